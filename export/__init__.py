@@ -1,0 +1,1 @@
+"""From a checkpoint to a bundle: folding, graphs, the weight file, verification."""

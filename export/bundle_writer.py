@@ -1,0 +1,149 @@
+"""From a network to a bundle: fold, then write the weight file, the graphs and the manifest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+import ffn_edge
+from ffn_edge.atomic import atomic_folder
+from ffn_edge.bundle import (
+    MANIFEST,
+    WEIGHTS,
+    Bundle,
+    InputContract,
+    Manifest,
+    SubNetwork,
+    WeightFile,
+    file_record,
+    read_header,
+)
+from ffn_edge.compose import compose, composed_sha256
+from ffn_edge.errors import ExportError
+from ffn_edge.export.fold import FoldedNetwork, fold
+from ffn_edge.export.graph import graph_from_folded, save_graph
+from ffn_edge.frames import check_frame_counts
+from ffn_edge.network import FrameFlexibleNetwork
+from ffn_edge.network.checkpoint import ModelCard
+from ffn_edge.network.cost import count_macs
+
+WEIGHTS_DTYPES = {"fp32": "float32", "fp16": "float16"}
+
+
+def export_bundle(
+    network: FrameFlexibleNetwork,
+    card: ModelCard,
+    path: str | os.PathLike[str],
+    *,
+    frame_counts: Sequence[int] | None = None,
+    weights_dtype: str = "fp32",
+    batch: int = 1,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Bundle:
+    """Write a network as a bundle in folder `path`, atomically.
+
+    Args:
+        network: a trained network.
+        card: its classes and input preparation.
+        path: the folder to write; one that holds a bundle is replaced, another is refused.
+        frame_counts: which of the network's frame counts to export; left out, all.
+        weights_dtype: "fp32", or "fp16" for the shared weights: half the bytes. The vectors of
+            each frame count and all arithmetic stay float32.
+        batch: N of the input contract.
+        progress: called with one line per step.
+
+    Raises:
+        ExportError: the network cannot be folded, a frame count does not exist, the number of
+            classes differs from the card's, or the disk is full. What stood at `path` stays.
+    """
+    target = Path(path)
+    counts = check_frame_counts(frame_counts or network.frame_counts)
+    if weights_dtype not in WEIGHTS_DTYPES or batch < 1:
+        raise ExportError(
+            f"cannot export weights as {weights_dtype!r} for batches of {batch}",
+            f"weights are {' or '.join(WEIGHTS_DTYPES)}, a batch has at least one clip.",
+        )
+    if len(card.classes) != network.num_classes:
+        raise ExportError(
+            f"the network has {network.num_classes} logits; {len(card.classes)} class names given",
+            "give a class file with one name per line, in the order of the labels.",
+        )
+    if target.is_file() or (
+        target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file()
+    ):
+        raise ExportError(f"{target} exists and is not a bundle", "name another folder.")
+    contract = InputContract(
+        batch=batch,
+        height=card.size,
+        width=card.size,
+        short_side=card.short_side,
+        mean=card.mean,
+        std=card.std,
+    )
+    progress(f"folding {', '.join(map(str, counts))} frames")
+    folded = [fold(network, frames) for frames in counts]
+    try:
+        with atomic_folder(target) as folder:
+            progress("writing the weight file")
+            _save_weights(folded, folder / WEIGHTS, weights_dtype)
+            entries = read_header(folder / WEIGHTS)
+            tensors = WeightFile(folder / WEIGHTS)
+            sub_networks = {}
+            for sub in folded:
+                progress(f"writing the graph for {sub.frames} frames")
+                graph = f"graph_{sub.frames}.onnx"
+                save_graph(
+                    graph_from_folded(sub, contract, network.layout, entries), folder / graph
+                )
+                sub_networks[sub.frames] = SubNetwork(
+                    graph=graph,
+                    composed_sha256=composed_sha256(compose(tensors, sub.layers, sub.frames)),
+                    macs=count_macs(network, sub.frames, card.size),
+                    accuracy=card.accuracy.get(sub.frames),
+                )
+            manifest = Manifest(
+                producer=f"ffn-edge {ffn_edge.__version__}",
+                architecture=network.architecture,
+                classes=card.classes,
+                frame_counts=counts,
+                weights_dtype=WEIGHTS_DTYPES[weights_dtype],
+                input=contract,
+                sub_networks=sub_networks,
+                layers=tuple(folded[0].layers),
+                unfolded=tuple(folded[0].unfolded),
+                files={file.name: file_record(file) for file in sorted(folder.iterdir())},
+            )
+            (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise ExportError(
+            f"could not write {target}: {error}",
+            "free space on the disk or name another folder; an older bundle there is untouched.",
+        ) from error
+    return Bundle.load(target)
+
+
+def _save_weights(folded: Sequence[FoldedNetwork], path: Path, weights_dtype: str) -> None:
+    """Write the union of all sub-networks' tensors: a shared tensor has one name, so it is once."""
+    union: dict[str, Tensor] = {}
+    for sub in folded:
+        union.update(sub.tensors)
+    if weights_dtype == "fp16":
+        # Only what `compose` casts back: any other tensor meets arithmetic in float32.
+        for name in (f"{layer}.weight" for layer in folded[0].layers):
+            union[name] = _half(name, union[name])
+    save_file({name: tensor.cpu().contiguous() for name, tensor in union.items()}, path)
+
+
+def _half(name: str, tensor: Tensor) -> Tensor:
+    if tensor.abs().max() > np.finfo(np.float16).max:
+        raise ExportError(
+            f"{name} has values beyond the range of float16", "export with --weights-dtype fp32."
+        )
+    return tensor.to(torch.float16)

@@ -1,0 +1,125 @@
+"""The clips that a bundle is verified on: real ones from videos, or synthetic ones.
+
+Legend: clips are uint8 (clips, T, H, W, 3), RGB, prepared as the bundle's input contract says.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ffn_edge.bundle import InputContract
+from ffn_edge.errors import VideoError
+from ffn_edge.frames import segment_centres
+from ffn_edge.picture import prepare_frame
+from ffn_edge.video import VideoReader
+
+Clips = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSet:
+    """Clips to verify on, by frame count; `source` says in words what they are."""
+
+    source: str
+    clips: Mapping[int, Clips]
+
+
+def synthetic_clips(
+    contract: InputContract, frame_counts: Sequence[int], count: int, seed: int = 0
+) -> ClipSet:
+    """Draw seeded clips of drifting waves with noise: they are moving, but they are no video."""
+    rng = np.random.default_rng(seed)
+    rows = np.arange(contract.height)[:, None, None]
+    columns = np.arange(contract.width)[:, None]
+    clips = {}
+    for frames in frame_counts:
+        time = np.arange(frames).reshape(-1, 1, 1, 1) / frames
+        made = np.empty((count, frames, contract.height, contract.width, 3), np.uint8)
+        for clip in made:
+            wave = rng.uniform(-0.3, 0.3, (2, 3))  # radians per pixel, for each colour
+            drift = rng.uniform(-6, 6, 3)  # radians per clip
+            phase = rows * wave[0] + columns * wave[1] + time * drift  # (T, H, W, 3)
+            noise = rng.normal(0, 12, phase.shape)
+            clip[:] = np.clip(128 + 90 * np.sin(phase) + noise, 0, 255)
+        clips[frames] = made
+    return ClipSet(source=f"synthetic: seeded drifting waves (seed {seed}), no video", clips=clips)
+
+
+def clips_from_videos(
+    videos: Sequence[Path], contract: InputContract, frame_counts: Sequence[int], count: int
+) -> ClipSet:
+    """Read about `count` clips for each frame count, spread evenly over the videos.
+
+    With fewer videos than clips, each video is cut into as many equal spans as it gives clips;
+    with more, every k-th video is used. A span is sampled at its segments' centres. Each video is
+    decoded once, for all frame counts.
+
+    Raises:
+        VideoError: a video cannot be read, or is cut off.
+    """
+    used = (
+        [videos[i * len(videos) // count] for i in range(count)] if len(videos) > count else videos
+    )
+    spans = -(-count // len(used))
+    clips: dict[int, list[Clips]] = {frames: [] for frames in frame_counts}
+    for path in used:
+        with VideoReader(path) as video:
+            edges = np.linspace(0, video.num_frames, min(spans, video.num_frames) + 1).astype(int)
+            indices = {
+                frames: np.stack(
+                    [
+                        start + segment_centres(stop - start, frames)
+                        for start, stop in itertools.pairwise(edges)
+                    ]
+                )  # (spans, T)
+                for frames in frame_counts
+            }
+            union = np.unique(np.concatenate([each.ravel() for each in indices.values()]))
+            prepared = np.stack(
+                [
+                    prepare_frame(frame, contract.short_side, contract.height)
+                    for frame in video.read(union)
+                ]
+            )
+        for frames, wanted in indices.items():
+            clips[frames].append(prepared[np.searchsorted(union, wanted)])
+    return ClipSet(
+        source=f"{len(used)} video{'s' if len(used) > 1 else ''}",
+        clips={frames: np.concatenate(each) for frames, each in clips.items()},
+    )
+
+
+def videos_of(sources: Sequence[Path]) -> list[Path]:
+    """Return the video files that `sources` name: video files, or *.txt lists of them.
+
+    A list has one video a line, relative to the list: `path` as `ffn-edge run` takes it, or
+    `path label` as `ffn-edge train` does.
+
+    Raises:
+        VideoError: a list cannot be read or names no video.
+    """
+    videos: list[Path] = []
+    for source in sources:
+        if source.suffix.lower() != ".txt":
+            videos.append(source)
+            continue
+        try:
+            lines = source.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise VideoError(
+                f"{source} cannot be read as a list of videos: {error}",
+                "write one `path` or `path label` a line, in UTF-8.",
+            ) from error
+        for line in filter(None, map(str.strip, lines)):
+            path, _, label = line.rpartition(" ")
+            bare = label.isdecimal() and not (source.parent / line).exists()
+            videos.append(source.parent / (path.strip() if bare else line))
+    if not videos:
+        raise VideoError("the list names no video", "write one `path` or `path label` a line.")
+    return videos

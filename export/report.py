@@ -1,0 +1,107 @@
+"""What `ffn-edge export` and `verify` report: a table for people, fields for JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from ffn_edge.bundle import MANIFEST, WEIGHTS, Bundle
+from ffn_edge.export.clips import ClipSet
+from ffn_edge.export.verify import Verified
+
+
+def export_fields(bundle: Bundle) -> dict[str, Any]:
+    """Return what was exported, ready for JSON; sizes in bytes."""
+    manifest = bundle.manifest
+    return {
+        "path": str(bundle.path),
+        "identity": bundle.identity,
+        "architecture": manifest.architecture,
+        "classes": len(manifest.classes),
+        "weights_dtype": manifest.weights_dtype,
+        "weights_bytes": manifest.files[WEIGHTS].bytes,
+        "bundle_bytes": sum(file.bytes for file in manifest.files.values())
+        + (bundle.path / MANIFEST).stat().st_size,
+        "frames": {
+            frames: {
+                "graph_bytes": manifest.files[sub.graph].bytes,
+                "macs": sub.macs,
+                "accuracy": dataclasses.asdict(sub.accuracy) if sub.accuracy else None,
+            }
+            for frames, sub in manifest.sub_networks.items()
+        },
+        "unfolded": list(manifest.unfolded),
+    }
+
+
+def export_table(bundle: Bundle) -> Table:
+    """Return what was exported as a table for the terminal."""
+    fields = export_fields(bundle)
+    caption = (
+        f"{fields['architecture']}, {fields['classes']} classes; shared weights "
+        f"{fields['weights_dtype']}, {fields['weights_bytes'] / 1e6:.2f} MB; "
+        f"bundle {fields['bundle_bytes'] / 1e6:.2f} MB"
+    )
+    if fields["unfolded"]:
+        caption += f"\n{len(fields['unfolded'])} norms or alterations stay operations of their own"
+    table = Table(title=fields["path"], caption=caption)
+    for heading in ("frames", "graph", "GMACs", "top-1", "top-5"):
+        table.add_column(heading, justify="right")
+    for frames, sub in fields["frames"].items():
+        accuracy = sub["accuracy"]
+        table.add_row(
+            str(frames),
+            f"{sub['graph_bytes'] / 1e3:.0f} kB",
+            f"{sub['macs'] / 1e9:.3g}",
+            *(f"{accuracy[key]:.1%}" if accuracy else "–" for key in ("top1", "top5")),
+        )
+    return table
+
+
+def verify_fields(bundle: Bundle, clip_set: ClipSet, found: Sequence[Verified]) -> dict[str, Any]:
+    """Return what was verified, ready for JSON."""
+    return {
+        "path": str(bundle.path),
+        "identity": bundle.identity,
+        "source": clip_set.source,
+        "passed": all(each.passed for each in found),
+        "frames": {
+            each.frames: {
+                "clips": each.clips,
+                "composed_matches": each.composed_matches,
+                "comparisons": [
+                    dataclasses.asdict(pair) | {"passed": pair.passed} for pair in each.comparisons
+                ],
+            }
+            for each in found
+        },
+    }
+
+
+def verify_table(bundle: Bundle, clip_set: ClipSet, found: Sequence[Verified]) -> Table:
+    """Return what was verified as a table for the terminal."""
+    table = Table(title=str(bundle.path), caption=f"clips: {clip_set.source}")
+    for heading in ("frames", "compared", "max |Δ|", "relative", "tolerance", "same top-1", ""):
+        table.add_column(heading, justify="left" if heading == "compared" else "right")
+    for each in found:
+        for pair in each.comparisons:
+            table.add_row(
+                str(each.frames),
+                pair.pair,
+                f"{pair.max_difference:.1e}" if pair.max_difference else "0",
+                f"{pair.relative:.1e}" if pair.relative else "0",
+                f"{pair.tolerance:.0e}",
+                f"{pair.same_top1}/{each.clips}",
+                "ok" if pair.passed else "[bold red]differs[/]",
+            )
+        table.add_row(
+            str(each.frames),
+            "composed sha256",
+            *("",) * 4,
+            "ok" if each.composed_matches else "[bold red]differs[/]",
+            end_section=True,
+        )
+    return table

@@ -1,0 +1,197 @@
+"""Verification: PyTorch = the bundle's graph = the graph of composed weights, number by number.
+
+Three ways to the same logits, per frame count T, on the same clips:
+
+    PyTorch    the checkpoint's network in float32, normalising as its card says
+    graph      the bundle's ONNX graph, whose Mul nodes modulate the shared weights
+    composed   the same graph, whose weights `ffn_edge.compose` modulated in NumPy beforehand
+
+Legend: clips are uint8 (clips, T, H, W, 3), RGB, prepared as the bundle's input contract says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime  # type: ignore[import-untyped]
+import torch
+from onnx import numpy_helper
+
+from ffn_edge.bundle import Bundle
+from ffn_edge.compose import compose, composed_sha256
+from ffn_edge.errors import ExportError
+from ffn_edge.export.clips import Clips, ClipSet
+from ffn_edge.export.graph import INPUT, OUTPUT, composed_graph
+from ffn_edge.network.checkpoint import Checkpoint
+
+Logits = npt.NDArray[np.float32]
+
+# PyTorch against the graph, as max|Δlogit| / max|logit| of a clip, by the type of the shared
+# weights. float32: the same sums in another order, 1e-7 each, through some fifty layers; measured
+# 1e-6. float16: each weight is rounded by up to 2⁻¹¹ of itself (5e-4), and so are the logits,
+# about: measured 1e-4 to 7e-4 on nine architectures; a deep network may add up to more.
+NETWORK_TOLERANCE = {"float32": 1e-4, "float16": 1e-2}
+# The graph against composed: the same products in the same order, then the same kernels; measured
+# 0. Only ONNX Runtime's choice of kernels could differ, and by rounding.
+COMPOSED_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two ways to the logits of one frame count.
+
+    `max_difference` is the largest |Δlogit| of all clips, `relative` the largest of
+    max|Δlogit| / max|logit| of a clip, `same_top1` the number of clips with the same first class.
+    """
+
+    pair: str
+    max_difference: float
+    relative: float
+    tolerance: float
+    same_top1: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is within the tolerance. Not-a-number is not."""
+        return self.relative <= self.tolerance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What was found for one frame count."""
+
+    frames: int
+    clips: int
+    composed_matches: bool
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all agree, and the composed weights have the manifest's hash."""
+        return self.composed_matches and all(each.passed for each in self.comparisons)
+
+
+def verify(
+    bundle: Bundle,
+    clip_set: ClipSet,
+    *,
+    checkpoint: Checkpoint | None = None,
+    tolerance: float | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> tuple[Verified, ...]:
+    """Compare PyTorch, the graph and the composed graph, for each frame count of a bundle.
+
+    Args:
+        bundle: a bundle; its files were checked when it was loaded.
+        clip_set: the clips to compare on.
+        checkpoint: what the bundle was exported from; left out, only the graph and the composed
+            graph are compared.
+        tolerance: for PyTorch against the graph; left out, `NETWORK_TOLERANCE`.
+        progress: called with one line per step.
+
+    Raises:
+        ExportError: the checkpoint is of another network, or ONNX Runtime refuses a graph.
+    """
+    manifest = bundle.manifest
+    if checkpoint is not None:
+        _check_same_network(bundle, checkpoint)
+    if tolerance is None:
+        tolerance = NETWORK_TOLERANCE[manifest.weights_dtype]
+    tensors = bundle.tensors()
+    found = []
+    for frames in manifest.frame_counts:
+        clips = clip_set.clips[frames]
+        progress(f"{frames} frames: ONNX Runtime on {len(clips)} clips")
+        composed = dict(compose(tensors, manifest.layers, frames))
+        path = bundle.graph_path(frames)
+        by_graph = _logits_of_graph(path, clips, manifest.input.batch)
+        model = composed_graph(onnx.load(str(path), load_external_data=False), composed)
+        for tensor in model.graph.initializer:  # what no layer modulates, such as a LayerNorm
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                tensor.CopyFrom(numpy_helper.from_array(tensors[tensor.name], tensor.name))
+        by_composed = _logits_of_graph(model.SerializeToString(), clips, manifest.input.batch)
+        comparisons = [compare("graph = composed", by_graph, by_composed, COMPOSED_TOLERANCE)]
+        if checkpoint is not None:
+            progress(f"{frames} frames: PyTorch on {len(clips)} clips")
+            by_network = _logits_of_network(checkpoint, clips, frames)
+            comparisons.insert(0, compare("PyTorch = graph", by_network, by_graph, tolerance))
+        expected = manifest.sub_networks[frames].composed_sha256
+        found.append(
+            Verified(
+                frames=frames,
+                clips=len(clips),
+                composed_matches=composed_sha256(composed.items()) == expected,
+                comparisons=tuple(comparisons),
+            )
+        )
+    return tuple(found)
+
+
+def compare(pair: str, reference: Logits, other: Logits, tolerance: float) -> Comparison:
+    """Compare logits (clips, classes); differences are relative to `reference`."""
+    difference = np.abs(reference - other).max(axis=1)  # (clips,)
+    largest = np.maximum(np.abs(reference).max(axis=1), np.finfo(np.float32).tiny)
+    return Comparison(
+        pair=pair,
+        max_difference=float(difference.max()),
+        relative=float((difference / largest).max()),
+        tolerance=tolerance,
+        same_top1=int((reference.argmax(axis=1) == other.argmax(axis=1)).sum()),
+    )
+
+
+def _check_same_network(bundle: Bundle, checkpoint: Checkpoint) -> None:
+    manifest, network = bundle.manifest, checkpoint.network
+    missing = set(manifest.frame_counts) - set(network.frame_counts)
+    if manifest.architecture != network.architecture or (
+        len(manifest.classes) != network.num_classes or missing
+    ):
+        raise ExportError(
+            f"the bundle holds a {manifest.architecture} with {len(manifest.classes)} classes for "
+            f"{manifest.frame_counts} frames; the checkpoint a {network.architecture} with "
+            f"{network.num_classes} classes for {network.frame_counts} frames",
+            "name the checkpoint that the bundle was exported from.",
+        )
+
+
+def _logits_of_graph(model: Path | bytes, clips: Clips, batch: int) -> Logits:
+    """Run an ONNX model, a file or its bytes, on clips in batches of its N: (clips, classes)."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # warnings are for ONNX Runtime's developers
+    try:
+        session = onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model),
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+        # The last batch is filled up by repeating its clips.
+        filled = np.resize(clips, (-(-len(clips) // batch) * batch, *clips.shape[1:]))
+        parts = [
+            session.run([OUTPUT], {INPUT: filled[i : i + batch]})[0]
+            for i in range(0, len(filled), batch)
+        ]
+    except Exception as error:  # its exceptions have no base class of their own
+        raise ExportError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot run the graph: {error}",
+            "export the bundle again, or pip install --upgrade onnxruntime.",
+        ) from error
+    logits: Logits = np.concatenate(parts)[: len(clips)]
+    return logits
+
+
+def _logits_of_network(checkpoint: Checkpoint, clips: Clips, frames: int) -> Logits:
+    """Run the checkpoint's network in float32, one clip at a time: (clips, classes)."""
+    mean = torch.tensor(checkpoint.card.mean).reshape(3, 1, 1)
+    std = torch.tensor(checkpoint.card.std).reshape(3, 1, 1)
+    network = checkpoint.network.eval()
+    logits = []
+    with torch.inference_mode():
+        for clip in clips:
+            rgb = torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 255  # (T, 3, H, W)
+            logits.append(network(((rgb - mean) / std)[None], frames=frames)[0].numpy())
+    return np.stack(logits)

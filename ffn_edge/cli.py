@@ -1,0 +1,108 @@
+"""The command line: a click group that imports each command only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+import ffn_edge
+from ffn_edge.errors import FfnEdgeError
+
+# name -> (module, attribute, one line of help). The line stands here, so that `ffn-edge --help`
+# imports neither torch nor onnx; tests/test_cli.py holds it against the command's own.
+_COMMANDS = {
+    "train": ("ffn_edge.train.commands", "train", "Train a Frame Flexible Network on videos."),
+    "evaluate": ("ffn_edge.train.commands", "evaluate", "Measure accuracy at any frame count."),
+    "import": ("ffn_edge.train.commands", "import_", "Read a checkpoint of the paper's code."),
+    "export": ("ffn_edge.export.commands", "export", "Fold a checkpoint into a bundle."),
+    "verify": ("ffn_edge.export.commands", "verify", "Compare PyTorch, graph and composition."),
+    "profile": ("ffn_edge.runtime.commands", "profile", "Measure each engine's latency here."),
+    "run": ("ffn_edge.runtime.commands", "run", "Recognise actions, adapting the frame count."),
+    "demo": ("ffn_edge.demo.command", "demo", "Show it all on rendered clips, with a report."),
+}
+
+# Which extra brings a library, by the name it is imported under.
+_EXTRAS = {
+    "torch": "train",
+    "torchvision": "train",
+    "tensorboard": "train",
+    "matplotlib": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "cpu",
+    "cv2": "video",
+    "skimage": "demo",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its commands by name and loads one when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in _COMMANDS.items()])
+
+
+@click.command(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 an error that is explained, 2 wrong usage, 130 interrupted.",
+)
+@click.version_option(ffn_edge.__version__, prog_name="ffn-edge")
+def cli() -> None:
+    """Train a video network once, ship one weight file, spend only the frames you can afford.
+
+    \b
+    The order of the work:
+      ffn-edge train RECIPE -o runs/first        # workstation
+      ffn-edge export runs/first/best.pt -o bundle
+      ffn-edge verify bundle --checkpoint runs/first/best.pt
+      ffn-edge profile bundle                    # device
+      ffn-edge run bundle --source 0 --latency-ms 80
+    """
+
+
+def main() -> None:
+    """Run the command line; turn the errors that a user can mend into messages."""
+    try:
+        # Not click's standalone mode: it would end an interrupted command with 1, like an error.
+        code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except FfnEdgeError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        click.echo(
+            f"Error: this command needs {error.name}, which is not installed\n"
+            f'Hint: pip install "ffn-edge[{extra}]"',
+            err=True,
+        )
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Who read our output is gone (`| head`). Python would complain once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

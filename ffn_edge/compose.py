@@ -1,0 +1,78 @@
+"""Shared weights and modulation -> the weights of one frame count, bit for bit.
+
+    W_T[o, i, ...] = W[o, i, ...] · s_in_T[i] · s_out_T[o]
+
+Only element-wise products in float32, in one fixed order, so every machine and every
+library gives the same bits: TensorRT refits identical weights, and a hash proves it.
+NumPy only: this runs on the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+
+# The three vectors that a frame count may own in a layer. Any of them may be absent (s = 1).
+# They are stored ready to broadcast: for a convolution s_in is (1, I, 1, 1), s_out (O, 1, 1, 1).
+S_IN = "s_in"
+S_OUT = "s_out"
+BIAS = "bias"
+
+
+def vector_name(frames: int, layer: str, vector: str) -> str:
+    """Return the name in the weight file of one layer's vector for one frame count."""
+    return f"frames/{frames}/{layer}.{vector}"
+
+
+def modulate(weight: Array, s_in: Array | None, s_out: Array | None) -> Array:
+    """Return weight · s_in · s_out as float32, in the order of the graph's two Mul nodes.
+
+    Args:
+        weight: a shared weight, float32 or float16, (O, I, ...).
+        s_in: float32, broadcastable to the weight's input channels.
+        s_out: float32, broadcastable to the weight's output channels.
+    """
+    composed = weight.astype(np.float32)
+    for scale in (s_in, s_out):
+        if scale is not None:
+            composed = composed * scale.astype(np.float32, copy=False)
+    return composed
+
+
+def compose(
+    tensors: Mapping[str, Array], layers: Iterable[str], frames: int
+) -> Iterator[tuple[str, Array]]:
+    """Yield every weight of the sub-network for `frames`, layer by layer.
+
+    A layer yields `LAYER.weight`, composed, float32, and then `LAYER.bias` where it has one.
+    One layer at a time, so host memory never holds a second whole model.
+
+    Args:
+        tensors: the weight file, by name; memory-mapped is enough.
+        layers: the modulated layers, from the manifest.
+        frames: a frame count of the bundle.
+    """
+    for layer in layers:
+        s_in, s_out, bias = (
+            tensors[name] if (name := vector_name(frames, layer, vector)) in tensors else None
+            for vector in (S_IN, S_OUT, BIAS)
+        )
+        yield f"{layer}.weight", modulate(tensors[f"{layer}.weight"], s_in, s_out)
+        if bias is None and f"{layer}.bias" in tensors:
+            bias = tensors[f"{layer}.bias"]  # a bias that all frame counts share
+        if bias is not None:
+            yield f"{layer}.bias", bias.astype(np.float32)
+
+
+def composed_sha256(composed: Iterable[tuple[str, Array]]) -> str:
+    """Return the hash of composed weights: names, types, shapes and bytes, in order."""
+    digest = hashlib.sha256()
+    for name, array in composed:
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

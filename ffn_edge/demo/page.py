@@ -1,0 +1,266 @@
+"""The demo's report: one HTML page with its plots inside, readable without a network."""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+from matplotlib import pyplot
+
+import ffn_edge
+from ffn_edge.atomic import write_text
+from ffn_edge.demo.pipeline import DemoResult, TimelineRun
+from ffn_edge.runtime.machine import this_machine
+from ffn_edge.train.report import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS = {"ffn": "#0b7285", "naive": "#c92a2a"}
+_NAMES = {"ffn": "Frame Flexible Network", "naive": "naive: trained at 16 frames alone"}
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #212529; background: #fff }
+h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.5rem }
+table { border-collapse: collapse; margin: 1rem 0 } caption { text-align: left; color: #555 }
+th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #dee2e6 }
+th:first-child, td:first-child { text-align: left } tr.trained { font-weight: 600 }
+svg { max-width: 100%; height: auto } .note { color: #555 }
+"""
+
+
+def write_page(demo: DemoResult, path: Path) -> Path:
+    """Write the report of a demo to `path`, atomically, and return `path`."""
+    matplotlib.use("Agg")
+    assert demo.bundle is not None
+    machine = this_machine()
+    now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    sections = [
+        f"<h1>ffn-edge {ffn_edge.__version__}: the demo</h1>",
+        f"<p class=note>{_text(machine.cpu)}, {machine.cores} cores, {_text(machine.system)}, "
+        f"Python {_text(machine.python)}; {now}. Every figure "
+        "on this page was measured in this run. The clips are synthetic: rendered motion over "
+        "photographs, twelve classes in time-reversed pairs, so that only the order of the frames "
+        "tells them apart.</p>",
+        "<h2>One network, any frame count</h2>",
+        _accuracy_plot(demo),
+        _accuracy_table(demo.rows["ffn"], demo.rows["naive"]),
+        "<h2>One weight file</h2>",
+        _bundle_table(demo),
+        _verify_table(demo),
+        "<h2>Engines on this machine</h2>",
+        _latency_table(demo),
+        "<h2>Adapting to what the machine can afford</h2>",
+        "<p>The same stream twice, with the same deadline. In the shaded part as many busy "
+        "processes as there are cores compete for the processor. The policy knows only the "
+        "latencies that it measures.</p>",
+        _timeline_plot(demo.runs),
+        _runs_table(demo),
+        "<h2>How long it took</h2>",
+        _table(
+            ("stage", "seconds"),
+            [(name, f"{seconds:.0f}") for name, seconds in demo.seconds.items()]
+            + [("in all", f"{sum(demo.seconds.values()):.0f}")],
+        ),
+    ]
+    body = "\n".join(sections)
+    write_text(
+        path,
+        "<!doctype html>\n<html lang=en><meta charset=utf-8><title>ffn-edge demo</title>"
+        '<meta name=viewport content="width=device-width">'
+        f"<style>{_STYLE}</style>\n<body>\n{body}\n</body></html>\n",
+    )
+    return path
+
+
+def standard_error(row: Row) -> float:
+    """Return the binomial standard error of a row's top-1: of n clips, √(p(1 − p)/n)."""
+    return math.sqrt(row.top1 * (1 - row.top1) / row.clips)
+
+
+def _accuracy_plot(demo: DemoResult) -> str:
+    figure, axis = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    for name, rows in demo.rows.items():
+        axis.errorbar(
+            [row.frames for row in rows],
+            [100 * row.top1 for row in rows],
+            [100 * standard_error(row) for row in rows],
+            label=_NAMES[name],
+            color=_COLOURS[name],
+            capsize=3,
+        )
+        trained = [row for row in rows if row.frames == row.sub_network]
+        axis.plot(
+            [row.frames for row in trained],
+            [100 * row.top1 for row in trained],
+            "o",
+            color=_COLOURS[name],
+        )
+    axis.set(
+        xlabel="frames (dots: trained)",
+        ylabel="top-1, %",
+        ylim=(0, 100),
+        xticks=[row.frames for row in demo.rows["ffn"]],
+    )
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right")
+    return _svg(figure)
+
+
+def _accuracy_table(ffn: Sequence[Row], naive: Sequence[Row]) -> str:
+    rows = [
+        (
+            str(ours.frames),
+            f"{ours.gmacs:.3f}",
+            f"{100 * ours.top1:.1f} ± {100 * standard_error(ours):.1f}",
+            f"{100 * theirs.top1:.1f} ± {100 * standard_error(theirs):.1f}",
+            f"{100 * (ours.top1 - theirs.top1):+.1f}",
+        )
+        for ours, theirs in zip(ffn, naive, strict=True)
+    ]
+    bold = {i for i, row in enumerate(ffn) if row.frames == row.sub_network}
+    return _table(
+        ("frames", "GMACs", "FFN, top-1 %", "naive, top-1 %", "difference"),
+        rows,
+        f"{ffn[0].clips} test clips of a fresh seed; ± one standard error. Bold: trained in the "
+        "FFN; the nearest trained sub-network serves the others.",
+        bold,
+    )
+
+
+def _bundle_table(demo: DemoResult) -> str:
+    assert demo.bundle is not None
+    files = demo.bundle.manifest.files
+    return _table(
+        ("file of the bundle", "kB"),
+        [(name, f"{record.bytes / 1000:.1f}") for name, record in files.items()]
+        + [("in all", f"{sum(record.bytes for record in files.values()) / 1000:.1f}")],
+    )
+
+
+def _verify_table(demo: DemoResult) -> str:
+    rows = [
+        (
+            str(found.frames),
+            str(found.clips),
+            each.pair,
+            f"{each.relative:.1e}",
+            f"{each.tolerance:.0e}",
+            "yes" if each.passed else "NO",
+        )
+        for found in demo.verified
+        for each in found.comparisons
+    ]
+    return _table(
+        ("frames", "clips", "compared", "largest difference", "allowed", "passed"),
+        rows,
+        "Differences of logits, relative to a clip's largest, on test clips.",
+    )
+
+
+def _latency_table(demo: DemoResult) -> str:
+    summaries = {frames: latency.summary() for frames, latency in demo.latencies.items()}
+    headings = list(next(iter(summaries.values())))
+    return _table(
+        ("frames", *headings),
+        [
+            (str(frames), *(f"{summary[heading]:.2f}" for heading in headings))
+            for frames, summary in summaries.items()
+        ],
+        "Milliseconds per clip in ONNX Runtime on the processor, machine idle.",
+    )
+
+
+def _timeline_plot(runs: Sequence[TimelineRun]) -> str:
+    figure, axes = pyplot.subplots(
+        len(runs) + 1,
+        1,
+        figsize=(9, 2.2 * (len(runs) + 1)),
+        sharex=True,
+        layout="constrained",
+        squeeze=False,
+    )
+    highest = max(result.latency_ms for run in runs for result in run.results)
+    frames_axis, *latency_axes = axes[:, 0]
+    for run, axis, colour in zip(runs, latency_axes, _COLOURS.values(), strict=False):
+        times = [result.elapsed_s for result in run.results]
+        frames = [result.decision.frames for result in run.results]
+        frames_axis.step(times, frames, where="post", label=run.name, color=colour)
+        frames_axis.set_yticks(sorted({*frames, *frames_axis.get_yticks()} & {2, 4, 8, 16, 32}))
+        latencies = [result.latency_ms for result in run.results]
+        axis.plot(times, latencies, ".", markersize=3, color=colour)
+        axis.axhline(run.deadline_ms, color="black", linewidth=1, linestyle="--")
+        axis.set(ylabel="latency, ms", title=run.name, yscale="log", ylim=(None, 1.3 * highest))
+    for axis in axes[:, 0]:
+        axis.axvspan(*runs[0].load_s, color="#ced4da", alpha=0.5)
+        axis.grid(alpha=0.3)
+    frames_axis.set(ylabel="frames", title="frames per inference (shaded: background load)")
+    frames_axis.legend(loc="lower left")
+    axes[-1, 0].set_xlabel("seconds of the stream (dashed: the deadline)")
+    return _svg(figure)
+
+
+def _runs_table(demo: DemoResult) -> str:
+    counts = demo.bundle.manifest.frame_counts if demo.bundle else ()
+    rows = [
+        (
+            run.name,
+            f"{run.deadline_ms:.1f}",
+            str(len(run.results)),
+            *(f"{run.share_at(frames):.0%}" for frames in counts),
+            f"{run.missed(under_load=False):.1%}",
+            f"{run.missed(under_load=True):.1%}",
+            f"{sum(run.correct) / len(run.correct):.1%}",
+        )
+        for run in demo.runs
+    ]
+    headings = (
+        "run",
+        "deadline, ms",
+        "inferences",
+        *(f"at {frames}" for frames in counts),
+        "missed, idle",
+        "missed, under load",
+        "correct",
+    )
+    return _table(
+        headings,
+        rows,
+        "Correct: the top class is the action that filled most of the two-second window. A window "
+        "that spans two actions is harder than a test clip.",
+    )
+
+
+def _table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    caption: str = "",
+    bold: set[int] | frozenset[int] = frozenset(),
+) -> str:
+    head = "".join(f"<th>{_text(heading)}</th>" for heading in headings)
+    body = "\n".join(
+        f"<tr{' class=trained' if i in bold else ''}>"
+        + "".join(f"<td>{_text(cell)}</td>" for cell in row)
+        + "</tr>"
+        for i, row in enumerate(rows)
+    )
+    return f"<table><caption>{_text(caption)}</caption><tr>{head}</tr>\n{body}</table>"
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def _svg(figure: Figure) -> str:
+    """Return a figure as an inline drawing."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg")
+    pyplot.close(figure)
+    return text.getvalue()[text.getvalue().index("<svg") :]

@@ -1,0 +1,55 @@
+"""The errors that a user can mend. The command line prints message and hint, and exits with 1."""
+
+from __future__ import annotations
+
+
+class FfnEdgeError(Exception):
+    """What happened, what was expected, and in `hint` what to do about it."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nHint: {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[type[FfnEdgeError], tuple[str, str]]:
+        # A data-loader worker sends its error to the main process by pickle: keep the hint.
+        return type(self), (self.message, self.hint)
+
+
+class FrameCountError(FfnEdgeError):
+    """A set of frame counts, or one frame count, that cannot be used."""
+
+
+class DataError(FfnEdgeError):
+    """A list file, a label or a data set that cannot be used."""
+
+
+class VideoError(FfnEdgeError):
+    """A video, a frame folder or a camera that cannot be read or written."""
+
+
+class RecipeError(FfnEdgeError):
+    """A training recipe with a value that cannot be used."""
+
+
+class CheckpointError(FfnEdgeError):
+    """A checkpoint that is missing, damaged or of another network."""
+
+
+class NetworkError(FfnEdgeError):
+    """An architecture that is unknown or cannot be made frame-flexible."""
+
+
+class ExportError(FfnEdgeError):
+    """A network that cannot be folded or written as a graph."""
+
+
+class BundleError(FfnEdgeError):
+    """A bundle that is missing, damaged, or of another version."""
+
+
+class EngineError(FfnEdgeError):
+    """An inference engine that cannot be opened or used on this machine."""

@@ -1,0 +1,80 @@
+"""Frame counts: which frames of a video make a clip, and which sub-network serves it. Pure.
+
+Legend: N is the number of frames of a video, T the number of frames of a clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ffn_edge.errors import FrameCountError
+
+Indices = npt.NDArray[np.int64]
+
+
+def check_frame_counts(frame_counts: Iterable[int]) -> tuple[int, ...]:
+    """Return `frame_counts` as a tuple if they are positive, distinct and ascending.
+
+    Raises:
+        FrameCountError: they are not.
+    """
+    counts = tuple(frame_counts)
+    if not counts or any(isinstance(t, bool) or not isinstance(t, int) or t < 1 for t in counts):
+        raise FrameCountError(
+            f"frame counts are positive whole numbers; got {counts}", "for example (4, 8, 16)."
+        )
+    if list(counts) != sorted(set(counts)):
+        raise FrameCountError(
+            f"frame counts must ascend and differ; got {counts}",
+            f"write {tuple(sorted(set(counts)))}.",
+        )
+    return counts
+
+
+def parse_frames(text: str) -> tuple[int, ...]:
+    """Read "4,8,16" or "2-20" or "2-6,8" into ascending frame counts.
+
+    Raises:
+        FrameCountError: the text is not of that form.
+    """
+    counts: set[int] = set()
+    try:
+        for part in text.split(","):
+            first, dash, last = part.partition("-")
+            low, high = int(first), int(last if dash else first)
+            if not 1 <= low <= high:
+                raise ValueError
+            counts.update(range(low, high + 1))
+    except ValueError as error:
+        raise FrameCountError(
+            f"cannot read frame counts from {text!r}", 'write a list or a range: "4,8,16", "2-20".'
+        ) from error
+    return tuple(sorted(counts))
+
+
+def nearest_frame_count(frames: int, frame_counts: Sequence[int]) -> int:
+    """Return the sub-network that serves a clip of `frames` frames: the nearest, ties upwards."""
+    return min(frame_counts, key=lambda t: (abs(t - frames), -t))
+
+
+def segment_centres(num_frames: int, frames: int) -> Indices:
+    """Return the centre frame of each of `frames` equal segments: int64 (T,), the test-time rule.
+
+    int(N/T/2 + i·N/T). A video shorter than T repeats its frames evenly.
+    """
+    tick = num_frames / frames
+    return np.asarray([int(tick / 2 + tick * i) for i in range(frames)], np.int64)
+
+
+def segment_random(num_frames: int, frames: int, rng: np.random.Generator) -> Indices:
+    """Return one random frame of each of `frames` segments: int64 (T,), the training rule.
+
+    i·⌊N/T⌋ + randint(⌊N/T⌋). A video shorter than T repeats its frames evenly.
+    """
+    length = num_frames // frames
+    if length == 0:
+        return segment_centres(num_frames, frames)
+    return np.arange(frames, dtype=np.int64) * length + rng.integers(length, size=frames)

@@ -1,0 +1,164 @@
+"""Checkpoints: a network, what it was trained for, and optionally the state of its training.
+
+One torch file of plain values, read with `weights_only=True`, so that a checkpoint cannot run
+code. `ffn-edge import` writes one without training state; every command reads both kinds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ffn_edge.atomic import atomic_file
+from ffn_edge.bundle import Accuracy
+from ffn_edge.classes import read_classes
+from ffn_edge.errors import CheckpointError, FfnEdgeError
+from ffn_edge.network import FrameFlexibleNetwork, build, import_published
+from ffn_edge.network.torch_file import in_one_line, load_torch_file
+
+FORMAT = "ffn-edge checkpoint"
+SCHEMA_VERSION = 1
+
+# Statistics of ImageNet, in [0, 1] RGB: the normalisation of every pre-trained image network.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What a network was trained for: class names, and how its input is prepared.
+
+    A frame's short side is scaled to `short_side` pixels, the centre `size`×`size` is cut out, and
+    values in [0, 1] are normalised by `mean` and `std`. `accuracy` is by frame count.
+    """
+
+    classes: tuple[str, ...]
+    size: int = 224
+    short_side: int = 256
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    accuracy: dict[int, Accuracy] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint in memory. `training` is what the training loop saved, or None."""
+
+    network: FrameFlexibleNetwork
+    card: ModelCard
+    training: dict[str, Any] | None
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    network: FrameFlexibleNetwork,
+    card: ModelCard,
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint atomically.
+
+    Raises:
+        CheckpointError: the folder cannot be written, or the disk is full. What stood at `path`
+            stays whole.
+    """
+    content = {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "architecture": network.architecture,
+        "num_classes": network.num_classes,
+        "frame_counts": list(network.frame_counts),
+        "card": dataclasses.asdict(card),
+        "state_dict": network.state_dict(),
+        "training": training,
+    }
+    try:
+        with atomic_file(path) as temporary:
+            torch.save(content, temporary)
+    except (OSError, RuntimeError) as error:
+        # torch's zip writer reports a full disk as a RuntimeError.
+        raise CheckpointError(
+            f"could not write {path}: {error}",
+            "free space on the disk or name another folder; an older file there is untouched.",
+        ) from error
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint of `save_checkpoint`; the network is on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: no such file, a damaged one, one with code in it, one of another kind.
+    """
+    content = load_torch_file(path)
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is not an ffn-edge checkpoint",
+            "a checkpoint of the paper's code is read by `ffn-edge import`.",
+        )
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{path} has schema version {content.get('schema_version')!r}; "
+            f"this release reads {SCHEMA_VERSION}",
+            "update ffn-edge.",
+        )
+    try:
+        network = build(
+            content["architecture"], content["num_classes"], content["frame_counts"]
+        ).eval()
+        network.load_state_dict(content["state_dict"])
+        raw = content["card"]
+        card = ModelCard(
+            classes=tuple(raw["classes"]),
+            size=raw["size"],
+            short_side=raw["short_side"],
+            mean=tuple(raw["mean"]),
+            std=tuple(raw["std"]),
+            accuracy={int(t): Accuracy(**value) for t, value in raw["accuracy"].items()},
+        )
+    except FfnEdgeError:
+        raise
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} does not hold a {content.get('architecture')}: {in_one_line(error)}",
+            "train or import it again.",
+        ) from error
+    return Checkpoint(network, card, content.get("training"))
+
+
+def import_file(
+    path: str | os.PathLike[str],
+    architecture: str,
+    output: str | os.PathLike[str],
+    classes: str | os.PathLike[str] | None = None,
+) -> FrameFlexibleNetwork:
+    """Read a checkpoint file of the paper's code and write it as one of ours.
+
+    Args:
+        path: a file of `{"state_dict": ...}` or of the state_dict itself.
+        architecture: which network it is.
+        output: the file to write.
+        classes: class names, one per line; left out, the classes are named by their number.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is of another network; the class file has
+            another number of names.
+        DataError: the class file cannot be used.
+    """
+    content = load_torch_file(path)
+    state_dict = content.get("state_dict", content)
+    network = import_published(
+        architecture, {name: t for name, t in state_dict.items() if isinstance(t, torch.Tensor)}
+    )
+    names = tuple(map(str, range(network.num_classes)))
+    if classes is not None:
+        names = read_classes(classes)
+    if len(names) != network.num_classes:
+        raise CheckpointError(
+            f"{classes} has {len(names)} names; the network has {network.num_classes} classes",
+            "give one name per line, in the order of the labels.",
+        )
+    save_checkpoint(output, network, ModelCard(classes=names))
+    return network

@@ -1,0 +1,157 @@
+"""The layers that know their frame count: specialised norm, weight alteration, temporal shift.
+
+Legend: B clips of T frames each; rows are frames, so 2-D networks see (B·T, C, H, W).
+Every specialised layer of a network shares one `Route`, which the network sets for one
+forward pass. Rows of several frame counts may stand in one batch: only these layers split it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Every norm that can be specialised: BatchNorm 1/2/3-D (and SyncBatchNorm) and LayerNorm.
+NORM_TYPES = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive rows of a batch that one sub-network serves.
+
+    `sub_network` is a trained frame count; `frames` is the clips' own T, which the temporal
+    shift uses. They differ in any-frame inference.
+    """
+
+    rows: int
+    sub_network: int
+    frames: int
+
+
+class Route:
+    """Which rows of the batch belong to which frame count, for one forward pass."""
+
+    def __init__(self) -> None:
+        self.segments: tuple[Segment, ...] = ()
+
+
+class SpecializedNorm(nn.Module):
+    """One norm (statistics and affine) per frame count. Paper: specialised normalisation.
+
+    Args:
+        norm: the ordinary norm; each frame count starts from a copy of it.
+        frame_counts: the trained frame counts.
+        route: the network's route.
+    """
+
+    def __init__(self, norm: nn.Module, frame_counts: Sequence[int], route: Route) -> None:
+        super().__init__()
+        self.norms = nn.ModuleDict({str(t): _copy_of(norm) for t in frame_counts})
+        self.route = route
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each row by its own frame count's norm; the shape stays."""
+        segments = self.route.segments
+        if len(segments) == 1:
+            normalised: Tensor = self.norms[str(segments[0].sub_network)](x)
+            return normalised
+        parts = torch.split(x, [segment.rows for segment in segments])
+        return torch.cat(
+            [
+                self.norms[str(segment.sub_network)](part)
+                for segment, part in zip(segments, parts, strict=True)
+            ]
+        )
+
+
+class WeightAlteration(nn.Module):
+    """x + φ·x, one scalar per channel and frame count: the paper's W* = φ⊗W + W.
+
+    A 1×1 depth-wise convolution with a residual. It stands before a shared convolution, into
+    which export folds it as s_in = 1 + φ. φ starts at zero, which keeps the behaviour of
+    pre-trained weights (the paper's purpose; its own N(0, 1e-3) is overwritten in its code).
+    """
+
+    def __init__(self, channels: int, frame_counts: Sequence[int], route: Route) -> None:
+        super().__init__()
+        self.phi = nn.ParameterDict({str(t): torch.zeros(channels) for t in frame_counts})
+        self.route = route
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the channels (dimension 1) of each row by its frame count's 1 + φ."""
+        segments = self.route.segments
+        if len(segments) == 1:
+            phi = self.phi[str(segments[0].sub_network)]
+        else:
+            phi = torch.cat(
+                [self.phi[str(s.sub_network)].expand(s.rows, -1) for s in segments]
+            )  # (rows, C)
+        phi = phi.reshape(-1, phi.shape[-1], *(1,) * (x.dim() - 2)).to(x.dtype)
+        # addcmul rounds once in half precision; a cast 1 + φ would lose a φ below 2⁻⁸ in bfloat16.
+        return torch.addcmul(x, x, phi)
+
+
+class TemporalShift(nn.Module):
+    """Move the first C/n channels from the next frame and the next C/n from the previous one.
+
+    Zero where there is no such frame; the other channels stay. Each clip is shifted within
+    itself, by its own T. Source: TSM (Lin et al., ICCV 2019), with n = 8.
+    """
+
+    def __init__(self, route: Route, fraction: int = 8) -> None:
+        super().__init__()
+        self.route = route
+        self.fraction = fraction
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shift (rows, C, H, W), rows in clip order; the shape stays."""
+        segments = self.route.segments
+        if len(segments) == 1:
+            return temporal_shift(x, segments[0].frames, self.fraction)
+        parts = torch.split(x, [segment.rows for segment in segments])
+        return torch.cat(
+            [
+                temporal_shift(part, segment.frames, self.fraction)
+                for segment, part in zip(segments, parts, strict=True)
+            ]
+        )
+
+
+def temporal_shift(x: Tensor, frames: int, fraction: int) -> Tensor:
+    """Shift (B·T, C, H, W) in time, T = `frames`; see `TemporalShift`."""
+    fold = x.shape[1] // fraction
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    clips = torch.unflatten(x, 0, (-1, frames))  # (B, T, C, H, W)
+    later, earlier, rest = torch.split(clips, [fold, fold, x.shape[1] - 2 * fold], dim=2)
+    later = F.pad(later[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))
+    earlier = F.pad(earlier[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
+    shifted = torch.cat([later, earlier, rest], dim=2).flatten(0, 1)
+    return shifted.contiguous(memory_format=torch.channels_last) if channels_last else shifted
+
+
+def _copy_of(norm: nn.Module) -> nn.Module:
+    """Return a norm of the same kind with its own copy of the tensors."""
+    # Not copy.deepcopy: a norm may be shared between places, and its hooks are not ours to copy.
+    if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        copy: nn.Module = type(norm)(
+            norm.num_features,
+            eps=norm.eps,
+            momentum=norm.momentum,
+            affine=norm.affine,
+            track_running_stats=norm.track_running_stats,
+        )
+    elif isinstance(norm, nn.LayerNorm):
+        # torchvision's ConvNeXt and others subclass LayerNorm; type(norm) keeps their forward.
+        copy = type(norm)(
+            norm.normalized_shape,
+            eps=norm.eps,
+            elementwise_affine=norm.elementwise_affine,
+            bias=norm.bias is not None,
+        )
+    else:
+        raise TypeError(f"{type(norm).__name__} is not a norm that can be specialised")
+    copy.load_state_dict(norm.state_dict())
+    return copy.train(norm.training)

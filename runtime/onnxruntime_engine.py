@@ -1,0 +1,159 @@
+"""The engine for every CPU: a bundle's graph in ONNX Runtime. The only file that imports it.
+
+Several sessions live side by side and one runs at a time. What that asks for, as tried with ONNX
+Runtime 1.32 on two cores (`benchmarks/runtime_overhead.py` measures the result):
+
+- A session's threads spin while it runs and stop when it ends (`session.force_spinning_stop`).
+  Left to spin, as is the default, they hold a core for milliseconds while the next session
+  wants it, and the first inference after a switch takes 1.1 to 2.5 times as long. Never to spin
+  (`session.intra_op.allow_spinning` 0) is as smooth, but slower in every inference.
+- All sessions take their scratch memory from one arena, so that it is the largest engine's and
+  not the sum. The memory patterns of single sessions are off: each would reserve a block of its
+  own in it. Together this halves the memory of three ResNet-50 sessions, at the same speed.
+- `session.dynamic_block_base` and I/O binding gained nothing, and are left out.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ffn_edge.bundle import Manifest
+from ffn_edge.errors import EngineError
+
+_INPUT, _OUTPUT = "frames", "logits"
+_ERRORS_ONLY = 3  # a warning of ONNX Runtime is for its developers
+
+
+def installed_version() -> str:
+    """Return the version of ONNX Runtime.
+
+    Raises:
+        EngineError: it is not installed, or does not load.
+    """
+    return str(_onnxruntime().__version__)
+
+
+def _onnxruntime() -> ModuleType:
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise EngineError(
+            f"ONNX Runtime cannot be imported ({error})", 'pip install "ffn-edge[cpu]"'
+        ) from error
+
+
+@functools.cache
+def _share_scratch() -> None:
+    """Give this process one arena for the scratch memory of all its engines.
+
+    It stays with the process when they close, for those that are opened next.
+    """
+    ort = _onnxruntime()
+    cpu = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    ort.create_and_register_allocator(cpu, ort.OrtArenaCfg({}))
+
+
+class OnnxRuntimeEngine:
+    """One graph of a bundle on the CPU. See `engine.Engine`."""
+
+    def __init__(self, graph: Path, *, frames: int, manifest: Manifest, threads: int) -> None:
+        """Remember what to open.
+
+        Args:
+            graph: an ONNX model from the bundle.
+            frames: T, its frame count.
+            manifest: the bundle's, for the shapes that the graph must have.
+            threads: of the CPU.
+        """
+        contract = manifest.input
+        self.graph = graph
+        self.frames = frames
+        self._input_shape = (contract.batch, frames, contract.height, contract.width, 3)
+        self._output_shape = (contract.batch, len(manifest.classes))
+        self._threads = threads
+        self._session: Any = None
+
+    def __enter__(self) -> OnnxRuntimeEngine:
+        """Load the graph and fold its weights.
+
+        Raises:
+            EngineError: ONNX Runtime is missing or refuses the graph, or the graph's input and
+                output are not those of the manifest.
+        """
+        ort = _onnxruntime()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = _ERRORS_ONLY
+        options.enable_mem_pattern = False
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        _share_scratch()
+        try:
+            session = ort.InferenceSession(
+                str(self.graph), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions have no base class of their own
+            raise EngineError(
+                f"ONNX Runtime {ort.__version__} cannot open {self.graph}: {error}",
+                "check the bundle with `ffn-edge verify`; an older ONNX Runtime may lack an "
+                "operator: pip install --upgrade onnxruntime.",
+            ) from error
+        self._check_graph(session)
+        self._session = session
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._session = None  # its threads and memory go with it
+
+    def infer(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Classify clips: uint8 (N, T, H, W, 3), RGB -> float32 (N, classes).
+
+        Raises:
+            EngineError: `frames` has another shape or type, or the graph failed.
+        """
+        if frames.shape != self._input_shape or frames.dtype != np.uint8:
+            raise EngineError(
+                f"the engine for {self.frames} frames takes uint8 {self._input_shape}; "
+                f"got {frames.dtype} {frames.shape}",
+                "a clip is (N, T, H, W, 3), RGB in 0..255, not normalised.",
+            )
+        if self._session is None:
+            raise EngineError("the engine is not open", "use it inside `with`.")
+        try:
+            logits: npt.NDArray[np.float32] = self._session.run([_OUTPUT], {_INPUT: frames})[0]
+        except Exception as error:
+            raise EngineError(
+                f"ONNX Runtime failed in {self.graph.name}: {error}",
+                "check the bundle with `ffn-edge verify`.",
+            ) from error
+        return logits
+
+    def _check_graph(self, session: Any) -> None:
+        """Hold the graph's own input and output against the manifest's."""
+        found = {
+            port.name: (port.type, tuple(port.shape))
+            for port in (*session.get_inputs(), *session.get_outputs())
+        }
+        expected = {
+            _INPUT: ("tensor(uint8)", self._input_shape),
+            _OUTPUT: ("tensor(float)", self._output_shape),
+        }
+        if found != expected:
+            raise EngineError(
+                f"{self.graph} has the inputs and outputs {found}; its manifest says {expected}",
+                "export the bundle again with `ffn-edge export`.",
+            )

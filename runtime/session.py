@@ -1,0 +1,272 @@
+"""The loop: frames come in, the policy picks a frame count, its engine classifies the window."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ffn_edge.bundle import Manifest
+from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
+from ffn_edge.picture import prepare_frame
+from ffn_edge.runtime.clip_buffer import ClipBuffer
+from ffn_edge.runtime.engine import Engine, Logits
+from ffn_edge.runtime.live_reader import LiveReader
+from ffn_edge.runtime.policy import Decision, Limits, State, decide, observe
+from ffn_edge.runtime.sources import Frame, Source, Stream
+
+_TOP = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """When to classify what.
+
+    Attributes:
+        window_s: the time that a clip spans.
+        hop_s: the time from one inference to the next.
+        max_seconds: end after so much of the source.
+
+    Raises:
+        FfnEdgeError: one of them is not positive.
+    """
+
+    window_s: float = 2.0
+    hop_s: float = 0.25
+    max_seconds: float = math.inf
+
+    def __post_init__(self) -> None:
+        finite = all(0 < seconds < math.inf for seconds in (self.window_s, self.hop_s))
+        if not (finite and self.max_seconds > 0):
+            raise FfnEdgeError(
+                f"window, hop and maximum must be longer than 0 s; got {self.window_s:g}, "
+                f"{self.hop_s:g} and {self.max_seconds:g}",
+                "the defaults are --window 2.0 --hop 0.25, and no maximum.",
+            )
+
+
+_DEFAULT_TIMING = Timing()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A class and its probability in 0..1."""
+
+    class_name: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One inference.
+
+    Attributes:
+        time_s: when its newest frame was taken, in seconds of its stream.
+        elapsed_s: the same in seconds of the whole run, over all videos of a list.
+        source: the stream's name.
+        decision: the frame count, and why.
+        latency_ms: from the decision to the logits: what the deadline is for.
+        engine_ms: of it, the engine's share.
+        overhead_ms: around the engine: deciding, gathering the clip, reading the logits.
+        missed: whether it took longer than the deadline.
+        top: the most probable classes, best first.
+    """
+
+    time_s: float
+    elapsed_s: float
+    source: str
+    decision: Decision
+    latency_ms: float
+    engine_ms: float
+    overhead_ms: float
+    missed: bool
+    top: tuple[Prediction, ...]
+
+
+class Session:
+    """An adaptive run over a source: iterate it once for its results.
+
+    A video file is processed in its own time, every frame, as fast as possible. On a live source
+    an inference that takes longer than the hop is followed at once by one with the newest frames;
+    nothing queues up. Every video gets at least one prediction, however short it is.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        engines: Mapping[int, Engine],
+        manifest: Manifest,
+        state: State,
+        limits: Limits,
+        timing: Timing = _DEFAULT_TIMING,
+        *,
+        on_frame: Callable[[Frame, Stream], None] | None = None,
+        on_skip: Callable[[str, VideoError], None] | None = None,
+    ) -> None:
+        """Put the parts together; nothing is opened yet.
+
+        Args:
+            source: what to watch.
+            engines: open, one for each of the state's operating points.
+            manifest: the bundle's.
+            state: what is known of the engines' latency.
+            limits: what to keep.
+            timing: when to classify what.
+            on_frame: is called with every frame; on a live source, in its reader's thread.
+            on_skip: is called with each video of a list that is broken.
+
+        Raises:
+            EngineError: the bundle takes several clips at once, or no square ones.
+        """
+        contract = manifest.input
+        if contract.batch != 1 or contract.height != contract.width:
+            raise EngineError(
+                f"the bundle takes {contract.batch} clips of {contract.width}x{contract.height} "
+                "at once; a stream gives one square clip at a time",
+                "export it again without --batch.",
+            )
+        self._source = source
+        self._engines = engines
+        self._contract = contract
+        self._classes = manifest.classes
+        self._limits = limits
+        self._timing = timing
+        self._on_frame = on_frame
+        self._on_skip = on_skip
+        self._state = state
+        self._stopped = False
+        self._offset_s = 0.0  # the length of the streams before this one
+        self._latest_s = 0.0  # the time of this stream's newest frame
+
+    def stop(self) -> None:
+        """End soon, after the inference that runs. For signal handlers and other threads."""
+        self._stopped = True
+
+    def __iter__(self) -> Generator[Result, None, None]:
+        """Yield a result for each inference.
+
+        Raises:
+            VideoError: the source cannot be read, or stops; of a list, every video.
+            EngineError: an engine failed.
+        """
+        broken = 0
+        for stream in self._source.streams:
+            if self._is_over():
+                return
+            try:
+                yield from self._watch_live(stream) if stream.live else self._watch(stream)
+            except VideoError as error:
+                if not self._source.skip_broken:
+                    raise
+                broken += 1
+                if self._on_skip is not None:
+                    self._on_skip(stream.name, error)
+            finally:
+                self._offset_s += self._latest_s
+                self._latest_s = 0.0
+        if broken == len(self._source.streams):
+            raise VideoError(
+                f"none of the {broken} videos of the list could be read", "see the messages above."
+            )
+
+    def _watch(self, stream: Stream) -> Iterator[Result]:
+        with stream:
+            self._begin(stream)
+            for frame in stream:
+                self._take(frame)
+                if frame.time_s >= self._due_s:
+                    yield self._infer()
+                if self._is_over():
+                    return
+            yield from self._end()
+
+    def _watch_live(self, stream: Stream) -> Iterator[Result]:
+        with LiveReader(stream, self._take) as reader:
+            self._begin(stream)
+            reader.start()
+            while reader.wait(self._due_s, self._is_over):
+                yield self._infer()
+            if not self._is_over():
+                yield from self._end()
+
+    def _begin(self, stream: Stream) -> None:
+        """Start an empty window for a stream that was just opened."""
+        self._stream = stream
+        self._buffer = ClipBuffer(
+            window_s=self._timing.window_s,
+            fps=stream.fps,
+            most_frames=max(self._engines),
+            height=self._contract.height,
+            width=self._contract.width,
+        )
+        self._used_s = -math.inf  # the time of the newest frame that was classified
+        # The first window is full one frame before its end. Half a frame of tolerance: times of
+        # equal spacing are not exact in binary.
+        self._due_s = self._timing.window_s - 1.5 / stream.fps
+
+    def _end(self) -> Iterator[Result]:
+        """Classify the end of a video, unless its last frame was just classified."""
+        if self._buffer.count and self._latest_s > self._used_s:
+            yield self._infer()
+
+    def _take(self, frame: Frame) -> None:
+        """Prepare a frame, once, whatever clips it becomes a part of."""
+        prepared = prepare_frame(frame.image, self._contract.short_side, self._contract.height)
+        self._buffer.append(prepared, frame.time_s)
+        self._latest_s = frame.time_s
+        if self._on_frame is not None:
+            self._on_frame(frame, self._stream)
+
+    def _is_over(self) -> bool:
+        return self._stopped or self._offset_s + self._latest_s >= self._timing.max_seconds
+
+    def _infer(self) -> Result:
+        start = time.perf_counter()
+        decision = decide(self._state, self._limits, self._offset_s + self._latest_s)
+        clip, time_s = self._buffer.gather(decision.frames)
+        engine_start = time.perf_counter()
+        logits = self._engines[decision.frames].infer(clip)
+        engine_end = time.perf_counter()
+        latency_ms = (engine_end - start) * 1e3
+        engine_ms = (engine_end - engine_start) * 1e3
+        elapsed_s = self._offset_s + time_s
+        self._state = observe(self._state, decision.frames, latency_ms, elapsed_s)
+        top = top_classes(logits[0], self._classes)
+        self._used_s = time_s
+        while self._due_s <= time_s:  # on a live source, hops that are past are left out
+            self._due_s += self._timing.hop_s
+        deadline_ms = self._limits.latency_ms
+        return Result(
+            time_s=time_s,
+            elapsed_s=elapsed_s,
+            source=self._stream.name,
+            decision=decision,
+            latency_ms=latency_ms,
+            engine_ms=engine_ms,
+            overhead_ms=(time.perf_counter() - start) * 1e3 - engine_ms,
+            missed=deadline_ms is not None and latency_ms > deadline_ms,
+            top=top,
+        )
+
+
+def top_classes(logits: Logits, classes: tuple[str, ...]) -> tuple[Prediction, ...]:
+    """Return the most probable classes, at most five, best first.
+
+    Args:
+        logits: float32 (classes,).
+        classes: their names.
+
+    Raises:
+        EngineError: a logit is not a number.
+    """
+    if not np.isfinite(logits).all():
+        raise EngineError(
+            "the engine's output is not finite", "check the bundle with `ffn-edge verify`."
+        )
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities = exponentials / exponentials.sum()
+    best = np.argsort(-logits, kind="stable")[:_TOP]
+    return tuple(Prediction(classes[i], float(probabilities[i])) for i in best)

@@ -1,0 +1,225 @@
+"""Where results go: JSON lines, a live view in the terminal, an annotated video."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ffn_edge.errors import FfnEdgeError
+from ffn_edge.picture import draw_label
+from ffn_edge.runtime.session import Result
+from ffn_edge.runtime.sources import Frame, Stream
+from ffn_edge.video import VideoWriter
+
+
+class Sink(Protocol):
+    """Takes each result as it comes."""
+
+    def write(self, result: Result) -> None: ...  # noqa: D102
+
+
+class JsonLines:
+    """One JSON object a line, flushed at once, so that a reader sees a result when it is there."""
+
+    def __init__(self, target: TextIO | Path) -> None:
+        """Remember the target.
+
+        Args:
+            target: an open text file, or a path that is written from its start. Not atomic:
+                every line is whole by itself, and is there when the run is cut off.
+        """
+        self._target = target
+        self._stack = ExitStack()
+
+    def __enter__(self) -> JsonLines:
+        """Open the file.
+
+        Raises:
+            FfnEdgeError: it cannot be written.
+        """
+        if isinstance(self._target, Path):
+            try:
+                self._file: TextIO = self._stack.enter_context(
+                    open(self._target, "w", encoding="utf-8")
+                )
+            except OSError as error:
+                raise self._unwritten(error) from error
+        else:
+            self._file = self._target
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._stack.close()  # tries once more to write what it holds
+        except OSError as failure:
+            if error is None:
+                raise self._unwritten(failure) from failure
+
+    def write(self, result: Result) -> None:
+        """Write a result.
+
+        Raises:
+            FfnEdgeError: the disk is full.
+            BrokenPipeError: nobody reads on.
+        """
+        try:
+            self._file.write(json.dumps(result_fields(result)) + "\n")
+            self._file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> FfnEdgeError:
+        name = self._target if isinstance(self._target, Path) else self._target.name
+        return FfnEdgeError(
+            f"{name} could not be written: {error.strerror}",
+            "check that the disk has room and that the folder may be written.",
+        )
+
+
+def result_fields(result: Result) -> dict[str, object]:
+    """Return what a JSON line says of a result."""
+    return {
+        "time_s": round(result.time_s, 3),
+        "source": result.source,
+        "frames": result.decision.frames,
+        "reason": result.decision.reason,
+        "rejected": result.decision.rejected,
+        "latency_ms": round(result.latency_ms, 3),
+        "engine_ms": round(result.engine_ms, 3),
+        "overhead_ms": round(result.overhead_ms, 3),
+        "top5": [
+            {"class": best.class_name, "probability": round(best.probability, 4)}
+            for best in result.top
+        ],
+    }
+
+
+class LiveView:
+    """The latest result in the terminal, redrawn four times a second by rich's own thread."""
+
+    def __init__(self, console: Console, deadline_ms: float | None) -> None:
+        self._deadline_ms = deadline_ms
+        self._latest: Result | None = None
+        self._live = Live(
+            console=console,
+            get_renderable=self._render,
+            refresh_per_second=4,
+            transient=True,  # the summary takes its place
+            redirect_stdout=False,  # the JSON lines may go there
+        )
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def write(self, result: Result) -> None:
+        """Show a result at the next redraw."""
+        self._latest = result
+
+    def _render(self) -> Group | Text:
+        result = self._latest
+        if result is None:
+            return Text("waiting for the first window of frames ...")
+        deadline = f" of {self._deadline_ms:g} ms" if self._deadline_ms else ""
+        head = Text.assemble(
+            f"{result.source}  {result.time_s:8.2f} s   ",
+            (f"{result.decision.frames} frames", "bold cyan"),
+            "   ",
+            (f"{result.latency_ms:.1f} ms{deadline}", "bold red" if result.missed else "green"),
+        )
+        classes = Table.grid(padding=(0, 1))
+        for best in result.top:
+            bar = ProgressBar(total=1.0, completed=best.probability, width=30)
+            classes.add_row(Text(best.class_name), bar, f"{best.probability:.2f}")
+        why = Text(f"{result.decision.frames}: {result.decision.reason}")
+        why_not = Text(
+            "\n".join(f"{frames}: {reason}" for frames, reason in result.decision.rejected.items()),
+            style="dim",
+        )
+        return Group(head, classes, why, why_not)
+
+
+class AnnotatedVideo:
+    """An MP4 of the source with the latest result written into each frame.
+
+    `frame` may be called in another thread than `write`. The file keeps the source's time: a
+    live source's dropped frames are filled by the one before.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: tuple[str, ...] = ()
+        self._writer: VideoWriter | None = None
+        self._written = 0
+        self._is_closed = False
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> AnnotatedVideo:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Put the file in place.
+
+        Raises:
+            VideoError: it is not whole, as when the disk is full.
+        """
+        with self._lock:
+            self._is_closed = True
+            if self._writer is not None:
+                # Where the run failed, what was watched until then is still a whole video.
+                self._writer.__exit__(None, None, None)
+
+    def write(self, result: Result) -> None:
+        """Take the text of a result."""
+        self._lines = (
+            f"{result.decision.frames} frames  {result.latency_ms:.0f} ms",
+            *(f"{best.probability:.2f} {best.class_name}" for best in result.top[:2]),
+        )
+
+    def frame(self, frame: Frame, stream: Stream) -> None:
+        """Append a frame of the source.
+
+        Raises:
+            VideoError: the file cannot be written.
+        """
+        labelled = draw_label(frame.image, self._lines)
+        with self._lock:
+            if self._is_closed:
+                return
+            if self._writer is None:
+                height, width = labelled.shape[:2]
+                writer = VideoWriter(self._path, fps=stream.fps, width=width, height=height)
+                self._writer = writer.__enter__()
+            while self._written <= round(frame.time_s * stream.fps):
+                self._writer.write(labelled)
+                self._written += 1

@@ -1,0 +1,189 @@
+"""Where frames come from: a video file, a list of video files, or a camera.
+
+A source is one or more streams. A stream is opened by `with` and iterated once, and yields
+frames with their time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Protocol
+
+from ffn_edge.errors import VideoError
+from ffn_edge.video import Camera, Images, VideoReader
+
+
+class Frame(NamedTuple):
+    """A frame: uint8 (H, W, 3), BGR, and when it was taken, in seconds of its stream."""
+
+    image: Images
+    time_s: float
+
+
+class Stream(Protocol):
+    """One video or camera: `with stream: for frame in stream`. It is opened once.
+
+    Attributes:
+        name: for people.
+        live: frames come when they come, and those not taken in time are lost.
+        fps: frames a second; set once the stream is open.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def live(self) -> bool: ...  # noqa: D102
+    @property
+    def fps(self) -> float: ...  # noqa: D102
+    def __enter__(self) -> Stream: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+    def __iter__(self) -> Iterator[Frame]: ...
+
+
+class VideoStream:
+    """A video file: every frame as fast as it is taken, or, `realtime`, at the video's own pace."""
+
+    def __init__(self, path: Path, *, realtime: bool = False) -> None:
+        self.name = str(path)
+        self.live = realtime
+        self._reader = VideoReader(path)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return self._reader.fps
+
+    def __enter__(self) -> VideoStream:
+        """Open the file.
+
+        Raises:
+            VideoError: it is missing, or no video.
+        """
+        self._reader.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._reader.__exit__(kind, error, trace)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames; in real time, those that are already a frame late are dropped.
+
+        Raises:
+            VideoError: the file ends far before its stated end.
+        """
+        start = time.monotonic()
+        for index, image in enumerate(self._reader):
+            time_s = index / self.fps
+            if self.live:
+                early_s = start + time_s - time.monotonic()
+                if early_s < -1 / self.fps:
+                    continue
+                time.sleep(max(0.0, early_s))
+            yield Frame(image, time_s)
+
+
+class CameraStream:
+    """A camera by its number; the time of a frame is when it arrived."""
+
+    live = True
+
+    def __init__(self, index: int) -> None:
+        self.name = f"camera {index}"
+        self._camera = Camera(index)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second, as the driver states."""
+        return self._camera.fps
+
+    def __enter__(self) -> CameraStream:
+        """Open the camera.
+
+        Raises:
+            VideoError: there is none of this number, or it is in use.
+        """
+        self._camera.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._camera.__exit__(kind, error, trace)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield frames for as long as the camera sends them.
+
+        Raises:
+            VideoError: it stopped.
+        """
+        image = self._camera.read()
+        start = time.monotonic()  # a camera may take a second to warm up: that is no time of ours
+        yield Frame(image, 0.0)
+        while True:
+            image = self._camera.read()
+            yield Frame(image, time.monotonic() - start)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Streams to play one after the other.
+
+    Attributes:
+        streams: at least one.
+        skip_broken: a stream that fails is reported, and the next one played.
+    """
+
+    streams: tuple[Stream, ...]
+    skip_broken: bool = False
+
+
+def open_source(text: str, *, realtime: bool = False) -> Source:
+    """Read what a user calls a source. No video or camera is opened yet.
+
+    Args:
+        text: a camera's number ("0"), a text file (*.txt) with one video path a line, relative
+            to that file, or a video file.
+        realtime: play files at their own pace, as a camera would.
+
+    Raises:
+        VideoError: there is no such file, or the list names no video.
+    """
+    if text.isdecimal():
+        return Source(streams=(CameraStream(int(text)),))
+    path = Path(text)
+    if not path.is_file():
+        raise VideoError(
+            f"there is no video at {text}",
+            "name a video file, a .txt file with one video path a line, or a camera such as 0.",
+        )
+    if path.suffix.lower() != ".txt":
+        return Source(streams=(VideoStream(path, realtime=realtime),))
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise VideoError(
+            f"{path} cannot be read as a list of videos: {error}",
+            "write one path a line, in UTF-8.",
+        ) from error
+    videos = [path.parent / line.strip() for line in lines if line.strip()]
+    if not videos:
+        raise VideoError(f"{path} names no video", "write one path a line.")
+    streams = tuple(VideoStream(video, realtime=realtime) for video in videos)
+    return Source(streams=streams, skip_broken=True)

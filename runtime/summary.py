@@ -1,0 +1,113 @@
+"""What a run amounted to. Memory does not grow with the run."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.table import Table
+
+from ffn_edge.errors import VideoError
+from ffn_edge.runtime.session import Result
+
+_BIN = math.log(1.01)  # latencies are counted in bins of 1 %
+
+
+@dataclass(slots=True)
+class _AtFrames:
+    """The inferences with one frame count."""
+
+    inferences: int = 0
+    seconds: float = 0.0
+    misses: int = 0
+    most_ms: float = 0.0
+    bins: Counter[int] = field(default_factory=Counter)
+
+    def quantile_ms(self, quantile: float) -> float:
+        """Return an empirical quantile of the latency, to half a bin: 0.5 %."""
+        rank = math.ceil(quantile * self.inferences)
+        for number in sorted(self.bins):
+            rank -= self.bins[number]
+            if rank <= 0:
+                return min(math.exp((number + 0.5) * _BIN), self.most_ms)
+        return self.most_ms
+
+
+class Summary:
+    """Counts the results of a run as they come."""
+
+    def __init__(self, deadline_ms: float | None = None) -> None:
+        self._deadline_ms = deadline_ms
+        self._by_frames: dict[int, _AtFrames] = {}
+        self._last: Result | None = None
+        self._switches = 0
+        self._overhead_ms = 0.0
+        self._skipped: list[str] = []
+
+    @property
+    def inferences(self) -> int:
+        """How many results were counted."""
+        return sum(at.inferences for at in self._by_frames.values())
+
+    def write(self, result: Result) -> None:
+        """Count a result. The time until the next one belongs to its frame count."""
+        if self._last is not None:
+            before = self._last.decision.frames
+            self._by_frames[before].seconds += result.elapsed_s - self._last.elapsed_s
+            self._switches += before != result.decision.frames
+        at = self._by_frames.setdefault(result.decision.frames, _AtFrames())
+        at.inferences += 1
+        at.misses += result.missed
+        at.most_ms = max(at.most_ms, result.latency_ms)
+        at.bins[math.floor(math.log(result.latency_ms) / _BIN)] += 1
+        self._overhead_ms += result.overhead_ms
+        self._last = result
+
+    def skip(self, name: str, error: VideoError) -> None:
+        """Note a video that was skipped."""
+        self._skipped.append(f"{name}: {error.message}")
+
+    def fields(self) -> dict[str, Any]:
+        """Return all figures, ready for JSON."""
+        return {
+            "inferences": self.inferences,
+            "switches": self._switches,
+            "deadline_ms": self._deadline_ms,
+            "misses": sum(at.misses for at in self._by_frames.values()),
+            "mean_overhead_ms": round(self._overhead_ms / max(1, self.inferences), 3),
+            "skipped": self._skipped,
+            "frames": {
+                frames: {
+                    "inferences": at.inferences,
+                    "seconds": round(at.seconds, 3),
+                    "p50_ms": round(at.quantile_ms(0.5), 3),
+                    "p95_ms": round(at.quantile_ms(0.95), 3),
+                    "max_ms": round(at.most_ms, 3),
+                    "misses": at.misses,
+                }
+                for frames, at in sorted(self._by_frames.items())
+            },
+        }
+
+    def table(self) -> Table:
+        """Return the figures as a table for the terminal."""
+        figures = self.fields()
+        deadline = f" · deadline {self._deadline_ms:g} ms" if self._deadline_ms else ""
+        table = Table(
+            title=f"{figures['inferences']} inferences · {figures['switches']} switches{deadline}",
+            caption=f"around the engine: {figures['mean_overhead_ms']:.2f} ms on average"
+            + "".join(f"\nskipped {line}" for line in self._skipped),
+        )
+        for heading in ("frames", "inferences", "time", "p50", "p95", "max", "missed"):
+            table.add_column(heading, justify="right")
+        for frames, at in figures["frames"].items():
+            table.add_row(
+                str(frames),
+                str(at["inferences"]),
+                f"{at['seconds']:.1f} s",
+                *(f"{at[key]:.1f} ms" for key in ("p50_ms", "p95_ms", "max_ms")),
+                str(at["misses"]) if self._deadline_ms else "–",
+            )
+        return table

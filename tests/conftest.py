@@ -1,0 +1,114 @@
+"""What tests of several folders share: small networks that look trained, and a real bundle."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ffn_edge import network
+from ffn_edge.bundle import Accuracy, Bundle
+from ffn_edge.export.bundle_writer import export_bundle
+from ffn_edge.network import FrameFlexibleNetwork
+from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
+
+CLASSES = ("left", "right", "up", "down", "none")
+
+Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
+
+# The networks of the tests are small: on a busy machine, threads wait for each other far longer
+# than they compute.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def randomise() -> Randomise:
+    """A function that makes a network look trained: no norm, φ or statistic is the identity.
+
+    It returns the network in evaluation mode. Values follow from each tensor's place, not from
+    the state of any random generator.
+    """
+    return _randomise
+
+
+def _randomise(model: FrameFlexibleNetwork) -> FrameFlexibleNetwork:
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(tensor: torch.Tensor, low: float, high: float) -> None:
+        tensor.copy_(torch.empty(tensor.shape).uniform_(low, high, generator=generator))
+
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if ".phi." in name:
+                uniform(tensor, -0.4, 0.4)
+            elif ".norms." in name and name.endswith(("weight", "running_var")):
+                uniform(tensor, 0.5, 1.5)
+            elif ".norms." in name and name.endswith(("bias", "running_mean")):
+                uniform(tensor, -0.5, 0.5)
+            elif name.endswith(("fc.linear.weight", "fc.linear.bias")):
+                uniform(tensor, -1, 1)  # the initial 0.001 would leave every logit near zero
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny(randomise: Randomise) -> FrameFlexibleNetwork:
+    """A tsm_tiny for 2 and 4 frames, randomised. Not to be changed."""
+    torch.manual_seed(0)
+    return randomise(network.build("tsm_tiny", len(CLASSES), (2, 4)))
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(tiny: FrameFlexibleNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of `tiny`, for frames of 32 pixels."""
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
+    card = ModelCard(
+        classes=CLASSES, size=32, short_side=40, accuracy={2: Accuracy(top1=0.5, top5=1.0, clips=8)}
+    )
+    save_checkpoint(path, tiny, card)
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle of `checkpoint_file`. Not to be changed; see `bundle_copy`."""
+    checkpoint = load_checkpoint(checkpoint_file)
+    folder = tmp_path_factory.mktemp("exported") / "bundle"
+    folder.mkdir()  # an empty folder may be there
+    return export_bundle(checkpoint.network, checkpoint.card, folder)
+
+
+@pytest.fixture
+def bundle_copy(exported: Bundle, tmp_path: Path) -> Path:
+    """A folder with a copy of the bundle, to be damaged."""
+    return Path(shutil.copytree(exported.path, tmp_path / "bundle"))
+
+
+FullDisk = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def on_a_full_disk() -> FullDisk:
+    """A function that runs a Python program in which a file cannot grow beyond `room` bytes.
+
+    Writing more fails with an OSError, as on a full disk, and in C++ as well as in Python.
+    """
+
+    def run(program: str, *arguments: object, room: int) -> subprocess.CompletedProcess[str]:
+        limit = (
+            "import resource, signal\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))\n"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", limit + program, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run

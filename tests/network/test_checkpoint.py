@@ -1,0 +1,195 @@
+"""Checkpoints: what is saved comes back, and what is no checkpoint is refused."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ffn_edge.bundle import Accuracy
+from ffn_edge.errors import CheckpointError, DataError, FfnEdgeError
+from ffn_edge.network import FrameFlexibleNetwork
+from ffn_edge.network.checkpoint import (
+    ModelCard,
+    import_file,
+    load_checkpoint,
+    save_checkpoint,
+)
+from ffn_edge.network.published import published_name
+
+
+def test_a_network_comes_back_as_it_was_saved(tiny: FrameFlexibleNetwork, tmp_path: Path) -> None:
+    card = ModelCard(
+        classes=("a", "b", "c", "d", "e"),
+        size=32,
+        short_side=40,
+        mean=(0.5, 0.5, 0.5),
+        accuracy={4: Accuracy(top1=0.5, top5=0.75, clips=8)},
+    )
+    save_checkpoint(tmp_path / "model.pt", tiny, card, training={"epoch": 3})
+
+    loaded = load_checkpoint(tmp_path / "model.pt")
+
+    assert loaded.card == card
+    assert loaded.training == {"epoch": 3}
+    assert loaded.network.architecture == "tsm_tiny"
+    assert loaded.network.frame_counts == (2, 4)
+    assert not loaded.network.training
+    expected = tiny.state_dict()
+    assert all(torch.equal(t, expected[name]) for name, t in loaded.network.state_dict().items())
+
+
+class Malicious:
+    """A pickle that creates a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Have the unpickler call Path.touch."""
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_file_with_code_in_it_is_refused_and_does_not_run(writer: str, tmp_path: Path) -> None:
+    file, ran = tmp_path / "model.pt", tmp_path / "ran"
+    content = {"format": "ffn-edge checkpoint", "state_dict": Malicious(ran)}
+    if writer == "torch":
+        torch.save(content, file)
+    else:
+        file.write_bytes(pickle.dumps(content))
+
+    with pytest.raises(CheckpointError, match="refused"):
+        load_checkpoint(file)
+    assert not ran.exists()
+
+    torch.load(file, weights_only=False) if writer == "torch" else pickle.loads(file.read_bytes())
+    assert ran.exists()  # it would have run
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.999])
+def test_a_truncated_checkpoint_is_refused(
+    kept: float, checkpoint_file: Path, tmp_path: Path
+) -> None:
+    whole = checkpoint_file.read_bytes()
+    file = tmp_path / "model.pt"
+    file.write_bytes(whole[: kept if isinstance(kept, int) else int(kept * len(whole))])
+
+    with pytest.raises(CheckpointError):
+        load_checkpoint(file)
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a checkpoint\n", b"PK\x03\x04 not a zip", bytes(range(256)) * 8]
+)
+def test_a_file_of_another_kind_is_refused(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "model.pt"
+    file.write_bytes(content)
+
+    with pytest.raises(CheckpointError):
+        load_checkpoint(file)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"there is no file .*absent\.pt"):
+        load_checkpoint(tmp_path / "absent.pt")
+
+
+def test_a_published_checkpoint_is_sent_to_the_import_command(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "arch": "resnet50"}, tmp_path / "published.pt")
+
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / "published.pt")
+
+    assert "ffn-edge import" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema_version": 2}, "schema version 2"),
+        ({"architecture": "tsm_resnet18"}, "does not hold a tsm_resnet18: .*body.conv1.weight"),
+        ({"architecture": "tsm_resnet19"}, "no architecture 'tsm_resnet19'"),
+        ({"num_classes": 6}, "does not hold a tsm_tiny: .*fc.linear"),
+        ({"frame_counts": [2, 8]}, r"does not hold a tsm_tiny: .*norms\.8"),
+        ({"card": {"classes": []}}, "does not hold a tsm_tiny: .*size"),
+        ({"state_dict": 3}, "does not hold a tsm_tiny"),
+    ],
+)
+def test_a_checkpoint_that_contradicts_itself_is_refused(
+    changes: dict[str, object], message: str, checkpoint_file: Path, tmp_path: Path
+) -> None:
+    content = torch.load(checkpoint_file, weights_only=True)
+    torch.save(content | changes, tmp_path / "model.pt")
+
+    with pytest.raises(FfnEdgeError, match=message):
+        load_checkpoint(tmp_path / "model.pt")
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_whole(
+    checkpoint_file: Path, on_a_full_disk: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    before = checkpoint_file.read_bytes()
+    program = (
+        "import sys\n"
+        "from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint\n"
+        "loaded = load_checkpoint(sys.argv[1])\n"
+        "save_checkpoint(sys.argv[1], loaded.network, loaded.card)\n"
+    )
+
+    process = on_a_full_disk(program, checkpoint_file, room=len(before) // 2)
+
+    assert "CheckpointError: could not write" in process.stderr
+    assert checkpoint_file.read_bytes() == before
+    assert list(checkpoint_file.parent.iterdir()) == [checkpoint_file]  # and no temporary file
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_hint(
+    tiny: FrameFlexibleNetwork, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(CheckpointError, match="could not write"):
+        save_checkpoint(tmp_path / "file" / "model.pt", tiny, ModelCard(classes=("a",)))
+
+
+@pytest.fixture
+def published_file(tmp_path: Path) -> Path:
+    """A file as the paper's code saves it: tsm_resnet18, 3 classes, 2 and 4 frames."""
+    from ffn_edge import network
+
+    model = network.build("tsm_resnet18", 3, (2, 4))
+    tensors = {f"module.{published_name(name)}": t for name, t in model.state_dict().items()}
+    path = tmp_path / "ckpt.best.pth.tar"
+    torch.save({"epoch": 49, "arch": "resnet18", "state_dict": tensors, "best_prec1": 43.6}, path)
+    return path
+
+
+def test_a_published_file_becomes_a_checkpoint(published_file: Path, tmp_path: Path) -> None:
+    classes = tmp_path / "classes.txt"
+    classes.write_text("push\npull\nlift\n")
+
+    import_file(published_file, "tsm_resnet18", tmp_path / "model.pt", classes)
+
+    loaded = load_checkpoint(tmp_path / "model.pt")
+    assert loaded.card.classes == ("push", "pull", "lift")
+    assert loaded.network.frame_counts == (2, 4)
+    import_file(published_file, "tsm_resnet18", tmp_path / "unnamed.pt")
+    assert load_checkpoint(tmp_path / "unnamed.pt").card.classes == ("0", "1", "2")
+
+
+def test_class_names_that_do_not_fit_a_published_file_are_refused(
+    published_file: Path, tmp_path: Path
+) -> None:
+    classes = tmp_path / "classes.txt"
+    classes.write_text("push\npull\n")
+
+    with pytest.raises(CheckpointError, match="2 names; the network has 3 classes"):
+        import_file(published_file, "tsm_resnet18", tmp_path / "model.pt", classes)
+    with pytest.raises(DataError, match="cannot be read"):
+        import_file(published_file, "tsm_resnet18", tmp_path / "model.pt", tmp_path / "absent")
+    assert not (tmp_path / "model.pt").exists()

@@ -1,0 +1,196 @@
+"""The Frame Flexible Network: routing, any-frame inference, and what `specialize` makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from ffn_edge import network
+from ffn_edge.errors import FrameCountError, NetworkError
+from ffn_edge.network import FrameFlexibleNetwork
+from ffn_edge.network.cost import count_macs
+from ffn_edge.network.specialized import (
+    SpecializedNorm,
+    TemporalShift,
+    WeightAlteration,
+)
+
+Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
+
+
+def clips(frames: int, batch: int = 2) -> Tensor:
+    return torch.randn(batch, frames, 3, 32, 32, generator=torch.Generator().manual_seed(frames))
+
+
+def infer(model: FrameFlexibleNetwork, clip: Tensor, frames: int | None = None) -> Tensor:
+    with torch.inference_mode():
+        return model(clip, frames)
+
+
+@pytest.mark.parametrize("frame_counts", [(2, 6), (3, 5, 7), (1,)])
+def test_any_set_of_frame_counts_can_be_built(
+    frame_counts: tuple[int, ...], randomise: Randomise
+) -> None:
+    model = randomise(network.build("tsm_tiny", 5, frame_counts))
+
+    for frames in frame_counts:
+        assert infer(model, clips(frames), frames).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("frames", "served_by"), [(1, 2), (2, 2), (3, 4), (4, 4), (5, 4), (6, 8), (7, 8), (20, 8)]
+)
+def test_a_clip_of_any_length_is_served_by_the_nearest_sub_network_ties_to_the_larger(
+    frames: int, served_by: int, randomise: Randomise
+) -> None:
+    model = randomise(network.build("tsm_tiny", 5, (2, 4, 8)))
+    clip = clips(frames)
+
+    assert torch.equal(infer(model, clip), infer(model, clip, served_by))
+    other = next(t for t in model.frame_counts if t != served_by)
+    assert not torch.allclose(infer(model, clip), infer(model, clip, other))
+
+
+def test_the_shift_uses_the_clips_own_frame_count(tiny: FrameFlexibleNetwork) -> None:
+    # Two clips of 3 frames through the 4-frame sub-network: were they shifted by 4, or as one
+    # sequence of 6, the first would depend on the second.
+    clip = clips(3)
+    changed = torch.stack([clip[0], clip[1] + 1])
+
+    assert torch.equal(infer(tiny, clip, 4)[0], infer(tiny, changed, 4)[0])
+    # And it matters that the frames are in order: the shift is there.
+    assert not torch.allclose(infer(tiny, clip, 4), infer(tiny, clip.flip(1), 4))
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_rows_together_give_what_they_give_one_after_the_other(
+    training: bool, randomise: Randomise
+) -> None:
+    batch = {t: clips(t, batch=3) for t in (2, 4)}
+    results = {}
+    for together in (False, True):
+        torch.manual_seed(0)
+        model = randomise(network.build("tsm_tiny", 5, (2, 4), dropout=0.0)).train(training)
+        logits = model(batch, together=together)
+        sum(each.square().mean() for each in logits.values()).backward()
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        statistics = {name: b.float() for name, b in model.named_buffers()}
+        results[together] = {f"logits {t}": z for t, z in logits.items()} | gradients | statistics
+
+    for name, expected in results[False].items():
+        # float32 sums of shared layers' gradients in another order
+        torch.testing.assert_close(
+            results[True][name],
+            expected,
+            rtol=1e-3,
+            atol=1e-4 * expected.abs().max().item(),
+            msg=name,
+        )
+
+
+def test_a_sub_network_that_does_not_exist_is_refused_with_those_that_do(
+    tiny: FrameFlexibleNetwork,
+) -> None:
+    with pytest.raises(NetworkError, match=r"for 2, 4 frames; 16 was asked for"):
+        tiny(clips(4), 16)
+
+
+def test_a_clip_of_another_shape_is_refused(tiny: FrameFlexibleNetwork) -> None:
+    with pytest.raises(NetworkError, match=r"\(B, T, 3, H, W\); got \(4, 3, 32, 32\)"):
+        tiny(torch.zeros(4, 3, 32, 32))
+
+
+def test_frame_counts_that_do_not_ascend_are_refused() -> None:
+    with pytest.raises(FrameCountError, match="ascend"):
+        network.build("tsm_tiny", 5, (8, 4))
+
+
+def test_an_unknown_architecture_names_the_nearest() -> None:
+    with pytest.raises(NetworkError) as caught:
+        network.build("tsm_resnet5", 5)
+    assert "tsm_resnet50" in caught.value.hint
+
+
+def test_a_network_without_classes_is_refused() -> None:
+    with pytest.raises(NetworkError, match="0 classes"):
+        network.build("tsm_tiny", 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "branches"),
+    [
+        ("resnet18", 8),
+        ("resnext50_32x4d", 16),
+        ("mobilenet_v2", 17),
+        ("mobilenet_v3_small", 11),
+        ("shufflenet_v2_x0_5", 16),
+        ("efficientnet_b0", 16),
+        ("efficientnet_v2_s", 40),
+        ("regnet_y_400mf", 16),
+        ("convnext_tiny", 18),
+    ],
+)
+def test_every_residual_branch_of_torchvisions_networks_is_found(name: str, branches: int) -> None:
+    body = torchvision.models.get_model(name, num_classes=5)
+    norms = sum(isinstance(module, nn.BatchNorm2d | nn.LayerNorm) for module in body.modules())
+
+    model = network.specialize(body, (2, 4), num_classes=5)
+
+    kinds = [type(module) for module in model.modules()]
+    assert kinds.count(TemporalShift) == kinds.count(WeightAlteration) == branches
+    assert kinds.count(SpecializedNorm) == norms
+
+
+class SharedNorm(nn.Module):
+    """A norm that is used in two places, under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 1)
+        self.first = nn.BatchNorm2d(4)
+        self.second = self.first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify images (rows, 3, H, W)."""
+        return self.second(self.first(self.conv1(x)).relu()).mean((2, 3))
+
+
+def test_a_norm_used_in_two_places_stays_one_norm() -> None:
+    model = network.specialize(SharedNorm(), (2, 4), num_classes=4, branches=["conv1"])
+
+    assert isinstance(model.body.first, SpecializedNorm)
+    assert model.body.second is model.body.first
+
+
+def test_a_network_without_norms_or_branches_is_refused() -> None:
+    with pytest.raises(NetworkError, match="no residual branch in Linear"):
+        network.specialize(nn.Linear(3, 3), (2,), num_classes=3)
+    with pytest.raises(NetworkError, match="no norm layer"):
+        network.specialize(nn.Sequential(nn.Conv2d(3, 3, 1)), (2,), num_classes=3, branches=["0"])
+    with pytest.raises(NetworkError, match="no layer 'nowhere'"):
+        network.specialize(SharedNorm(), (2,), num_classes=4, branches=["nowhere"])
+    with pytest.raises(NetworkError, match="without a convolution"):
+        network.specialize(SharedNorm(), (2,), num_classes=4, branches=["first"])
+
+
+@pytest.mark.parametrize(("frames", "gmacs"), [(4, 16.37), (8, 32.74), (16, 65.49)])
+def test_the_cost_of_tsm_resnet50_is_the_papers(frames: int, gmacs: float) -> None:
+    with torch.device("meta"):
+        model = network.build("tsm_resnet50", 174)
+
+    # The paper counts 0.02 GMACs per frame otherwise (a norm counted, or the classifier).
+    assert count_macs(model, frames, 224) / 1e9 == pytest.approx(gmacs, rel=0.005)
+
+
+def test_the_parameters_of_tsm_resnet50_are_the_papers() -> None:
+    with torch.device("meta"):
+        model = network.build("tsm_resnet50", 174)
+
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    norms = sum(size for name, size in sizes.items() if ".norms." in name)
+    alterations = sum(size for name, size in sizes.items() if ".phi." in name)
+    assert (norms, alterations, sum(sizes.values())) == (159_360, 39_360, 24_010_158)

@@ -1,0 +1,178 @@
+"""Specialised norms, weight alteration and temporal shift, each against its definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ffn_edge.network.specialized import (
+    Route,
+    Segment,
+    SpecializedNorm,
+    TemporalShift,
+    WeightAlteration,
+    temporal_shift,
+)
+
+
+def route_of(*segments: Segment) -> Route:
+    route = Route()
+    route.segments = segments
+    return route
+
+
+def naive_shift(clip: Tensor, fraction: int) -> Tensor:
+    """The temporal shift of one clip (T, C, H, W), frame by frame and channel by channel."""
+    frames, channels = clip.shape[:2]
+    fold = channels // fraction
+    shifted = torch.zeros_like(clip)
+    for t in range(frames):
+        for c in range(channels):
+            if c < fold:
+                source = t + 1
+            elif c < 2 * fold:
+                source = t - 1
+            else:
+                source = t
+            if 0 <= source < frames:
+                shifted[t, c] = clip[source, c]
+    return shifted
+
+
+@pytest.mark.parametrize(("frames", "channels", "fraction"), [(4, 16, 8), (1, 8, 4), (3, 10, 4)])
+def test_the_temporal_shift_is_that_of_a_naive_loop(
+    frames: int, channels: int, fraction: int
+) -> None:
+    clips = torch.randn(2, frames, channels, 3, 2)
+
+    shifted = temporal_shift(clips.flatten(0, 1), frames, fraction)
+
+    expected = torch.cat([naive_shift(clip, fraction) for clip in clips])
+    assert torch.equal(shifted, expected)
+
+
+def test_nothing_leaks_from_one_clip_into_another() -> None:
+    clips = torch.randn(3, 4, 16, 2, 2)
+    changed = clips.clone()
+    changed[1] += 1
+
+    before = temporal_shift(clips.flatten(0, 1), 4, 8).unflatten(0, (3, 4))
+    after = temporal_shift(changed.flatten(0, 1), 4, 8).unflatten(0, (3, 4))
+
+    assert torch.equal(before[[0, 2]], after[[0, 2]])
+    assert not torch.equal(before[1], after[1])
+
+
+def test_the_temporal_shift_keeps_channels_last() -> None:
+    rows = torch.randn(4, 16, 3, 3).contiguous(memory_format=torch.channels_last)
+
+    shifted = temporal_shift(rows, 4, 8)
+
+    assert shifted.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(shifted, naive_shift(rows, 8))
+
+
+def test_segments_of_one_batch_are_shifted_by_their_own_frame_counts() -> None:
+    short, long = torch.randn(2 * 2, 8, 1, 1), torch.randn(1 * 6, 8, 1, 1)
+    route = route_of(Segment(4, 4, 2), Segment(6, 8, 6))
+
+    shifted = TemporalShift(route, 4)(torch.cat([short, long]))
+
+    expected = [naive_shift(short[:2], 4), naive_shift(short[2:], 4), naive_shift(long, 4)]
+    assert torch.equal(shifted, torch.cat(expected))
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nn.BatchNorm1d(6), (5, 6)),
+        (nn.BatchNorm2d(6), (5, 6, 3, 3)),
+        (nn.BatchNorm3d(6), (5, 6, 2, 3, 3)),
+        (nn.BatchNorm2d(6, eps=0.1, affine=False), (5, 6, 3, 3)),
+        (nn.LayerNorm(6, eps=0.1), (5, 4, 6)),
+        (nn.LayerNorm(6, bias=False), (5, 6)),
+        (nn.LayerNorm([4, 6], elementwise_affine=False), (5, 4, 6)),
+    ],
+    ids=lambda value: repr(value) if isinstance(value, nn.Module) else None,
+)
+def test_a_specialised_norm_starts_as_the_norm_it_replaces(
+    norm: nn.Module, shape: tuple[int, ...]
+) -> None:
+    with torch.no_grad():
+        for tensor in (*norm.parameters(), *norm.buffers()):
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5)
+    x = torch.randn(shape)
+    route = route_of(Segment(shape[0], 4, 1))
+
+    specialised = SpecializedNorm(norm.eval(), (2, 4), route).eval()
+
+    assert torch.equal(specialised(x), norm(x))
+    own, original = dict(specialised.norms["2"].named_parameters()), dict(norm.named_parameters())
+    assert own.keys() == original.keys()
+    assert all(own[name].data_ptr() != original[name].data_ptr() for name in own)
+
+
+def test_only_the_routed_frame_count_gathers_statistics() -> None:
+    route = route_of(Segment(8, 4, 4))
+    norm = SpecializedNorm(nn.BatchNorm2d(3), (2, 4, 8), route).train()
+    before = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
+
+    norm(torch.randn(8, 3, 2, 2) + 1)
+
+    changed = {n for n, tensor in norm.state_dict().items() if not torch.equal(tensor, before[n])}
+    assert changed == {
+        "norms.4.running_mean",
+        "norms.4.running_var",
+        "norms.4.num_batches_tracked",
+    }
+
+
+def test_rows_of_several_frame_counts_meet_their_own_norms_and_alterations() -> None:
+    route = Route()
+    layers = nn.Sequential(
+        SpecializedNorm(nn.BatchNorm2d(3), (2, 4), route), WeightAlteration(3, (2, 4), route)
+    ).eval()
+    with torch.no_grad():
+        for tensor in layers.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5)
+    two, four = torch.randn(2, 3, 2, 2), torch.randn(4, 3, 2, 2)
+
+    route.segments = (Segment(2, 2, 2),)
+    expected_two = layers(two)
+    route.segments = (Segment(4, 4, 4),)
+    expected_four = layers(four)
+    route.segments = (Segment(2, 2, 2), Segment(4, 4, 4))
+    both = layers(torch.cat([two, four]))
+
+    assert torch.equal(both, torch.cat([expected_two, expected_four]))
+
+
+def test_an_alteration_scales_each_channel_by_one_plus_phi() -> None:
+    route = route_of(Segment(2, 4, 1))
+    alteration = WeightAlteration(3, (2, 4), route)
+    x = torch.randn(2, 3, 2, 2)
+
+    assert torch.equal(alteration(x), x)  # φ starts at zero
+    with torch.no_grad():
+        alteration.phi["4"].copy_(torch.tensor([0.5, -1.0, 0.0]))
+
+    scaled = alteration(x)
+
+    assert torch.equal(scaled, x * torch.tensor([1.5, 0.0, 1.0]).reshape(3, 1, 1))
+
+
+def test_a_small_phi_is_not_lost_in_bfloat16() -> None:
+    route = route_of(Segment(1, 4, 1))
+    alteration = WeightAlteration(64, (4,), route)
+    with torch.no_grad():
+        alteration.phi["4"].fill_(0.75 * 2**-8)  # 1 + φ rounds to 1 in bfloat16
+    x = torch.tensor([1.0, 1.25, 1.5, 1.75]).bfloat16().repeat_interleave(16).reshape(1, 64, 1, 1)
+
+    scaled = alteration(x)
+
+    # x + φ·x reaches the next value, 2⁻⁷ away, where φ·x is over half of that: from x = 4/3.
+    assert scaled.dtype == torch.bfloat16
+    assert ((scaled - x).flatten()[::16] * 2**7).tolist() == [0, 0, 1, 1]

@@ -1,0 +1,233 @@
+"""The two commands, from their arguments to their output."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ffn_edge.bundle import Bundle
+from ffn_edge.errors import BundleError, FfnEdgeError, VideoError
+from ffn_edge.runtime.commands import profile, run
+from ffn_edge.video import VideoReader
+
+
+@pytest.fixture
+def video(write_video: Callable[..., Path]) -> Path:
+    """Three seconds, red and then blue."""
+    return write_video("clip.mp4", ["red"] * 15 + ["blue"] * 15)
+
+
+def invoke(command: object, *arguments: object) -> Result:
+    return CliRunner().invoke(
+        command,  # type: ignore[arg-type]
+        [str(argument) for argument in arguments],
+        catch_exceptions=False,
+    )
+
+
+def test_run_writes_json_lines_and_a_summary(bundle: Bundle, video: Path) -> None:
+    result = invoke(run, bundle.path, "--source", video, "--latency-ms", 1000, "--threads", 1)
+    assert result.exit_code == 0
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["time_s"] for line in lines] == [1.9, 2.1, 2.4, 2.6, 2.9]
+    assert lines[-1]["top5"][0]["class"] == "blue"
+    assert "5 inferences" in result.stderr
+    assert "on onnxruntime" in result.stderr
+
+
+def test_run_with_json_ends_with_the_summary(bundle: Bundle, video: Path) -> None:
+    result = invoke(run, bundle.path, "--source", video, "--frames", 4, "--json")
+    *lines, last = map(json.loads, result.stdout.splitlines())
+    assert last["summary"]["inferences"] == len(lines) == 5
+    assert last["summary"]["frames"]["4"]["inferences"] == 5
+
+
+def test_run_writes_to_files(bundle: Bundle, video: Path, tmp_path: Path) -> None:
+    output, annotated = tmp_path / "lines.jsonl", tmp_path / "out.mp4"
+    result = invoke(
+        run, bundle.path, "--source", video, "--output", output, "--annotate", annotated
+    )
+    assert result.stdout == ""
+    assert len(output.read_text().splitlines()) == 5
+    with VideoReader(annotated) as written:
+        assert written.num_frames == 30
+
+
+def test_a_list_cannot_be_annotated(bundle: Bundle, video: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{video}\n{video}\n")
+    with pytest.raises(VideoError, match="can hold one video"):
+        invoke(
+            run, bundle.path, "--source", tmp_path / "list.txt", "--annotate", tmp_path / "o.mp4"
+        )
+
+
+def test_run_names_the_videos_that_it_skipped(bundle: Bundle, video: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"missing.mp4\n{video}\n")
+    result = invoke(run, bundle.path, "--source", tmp_path / "list.txt", "--json")
+    (skipped,) = json.loads(result.stdout.splitlines()[-1])["summary"]["skipped"]
+    assert "missing.mp4" in skipped
+    assert result.stderr.count("skipped") == 2  # when it happened, and in the table
+
+
+def test_a_frame_count_that_the_bundle_lacks_is_refused(bundle: Bundle, video: Path) -> None:
+    with pytest.raises(BundleError, match="5 was asked for"):
+        invoke(run, bundle.path, "--source", video, "--frames", 5)
+
+
+def test_results_before_an_error_are_not_lost(
+    bundle: Bundle, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(reader: VideoReader) -> object:
+        yield from list(original(reader))[:25]
+        raise VideoError("clip.mp4 is cut off")
+
+    original = VideoReader.__iter__
+    monkeypatch.setattr(VideoReader, "__iter__", breaks)
+    runner = CliRunner()
+    result = runner.invoke(run, [str(bundle.path), "--source", str(video)])
+    assert isinstance(result.exception, VideoError)
+    assert len(result.stdout.splitlines()) == 3
+    assert "3 inferences" in result.stderr
+
+
+def test_profile_writes_and_shows_each_engine(bundle: Bundle) -> None:
+    result = invoke(profile, bundle.path, "--runs", 5, "--threads", 1)
+    assert "p95" in result.stdout
+    assert "profile.json" in result.stderr
+    saved = json.loads((bundle.path / "profile.json").read_text())
+    assert {t: len(latency["samples"]) for t, latency in saved["latency_ms"].items()} == {
+        "2": 5,
+        "4": 5,
+        "8": 5,
+    }
+
+
+def test_profile_prints_json_and_measures_only_what_is_asked_for(bundle: Bundle) -> None:
+    result = invoke(profile, bundle.path, "--runs", 2, "--frames", "2,8", "--json")
+    assert set(json.loads(result.stdout)["latency_ms"]) == {"2", "8"}
+
+
+def test_run_trusts_a_profile_made_here_and_says_when_it_was_made_otherwise(
+    bundle: Bundle, video: Path
+) -> None:
+    invoke(profile, bundle.path, "--runs", 2, "--threads", 1)
+    trusted = invoke(run, bundle.path, "--source", video, "--threads", 1)
+    assert "measuring quickly" not in trusted.stderr
+    distrusted = invoke(run, bundle.path, "--source", video, "--threads", 2)
+    assert "the profile was made for threads 1, not 2" in distrusted.stderr
+
+
+@pytest.mark.parametrize("command", [run, profile])
+def test_help_shows_a_real_example(command: object) -> None:
+    text = invoke(command, "--help").stdout
+    assert f"  ffn-edge {command.name} bundle" in text  # type: ignore[attr-defined]
+
+
+def test_the_examples_in_the_help_parse(bundle: Bundle) -> None:
+    examples = [
+        line.split("#")[0].split()[2:]
+        for line in (run.help or "").splitlines()
+        if line.strip().startswith("ffn-edge")
+    ]
+    assert len(examples) == 3
+    for arguments in examples:
+        run.make_context("run", arguments)
+
+
+# A real process, since signals go to one. It says on stderr when it is about to start.
+SCRIPT = """
+import sys
+from ffn_edge.runtime.commands import run
+run(sys.argv[1:], standalone_mode=False)
+"""
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_run_with_its_summary(
+    bundle: Bundle, write_video: Callable[..., Path], number: signal.Signals
+) -> None:
+    video = write_video("long.mp4", ["red"] * 600)
+    process = start(
+        bundle.path, "--source", video, "--realtime", "--window", 0.3, "--hop", 0.1, "--threads", 1
+    )
+    with process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(number)
+        rest, errors = process.communicate(timeout=60)
+    lines = [json.loads(line) for line in (first + rest).splitlines()]
+    assert process.returncode == 0, errors
+    assert 0 < len(lines) < 500
+    assert f"{len(lines)} inferences" in errors
+
+
+def test_a_reader_that_goes_away_ends_the_run(
+    bundle: Bundle, write_video: Callable[..., Path]
+) -> None:
+    video = write_video("long.mp4", ["red"] * 600)
+    process = start(bundle.path, "--source", video, "--window", 0.3, "--hop", 0.1)
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        process.wait(timeout=60)
+        assert process.stderr is not None
+        errors = process.stderr.read()
+    assert "inferences" in errors
+
+
+def test_the_runtime_needs_no_torch_and_loads_its_engine_late() -> None:
+    script = """
+import pkgutil, sys
+import ffn_edge.runtime
+for module in pkgutil.iter_modules(ffn_edge.runtime.__path__):
+    __import__(f"ffn_edge.runtime.{module.name}")
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+    loaded = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+    ).stdout.split()
+    assert not {"torch", "onnx", "onnxruntime", "cv2", "tensorrt"} & set(loaded)
+    assert "ffn_edge" in loaded
+
+
+def test_onnx_runtime_is_named_in_one_file_only() -> None:
+    folder = Path(__import__("ffn_edge.runtime").runtime.__path__[0])
+    importing = [
+        path.name
+        for path in sorted(folder.glob("*.py"))
+        if any(
+            phrase in path.read_text()
+            for phrase in ("import onnxruntime\n", 'import_module("onnxruntime")')
+        )
+    ]
+    assert importing == ["onnxruntime_engine.py"]
+
+
+def test_errors_of_the_library_reach_the_command_line_as_they_are(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    with pytest.raises(FfnEdgeError) as caught:
+        invoke(run, bundle.path, "--source", tmp_path / "missing.mp4")
+    assert caught.value.hint

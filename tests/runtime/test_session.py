@@ -1,0 +1,324 @@
+"""The loop, on real videos with real engines, and on scripted cameras."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ffn_edge.bundle import Bundle
+from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
+from ffn_edge.runtime import session as session_module
+from ffn_edge.runtime import sources
+from ffn_edge.runtime.policy import Limits
+from ffn_edge.runtime.run import RunOptions, open_session
+from ffn_edge.runtime.session import Result, top_classes
+
+Watch = Callable[..., list[Result]]
+
+
+@pytest.fixture
+def watch(bundle: Bundle) -> Watch:
+    """Run the bundle over a source; keyword arguments are options."""
+
+    def watch(source: Path | str, limits: Limits | None = None, **options: Any) -> list[Result]:
+        callbacks = {key: options.pop(key) for key in ("on_frame", "on_skip") if key in options}
+        options.setdefault("threads", 1)
+        with open_session(
+            bundle, str(source), limits or Limits(), RunOptions(**options), **callbacks
+        ) as session:
+            return list(session)
+
+    return watch
+
+
+def times(results: list[Result]) -> list[float]:
+    return [round(result.time_s, 6) for result in results]
+
+
+def names(results: list[Result]) -> list[str]:
+    return [result.top[0].class_name for result in results]
+
+
+def test_inferences_start_with_a_full_window_and_follow_the_hop(
+    watch: Watch, write_video: Callable[..., Path]
+) -> None:
+    video = write_video("a.mp4", ["red"] * 41, fps=10.0)
+    # The first window is frames 0..19; the last frame, 40, has no window of its own yet.
+    assert times(watch(video, hop_s=0.5)) == [1.9, 2.4, 2.9, 3.4, 3.9, 4.0]
+
+
+def test_a_video_that_ends_with_a_window_is_not_classified_twice_at_its_end(
+    watch: Watch, write_video: Callable[..., Path]
+) -> None:
+    video = write_video("a.mp4", ["red"] * 25, fps=10.0)
+    assert times(watch(video, hop_s=0.5)) == [1.9, 2.4]
+
+
+@pytest.mark.parametrize("length", [1, 3, 19])
+def test_a_video_shorter_than_the_window_gets_one_prediction(
+    watch: Watch, write_video: Callable[..., Path], length: int
+) -> None:
+    results = watch(write_video("a.mp4", ["green"] * length))
+    assert times(results) == [round((length - 1) / 10, 6)]
+    assert names(results) == ["green"]
+
+
+def test_a_hop_shorter_than_a_frame_classifies_at_every_frame(
+    watch: Watch, write_video: Callable[..., Path]
+) -> None:
+    video = write_video("a.mp4", ["red"] * 8, fps=10.0)
+    assert times(watch(video, window_s=0.5, hop_s=0.01)) == [0.4, 0.5, 0.6, 0.7]
+
+
+def test_the_window_moves_with_the_video(watch: Watch, write_video: Callable[..., Path]) -> None:
+    video = write_video("a.mp4", ["red"] * 20 + ["blue"] * 20, fps=10.0)
+    results = watch(video, window_s=1.0, hop_s=1.0)
+    assert names(results) == ["red", "red", "blue", "blue"]
+
+
+def test_every_source_frame_is_prepared_once(
+    watch: Watch, write_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = []
+    original = session_module.prepare_frame
+
+    def count(*arguments: Any) -> Any:
+        prepared.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(session_module, "prepare_frame", count)
+    watch(write_video("a.mp4", ["red"] * 30), window_s=1.0, hop_s=0.1)
+    assert len(prepared) == 30
+
+
+def test_a_result_says_what_was_decided_and_measured(
+    watch: Watch, write_video: Callable[..., Path]
+) -> None:
+    video = write_video("a.mp4", ["red"] * 30)
+    for result in watch(video, Limits(latency_ms=1e6)):
+        assert result.source == str(video)
+        assert result.decision.frames == 8
+        assert set(result.decision.rejected) == {2, 4}
+        assert 0 < result.engine_ms < result.latency_ms < result.engine_ms + result.overhead_ms
+        assert not result.missed
+        assert result.top[0].class_name == "red"
+        assert sum(p.probability for p in result.top) == pytest.approx(1.0)
+
+
+def test_an_impossible_deadline_is_missed_with_the_fewest_frames(
+    watch: Watch, write_video: Callable[..., Path]
+) -> None:
+    results = watch(write_video("a.mp4", ["red"] * 30), Limits(latency_ms=1e-6))
+    assert all(result.missed and result.decision.frames == 2 for result in results)
+
+
+def test_a_fixed_frame_count_opens_that_engine_alone(
+    bundle: Bundle, write_video: Callable[..., Path]
+) -> None:
+    said: list[str] = []
+    video = str(write_video("a.mp4", ["red"] * 5))
+    with open_session(bundle, video, Limits(frames=4), say=said.append) as session:
+        assert [result.decision.frames for result in session] == [4]
+    assert said[0].startswith("colours, 4 frames, on onnxruntime")
+
+
+def test_in_a_list_every_video_starts_with_an_empty_window(
+    watch: Watch, write_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_video("a.mp4", ["red"] * 15)
+    write_video("b.mp4", ["blue"] * 5)
+    (tmp_path / "list.txt").write_text("a.mp4\nb.mp4\n")
+    results = watch(tmp_path / "list.txt")
+    assert names(results) == ["red", "blue"]
+    assert results[1].top[0].probability > 0.98  # no red frame in it
+    assert times(results) == [1.4, 0.4]
+    assert results[1].elapsed_s > results[0].elapsed_s
+
+
+def test_a_broken_video_of_a_list_is_reported_and_skipped(
+    watch: Watch, write_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_video("a.mp4", ["red"] * 5)
+    (tmp_path / "b.mp4").write_bytes(b"no video")
+    write_video("c.mp4", ["blue"] * 5)
+    (tmp_path / "list.txt").write_text("a.mp4\nb.mp4\nmissing.mp4\nc.mp4\n")
+    skipped: list[tuple[str, VideoError]] = []
+    results = watch(tmp_path / "list.txt", on_skip=lambda *both: skipped.append(both))
+    assert names(results) == ["red", "blue"]
+    assert [Path(name).name for name, _ in skipped] == ["b.mp4", "missing.mp4"]
+    assert "cannot be read as a video" in skipped[0][1].message
+
+
+def test_a_list_of_broken_videos_is_an_error(watch: Watch, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("x.mp4\ny.mp4\n")
+    with pytest.raises(VideoError, match="none of the 2 videos"):
+        watch(tmp_path / "list.txt")
+
+
+def test_a_single_broken_video_is_an_error(watch: Watch, tmp_path: Path) -> None:
+    (tmp_path / "b.mp4").write_bytes(b"no video")
+    with pytest.raises(VideoError, match="cannot be read as a video"):
+        watch(tmp_path / "b.mp4")
+
+
+def test_a_run_ends_after_the_seconds_that_were_asked_for(
+    watch: Watch, write_video: Callable[..., Path]
+) -> None:
+    video = write_video("a.mp4", ["red"] * 50)
+    assert times(watch(video, window_s=1.0, hop_s=0.5, max_seconds=2.0)) == [0.9, 1.4, 1.9]
+
+
+def test_a_session_that_is_stopped_ends_after_the_result_at_hand(
+    bundle: Bundle, write_video: Callable[..., Path]
+) -> None:
+    video = str(write_video("a.mp4", ["red"] * 50))
+    results = []
+    with open_session(bundle, video, Limits(), RunOptions(window_s=1.0)) as session:
+        for result in session:
+            results.append(result)
+            if len(results) == 3:
+                session.stop()
+    assert len(results) == 3
+
+
+@pytest.mark.parametrize(
+    "times", [{"window_s": 0.0}, {"hop_s": -1.0}, {"max_seconds": 0.0}, {"hop_s": math.nan}]
+)
+def test_times_that_are_not_positive_are_refused(times: dict[str, float]) -> None:
+    with pytest.raises(FfnEdgeError, match="must be longer than 0 s"):
+        RunOptions(**times)
+
+
+def test_a_bundle_for_several_clips_at_once_is_refused(bundle: Bundle) -> None:
+    contract = dataclasses.replace(bundle.manifest.input, batch=4)
+    manifest = dataclasses.replace(bundle.manifest, input=contract)
+    with pytest.raises(EngineError, match="one square clip at a time"):
+        session_module.Session(None, {}, manifest, None, Limits())  # type: ignore[arg-type]
+
+
+def test_logits_that_are_not_numbers_are_an_error() -> None:
+    with pytest.raises(EngineError, match="not finite"):
+        top_classes(np.array([1.0, np.nan], np.float32), ("a", "b"))
+
+
+def test_the_best_five_classes_come_first_and_large_logits_do_not_overflow() -> None:
+    top = top_classes(np.array([0, 900, 899, -900, 5, 6, 7], np.float32), tuple("abcdefg"))
+    assert [best.class_name for best in top] == ["b", "c", "g", "f", "e"]
+    assert top[0].probability == pytest.approx(1 / (1 + np.exp(-1)))
+
+
+class TurningCamera:
+    """A hundred frames a second: a second of red, then blue for ever, or until it `stops`."""
+
+    fps = 100.0
+    stops: int | None = None
+
+    def __init__(self, index: int) -> None:
+        self.frames = 0
+
+    def __enter__(self) -> TurningCamera:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def read(self) -> np.ndarray:  # noqa: D102
+        time.sleep(0.01)
+        self.frames += 1
+        if self.frames == self.stops:
+            raise VideoError("camera 0 stopped sending frames", "check its cable.")
+        image = np.zeros((32, 32, 3), np.uint8)
+        image[..., 2 if self.frames < 100 else 0] = 255
+        return image
+
+
+@pytest.fixture
+def camera(monkeypatch: pytest.MonkeyPatch) -> type[TurningCamera]:
+    """Every camera is a TurningCamera."""
+    monkeypatch.setattr(sources, "Camera", TurningCamera)
+    monkeypatch.setattr(TurningCamera, "stops", None)
+    return TurningCamera
+
+
+@pytest.mark.usefixtures("camera")
+def test_a_slow_consumer_of_a_camera_sees_the_newest_frames(bundle: Bundle) -> None:
+    options = RunOptions(window_s=0.2, hop_s=0.01, threads=1)
+    with open_session(bundle, "0", Limits(), options) as session:
+        results = iter(session)
+        assert next(results).top[0].class_name == "red"
+        time.sleep(1.2)  # twelve times as long as the window, and 120 hops
+        later = [next(results), next(results)]
+        results.close()
+    assert names(later) == ["blue", "blue"]
+    assert later[1].time_s > later[0].time_s > 1.0
+
+
+@pytest.mark.usefixtures("camera")
+def test_no_frame_of_a_camera_is_the_newest_twice(watch: Watch) -> None:
+    results = watch("0", window_s=0.1, hop_s=0.001, max_seconds=0.5)
+    assert len(results) > 2
+    assert all(a.time_s < b.time_s for a, b in pairwise(results))
+
+
+def test_a_camera_that_stops_ends_the_run_with_its_error(
+    bundle: Bundle, camera: type[TurningCamera]
+) -> None:
+    camera.stops = 60
+    results = []
+    options = RunOptions(window_s=0.1, hop_s=0.05, threads=1)
+    with (
+        open_session(bundle, "0", Limits(), options) as session,
+        pytest.raises(VideoError, match="stopped sending"),
+    ):
+        for result in session:
+            results.append(result)
+    assert results  # what came before is not lost
+
+
+def test_a_file_in_real_time_gets_a_prediction_at_its_end(
+    watch: Watch, write_video: Callable[..., Path]
+) -> None:
+    results = watch(write_video("a.mp4", ["green"] * 5, fps=50.0), realtime=True)
+    assert names(results) == ["green"]
+
+
+def test_no_thread_outlives_a_live_session(watch: Watch, write_video: Callable[..., Path]) -> None:
+    before = set(threading.enumerate())
+    watch(write_video("a.mp4", ["green"] * 5, fps=50.0), realtime=True)
+    assert set(threading.enumerate()) <= before
+
+
+def test_every_frame_is_handed_on(watch: Watch, write_video: Callable[..., Path]) -> None:
+    seen: list[float] = []
+    watch(
+        write_video("a.mp4", ["red"] * 12),
+        on_frame=lambda frame, stream: seen.append(frame.time_s * stream.fps),
+    )
+    assert seen == pytest.approx(range(12))
+
+
+def test_frames_are_read_as_they_are_needed(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, write_video: Callable[..., Path]
+) -> None:
+    read = []
+    original = sources.VideoReader.__iter__
+
+    def counted(reader: Any) -> Iterator[Any]:
+        for image in original(reader):
+            read.append(1)
+            yield image
+
+    monkeypatch.setattr(sources.VideoReader, "__iter__", counted)
+    video = str(write_video("a.mp4", ["red"] * 50))
+    with open_session(bundle, video, Limits(), RunOptions(window_s=1.0)) as session:
+        next(iter(session))
+    assert len(read) == 10

@@ -1,0 +1,78 @@
+"""What a run amounted to."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ffn_edge.errors import VideoError
+from ffn_edge.runtime.policy import Decision
+from ffn_edge.runtime.session import Prediction, Result
+from ffn_edge.runtime.summary import Summary
+
+
+def result(elapsed_s: float, frames: int, latency_ms: float, missed: bool = False) -> Result:
+    return Result(
+        time_s=elapsed_s,
+        elapsed_s=elapsed_s,
+        source="a.mp4",
+        decision=Decision(frames=frames, reason=""),
+        latency_ms=latency_ms,
+        engine_ms=latency_ms,
+        overhead_ms=0.5,
+        missed=missed,
+        top=(Prediction("red", 1.0),),
+    )
+
+
+def test_a_summary_counts_time_switches_and_misses() -> None:
+    summary = Summary(deadline_ms=50.0)
+    for one in (
+        result(1.0, 16, 80.0, missed=True),
+        result(1.25, 8, 40.0),
+        result(1.5, 8, 41.0),
+        result(2.5, 16, 45.0),
+    ):
+        summary.write(one)
+    summary.skip("b.mp4", VideoError("b.mp4 is empty", "copy it again."))
+    fields = summary.fields()
+    assert {key: fields[key] for key in ("inferences", "switches", "misses")} == {
+        "inferences": 4,
+        "switches": 2,
+        "misses": 1,
+    }
+    assert fields["deadline_ms"] == 50.0
+    assert fields["mean_overhead_ms"] == 0.5
+    assert fields["skipped"] == ["b.mp4: b.mp4 is empty"]
+    assert fields["frames"][16]["seconds"] == 0.25
+    assert fields["frames"][8]["seconds"] == 1.25
+    assert fields["frames"][16]["misses"] == 1
+    json.dumps(fields)
+
+
+def test_quantiles_are_right_to_a_hundredth_without_keeping_the_latencies() -> None:
+    latencies = np.random.default_rng(0).lognormal(3.0, 0.5, 5000)
+    summary = Summary()
+    for number, latency_ms in enumerate(latencies):
+        summary.write(result(float(number), 8, float(latency_ms)))
+    at = summary.fields()["frames"][8]
+    assert at["p50_ms"] == pytest.approx(np.quantile(latencies, 0.5), rel=0.01)
+    assert at["p95_ms"] == pytest.approx(np.quantile(latencies, 0.95), rel=0.01)
+    assert at["max_ms"] == pytest.approx(latencies.max(), rel=1e-3)
+
+
+def test_the_table_shows_each_frame_count() -> None:
+    summary = Summary(80.0)
+    summary.write(result(0.0, 4, 20.0))
+    summary.write(result(1.0, 16, 70.0))
+    console = Console(file=io.StringIO(), width=100)
+    with console.capture() as capture:
+        console.print(summary.table())
+    text = capture.get()
+    assert "2 inferences · 1 switches · deadline 80 ms" in text
+    assert "20.0 ms" in text
+    assert "70.0 ms" in text

@@ -1,0 +1,112 @@
+"""Files and folders appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from ffn_edge.atomic import atomic_file, atomic_folder, write_text
+
+
+class BreakdownError(Exception):
+    """Stands for whatever goes wrong in the middle of a write."""
+
+
+def test_a_file_appears_with_its_content_and_the_usual_modes(tmp_path: Path) -> None:
+    (tmp_path / "ordinary").touch()
+
+    write_text(tmp_path / "new" / "file.json", "größer")
+
+    file = tmp_path / "new" / "file.json"
+    assert file.read_text(encoding="utf-8") == "größer"
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (file, tmp_path / "ordinary")]
+    assert modes[0] == modes[1]
+
+
+def test_a_failed_write_leaves_the_previous_file_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "file.pt"
+    file.write_text("before")
+
+    with pytest.raises(BreakdownError), atomic_file(file) as temporary:
+        assert temporary.suffix == ".pt"  # some writers choose a format by it
+        temporary.write_text("half of")
+        raise BreakdownError
+
+    assert file.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_previous_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("before")
+
+    with atomic_file(file) as temporary:
+        temporary.write_text("after")
+        assert file.read_text() == "before"
+
+    assert file.read_text() == "after"
+
+
+def test_a_folder_takes_the_place_of_the_previous_one(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "old").touch()
+
+    with atomic_folder(folder) as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "sub" / "new").write_text("after")
+        assert (folder / "old").exists()
+
+    assert [path.name for path in folder.iterdir()] == ["sub"]
+    assert (folder / "sub" / "new").read_text() == "after"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_failed_write_leaves_the_previous_folder_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "old").write_text("before")
+
+    with pytest.raises(BreakdownError), atomic_folder(folder) as temporary:
+        (temporary / "new").touch()
+        raise BreakdownError
+
+    assert [path.name for path in folder.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_previous_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "old").touch()
+    rename = os.rename
+
+    def fail_for_the_new_one(source: Path, target: Path) -> None:
+        if (Path(source) / "new").exists():
+            raise OSError("no")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail_for_the_new_one)
+    with pytest.raises(OSError, match="no"), atomic_folder(folder) as temporary:
+        (temporary / "new").touch()
+
+    assert [path.name for path in folder.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_stop_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
+    # As a stopped machine would leave it: the old folder aside, no new one yet.
+    aside = tmp_path / ".bundle-old"
+    aside.mkdir()
+    (aside / "old").touch()
+
+    with pytest.raises(BreakdownError), atomic_folder(tmp_path / "bundle"):
+        raise BreakdownError
+
+    assert (tmp_path / "bundle" / "old").exists()
+    assert not aside.exists()

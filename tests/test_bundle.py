@@ -1,0 +1,228 @@
+"""A bundle is opened whole, or refused with what is wrong and what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from ffn_edge.bundle import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    WEIGHTS,
+    Accuracy,
+    Bundle,
+    Manifest,
+    read_header,
+)
+from ffn_edge.errors import BundleError
+
+
+def test_a_bundle_tells_what_it_is(exported: Bundle) -> None:
+    manifest = Bundle.load(exported.path).manifest
+
+    assert manifest.architecture == "tsm_tiny"
+    assert manifest.classes == ("left", "right", "up", "down", "none")
+    assert manifest.frame_counts == (2, 4)
+    assert manifest.weights_dtype == "float32"
+    assert (manifest.input.batch, manifest.input.height, manifest.input.width) == (1, 32, 32)
+    assert manifest.input.short_side == 40
+    assert manifest.sub_networks[2].accuracy == Accuracy(top1=0.5, top5=1.0, clips=8)
+    assert manifest.sub_networks[4].accuracy is None
+    assert manifest.sub_networks[4].macs == 2 * manifest.sub_networks[2].macs
+
+
+def test_a_manifest_comes_back_as_it_was_written(exported: Bundle) -> None:
+    assert Manifest.from_json(exported.manifest.to_json()) == exported.manifest
+
+
+def test_the_identity_is_the_hash_of_the_manifest(exported: Bundle) -> None:
+    text = (exported.path / MANIFEST).read_bytes()
+
+    assert exported.identity == hashlib.sha256(text).hexdigest()
+
+
+def test_tensors_are_those_of_the_safetensors_library(exported: Bundle) -> None:
+    expected = load_file(exported.path / WEIGHTS)
+
+    tensors = exported.tensors()
+
+    assert len(tensors) == len(expected)
+    for name, array in expected.items():
+        assert tensors[name].dtype == array.dtype
+        assert np.array_equal(tensors[name], array)
+
+
+def test_the_header_tells_where_the_bytes_of_each_tensor_are(exported: Bundle) -> None:
+    content = (exported.path / WEIGHTS).read_bytes()
+
+    for name, entry in read_header(exported.path / WEIGHTS).items():
+        raw = content[entry.offset : entry.offset + entry.length]
+        assert np.frombuffer(raw, np.float32).reshape(entry.shape).tolist() == (
+            exported.tensors()[name].tolist()
+        )
+
+
+def test_a_frame_count_that_is_not_served_is_refused_with_those_that_are(
+    exported: Bundle,
+) -> None:
+    with pytest.raises(BundleError, match="serves 2, 4 frames; 16 was asked for") as caught:
+        exported.graph_path(16)
+
+    assert "--frames 2,4,16" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "graph_2.onnx"])
+def test_a_truncated_file_is_refused(name: str, bundle_copy: Path) -> None:
+    content = (bundle_copy / name).read_bytes()
+    (bundle_copy / name).write_bytes(content[:-1])
+
+    with pytest.raises(BundleError, match=f"{name} has {len(content) - 1} bytes; the manifest"):
+        Bundle.load(bundle_copy)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "graph_4.onnx"])
+def test_an_altered_file_is_refused(name: str, bundle_copy: Path) -> None:
+    content = bytearray((bundle_copy / name).read_bytes())
+    content[-1] ^= 1
+    (bundle_copy / name).write_bytes(content)
+
+    with pytest.raises(BundleError, match=f"{name} was altered"):
+        Bundle.load(bundle_copy)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "graph_4.onnx"])
+def test_a_missing_file_is_refused(name: str, bundle_copy: Path) -> None:
+    (bundle_copy / name).unlink()
+
+    with pytest.raises(BundleError, match=f"{name} is missing") as caught:
+        Bundle.load(bundle_copy)
+
+    assert "export" in caught.value.hint
+
+
+def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    for path in (tmp_path, tmp_path / "absent", tmp_path / "file"):
+        with pytest.raises(BundleError, match="is not a bundle"):
+            Bundle.load(path)
+
+
+def set_field(*keys: str, to: object) -> Callable[[dict[str, Any]], None]:
+    def change(manifest: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            manifest = manifest[key]
+        manifest[keys[-1]] = to
+
+    return change
+
+
+def remove_field(*keys: str) -> Callable[[dict[str, Any]], None]:
+    def change(manifest: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            manifest = manifest[key]
+        del manifest[keys[-1]]
+
+    return change
+
+
+def test_an_unknown_schema_version_is_refused(bundle_copy: Path) -> None:
+    change_manifest(bundle_copy, set_field("schema_version", to=SCHEMA_VERSION + 1))
+
+    with pytest.raises(BundleError, match=f"version {SCHEMA_VERSION + 1}; this release") as caught:
+        Bundle.load(bundle_copy)
+
+    assert "update ffn-edge" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (remove_field("classes"), "KeyError: 'classes'"),
+        (remove_field("input", "mean"), "KeyError: 'mean'"),
+        (set_field("input", to=[1, 2]), "TypeError"),
+        (set_field("input", "batch", to="one"), "ValueError"),
+        (set_field("classes", to=None), "TypeError"),
+        (set_field("frame_counts", to=[4, 2]), "ascend"),
+        (set_field("frame_counts", to=[2, 4, 8]), "frame_counts and sub_networks differ"),
+        (set_field("sub_networks", to=[]), "AttributeError"),
+        (set_field("sub_networks", "4", "graph", to="graph_8.onnx"), "no record of graph_8.onnx"),
+        (remove_field("files", WEIGHTS), "no record of weights.safetensors"),
+        (set_field("files", WEIGHTS, to={"bytes": 3}), "TypeError"),
+        (set_field("sub_networks", "2", "accuracy", to={"top9": 1.0}), "TypeError"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(
+    change: Callable[[dict[str, Any]], None], message: str, bundle_copy: Path
+) -> None:
+    change_manifest(bundle_copy, change)
+
+    with pytest.raises(BundleError, match=f"is damaged: .*{message}"):
+        Bundle.load(bundle_copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "{}", '"manifest"'])
+def test_a_manifest_of_something_else_is_refused(text: str, bundle_copy: Path) -> None:
+    (bundle_copy / MANIFEST).write_text(text)
+
+    with pytest.raises(BundleError, match="is not a bundle's manifest"):
+        Bundle.load(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.onnx", "/etc/hostname", "sub/graph.onnx", "./graph_2.onnx", "..", "."]
+)
+def test_a_manifest_that_names_a_path_outside_is_refused(name: str, bundle_copy: Path) -> None:
+    shutil.copy(bundle_copy / "graph_2.onnx", bundle_copy.parent / "outside.onnx")
+
+    def point_outside(manifest: dict[str, Any]) -> None:
+        manifest["files"][name] = manifest["files"].pop("graph_2.onnx")
+        manifest["sub_networks"]["2"]["graph"] = name
+
+    change_manifest(bundle_copy, point_outside)
+
+    with pytest.raises(BundleError, match="is not the name of a file in the bundle"):
+        Bundle.load(bundle_copy)
+
+
+def change_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def header(content: object) -> bytes:
+    text = json.dumps(content).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00\x01",
+        (1 << 40).to_bytes(8, "little"),
+        (5).to_bytes(8, "little") + b"hello",
+        header(3),
+        header([]),
+        header({"w": {"dtype": "F32", "shape": [4]}}),
+        header({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0]}}),
+        header({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}) + b"short",
+        header({"w": {"dtype": "F32", "shape": [4], "data_offsets": [-8, 8]}}) + bytes(16),
+        header({"w": {"dtype": "F32", "shape": [4], "data_offsets": [8, 0]}}) + bytes(16),
+    ],
+)
+def test_a_weight_file_that_is_not_whole_is_refused(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / WEIGHTS
+    file.write_bytes(content)
+
+    with pytest.raises(BundleError, match="is not a whole safetensors file"):
+        read_header(file)

@@ -1,0 +1,44 @@
+"""Class-name files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ffn_edge.classes import read_classes
+from ffn_edge.errors import DataError
+
+
+def written(folder: Path, content: bytes) -> Path:
+    file = folder / "classes.txt"
+    file.write_bytes(content)
+    return file
+
+
+def test_names_are_read_in_order(tmp_path: Path) -> None:
+    content = "\ufeffpush up \r\nöffnen\n\n".encode()  # as a Windows editor writes it
+
+    assert read_classes(written(tmp_path, content)) == ("push up", "öffnen")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "names no class"),
+        (b"\n \n", "names no class"),
+        (b"a\n\nb\n", "line 2: there is no name"),
+        (b"a\nb\na\n", "line 3: 'a' is there already"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_a_file_that_does_not_name_every_class_is_refused(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read_classes(written(tmp_path, content))
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_classes(tmp_path / "absent.txt")

@@ -1,0 +1,117 @@
+"""The command line as a whole: it is quick to answer, complete, and turns errors into hints."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from ffn_edge import cli
+from ffn_edge.errors import FfnEdgeError
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = list(cli._COMMANDS)
+HEAVY = ("torch", "onnx", "onnxruntime", "cv2", "numpy", "matplotlib", "tensorboard")
+
+
+def command(name: str) -> click.Command:
+    found = cli.cli.get_command(click.Context(cli.cli), name)
+    assert found is not None
+    return found
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, ffn_edge.cli\n"
+        "try: ffn_edge.cli.cli(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *help_lines, imported = done.stdout.splitlines()
+    assert imported == "[]"
+    for name in COMMANDS:
+        assert any(line.split()[:1] == [name] for line in help_lines), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_shows_an_example_and_needs_no_training_library(name: str) -> None:
+    code = (
+        "import sys, ffn_edge.cli\n"
+        f"try: ffn_edge.cli.cli([{name!r}, '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'cv2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"ffn-edge {name} " in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_group_tells_of_a_command_what_the_command_tells(name: str) -> None:
+    assert cli._COMMANDS[name][2] == command(name).get_short_help_str(200)
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "export", "verify", "profile", "run"])
+def test_every_command_that_reports_has_json(name: str) -> None:
+    assert "--json" in {option for p in command(name).params for option in p.opts}
+
+
+def test_every_command_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in COMMANDS:
+        assert f"ffn-edge {name}" in text, name
+    assert "_FFN_EDGE_COMPLETE" in text
+
+
+def test_an_error_that_a_user_can_mend_is_a_message_with_a_hint(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ffn_edge", "run", str(tmp_path), "--source", "x.mp4"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert re.search(r"^Error: .*is not a bundle.*\nHint: ", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_usage_exits_with_two() -> None:
+    assert CliRunner().invoke(cli.cli, ["run"]).exit_code == 2
+    assert CliRunner().invoke(cli.cli, ["fly"]).exit_code == 2
+
+
+def test_an_interrupted_command_exits_with_130() -> None:
+    code = (
+        "import ffn_edge.cli, click\n"
+        "def interrupted(): raise KeyboardInterrupt\n"
+        "command = click.Command('x', callback=interrupted)\n"
+        "ffn_edge.cli.cli.get_command = lambda ctx, name: command\n"
+        "import sys; sys.argv = ['ffn-edge', 'x']\n"
+        "ffn_edge.cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (130, "Interrupted.")
+
+
+def test_a_missing_library_names_the_extra_that_brings_it(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        f"sys.argv = ['ffn-edge', 'evaluate', 'x.pt', '--list', {str(tmp_path)!r}]\n"
+        "import ffn_edge.cli; ffn_edge.cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'pip install "ffn-edge[train]"' in done.stderr
+
+
+def test_an_error_keeps_its_hint_on_the_way_from_a_worker_process() -> None:
+    import pickle
+
+    error = pickle.loads(pickle.dumps(FfnEdgeError("what", "do")))
+    assert (error.message, error.hint) == ("what", "do")

@@ -1,0 +1,105 @@
+"""Composed weights: the same bits everywhere, and a hash that proves it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ffn_edge.compose import compose, composed_sha256, modulate, vector_name
+
+rng = np.random.default_rng(0)
+
+
+def randoms(*shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def test_a_weight_is_scaled_by_input_and_then_by_output() -> None:
+    weight, s_in, s_out = randoms(4, 3, 2, 2), randoms(1, 3, 1, 1), randoms(4, 1, 1, 1)
+
+    composed = modulate(weight, s_in, s_out)
+
+    for o in range(4):
+        for i in range(3):
+            for kernel in np.ndindex(2, 2):
+                place = (o, i, *kernel)
+                by_input = np.float32(weight[place] * s_in[0, i, 0, 0])
+                assert composed[place] == np.float32(by_input * s_out[o, 0, 0, 0])
+    # The order is part of the format: the other one rounds otherwise.
+    assert not np.array_equal(composed, modulate(modulate(weight, s_out, None), s_in, None))
+
+
+def test_half_precision_weights_are_composed_in_float32() -> None:
+    weight, s_out = randoms(4, 3).astype(np.float16), randoms(4, 1)
+
+    composed = modulate(weight, None, s_out)
+
+    assert composed.dtype == np.float32
+    assert np.array_equal(composed, weight.astype(np.float32) * s_out)
+
+
+def test_absent_vectors_are_ones() -> None:
+    weight = randoms(4, 3)
+
+    assert np.array_equal(modulate(weight, None, None), weight)
+
+
+def test_each_layer_yields_its_weight_and_then_its_bias() -> None:
+    tensors = {
+        "conv.weight": randoms(4, 3),
+        "conv.bias": randoms(4),  # shared; this frame count's own stands before it
+        vector_name(4, "conv", "s_in"): randoms(1, 3),
+        vector_name(4, "conv", "s_out"): randoms(4, 1),
+        vector_name(4, "conv", "bias"): randoms(4),
+        "fc.weight": randoms(2, 4),
+        "fc.bias": randoms(2),
+        "plain.weight": randoms(2, 2),
+        "unmodulated": randoms(7),
+    }
+
+    four = dict(compose(tensors, ["conv", "fc", "plain"], 4))
+    eight = dict(compose(tensors, ["conv", "fc", "plain"], 8))  # without vectors of its own
+
+    assert list(four) == ["conv.weight", "conv.bias", "fc.weight", "fc.bias", "plain.weight"]
+    assert np.array_equal(
+        four["conv.weight"],
+        tensors["conv.weight"] * tensors["frames/4/conv.s_in"] * tensors["frames/4/conv.s_out"],
+    )
+    assert np.array_equal(four["conv.bias"], tensors["frames/4/conv.bias"])
+    assert np.array_equal(four["fc.bias"], tensors["fc.bias"])
+    assert np.array_equal(eight["conv.weight"], tensors["conv.weight"])
+    assert np.array_equal(eight["conv.bias"], tensors["conv.bias"])
+
+
+def test_the_hash_of_known_weights_is_known() -> None:
+    # A changed hash would disown every bundle that was ever exported.
+    known = [
+        ("conv.weight", np.arange(6, dtype=np.float32).reshape(2, 3)),
+        ("conv.bias", np.asarray([0.5, -1.0], np.float32)),
+    ]
+
+    assert composed_sha256(known) == (
+        "d677111b2be8ef4ee7f75c9369d8f717dc31b07bf5fd8c51760443add8defbad"
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("fc.weight", np.zeros((2, 3), np.float32)),
+        ("conv.weight", np.zeros((3, 2), np.float32)),
+        ("conv.weight", np.zeros((2, 3), np.float16)),
+        ("conv.weight", np.full((2, 3), -0.0, np.float32)),
+    ],
+    ids=["name", "shape", "type", "one bit"],
+)
+def test_the_hash_tells_apart(other: tuple[str, np.ndarray]) -> None:
+    reference = ("conv.weight", np.zeros((2, 3), np.float32))
+
+    assert composed_sha256([reference]) != composed_sha256([other])
+
+
+def test_the_hash_does_not_depend_on_the_layout_in_memory() -> None:
+    weight = randoms(4, 3)
+
+    assert composed_sha256([("w", weight)]) == composed_sha256([("w", np.asfortranarray(weight))])

@@ -1,0 +1,163 @@
+"""Who may import what: held for every file by its source, and in a fresh interpreter."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("train", "export", "runtime")
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the project by its import name."""
+    files = [*(ROOT / "ffn_edge").glob("*.py")]
+    for folder in ("ffn_edge/network", "ffn_edge/demo", *STAGES):
+        files += (ROOT / folder).rglob("*.py")
+    found = {}
+    for file in files:
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts if parts[0] == "ffn_edge" else ("ffn_edge", *parts))
+        found[name.removesuffix(".__init__")] = file
+    return found
+
+
+MODULES = modules()
+
+
+def imported_by(file: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it, also within functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            assert node.module is not None
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
+            names.update(arg.value for arg in node.args if isinstance(arg, ast.Constant))
+    return names
+
+
+def test_every_module_is_found() -> None:
+    assert len(MODULES) > 30
+    for name in ("ffn_edge.compose", "ffn_edge.network.ffn", "ffn_edge.train.objective"):
+        assert name in MODULES
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_never_imports_another(stage: str) -> None:
+    others = tuple(f"ffn_edge.{other}" for other in STAGES if other != stage)
+    for name, file in MODULES.items():
+        if name.startswith(f"ffn_edge.{stage}"):
+            wrong = [each for each in imported_by(file) if each.startswith(others)]
+            assert not wrong, f"{name} imports {wrong}"
+
+
+def test_what_every_stage_agrees_on_imports_no_stage() -> None:
+    stages = tuple(f"ffn_edge.{stage}" for stage in STAGES)
+    for name, file in MODULES.items():
+        if name.startswith(stages) or name.startswith("ffn_edge.demo"):
+            continue  # the command line and its demo reach all three
+        wrong = [each for each in imported_by(file) if each.startswith(stages)]
+        assert not wrong, f"{name} imports {wrong}"
+
+
+@pytest.mark.parametrize(
+    ("library", "importers"),
+    [
+        ("cv2", {"ffn_edge.opencv"}),
+        ("onnxruntime", {"ffn_edge.runtime.onnxruntime_engine", "ffn_edge.export.verify"}),
+        ("tensorrt", set()),
+        ("pycuda", set()),
+    ],
+)
+def test_a_device_library_is_imported_only_by_the_files_that_drive_it(
+    library: str, importers: set[str]
+) -> None:
+    found = {
+        name
+        for name, file in MODULES.items()
+        if any(each.partition(".")[0] == library for each in imported_by(file))
+    }
+
+    assert found == importers
+
+
+def test_only_training_export_and_the_network_name_torch() -> None:
+    allowed = ("ffn_edge.network", "ffn_edge.train", "ffn_edge.export", "ffn_edge.demo")
+    for name, file in MODULES.items():
+        if not name.startswith(allowed):
+            wrong = [each for each in imported_by(file) if each.startswith(("torch", "onnx."))]
+            assert not wrong, f"{name} imports {wrong}"
+
+
+def run_fresh(program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in an interpreter where no heavy or optional library can be imported."""
+    blocker = (
+        "import sys\n"
+        "class Blocker:\n"
+        "    blocked = {'torch', 'torchvision', 'onnx', 'onnxscript', 'onnxruntime', 'cv2',\n"
+        "               'matplotlib', 'tensorboard', 'skimage', 'tensorrt', 'pycuda'}\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in self.blocked:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Blocker())\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", blocker + program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_module_of_the_device_imports_without_optional_libraries() -> None:
+    # The runtime, and what every stage agrees on: the files directly in ffn_edge/.
+    names = [
+        name
+        for name in MODULES
+        if name.startswith("ffn_edge.runtime") or name.count(".") == 1
+        if name.partition(".")[2] not in ("__main__", "network", "demo", "train", "export")
+    ]
+    assert {"ffn_edge.compose", "ffn_edge.video", "ffn_edge.runtime.policy"} <= set(names)
+
+    process = run_fresh("".join(f"import {name}\n" for name in names))
+
+    assert process.returncode == 0, process.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["", "train", "evaluate", "import", "export", "verify", "profile", "run", "demo"]
+)
+def test_help_needs_no_optional_library(command: str) -> None:
+    process = run_fresh(
+        "from ffn_edge.cli import main\n"
+        f"sys.argv = ['ffn-edge', *{command.split()}, '--help']\n"
+        "main()\n"
+    )
+
+    assert process.returncode == 0, process.stderr
+    assert "Usage: ffn-edge" in process.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["export", "model.pt", "-o", "bundle"], ["verify", "bundle"]]
+)
+def test_a_missing_library_is_an_error_with_the_extra_that_brings_it(
+    arguments: list[str],
+) -> None:
+    process = run_fresh(
+        f"from ffn_edge.cli import main\nsys.argv = ['ffn-edge', *{arguments}]\nmain()\n"
+    )
+
+    assert process.returncode == 1
+    assert "which is not installed" in process.stderr
+    assert 'pip install "ffn-edge[' in process.stderr
+    assert "Traceback" not in process.stderr

@@ -1,0 +1,499 @@
+"""Reading and writing videos: what comes out, and what is said of files that are no use."""
+
+# ruff: noqa: D102 - the doubles have the methods of what they stand for.
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from ffn_edge.errors import VideoError
+from ffn_edge.opencv import use_one_thread
+from ffn_edge.picture import Box, crop_resize, prepare_frame
+from ffn_edge.video import (
+    UNSTATED_FPS,
+    Camera,
+    VideoReader,
+    VideoWriter,
+    read_frame_folder,
+    read_image,
+)
+
+FRAMES = 30
+
+
+def numbered_frame(index: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """A frame with eight upright bars: the bits of its index, legible after compression."""
+    bits = (index >> np.arange(8)) & 1
+    row = np.repeat(bits * 200 + 20, width // 8)
+    return np.broadcast_to(row[None, :, None], (height, width, 3)).astype(np.uint8)
+
+
+def numbers_on(frames: np.ndarray) -> list[int]:
+    columns = frames.mean(axis=(1, 3)).reshape(len(frames), 8, -1).mean(axis=2)  # (N, 8)
+    return [int((row > 120) @ (1 << np.arange(8))) for row in columns]
+
+
+@pytest.fixture(scope="module")
+def movie(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("movie") / "movie.mp4"
+    with VideoWriter(path, fps=12, width=64, height=48) as writer:
+        for i in range(FRAMES):
+            writer.write(numbered_frame(i))
+    return path
+
+
+class ShortCapture:
+    """An OpenCV capture that counts, and whose file may end early or state no length."""
+
+    def __init__(self, real: Any, frames: int = FRAMES, stated: int = FRAMES) -> None:
+        self.real = real
+        self.frames = frames
+        self.stated = stated
+        self.grabs = 0
+        self.retrieved = 0
+
+    def get(self, prop: int) -> float:
+        return self.stated if prop == cv2.CAP_PROP_FRAME_COUNT else float(self.real.get(prop))
+
+    def grab(self) -> bool:
+        self.grabs += 1
+        return self.grabs <= self.frames and bool(self.real.grab())
+
+    def retrieve(self) -> Any:
+        self.retrieved += 1
+        return self.real.retrieve()
+
+    def release(self) -> None:
+        self.real.release()
+
+
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[ShortCapture]]:
+    """Make readers use ShortCaptures; the list grows by one each time a file is opened."""
+
+    def install(**kwargs: int) -> list[ShortCapture]:
+        opened: list[ShortCapture] = []
+        original = VideoReader._open
+
+        def wrapped(self: VideoReader) -> ShortCapture:
+            opened.append(ShortCapture(original(self), **kwargs))
+            return opened[-1]
+
+        monkeypatch.setattr(VideoReader, "_open", wrapped)
+        return opened
+
+    return install
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def test_a_reader_tells_what_its_file_holds(movie: Path) -> None:
+    with VideoReader(movie) as reader:
+        assert (reader.num_frames, reader.fps, reader.height, reader.width) == (FRAMES, 12, 48, 64)
+
+
+def test_iterating_gives_every_frame_in_order(movie: Path) -> None:
+    with VideoReader(movie) as reader:
+        frames = list(reader)
+    assert frames[0].shape == (48, 64, 3) and frames[0].dtype == np.uint8
+    assert numbers_on(np.stack(frames)) == list(range(FRAMES))
+
+
+def test_frames_are_read_in_the_order_asked_for_with_repeats(movie: Path) -> None:
+    with VideoReader(movie) as reader:
+        assert numbers_on(reader.read([7, 3, 3, 29, 0])) == [7, 3, 3, 29, 0]
+        assert numbers_on(reader.read([1, 2])) == [1, 2]  # after a pass that went further
+        assert reader.read([]).shape == (0, 48, 64, 3)
+
+
+def test_reading_is_one_pass_that_converts_only_the_wanted_frames(
+    movie: Path, captures: Callable[..., list[ShortCapture]]
+) -> None:
+    opened = captures()
+    with VideoReader(movie) as reader:
+        reader.read([20, 5, 5, 11])
+    assert len(opened) == 1
+    assert (opened[0].grabs, opened[0].retrieved) == (21, 3)
+
+
+def test_an_index_outside_the_video_is_refused(movie: Path) -> None:
+    with VideoReader(movie) as reader, pytest.raises(IndexError, match="30 frames"):
+        reader.read([30])
+
+
+def test_a_video_that_ends_two_frames_early_repeats_its_last_frame(
+    movie: Path, captures: Callable[..., list[ShortCapture]]
+) -> None:
+    captures(frames=FRAMES - 2)
+    with VideoReader(movie) as reader:
+        assert numbers_on(reader.read([0, 26, 28, 29])) == [0, 26, 27, 27]
+        assert len(list(reader)) == FRAMES - 2
+
+
+def test_a_video_that_ends_three_frames_early_is_refused(
+    movie: Path, captures: Callable[..., list[ShortCapture]]
+) -> None:
+    captures(frames=FRAMES - 3)
+    with VideoReader(movie) as reader:
+        assert numbers_on(reader.read([0, 26])) == [0, 26]  # what is there can be read
+        with pytest.raises(VideoError, match="ends after 27 of the 30 frames"):
+            reader.read([29])
+
+
+def test_iterating_over_a_cut_off_video_gives_its_frames_and_then_the_error(
+    movie: Path, captures: Callable[..., list[ShortCapture]]
+) -> None:
+    captures(frames=10)
+    seen = []
+    with VideoReader(movie) as reader, pytest.raises(VideoError, match="ends after 10"):
+        seen.extend(reader)
+    assert len(seen) == 10
+
+
+def test_a_video_that_states_no_length_is_counted(
+    movie: Path, captures: Callable[..., list[ShortCapture]]
+) -> None:
+    captures(stated=-1)
+    with VideoReader(movie) as reader:
+        assert reader.num_frames == FRAMES
+        assert numbers_on(reader.read([4])) == [4]
+
+
+def test_a_video_of_no_frame_is_refused(
+    movie: Path, captures: Callable[..., list[ShortCapture]]
+) -> None:
+    captures(stated=0, frames=0)
+    with pytest.raises(VideoError, match="holds no frame"):
+        VideoReader(movie).__enter__()
+
+
+def test_a_video_whose_header_promises_frames_but_has_none_is_refused(
+    movie: Path, captures: Callable[..., list[ShortCapture]]
+) -> None:
+    captures(frames=0)
+    with VideoReader(movie) as reader, pytest.raises(VideoError, match="ends after 0"):
+        reader.read([0])
+
+
+def _missing(path: Path, whole: bytes) -> None:
+    pass
+
+
+def _empty(path: Path, whole: bytes) -> None:
+    path.touch()
+
+
+def _folder(path: Path, whole: bytes) -> None:
+    path.mkdir()
+
+
+def _text(path: Path, whole: bytes) -> None:
+    path.write_text("this is no video\n" * 100)
+
+
+def _truncated(path: Path, whole: bytes) -> None:
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def _without_a_frame(path: Path, whole: bytes) -> None:
+    cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 24, (64, 48)).release()
+
+
+BAD_FILES = {
+    _missing: "there is no video",
+    _empty: "is empty",
+    _folder: "is not a file",
+    _text: "cannot be read as a video",
+    _truncated: "cannot be read as a video",
+    _without_a_frame: "cannot be read as a video",
+}
+
+
+@pytest.mark.parametrize("make", BAD_FILES, ids=lambda make: make.__name__.strip("_"))
+def test_a_file_that_is_no_video_is_refused_with_a_hint(
+    make: Callable[[Path, bytes], None], movie: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.mp4"
+    make(path, movie.read_bytes())
+    with pytest.raises(VideoError, match=BAD_FILES[make]) as caught:
+        VideoReader(path).__enter__()
+    assert str(path) in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_truncated_avi_is_refused(tmp_path: Path) -> None:
+    # An AVI has its header in front: it opens, and the end is missing.
+    path = tmp_path / "movie.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 24, (64, 48))
+    for i in range(FRAMES):
+        writer.write(numbered_frame(i))
+    writer.release()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with VideoReader(path) as reader, pytest.raises(VideoError, match="ends after"):
+        reader.read([FRAMES - 1])
+
+
+def test_bad_files_leave_stderr_to_us(movie: Path, tmp_path: Path) -> None:
+    for make in BAD_FILES:
+        make(tmp_path / f"{make.__name__}.mp4", movie.read_bytes())
+    # FFmpeg's level is set once per process, and other tests use OpenCV before.
+    code = f"""
+from pathlib import Path
+from ffn_edge.errors import VideoError
+from ffn_edge.video import Camera, VideoReader
+for path in Path({str(tmp_path)!r}).iterdir():
+    try:
+        with VideoReader(path) as reader:
+            reader.read([0])
+    except VideoError:
+        continue
+    raise SystemExit(f"{{path}} was read")
+try:
+    Camera(99).__enter__()
+except VideoError:
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_opencv_the_module_imports_and_using_it_says_what_to_install() -> None:
+    code = """
+import sys
+sys.modules["cv2"] = None
+from ffn_edge.errors import FfnEdgeError
+from ffn_edge.video import Camera
+try:
+    Camera(0).__enter__()
+except FfnEdgeError as error:
+    sys.exit(0 if 'pip install "ffn-edge[video]"' in error.hint else "wrong hint")
+sys.exit("no error")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- cameras ------------------------------------------------------------------------------------
+
+
+class FakeCamera:
+    """A camera that sends two frames and stops."""
+
+    def __init__(self, index: int) -> None:
+        self.frames: Iterator[np.ndarray] = iter([numbered_frame(0), numbered_frame(1)])
+
+    def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+        return True
+
+    def get(self, prop: int) -> float:
+        return 0.0
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        frame = next(self.frames, None)
+        return frame is not None, frame
+
+    def release(self) -> None:
+        pass
+
+
+def test_a_camera_gives_frames_until_it_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCamera)
+    with Camera(3) as camera:
+        assert camera.fps == UNSTATED_FPS
+        assert numbers_on(np.stack([camera.read(), camera.read()])) == [0, 1]
+        with pytest.raises(VideoError, match="camera 3 stopped"):
+            camera.read()
+
+
+def test_a_camera_that_is_not_there_is_refused() -> None:
+    with pytest.raises(VideoError, match="camera 99 cannot be opened"):
+        Camera(99).__enter__()
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def test_a_failure_while_writing_leaves_the_previous_file(movie: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    path.write_bytes(movie.read_bytes())
+    with pytest.raises(RuntimeError, match="stop"), VideoWriter(path, 24, 64, 48) as writer:
+        writer.write(numbered_frame(0))
+        raise RuntimeError("stop")
+    assert path.read_bytes() == movie.read_bytes()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_noticed_and_leaves_no_file(tmp_path: Path) -> None:
+    # A limit on the size of files fails writes as a full disk does; OpenCV reports neither.
+    code = f"""
+import resource, signal
+import numpy as np
+from ffn_edge.errors import VideoError
+from ffn_edge.video import VideoWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+noise = np.random.default_rng(0).integers(255, size=(20, 240, 320, 3), dtype=np.uint8)
+try:
+    with VideoWriter({str(tmp_path / "out.mp4")!r}, 24, 320, 240) as writer:
+        for frame in noise:
+            writer.write(frame)
+except VideoError as error:
+    raise SystemExit("0 of 20 frames" not in error.message)
+raise SystemExit("no error")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_frame_of_another_size_is_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="expected"),
+        VideoWriter(tmp_path / "out.mp4", 24, 64, 48) as writer,
+    ):
+        writer.write(numbered_frame(0, height=64))
+
+
+def test_a_video_without_a_frame_is_not_written(tmp_path: Path) -> None:
+    with (
+        pytest.raises(VideoError, match="given no frame"),
+        VideoWriter(tmp_path / "out.mp4", 24, 64, 48),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_mp4_files_are_written(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match=r"out\.avi") as caught:
+        VideoWriter(tmp_path / "out.avi", 24, 64, 48).__enter__()
+    assert "out.mp4" in caught.value.hint
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(VideoError, match=r"out\.mp4 could not be written"):
+        VideoWriter(tmp_path / "file" / "out.mp4", 24, 64, 48).__enter__()
+
+
+# --- preparing frames ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A smooth 90x120 picture, different everywhere and in each channel."""
+    y, x = np.mgrid[:90, :120].astype(np.float64)
+    return np.stack([2 * x, 255 - 2 * y, 127 + 120 * np.sin(x / 30)], axis=-1).astype(np.uint8)
+
+
+def test_a_frame_of_the_right_size_only_changes_its_channel_order(picture: np.ndarray) -> None:
+    square = picture[:64, :64]
+    assert np.array_equal(prepare_frame(square, 64, 64), square[..., ::-1])
+
+
+@pytest.mark.parametrize(("short_side", "size"), [(32, 32), (36, 32), (64, 56), (180, 160)])
+def test_preparing_equals_scaling_the_whole_frame_and_cropping_its_centre(
+    picture: np.ndarray, short_side: int, size: int
+) -> None:
+    whole = cv2.resize(
+        picture, (round(120 * short_side / 90), short_side), interpolation=cv2.INTER_LINEAR
+    )
+    top, left = (whole.shape[0] - size) // 2, (whole.shape[1] - size) // 2
+    expected = whole[top : top + size, left : left + size, ::-1].astype(int)
+    prepared = prepare_frame(picture, short_side, size)
+    assert prepared.shape == (size, size, 3)
+    # The picture rises by up to 4 levels a pixel, and the centre is rounded to a whole pixel of
+    # the scaled frame in one and of the source in the other.
+    assert np.abs(prepared - expected).max() <= 8
+
+
+@pytest.mark.parametrize("side", [36, 48, 64, 90])
+def test_scaling_down_averages_fine_stripes_to_grey(side: int) -> None:
+    stripes = np.zeros((side, side, 3), np.uint8)
+    stripes[:, ::2] = 255
+    grey = crop_resize(stripes, Box(0, 0, side, side), 24)
+    # Taking single pixels would give 0 and 255. A whole factor of 3 leaves 85 and 170.
+    assert grey.min() >= 60 and grey.max() <= 195
+    assert abs(float(grey.mean()) - 127.5) < 4
+
+
+@pytest.mark.parametrize(("mirror", "upside_down"), [(True, False), (False, True), (True, True)])
+def test_flips_are_those_of_the_finished_picture(
+    picture: np.ndarray, mirror: bool, upside_down: bool
+) -> None:
+    box = Box(10, 20, 50, 60)
+    plain = crop_resize(picture, box, 32)
+    expected = plain[:: -1 if upside_down else 1, :: -1 if mirror else 1]
+    flipped = crop_resize(picture, box, 32, mirror=mirror, upside_down=upside_down)
+    assert np.array_equal(flipped, expected)
+
+
+# --- images and frame folders -------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for i in range(FRAMES):
+        cv2.imwrite(str(folder / f"img_{i + 1:05d}.jpg"), numbered_frame(i))
+    return folder
+
+
+def read(folder: Path, indices: list[int], num_frames: int = FRAMES) -> np.ndarray:
+    return read_frame_folder(folder, indices, num_frames=num_frames, pattern="img_%05d.jpg")
+
+
+def test_a_frame_folder_is_read_in_the_order_asked_for(folder: Path) -> None:
+    assert numbers_on(read(folder, [4, 0, 29])) == [4, 0, 29]
+
+
+def test_a_gap_in_a_frame_folder_is_named_even_where_it_is_not_wanted(folder: Path) -> None:
+    (folder / "img_00012.jpg").unlink()
+    (folder / "img_00020.jpg").unlink()
+    with pytest.raises(VideoError, match=r"lacks img_00012\.jpg, the first of 2 missing"):
+        read(folder, [0, 1])
+
+
+def test_a_frame_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="nowhere cannot be read"):
+        read(tmp_path / "nowhere", [0])
+
+
+def test_frames_of_different_sizes_are_refused(folder: Path) -> None:
+    cv2.imwrite(str(folder / "img_00002.jpg"), numbered_frame(1, height=50))
+    with pytest.raises(VideoError, match="differ in size"):
+        read(folder, [0, 1])
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None], ids=["empty", "text", "truncated"])
+def test_a_damaged_image_is_refused(folder: Path, content: bytes | None) -> None:
+    path = folder / "img_00001.jpg"
+    noise = np.random.default_rng(0).integers(255, size=(48, 64, 3), dtype=np.uint8)
+    cv2.imwrite(str(path), noise)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(VideoError, match="img_00001"):
+        read(folder, [0])
+
+
+def test_a_whole_image_is_read(folder: Path) -> None:
+    assert read_image(folder / "img_00003.jpg").shape == (48, 64, 3)
+
+
+def test_a_worker_can_keep_opencv_to_one_thread() -> None:
+    before = cv2.getNumThreads()
+    try:
+        use_one_thread()
+        assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(before)

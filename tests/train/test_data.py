@@ -1,0 +1,361 @@
+"""Data sets: list files, the frames that make a clip, and what becomes of bad videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ffn_edge.classes import read_classes
+from ffn_edge.errors import DataError, FrameCountError
+from ffn_edge.frames import segment_centres
+from ffn_edge.train.clips import render_clips
+from ffn_edge.train.data import Sample, VideoDataset, read_list
+from ffn_edge.train.datasets import DatasetFacts, dataset_facts
+from ffn_edge.video import VideoReader, VideoWriter
+
+CLASSES = ("a", "b", "c")
+FRAMES = 50
+SIZE = 64
+
+
+def numbered_frame(index: int) -> np.ndarray:
+    """A frame with eight upright bars: the bits of its index, legible after compression."""
+    row = np.repeat(((index >> np.arange(8)) & 1) * 200 + 20, SIZE // 8)
+    return np.broadcast_to(row[None, :, None], (SIZE, SIZE, 3)).astype(np.uint8)
+
+
+def numbers_on(frames: np.ndarray) -> list[int]:
+    columns = frames.mean(axis=(1, 3)).reshape(len(frames), 8, -1).mean(axis=2)  # (T, 8)
+    return [int((row > 120) @ (1 << np.arange(8))) for row in columns]
+
+
+def write_numbered(path: Path, frames: int = FRAMES) -> None:
+    with VideoWriter(path, fps=12, width=SIZE, height=SIZE) as writer:
+        for i in range(frames):
+            writer.write(numbered_frame(i))
+
+
+def truncate(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    """A list of six numbered videos, of class 0, 1, 2, 0, 1, 2."""
+    for i in range(6):
+        write_numbered(tmp_path / f"video {i}.mp4")
+    path = tmp_path / "list.txt"
+    path.write_text("".join(f"video {i}.mp4 {i % 3}\n" for i in range(6)))
+    return path
+
+
+def dataset(
+    list_file: Path,
+    frame_counts: Sequence[int] = (4, 8, 16),
+    *,
+    classes: Sequence[str] = CLASSES,
+    facts: DatasetFacts | None = None,
+    train: bool = True,
+    seed: int = 0,
+    cache_bytes: int = 0,
+) -> VideoDataset:
+    """A data set that shows frames whole, so that their numbers stay legible."""
+    return VideoDataset(
+        list_file,
+        frame_counts,
+        classes=classes,
+        facts=facts or dataset_facts("custom"),
+        train=train,
+        size=SIZE,
+        short_side=SIZE,
+        scales=(1.0,),
+        seed=seed,
+        cache_bytes=cache_bytes,
+    )
+
+
+def frames_of(sample: Sample) -> dict[int, list[int]]:
+    return {t: numbers_on(clip) for t, clip in sample.clips.items()}
+
+
+# --- which frames -------------------------------------------------------------------------------
+
+
+def test_a_test_clip_has_the_centres_of_its_segments(listed: Path) -> None:
+    sample = dataset(listed, (1, 4, 8, 16, 50), train=False)[0, 4]
+    assert sample.label == 1
+    for t, numbers in frames_of(sample).items():
+        assert sample.clips[t].shape == (t, SIZE, SIZE, 3)
+        assert sample.clips[t].dtype == np.uint8
+        assert numbers == segment_centres(FRAMES, t).tolist()
+
+
+def test_a_training_clip_has_one_frame_of_each_segment(listed: Path) -> None:
+    videos = dataset(listed)
+    for epoch in range(10):
+        for t, numbers in frames_of(videos[epoch, 0]).items():
+            length = FRAMES // t
+            assert [number // length for number in numbers] == list(range(t))
+
+
+def test_frame_counts_are_drawn_independently_and_anew_each_epoch(listed: Path) -> None:
+    videos = dataset(listed)
+    drawn = [frames_of(videos[epoch, 0]) for epoch in range(20)]
+    assert len({tuple(d[4]) for d in drawn}) > 15
+    # Were the 4 frames taken out of the 16, they would always be among them.
+    assert not all(set(d[4]) <= set(d[16]) for d in drawn)
+
+
+def test_a_video_shorter_than_the_clip_repeats_its_frames_evenly(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "short.mp4", frames=3)
+    (tmp_path / "list.txt").write_text("short.mp4 0\n")
+    for train in (True, False):
+        sample = dataset(tmp_path / "list.txt", (6, 8), train=train)[0, 0]
+        assert frames_of(sample)[6] == [0, 0, 1, 1, 2, 2]
+        assert frames_of(sample)[8] == segment_centres(3, 8).tolist()
+
+
+def test_a_sample_is_the_same_whenever_it_is_asked_for(listed: Path) -> None:
+    first, again = dataset(listed), dataset(listed)
+    again[0, 3]
+    assert frames_of(first[2, 1]) == frames_of(again[2, 1])
+    assert frames_of(first[2, 1]) != frames_of(first[3, 1])
+    assert frames_of(first[2, 1]) != frames_of(dataset(listed, seed=1)[2, 1])
+
+
+@pytest.mark.parametrize("frame_counts", [(4,), (4, 8, 16), tuple(range(2, 21))])
+def test_a_video_is_opened_and_decoded_once_whatever_the_number_of_frame_counts(
+    listed: Path, frame_counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, read = [], []
+    original_open, original_read = VideoReader._open, VideoReader.read
+
+    def counted_open(self: VideoReader) -> object:
+        opened.append(self.path)
+        return original_open(self)
+
+    def counted_read(self: VideoReader, indices: np.ndarray) -> np.ndarray:
+        read.append(list(indices))
+        return original_read(self, indices)
+
+    monkeypatch.setattr(VideoReader, "_open", counted_open)
+    monkeypatch.setattr(VideoReader, "read", counted_read)
+    sample = dataset(listed, frame_counts)[0, 0]
+    assert len(opened) == len(read) == 1
+    wanted = {number for numbers in frames_of(sample).values() for number in numbers}
+    assert read[0] == sorted(wanted)
+
+
+def test_a_cached_video_is_decoded_once_and_gives_the_same_clips(
+    listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = dataset(listed)
+    video_bytes = FRAMES * SIZE * SIZE * 3
+    cached = dataset(listed, cache_bytes=2 * video_bytes)  # room for two of the six
+    for index in range(3):
+        cached[0, index]
+    expected = [frames_of(plain[1, index]) for index in range(3)]
+    assert [frames_of(cached[1, index]) for index in range(3)] == expected
+
+    opened = []
+    original = VideoReader._open
+
+    def counted(self: VideoReader) -> object:
+        opened.append(self.path.name)
+        return original(self)
+
+    monkeypatch.setattr(VideoReader, "_open", counted)
+    for index in range(3):
+        cached[2, index]
+    assert opened == ["video 2.mp4"]
+
+
+# --- flips and playing backwards ----------------------------------------------------------------
+
+
+def test_a_varied_clip_is_the_video_flipped_and_carries_the_label_of_what_it_shows(
+    tmp_path: Path,
+) -> None:
+    render_clips(tmp_path / "demo", train=12, val=0, test=0, workers=1)
+    classes = read_classes(tmp_path / "demo" / "classes.txt")
+    list_file = tmp_path / "demo" / "train.txt"
+    demo = dataset_facts("demo")
+    # With as many frames as the video has, nothing is left to chance but the flips.
+    plain = dataset(list_file, (48,), classes=classes, facts=demo, train=False)
+    varied = dataset(list_file, (48,), classes=classes, facts=demo)
+    seen = set()
+    for epoch in range(4):
+        for index in range(12):
+            video, sample = plain[0, index].clips[48], varied[epoch, index]
+            flips = [
+                (backwards, upside_down, mirror)
+                for backwards in (1, -1)
+                for upside_down in (1, -1)
+                for mirror in (1, -1)
+                if np.array_equal(sample.clips[48], video[::backwards, ::upside_down, ::mirror])
+            ]
+            assert len(flips) == 1
+            backwards, upside_down, mirror = flips[0]
+            seen.add(flips[0])
+            expected = _shown(classes[index], backwards < 0, upside_down < 0, mirror < 0)
+            assert classes[sample.label] == expected
+    assert len(seen) == 8
+
+
+def _shown(action: str, backwards: bool, upside_down: bool, mirrored: bool) -> str:
+    """Work out what is shown from the physics of each action, not from the table of swaps."""
+    sign = -1 if backwards else 1
+    across, down = (-1 if mirrored else 1), (-1 if upside_down else 1)
+    axes = {
+        ("right", "left"): across * sign,
+        ("down", "up"): down * sign,
+        ("approach", "recede"): sign,
+        ("clockwise", "counter-clockwise"): across * down * sign,
+        ("together", "apart"): sign,
+        ("appear", "disappear"): sign,
+    }
+    for pair, factor in axes.items():
+        if action in pair:
+            return pair[pair.index(action) if factor > 0 else 1 - pair.index(action)]
+    raise AssertionError(action)
+
+
+# --- frame folders ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """A list of two frame folders, named as TSM names those of Something-Something V2."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            cv2.imwrite(str(tmp_path / name / f"{i + 1:06d}.jpg"), numbered_frame(i))
+    path = tmp_path / "list.txt"
+    path.write_text("one 20 0\ntwo 20 2\n")
+    return path
+
+
+FOLDERS = DatasetFacts(name="folders", num_classes=3, frame_pattern="%06d.jpg")
+
+
+def test_frame_folders_give_the_same_frames_as_a_video(folders: Path) -> None:
+    sample = dataset(folders, facts=FOLDERS, train=False)[0, 1]
+    assert sample.label == 2
+    assert frames_of(sample) == {t: segment_centres(20, t).tolist() for t in (4, 8, 16)}
+
+
+def test_a_frame_folder_with_a_gap_is_broken(folders: Path) -> None:
+    (folders.parent / "one" / "000007.jpg").unlink()
+    sample = dataset(folders, facts=FOLDERS)[0, 0]
+    assert sample.label == 2  # the next one's
+    assert sample.broken == (str(folders.parent / "one"),)
+
+
+# --- broken videos ------------------------------------------------------------------------------
+
+
+def test_a_broken_video_is_replaced_in_training_by_the_next_readable_one(listed: Path) -> None:
+    truncate(listed.parent / "video 4.mp4")
+    (listed.parent / "video 5.mp4").write_bytes(b"")
+    sample = dataset(listed)[0, 4]
+    assert sample.label == 0  # video 0 follows video 5
+    assert sample.broken == tuple(str(listed.parent / f"video {i}.mp4") for i in (4, 5))
+    assert sorted(sample.clips) == [4, 8, 16]
+
+
+def test_a_broken_video_is_left_out_in_testing(listed: Path) -> None:
+    truncate(listed.parent / "video 4.mp4")
+    sample = dataset(listed, train=False)[0, 4]
+    assert sample.clips == {}
+    assert sample.broken == (str(listed.parent / "video 4.mp4"),)
+
+
+def test_where_every_video_is_broken_a_training_sample_has_no_clip(listed: Path) -> None:
+    for i in range(6):
+        truncate(listed.parent / f"video {i}.mp4")
+    sample = dataset(listed)[0, 0]
+    assert sample.clips == {}
+    assert set(sample.broken) == {str(listed.parent / f"video {i}.mp4") for i in range(6)}
+
+
+# --- list files ---------------------------------------------------------------------------------
+
+
+def test_both_kinds_of_list_are_told_apart_by_their_fields(tmp_path: Path) -> None:
+    (tmp_path / "my videos").mkdir()
+    (tmp_path / "my videos" / "one two.mp4").touch()
+    (tmp_path / "my videos" / "frames").mkdir()
+    path = tmp_path / "list.txt"
+    path.write_text("my videos/one two.mp4 1\n\nmy videos/frames 37 2\n")
+    videos = read_list(path, num_classes=3)
+    assert [(v.path, v.num_frames, v.label) for v in videos] == [
+        (tmp_path / "my videos" / "one two.mp4", None, 1),
+        (tmp_path / "my videos" / "frames", 37, 2),
+    ]
+
+
+def test_paths_are_relative_to_the_root(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").touch()
+    path = tmp_path / "list.txt"
+    path.write_text("a.mp4 0\n")
+    assert read_list(path, num_classes=1, root=tmp_path / "videos")[0].path.is_file()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("video.mp4", "does not end in a label"),
+        ("video.mp4 swimming", "does not end in a label"),
+        ("video.mp4 1.5", "does not end in a label"),
+        ("video.mp4 3", r"label 3 is not in 0\.\.2"),
+        ("video.mp4 -1", r"label -1 is not in 0\.\.2"),
+        ("frames 20 7", r"label 7 is not in 0\.\.2"),
+        ("frames 0 1", "frames has 0 frames"),
+        ("frames -5 1", "frames has -5 frames"),
+        ("nowhere.mp4 1", r"there is nothing at .*nowhere\.mp4"),
+        ("nowhere/video.mp4 1", r"there is nothing at .*video\.mp4"),
+    ],
+)
+def test_a_wrong_line_is_refused_by_file_and_number(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    (tmp_path / "video.mp4").touch()
+    (tmp_path / "frames").mkdir()
+    path = tmp_path / "train.txt"
+    path.write_text(f"video.mp4 0\n{line}\nvideo.mp4 2\n")
+    with pytest.raises(DataError, match=message) as caught:
+        read_list(path, num_classes=3)
+    assert f"{path}, line 2:" in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n"])
+def test_an_empty_list_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "train.txt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"train\.txt lists no video"):
+        read_list(path, num_classes=3)
+
+
+def test_a_list_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train\.txt cannot be read"):
+        read_list(tmp_path / "train.txt", num_classes=3)
+    (tmp_path / "train.txt").write_bytes(b"\xff\xfe\x00video")
+    with pytest.raises(DataError, match=r"train\.txt cannot be read"):
+        read_list(tmp_path / "train.txt", num_classes=3)
+
+
+def test_class_names_of_another_data_set_are_refused(listed: Path) -> None:
+    with pytest.raises(DataError, match="Jester has 27 classes"):
+        dataset(listed, facts=dataset_facts("jester"))
+
+
+def test_frame_counts_that_do_not_ascend_are_refused(listed: Path) -> None:
+    with pytest.raises(FrameCountError):
+        dataset(listed, (8, 4))

@@ -1,0 +1,245 @@
+"""Batches: their order, their contents, and the account of broken videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ffn_edge.errors import DataError
+from ffn_edge.train.data import Sample, VideoDataset
+from ffn_edge.train.datasets import dataset_facts
+from ffn_edge.train.loading import (
+    Batch,
+    BrokenVideos,
+    ResumableSampler,
+    collate,
+    make_loader,
+    to_model_input,
+)
+from ffn_edge.video import VideoWriter
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def list_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten videos of 12 noisy frames, each of a class of its own."""
+    folder = tmp_path_factory.mktemp("videos")
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        with VideoWriter(folder / f"{i}.mp4", 12, SIZE, SIZE) as writer:
+            for frame in rng.integers(255, size=(12, SIZE, SIZE, 3), dtype=np.uint8):
+                writer.write(frame)
+    path = folder / "list.txt"
+    path.write_text("".join(f"{i}.mp4 {i}\n" for i in range(10)))
+    return path
+
+
+def dataset(list_file: Path, *, train: bool = True) -> VideoDataset:
+    return VideoDataset(
+        list_file,
+        (2, 4),
+        classes=tuple("abcdefghij"),
+        facts=dataset_facts("custom"),
+        train=train,
+        size=24,
+        short_side=28,
+    )
+
+
+def batches(list_file: Path, *, workers: int = 0, train: bool = True) -> list[Batch]:
+    """Two epochs of batches of 3."""
+    videos = dataset(list_file, train=train)
+    sampler = ResumableSampler(len(videos), shuffle=train)
+    loader = make_loader(videos, sampler, batch_size=3, workers=workers)
+    made: list[Batch] = []
+    for epoch in range(2):
+        sampler.start(epoch)
+        made += loader
+    return made
+
+
+def same(left: list[Batch], right: list[Batch]) -> bool:
+    return all(
+        torch.equal(a.labels, b.labels)
+        and a.broken == b.broken
+        and all(torch.equal(a.clips[t], b.clips[t]) for t in a.clips)
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+# --- batches ------------------------------------------------------------------------------------
+
+
+def test_a_batch_holds_each_frame_count_as_uint8(list_file: Path) -> None:
+    batch = batches(list_file)[0]
+    assert {t: tuple(clip.shape) for t, clip in batch.clips.items()} == {
+        2: (3, 2, 24, 24, 3),
+        4: (3, 4, 24, 24, 3),
+    }
+    assert all(clip.dtype == torch.uint8 for clip in batch.clips.values())
+    assert batch.labels.dtype == torch.int64 and batch.labels.shape == (3,)
+
+
+def test_training_leaves_out_the_last_incomplete_batch_and_testing_does_not(
+    list_file: Path,
+) -> None:
+    assert [len(batch.labels) for batch in batches(list_file)] == [3] * 6
+    tested = batches(list_file, train=False)
+    assert [len(batch.labels) for batch in tested] == [3, 3, 3, 1] * 2
+    assert torch.cat([batch.labels for batch in tested[:4]]).tolist() == list(range(10))
+
+
+def test_worker_processes_change_nothing_in_any_epoch(list_file: Path) -> None:
+    alone = batches(list_file)
+    assert same(batches(list_file, workers=2), alone)
+    assert not same(alone[:3], alone[3:])  # the two epochs differ
+
+
+def test_loading_draws_nothing_from_pytorchs_global_generator(list_file: Path) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    batches(list_file)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_frames_are_normalised_and_come_out_channels_last() -> None:
+    frames = torch.randint(0, 256, (2, 3, 5, 5, 3), dtype=torch.uint8)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    model_input = to_model_input(frames, mean, std)
+    assert model_input.shape == (2, 3, 3, 5, 5)
+    for channel in range(3):
+        expected = (frames[..., channel].double() / 255 - mean[channel]) / std[channel]
+        # float32 rounding only
+        assert torch.allclose(model_input[:, :, channel].double(), expected, rtol=0, atol=1e-6)
+    assert model_input.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+    assert frames.dtype == torch.uint8
+
+
+# --- the order ----------------------------------------------------------------------------------
+
+
+def epoch(sampler: ResumableSampler, number: int, position: int = 0) -> list[int]:
+    sampler.start(number, position)
+    drawn = list(sampler)
+    assert len(drawn) == len(sampler)
+    assert all(key[0] == number for key in drawn)
+    return [key[1] for key in drawn]
+
+
+def test_an_epoch_has_every_sample_once_in_an_order_of_its_own() -> None:
+    sampler = ResumableSampler(20)
+    first, second = epoch(sampler, 0), epoch(sampler, 1)
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second and first != sorted(first)
+    assert epoch(ResumableSampler(20), 1) == second
+    assert epoch(ResumableSampler(20, seed=1), 1) != second
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_an_epoch_continues_where_it_was_interrupted(world_size: int) -> None:
+    for rank in range(world_size):
+        whole = epoch(ResumableSampler(20, rank=rank, world_size=world_size), 5)
+        resumed = epoch(ResumableSampler(20, rank=rank, world_size=world_size), 5, position=4)
+        assert resumed == whole[4:]
+
+
+def test_batches_after_an_interruption_are_those_that_would_have_come(list_file: Path) -> None:
+    videos = dataset(list_file)
+    sampler = ResumableSampler(len(videos))
+    sampler.start(1, position=2 * 3)
+    resumed = list(make_loader(videos, sampler, batch_size=3, workers=0))
+    assert same(resumed, batches(list_file)[5:])
+
+
+def test_ranks_share_a_training_epoch_evenly_without_overlap() -> None:
+    shares = [epoch(ResumableSampler(20, rank=rank, world_size=3), 0) for rank in range(3)]
+    assert [len(share) for share in shares] == [6, 6, 6]
+    assert len(set().union(*shares)) == 18
+
+
+def test_ranks_share_a_test_set_completely() -> None:
+    shares = [
+        epoch(ResumableSampler(20, shuffle=False, rank=rank, world_size=3), 0) for rank in range(3)
+    ]
+    assert sorted(index for share in shares for index in share) == list(range(20))
+
+
+# --- broken videos ------------------------------------------------------------------------------
+
+
+def batch(read: int, *broken: str) -> Batch:
+    return Batch({4: torch.zeros(read, 4, 1, 1, 3)}, torch.zeros(read, dtype=torch.int64), broken)
+
+
+def test_samples_that_could_not_be_read_are_left_out_of_a_batch_and_named() -> None:
+    clip = np.zeros((4, 8, 8, 3), np.uint8)
+    collated = collate(
+        [Sample({4: clip}, 7), Sample({}, 8, ("bad.mp4",)), Sample({4: clip}, 9, ("cut.mp4",))]
+    )
+    assert collated.labels.tolist() == [7, 9]
+    assert collated.clips[4].shape == (2, 4, 8, 8, 3)
+    assert collated.broken == ("bad.mp4", "cut.mp4")
+
+
+def test_a_batch_of_which_nothing_could_be_read_is_empty() -> None:
+    collated = collate([Sample({}, 0, ("bad.mp4",))])
+    assert collated.clips == {} and len(collated.labels) == 0
+
+
+def test_broken_videos_up_to_the_limit_are_borne_and_each_is_counted_once() -> None:
+    broken = BrokenVideos(1000)
+    broken.add(batch(99, "a.mp4"))
+    broken.add(batch(99, "a.mp4"))
+    broken.add(batch(95, "b.mp4", "c.mp4"))
+    assert broken.paths == ("a.mp4", "b.mp4", "c.mp4")
+
+
+def test_more_broken_videos_than_the_limit_stop_the_run() -> None:
+    broken = BrokenVideos(1000, max_share=0.05)
+    broken.add(batch(19, "a.mp4"))
+    with pytest.raises(DataError, match=r"3 of 40 .* more than 5%: a\.mp4, b\.mp4, c\.mp4"):
+        broken.add(batch(18, "b.mp4", "c.mp4"))
+
+
+def test_one_broken_video_among_the_first_few_is_no_reason_to_stop() -> None:
+    broken = BrokenVideos(1000)
+    broken.add(batch(7, "a.mp4"))
+    broken.add(batch(30))
+    assert broken.paths == ("a.mp4",)
+
+
+def test_later_epochs_do_not_thin_out_the_broken_share() -> None:
+    broken = BrokenVideos(20, max_share=0.1)
+    for _ in range(100):
+        broken.add(batch(19, "a.mp4"))
+    broken.add(batch(19, "b.mp4"))
+    with pytest.raises(DataError, match="3 of 20"):
+        broken.add(batch(19, "c.mp4"))
+
+
+def test_a_batch_without_a_readable_video_stops_the_run_at_once() -> None:
+    with pytest.raises(DataError, match="2 of 2"):
+        BrokenVideos(1000).add(batch(0, "a.mp4", "b.mp4"))
+
+
+@pytest.fixture
+def partly_broken(list_file: Path, tmp_path: Path) -> Path:
+    for video in list_file.parent.glob("*.mp4"):
+        whole = video.read_bytes()
+        kept = len(whole) // 2 if video.stem in "37" else len(whole)
+        (tmp_path / video.name).write_bytes(whole[:kept])
+    (tmp_path / "list.txt").write_text(list_file.read_text())
+    return tmp_path / "list.txt"
+
+
+def test_broken_videos_are_reported_through_the_loader(partly_broken: Path) -> None:
+    trained, tested = batches(partly_broken), batches(partly_broken, train=False)
+    bad = {str(partly_broken.parent / "3.mp4"), str(partly_broken.parent / "7.mp4")}
+    assert {path for batch in trained for path in batch.broken} == bad
+    assert {path for batch in tested for path in batch.broken} == bad
+    assert all(len(batch.labels) == 3 for batch in trained)  # replaced
+    assert sum(len(batch.labels) for batch in tested) == 2 * 8  # left out

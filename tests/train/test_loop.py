@@ -1,0 +1,251 @@
+"""Training: what it writes, how it stops, and that a resumed run is the uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ffn_edge.errors import CheckpointError, DataError, RecipeError
+from ffn_edge.network.checkpoint import load_checkpoint
+from ffn_edge.train.log import METRICS
+from ffn_edge.train.loop import BEST, LAST, train
+from ffn_edge.train.recipe import Recipe
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+def start(recipe: Recipe, folder: Path, *, resume: bool = False) -> subprocess.Popen[str]:
+    """Train in a process of its own, with a checkpoint after every step."""
+    code = (
+        "import sys; from ffn_edge.train.loop import train; from ffn_edge.train.recipe import *\n"
+        f"recipe = {recipe.replace(checkpoint_minutes=0.0)!r}\n"
+        f"result = train(recipe, {str(folder)!r}, resume={resume}, workers=0)\n"
+        "sys.exit(0 if result.finished else 130)"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, messages = process.communicate(timeout=120)
+    assert process.returncode == 0, messages
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def steps_in(folder: Path) -> int:
+    path = folder / METRICS
+    return path.read_text().count('"loss"') if path.is_file() else 0
+
+
+def test_a_run_writes_checkpoints_metrics_and_events(recipe: Recipe, tmp_path: Path) -> None:
+    result = train(recipe, tmp_path, workers=0)
+    assert result.finished and result.steps == 6
+    lines = metrics(tmp_path)
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(6))
+    for line in steps:
+        # Each term, by frame count, and their sum as the objective states it.
+        assert set(line["distillation"]) == {"2"}
+        total = line["cross_entropy"] + line["distillation"]["2"]
+        assert line["loss"] == pytest.approx(total, rel=1e-6)
+    assert [line["epoch"] for line in lines if "validation" in line] == [0, 1]
+    assert list((tmp_path / "tensorboard").iterdir())
+    best = load_checkpoint(tmp_path / BEST)
+    assert best.training is None and best.card.classes == ("dark", "bright")
+    assert best.card.accuracy[4].clips == 12
+    assert load_checkpoint(tmp_path / LAST).training is not None
+
+
+def test_the_best_checkpoint_has_the_highest_mean_over_frame_counts(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    result = train(recipe.replace(epochs=3), tmp_path, workers=0)
+    means = [
+        sum(value["top1"] for value in line["validation"].values()) / 2
+        for line in metrics(tmp_path)
+        if "validation" in line
+    ]
+    kept = load_checkpoint(tmp_path / BEST).card.accuracy.values()
+    assert sum(accuracy.top1 for accuracy in kept) / 2 == max(means) == result.best_mean_top1
+
+
+def test_a_run_killed_in_the_middle_resumes_to_the_same_losses(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = recipe.replace(epochs=4, optimizer="adamw", ema_decay=0.9)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    # Each in a process of its own, as in use: other threads than one may sum in another order.
+    finish(start(recipe, whole))
+    process = start(recipe, broken)
+    wait_for(lambda: steps_in(broken) >= 4 and (broken / LAST).is_file(), process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    stopped_at = load_checkpoint(broken / LAST).training
+    assert stopped_at is not None and 0 < stopped_at["step"] < 12
+    # What a dying process may leave: a line that its checkpoint does not cover, cut short.
+    with open(broken / METRICS, "a") as file:
+        file.write('{"step": 11, "loss": 9')
+    finish(start(recipe, broken, resume=True))
+    # Bit for bit: the same data, order, dropout and statistics.
+    assert metrics(broken) == metrics(whole)
+    one, other = (load_checkpoint(folder / LAST).network.state_dict() for folder in (whole, broken))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends_the_run(
+    recipe: Recipe, tmp_path: Path, number: signal.Signals
+) -> None:
+    recipe = recipe.replace(epochs=200)
+    process = start(recipe, tmp_path)
+    wait_for(lambda: steps_in(tmp_path) >= 1, process)
+    process.send_signal(number)
+    _, messages = process.communicate(timeout=60)
+    assert process.returncode == 130, messages
+    assert "continue with --resume" in messages
+    training = load_checkpoint(tmp_path / LAST).training
+    assert training is not None and training["step"] == steps_in(tmp_path)
+
+
+def test_a_finished_run_resumes_to_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    train(recipe, tmp_path, workers=0)
+    before = metrics(tmp_path)
+    result = train(recipe, tmp_path, resume=True, workers=0)
+    assert result.finished and result.steps == 6 and result.accuracy[4].clips == 12
+    assert metrics(tmp_path) == before
+
+
+def test_workers_do_not_change_the_losses(recipe: Recipe, tmp_path: Path) -> None:
+    train(recipe, tmp_path / "none", workers=0)
+    train(recipe, tmp_path / "one", workers=1)
+    assert metrics(tmp_path / "none") == metrics(tmp_path / "one")
+
+
+def test_clipping_bounds_what_the_optimiser_sees(recipe: Recipe, tmp_path: Path) -> None:
+    recipe = recipe.replace(
+        epochs=1, batch_size=12, momentum=0.0, weight_decay=0.0, learning_rate=1.0, dropout=0.0
+    )
+
+    def moved(clip: float | None) -> float:
+        folder = tmp_path / str(clip)
+        train(recipe.replace(clip_gradient=clip), folder, workers=0)
+        torch.manual_seed(recipe.seed)
+        from ffn_edge.network import build
+
+        before = dict(build("tsm_tiny", 2, (2, 4), dropout=0.0).named_parameters())
+        after = dict(load_checkpoint(folder / LAST).network.named_parameters())
+        # The classifier moves at 5× and 10× the rate; the body at 1×: its step is its gradient.
+        body = [name for name in before if not name.startswith("body.fc")]
+        return float(
+            sum((after[n] - before[n]).detach().double().square().sum() for n in body) ** 0.5
+        )
+
+    assert moved(None) > 0.1
+    assert moved(0.01) <= 0.01 * (1 + 1e-4)  # float32 rounding of the weights
+
+
+def test_an_average_of_the_weights_is_what_is_validated_and_kept(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    train(recipe.replace(ema_decay=0.5), tmp_path, workers=0)
+    last = load_checkpoint(tmp_path / LAST)
+    assert last.training is not None and last.training["average"] is not None
+    name = "body.conv1.weight"
+    kept = load_checkpoint(tmp_path / BEST).network.state_dict()[name]
+    assert not torch.equal(kept, last.network.state_dict()[name])
+
+
+def test_a_batch_may_come_in_parts(recipe: Recipe, tmp_path: Path) -> None:
+    result = train(recipe.replace(accumulate=2), tmp_path, workers=0)
+    assert result.steps == 6  # 12 videos, 4 a step, whatever the parts
+
+
+def test_half_precision_trains(recipe: Recipe, tmp_path: Path) -> None:
+    result = train(recipe.replace(precision="bf16"), tmp_path, workers=0)
+    assert result.finished
+    assert load_checkpoint(tmp_path / LAST).network.state_dict()["body.conv1.weight"].dtype is (
+        torch.float32
+    )
+
+
+def test_two_processes_share_the_work_and_one_writes(recipe: Recipe, tmp_path: Path) -> None:
+    file = tmp_path / "my_recipe.py"
+    file.write_text(f"from ffn_edge.train.recipe import Recipe\nrecipe = {recipe!r}\n")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "ffn_edge", "train", str(file), "-o", str(tmp_path / "run"),
+        "--device", "cpu", "--workers", "0", "--json",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    steps = [line for line in metrics(tmp_path / "run") if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(6))
+    # Both processes' clips were counted: each has half of the 12.
+    assert load_checkpoint(tmp_path / "run" / BEST).card.accuracy[4].clips == 12
+
+
+def test_another_recipe_cannot_continue_a_run(recipe: Recipe, tmp_path: Path) -> None:
+    train(recipe, tmp_path, workers=0)
+    with pytest.raises(CheckpointError, match=r"learning_rate was 0\.01, is 0\.02"):
+        train(recipe.replace(learning_rate=0.02), tmp_path, resume=True, workers=0)
+
+
+def test_there_must_be_something_to_resume_from(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no file"):
+        train(recipe, tmp_path, resume=True, workers=0)
+
+
+def test_a_few_broken_videos_are_skipped_and_reported(
+    recipe: Recipe, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    lines = "".join(f"{data}/{i}.mp4 {i % 2}\n" for i in range(12))
+    (tmp_path / "list.txt").write_text(lines + f"{tmp_path}/broken.mp4 0\n")
+    recipe = recipe.replace(train_list=str(tmp_path / "list.txt"), max_broken_share=0.2)
+    result = train(recipe.replace(epochs=4), tmp_path / "run", workers=0)
+    assert result.broken_videos == (f"{tmp_path}/broken.mp4",)
+
+
+def test_many_broken_videos_stop_the_run(recipe: Recipe, data: Path, tmp_path: Path) -> None:
+    lines = "".join(f"{data}/{i}.mp4 {i % 2}\n" for i in range(12))
+    for i in range(12):
+        (tmp_path / f"broken{i}.mp4").write_bytes(b"no video")
+        lines += f"{tmp_path}/broken{i}.mp4 0\n"
+    (tmp_path / "list.txt").write_text(lines)
+    with pytest.raises(DataError, match="broken"):
+        train(recipe.replace(train_list=str(tmp_path / "list.txt")), tmp_path / "run", workers=0)
+
+
+def test_data_paths_are_needed(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="train_list") as caught:
+        train(recipe.replace(train_list=None), tmp_path, workers=0)
+    assert "--train-list" in caught.value.hint
+
+
+def test_too_few_videos_for_a_batch_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="do not fill one batch"):
+        train(recipe.replace(batch_size=64), tmp_path, workers=0)
+
+
+def test_a_diverged_run_says_so(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="the loss is"):
+        train(recipe.replace(learning_rate=1e30, epochs=5), tmp_path, workers=0)

@@ -1,0 +1,71 @@
+"""The learning rate against PyTorch's own schedules, and the paper's parameter groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, lr_scheduler
+
+from ffn_edge.network import build
+from ffn_edge.train.optimizer import learning_rate_factor, make_optimizer
+from ffn_edge.train.recipe import Recipe
+
+EPOCHS, STEPS = 6, 5
+BASE = Recipe(architecture="tsm_tiny", dataset="custom", learning_rate=0.1, epochs=EPOCHS)
+
+
+def rates(make: object) -> list[float]:
+    """The learning rates that a schedule of PyTorch gives, step by step."""
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = make(optimizer)  # type: ignore[operator]
+    found = []
+    for _ in range(EPOCHS * STEPS):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def ours(recipe: Recipe) -> list[float]:
+    return [0.1 * learning_rate_factor(recipe, step, STEPS) for step in range(EPOCHS * STEPS)]
+
+
+def test_step_schedule_equals_multi_step() -> None:
+    theirs = rates(lambda o: lr_scheduler.MultiStepLR(o, [2 * STEPS, 4 * STEPS]))
+    assert ours(BASE.replace(schedule="step", step_epochs=(2, 4))) == pytest.approx(theirs)
+
+
+def test_cosine_schedule_equals_cosine_annealing() -> None:
+    theirs = rates(lambda o: lr_scheduler.CosineAnnealingLR(o, EPOCHS * STEPS, 1e-3))
+    assert ours(BASE.replace(schedule="cosine", final_learning_rate=1e-3)) == pytest.approx(theirs)
+
+
+def test_one_cycle_schedule_equals_one_cycle() -> None:
+    theirs = rates(lambda o: lr_scheduler.OneCycleLR(o, 0.1, EPOCHS * STEPS, cycle_momentum=False))
+    assert ours(BASE.replace(schedule="one_cycle")) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_warm_up_rises_to_the_full_rate() -> None:
+    recipe = BASE.replace(schedule="step", warmup_epochs=1.0)
+    assert ours(recipe)[: STEPS + 1] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
+
+
+def test_every_parameter_is_in_one_group_with_the_papers_rate_and_decay() -> None:
+    network = build("tsm_tiny", 3, (2, 4))
+    optimizer = make_optimizer(network, BASE.replace(weight_decay=1e-3))
+    settings = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert len(settings) == len(list(network.parameters()))
+    for name, parameter in network.named_parameters():
+        expected = (0.1, 1e-3)  # convolutions, and φ like any weight
+        if ".norms." in name:
+            expected = (0.1, 0.0)
+        elif name.endswith("fc.linear.weight"):
+            expected = (0.5, 1e-3)
+        elif name.endswith("fc.linear.bias"):
+            expected = (1.0, 0.0)
+        assert settings[id(parameter)] == pytest.approx(expected), name

@@ -1,0 +1,1 @@
+"""From videos to a checkpoint: data, objective, loop, evaluation. PyTorch, on a workstation."""

@@ -1,0 +1,133 @@
+"""What a run leaves behind to be read: metrics.jsonl, TensorBoard events, a progress bar."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from ffn_edge.atomic import write_text
+
+METRICS = "metrics.jsonl"
+
+
+class RunLog:
+    """Writes one JSON line per optimiser step and per validation, and shows progress on stderr.
+
+    Args:
+        folder: the run's folder.
+        total_steps: optimiser steps of the whole run.
+        first_step: where a resumed run starts. Later lines, written by a process that died
+            after its last checkpoint, are dropped, so that the file reads as one run.
+        enabled: False in every process but the first.
+    """
+
+    def __init__(self, folder: Path, total_steps: int, first_step: int, enabled: bool) -> None:
+        self.enabled = enabled
+        self.console = Console(stderr=True, quiet=not enabled)
+        self._folder = folder
+        self._first_step = first_step
+        self._total_steps = total_steps
+
+    def __enter__(self) -> RunLog:
+        """Open the files and show the bar."""
+        if not self.enabled:
+            return self
+        path = self._folder / METRICS
+        keep = [
+            line
+            for line in (path.read_text().splitlines() if path.is_file() else [])
+            if _step_of(line) < self._first_step
+        ]
+        write_text(path, "".join(line + "\n" for line in keep))
+        with ExitStack() as stack:
+            self._file = stack.enter_context(open(path, "a", encoding="utf-8"))
+            self._board = stack.enter_context(
+                SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._first_step)
+            )
+            self._progress = stack.enter_context(
+                Progress(
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                    TimeElapsedColumn(),
+                    TextColumn("left"),
+                    TimeRemainingColumn(),
+                    console=self.console,
+                )
+            )
+            self._task = self._progress.add_task(
+                "training", total=self._total_steps, completed=self._first_step
+            )
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.enabled:
+            self._open.close()
+
+    def step(self, step: int, epoch: int, values: dict[str, Any]) -> None:
+        """Record one optimiser step."""
+        if not self.enabled:
+            return
+        self._line({"step": step, "epoch": epoch, **values})
+        for name, value in _flat(values):
+            self._board.add_scalar(f"train/{name}", value, step)
+        self._progress.update(
+            self._task,
+            completed=step + 1,
+            description=f"epoch {epoch + 1}  loss {values['loss']:.3f}",
+        )
+
+    def validation(self, step: int, epoch: int, accuracy: dict[str, Any]) -> None:
+        """Record and print a validation."""
+        if not self.enabled:
+            return
+        self._line({"step": step, "epoch": epoch, "validation": accuracy})
+        for frames, values in accuracy.items():
+            self._board.add_scalar(f"validation/top1_{frames}_frames", values["top1"], step)
+        top1 = "  ".join(f"{t} frames {v['top1']:.1%}" for t, v in accuracy.items())
+        self.console.print(f"epoch {epoch + 1}: top-1 {top1}", highlight=False)
+
+    def note(self, text: str) -> None:
+        """Print one line above the progress bar."""
+        self.console.print(text, highlight=False, markup=False)
+
+    def flush(self) -> None:
+        """Bring what was recorded to the files, before a checkpoint says it is there."""
+        if self.enabled:
+            self._file.flush()
+            self._board.flush()
+
+    def _line(self, values: dict[str, Any]) -> None:
+        self._file.write(json.dumps(values) + "\n")
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a line of metrics; infinity for one that was cut short."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """Turn {"distillation": {"4": 0.1}} into [("distillation/4", 0.1)]."""
+    pairs: list[tuple[str, float]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            pairs += _flat(value, f"{prefix}{name}/")
+        else:
+            pairs.append((prefix + name, float(value)))
+    return pairs

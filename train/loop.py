@@ -1,0 +1,427 @@
+"""The training loop: from a recipe to checkpoints, in one pass from top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ffn_edge.bundle import Accuracy
+from ffn_edge.classes import read_classes
+from ffn_edge.errors import CheckpointError, RecipeError
+from ffn_edge.network import FrameFlexibleNetwork, build
+from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
+from ffn_edge.train.data import VideoDataset
+from ffn_edge.train.datasets import dataset_facts
+from ffn_edge.train.evaluate import evaluate
+from ffn_edge.train.loading import BrokenVideos, ResumableSampler, make_loader, to_model_input
+from ffn_edge.train.log import RunLog
+from ffn_edge.train.objective import LossTerms, MultiFrequencyLoss
+from ffn_edge.train.optimizer import learning_rate_factor, make_optimizer
+from ffn_edge.train.processes import Processes, autocast_to, compute_dtype, join_processes
+from ffn_edge.train.recipe import Recipe
+
+LAST, BEST = "last.pt", "best.pt"
+
+# What may differ between a checkpoint's recipe and the one that continues it: where files lie, and
+# how fast it goes. Everything else would make it another run.
+_FREE_ON_RESUME = {
+    "train_list", "val_list", "classes", "root", "weights", "cache_gib",
+    "max_broken_share", "compile", "validate_every", "checkpoint_minutes", "together",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How a run ended: with all its epochs, or interrupted with `last.pt` to resume from."""
+
+    finished: bool
+    steps: int
+    accuracy: dict[int, Accuracy]
+    best_mean_top1: float
+    broken_videos: tuple[str, ...]
+
+
+def train(
+    recipe: Recipe,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    workers: int = 4,
+) -> TrainResult:
+    """Train the recipe's network; write `last.pt`, `best.pt`, `metrics.jsonl`, TensorBoard events.
+
+    SIGTERM and Ctrl-C save `last.pt` after the step in progress and end the run. A run that was
+    killed continues from its last checkpoint with the same data, order and randomness: on a CPU
+    its loss curve equals the uninterrupted one.
+
+    Args:
+        recipe: what to train; its data paths must be set.
+        output: the run's folder.
+        resume: continue from `last.pt` in the folder.
+        device: "cpu", "cuda", "cuda:1"; None for a GPU where there is one.
+        workers: data-loader processes per training process; 0 decodes in the training process.
+
+    Raises:
+        RecipeError: no data paths, or the batch does not divide over the processes.
+        CheckpointError: nothing to resume from, or a run of another recipe; a full disk.
+        DataError: the lists cannot be used, or too many videos are broken.
+    """
+    folder = Path(output)
+    with join_processes(device) as processes:
+        torch.manual_seed(recipe.seed + processes.rank)
+
+        # Data.
+        classes = read_classes(_path(recipe, "classes"))
+        train_set = _dataset(recipe, classes, training=True)
+        val_set = _dataset(recipe, classes, training=False)
+        micro_batch = _micro_batch(recipe, processes)
+        rank, world_size = processes.rank, processes.world_size
+        sampler = ResumableSampler(
+            len(train_set), seed=recipe.seed, rank=rank, world_size=world_size
+        )
+        loader = make_loader(train_set, sampler, batch_size=micro_batch, workers=workers)
+        val_loader = make_loader(
+            val_set,
+            ResumableSampler(len(val_set), shuffle=False, rank=rank, world_size=world_size),
+            batch_size=micro_batch,
+            workers=workers,
+        )
+        broken = BrokenVideos(len(train_set), recipe.max_broken_share)
+        broken_val = BrokenVideos(len(val_set), recipe.max_broken_share)
+        steps_per_epoch = len(sampler) // (micro_batch * recipe.accumulate)
+        if steps_per_epoch == 0:
+            raise RecipeError(
+                f"{len(train_set)} training videos do not fill one batch of {recipe.batch_size}",
+                "lower batch_size.",
+            )
+
+        # Network, objective, optimiser.
+        card = ModelCard(classes=classes, size=recipe.size, short_side=recipe.short_side)
+        network = build(
+            recipe.architecture,
+            len(classes),
+            recipe.frame_counts,
+            # A resumed run takes its weights from the checkpoint; the image weights may be gone.
+            weights=None if resume else recipe.weights,
+            dropout=recipe.dropout,
+        ).to(processes.device)
+        if recipe.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        if recipe.sync_norm and processes.world_size > 1:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        objective = MultiFrequencyLoss(
+            recipe.distillation_weight,
+            label_smoothing=recipe.label_smoothing,
+            supervise_all=recipe.supervise_all,
+        )
+        optimizer = make_optimizer(network, recipe)
+        schedule = LambdaLR(
+            optimizer, lambda step: learning_rate_factor(recipe, step, steps_per_epoch)
+        )
+        dtype = compute_dtype(recipe.precision, processes.device)
+        autocast = autocast_to(dtype, processes.device)
+        # Only float16 needs scaled gradients; a disabled scaler passes everything through.
+        scaler = torch.amp.GradScaler(
+            processes.device.type, enabled=dtype is torch.float16 and processes.device.type != "cpu"
+        )
+        together = _together(recipe, processes.device)
+        average = (
+            AveragedModel(
+                network,
+                multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay),  # type: ignore[no-untyped-call]
+                use_buffers=True,
+            )
+            if recipe.ema_decay is not None
+            else None
+        )
+        forward: Any = torch.compile(network) if recipe.compile else network
+        if processes.world_size > 1:
+            forward = DistributedDataParallel(forward)
+
+        # Where to start.
+        parts = _Parts(network, optimizer, schedule, scaler, average)
+        state = _State()
+        if resume:
+            state = parts.load(folder / LAST, recipe)
+        with (
+            RunLog(folder, recipe.epochs * steps_per_epoch, state.step, processes.first) as log,
+            _stop_signals() as stop,
+        ):
+            saved_at = time.monotonic()
+
+            def save(state: _State) -> None:
+                nonlocal saved_at
+                log.flush()
+                if processes.first:
+                    parts.save(folder / LAST, card, recipe, state)
+                processes.barrier()
+                saved_at = time.monotonic()
+
+            for epoch in range(state.step // steps_per_epoch, recipe.epochs):
+                first = state.step - epoch * steps_per_epoch
+                sampler.start(epoch, first * micro_batch * recipe.accumulate)
+                batches = iter(loader)
+                for _ in range(first, steps_per_epoch):
+                    network.train()
+                    sums: dict[str, Any] = {}
+                    for part in range(recipe.accumulate):
+                        batch = next(batches)
+                        broken.add(batch)
+                        clips = {
+                            t: to_model_input(
+                                clip.to(processes.device, non_blocking=True), card.mean, card.std
+                            )
+                            for t, clip in batch.clips.items()
+                        }
+                        target = batch.labels.to(processes.device, non_blocking=True)
+                        last_part = part == recipe.accumulate - 1
+                        with _gradient_sync(forward, last_part):
+                            with autocast():
+                                logits = forward(clips, together=together)
+                            terms = objective(logits, target)
+                            loss: Any = scaler.scale(terms.total / recipe.accumulate)
+                            loss.backward()
+                        _add_terms(sums, terms, recipe.accumulate)
+                    if recipe.clip_gradient is not None:
+                        # Gradients are scaled under float16; clip what the optimiser will see.
+                        scaler.unscale_(optimizer)
+                        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_gradient)
+                    scaler.step(optimizer)
+                    scaler.update()
+                    optimizer.zero_grad(set_to_none=True)
+                    if average is not None:
+                        average.update_parameters(network)
+                    rate = schedule.get_last_lr()[0]
+                    schedule.step()
+                    values = {name: _number(value) for name, value in sums.items()}
+                    log.step(state.step, epoch, {**values, "learning_rate": rate})
+                    if not math.isfinite(values["loss"]) and dtype is not torch.float16:
+                        raise RecipeError(
+                            f"the loss is {values['loss']} at step {state.step}",
+                            "lower learning_rate or set clip_gradient; last.pt holds the run "
+                            "before it diverged.",
+                        )
+                    state = dataclasses.replace(state, step=state.step + 1)
+                    if processes.any(stop.is_set()):
+                        save(state)
+                        log.note(f"stopped at step {state.step}; continue with --resume")
+                        return state.result(finished=False, broken=broken)
+                    if processes.any(time.monotonic() - saved_at > 60 * recipe.checkpoint_minutes):
+                        save(state)
+
+                # End of the epoch: validate, keep the best by the mean over frame counts.
+                if (epoch + 1) % recipe.validate_every == 0 or epoch + 1 == recipe.epochs:
+                    evaluated: Any = network if average is None else average.module
+                    accuracy = evaluate(
+                        evaluated,
+                        broken_val.watch(val_loader),
+                        recipe.frame_counts,
+                        card,
+                        device=processes.device,
+                        autocast=autocast,
+                        reduce=processes.sum,
+                    )
+                    log.validation(
+                        state.step - 1,
+                        epoch,
+                        {str(t): dataclasses.asdict(value) for t, value in accuracy.items()},
+                    )
+                    mean = sum(value.top1 for value in accuracy.values()) / len(accuracy)
+                    best = mean > state.best_mean_top1
+                    state = dataclasses.replace(
+                        state,
+                        accuracy=accuracy,
+                        best_mean_top1=max(mean, state.best_mean_top1),
+                    )
+                    if best and processes.first:
+                        scored = dataclasses.replace(card, accuracy=accuracy)
+                        save_checkpoint(folder / BEST, evaluated, scored)
+                save(state)
+            for path in (*broken.paths, *broken_val.paths):
+                log.note(f"skipped, could not be read: {path}")
+        return state.result(finished=True, broken=broken)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Where a run stands: optimiser steps done, and the validations so far."""
+
+    step: int = 0
+    accuracy: dict[int, Accuracy] = dataclasses.field(default_factory=dict)
+    best_mean_top1: float = -1.0
+
+    def result(self, *, finished: bool, broken: BrokenVideos) -> TrainResult:
+        return TrainResult(
+            finished, self.step, self.accuracy, self.best_mean_top1, tuple(broken.paths)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Everything of a run that changes with each step, and so belongs into a checkpoint."""
+
+    network: FrameFlexibleNetwork
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
+    scaler: torch.amp.GradScaler
+    average: AveragedModel | None
+
+    def save(self, path: Path, card: ModelCard, recipe: Recipe, state: _State) -> None:
+        training = {
+            "recipe": dataclasses.asdict(recipe),
+            "step": state.step,
+            "accuracy": {t: dataclasses.asdict(a) for t, a in state.accuracy.items()},
+            "best_mean_top1": state.best_mean_top1,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        scored = dataclasses.replace(card, accuracy=state.accuracy)
+        save_checkpoint(path, self.network, scored, training)
+
+    def load(self, path: Path, recipe: Recipe) -> _State:
+        checkpoint = load_checkpoint(path)
+        training = checkpoint.training
+        if training is None:
+            raise CheckpointError(
+                f"{path} holds a network without the state of its training",
+                "it can be exported or evaluated, but not resumed.",
+            )
+        now = dataclasses.asdict(recipe)
+        differ = [
+            f"{name} was {then!r}, is {now.get(name)!r}"
+            for name, then in training["recipe"].items()
+            if name not in _FREE_ON_RESUME and now.get(name) != then
+        ]
+        if differ:
+            raise CheckpointError(
+                f"{path} is a run of another recipe: {'; '.join(differ)}",
+                "resume with the recipe it was started with, or start anew in another folder.",
+            )
+        self.network.load_state_dict(checkpoint.network.state_dict())
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.schedule.load_state_dict(training["schedule"])
+        self.scaler.load_state_dict(training["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(training["average"])
+        torch.set_rng_state(training["rng"])
+        if torch.cuda.is_available() and len(training["cuda_rng"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(training["cuda_rng"])
+        return _State(
+            step=training["step"],
+            accuracy={int(t): Accuracy(**a) for t, a in training["accuracy"].items()},
+            best_mean_top1=training["best_mean_top1"],
+        )
+
+
+def _path(recipe: Recipe, name: str) -> Path:
+    value = getattr(recipe, name)
+    if value is None:
+        raise RecipeError(
+            f"the recipe does not say where its {name} is",
+            f"give --{name.replace('_', '-')} PATH.",
+        )
+    return Path(value)
+
+
+def _dataset(recipe: Recipe, classes: tuple[str, ...], *, training: bool) -> VideoDataset:
+    return VideoDataset(
+        _path(recipe, "train_list" if training else "val_list"),
+        recipe.frame_counts,
+        classes=classes,
+        facts=dataset_facts(recipe.dataset),
+        root=recipe.root,
+        train=training,
+        size=recipe.size,
+        short_side=recipe.short_side,
+        seed=recipe.seed,
+        scales=recipe.crop_scales,
+        cache_bytes=int(recipe.cache_gib * 2**30),
+    )
+
+
+def _micro_batch(recipe: Recipe, processes: Processes) -> int:
+    """Return how many videos pass through the network at once in this process."""
+    videos, rest = divmod(recipe.batch_size, recipe.accumulate * processes.world_size)
+    if rest:
+        raise RecipeError(
+            f"batch_size {recipe.batch_size} does not divide over {processes.world_size} "
+            f"processes in {recipe.accumulate} parts",
+            "choose a multiple.",
+        )
+    return videos
+
+
+def _together(recipe: Recipe, device: torch.device) -> bool:
+    """Choose one call for all frame counts or one each; both are equal to rounding.
+
+    On a CPU one after the other was the faster or equal (benchmarks/training_step.py). On a GPU
+    one call launches a third of the kernels; that was reasoned, not measured.
+    """
+    return device.type == "cuda" if recipe.together is None else recipe.together
+
+
+@contextmanager
+def _gradient_sync(forward: Any, enabled: bool) -> Iterator[None]:
+    """Exchange gradients between processes only with the last part of a batch."""
+    if enabled or not isinstance(forward, DistributedDataParallel):
+        yield
+    else:
+        with forward.no_sync():
+            yield
+
+
+def _add_terms(sums: dict[str, Any], terms: LossTerms, parts: int) -> None:
+    """Add one part's loss terms, each by frame count, without waiting for the device."""
+
+    def add(into: dict[str, Any], name: str, value: Tensor) -> None:
+        into[name] = into.get(name, 0) + value.detach() / parts
+
+    add(sums, "loss", terms.total)
+    add(sums, "cross_entropy", terms.cross_entropy)
+    for kind in ("distillation", "extra_cross_entropy"):
+        by_frames: dict[int, Tensor] = getattr(terms, kind)
+        for frames, value in by_frames.items():
+            add(sums.setdefault(kind, {}), str(frames), value)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _number(inner) for name, inner in value.items()}
+    return float(value)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Turn SIGTERM and Ctrl-C into a flag that the loop reads between steps."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals reach the main thread only; a caller in another one stops us itself
+        return
+    previous = {
+        number: signal.signal(number, lambda *_: stop.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,84 @@
+"""The training objective: the highest frame count learns the labels, the others learn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ffn_edge.errors import RecipeError
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerms:
+    """One step's loss, as scalars with gradient.
+
+    `total` = `cross_entropy` + weight · (the sum of `distillation`, by frame count)
+    + the sum of `extra_cross_entropy`, by frame count (empty in the paper's objective).
+    """
+
+    total: Tensor
+    cross_entropy: Tensor
+    distillation: dict[int, Tensor]
+    extra_cross_entropy: dict[int, Tensor]
+
+
+class MultiFrequencyLoss:
+    """CE(z_H, y) + λ · Σ KL(p_H ‖ p_T) over the lower frame counts T; Eq. 6 of the paper.
+
+    The teacher p_H is detached, the temperature is 1, KL is summed over classes and averaged
+    over the batch. Under autocast the loss is computed in float32.
+
+    Args:
+        weight: λ.
+        label_smoothing: of the cross-entropy, in [0, 1).
+        supervise_all: add a cross-entropy on every lower frame count too. Not the paper's: in
+            a short schedule the students otherwise wait for their teacher.
+    """
+
+    def __init__(
+        self, weight: float = 1.0, *, label_smoothing: float = 0.0, supervise_all: bool = False
+    ) -> None:
+        if weight < 0 or not 0 <= label_smoothing < 1:
+            raise RecipeError(
+                f"distillation weight {weight} or label smoothing {label_smoothing} out of range",
+                "the weight is at least 0, the smoothing in [0, 1).",
+            )
+        self.weight = weight
+        self.label_smoothing = label_smoothing
+        self.supervise_all = supervise_all
+
+    def __call__(self, logits: Mapping[int, Tensor], target: Tensor) -> LossTerms:
+        """Compute the terms.
+
+        Args:
+            logits: (B, classes) by frame count; the highest key is the teacher.
+            target: int64 (B,).
+        """
+        highest = max(logits)
+        teacher = logits[highest].detach().float().log_softmax(1)
+        cross_entropy = self._cross_entropy(logits[highest], target)
+        students = {t: z.float() for t, z in logits.items() if t != highest}
+        distillation = {
+            t: F.kl_div(z.log_softmax(1), teacher, reduction="batchmean", log_target=True)
+            for t, z in students.items()
+        }
+        extra = (
+            {t: self._cross_entropy(z, target) for t, z in students.items()}
+            if self.supervise_all
+            else {}
+        )
+        total = torch.stack(
+            [
+                cross_entropy,
+                *(self.weight * term for term in distillation.values()),
+                *extra.values(),
+            ]
+        ).sum()
+        return LossTerms(total, cross_entropy, distillation, extra)
+
+    def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)

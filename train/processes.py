@@ -1,0 +1,97 @@
+"""One process or many: the device of this one, and what it agrees on with the others.
+
+`torchrun` starts one process per GPU and says so in environment variables; without them this is
+the only one. Only the first process (rank 0) writes files and prints.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ffn_edge.errors import RecipeError
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process among `world_size`, and the device it computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def sum(self, counts: Tensor) -> None:
+        """Add `counts` up over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(counts)
+
+    def any(self, flag: bool) -> bool:
+        """Return whether any process raised its flag."""
+        if self.world_size == 1:
+            return flag
+        raised = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(raised, dist.ReduceOp.MAX)
+        return bool(raised.item())
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join_processes(device: str | None) -> Iterator[Processes]:
+    """Yield this process's place; join a process group if `torchrun` started several.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:1"; None for a GPU where there is one.
+
+    Raises:
+        RecipeError: a GPU was asked for and there is none.
+    """
+    wanted = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if wanted.type == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("there is no CUDA device on this machine", "leave --device out, or cpu.")
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Processes(0, 1, wanted)
+        return
+    if wanted.type == "cuda":
+        wanted = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(wanted)
+    dist.init_process_group("nccl" if wanted.type == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), world_size, wanted)
+    finally:
+        dist.destroy_process_group()
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the type that convolutions compute in; see `Recipe.precision`."""
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision in named:
+        return named[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def autocast_to(
+    dtype: torch.dtype, device: torch.device
+) -> Callable[[], AbstractContextManager[object]]:
+    """Return the context in which a forward pass computes in `dtype`."""
+    if dtype is torch.float32:
+        return nullcontext
+    return lambda: torch.autocast(device.type, dtype)

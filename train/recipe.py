@@ -1,0 +1,182 @@
+"""A recipe: everything that decides what a training run learns. A Python file holds one."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import pkgutil
+import runpy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ffn_edge.errors import RecipeError
+from ffn_edge.frames import check_frame_counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How to train one network. Frozen, and checked when it is made.
+
+    Data: paths may be left out here and given on the command line. `dataset` names the facts of
+    a data set (is a flip allowed, …). `crop_scales` are the sizes of the random crop as shares of
+    the short side. `cache_gib` of decoded videos stay in the memory of each loading process.
+    `batch_size` counts videos over all processes together; `epochs` are passes over the list.
+
+    Objective: see `ffn_edge.train.objective.MultiFrequencyLoss`.
+
+    Optimiser: "sgd" has the paper's parameter groups; "adamw" decays matrices only. The learning
+    rate rises linearly for `warmup_epochs` and then follows `schedule`: "step" multiplies by
+    `step_factor` at each of `step_epochs`, "cosine" falls to `final_learning_rate`, "one_cycle"
+    rises for 30 % of the run from a 25th and falls to zero.
+
+    Speed: `precision` "auto" is bfloat16 where the device computes it natively, else float16 on
+    a GPU and float32 on a CPU. `together` sends all frame counts through each shared layer in one
+    call; None chooses by device.
+    """
+
+    architecture: str
+    dataset: str
+    frame_counts: tuple[int, ...] = (4, 8, 16)
+    weights: str | None = None
+    dropout: float = 0.5
+
+    train_list: str | None = None
+    val_list: str | None = None
+    classes: str | None = None
+    root: str | None = None
+    size: int = 224
+    short_side: int = 256
+    crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    cache_gib: float = 0.0
+    max_broken_share: float = 0.05
+
+    distillation_weight: float = 1.0
+    label_smoothing: float = 0.0
+    supervise_all: bool = False
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    epochs: int = 50
+    batch_size: int = 32
+    accumulate: int = 1
+    clip_gradient: float | None = None
+    schedule: Literal["step", "cosine", "one_cycle"] = "step"
+    step_epochs: tuple[int, ...] = ()
+    step_factor: float = 0.1
+    warmup_epochs: float = 0.0
+    final_learning_rate: float = 0.0
+    ema_decay: float | None = None
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    together: bool | None = None
+    compile: bool = False
+    sync_norm: bool = False
+    seed: int = 0
+    validate_every: int = 1
+    checkpoint_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_frame_counts(self.frame_counts)
+        for name in ("epochs", "batch_size", "accumulate", "learning_rate", "size"):
+            if getattr(self, name) <= 0:
+                raise RecipeError(f"{name} must be above 0; got {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
+            raise RecipeError(
+                f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}",
+                "batch_size is what one optimiser step sees, in `accumulate` parts.",
+            )
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise RecipeError(
+                    f"{name} is {getattr(self, name)!r}", f"choose one of {', '.join(choices)}."
+                )
+        if self.short_side < self.size:
+            raise RecipeError(
+                f"short_side {self.short_side} is below size {self.size}",
+                "frames are scaled to short_side, then size is cut out of them.",
+            )
+
+    def replace(self, **changes: Any) -> Recipe:
+        """Return a copy with some fields changed; it is checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def with_settings(self, settings: dict[str, str]) -> Recipe:
+        """Return a copy with fields set from text, as in `--set learning_rate=0.02`.
+
+        Raises:
+            RecipeError: no such field, or a value of another kind.
+        """
+        changes: dict[str, Any] = {}
+        for name, text in settings.items():
+            if name not in _FIELDS:
+                raise RecipeError(
+                    f"a recipe has no field {name!r}", f"its fields are {', '.join(_FIELDS)}."
+                )
+            try:
+                value: Any = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                value = text  # a word, such as cosine
+            current = getattr(self, name)
+            if isinstance(current, float) and isinstance(value, int):
+                value = float(value)
+            if isinstance(current, tuple) and isinstance(value, int):
+                value = (value,)
+            if current is not None and not isinstance(value, type(current)) and value is not None:
+                raise RecipeError(
+                    f"{name} takes a {type(current).__name__}; got {text!r}",
+                    f"it is {current!r} in the recipe.",
+                )
+            changes[name] = value
+        return self.replace(**changes)
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+_CHOICES = {
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("step", "cosine", "one_cycle"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+}
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Return the recipes that come with the package: name -> first line of the docstring."""
+    package = importlib.import_module("ffn_edge.train.recipes")
+    found = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        docstring = importlib.import_module(f"{package.__name__}.{info.name}").__doc__ or ""
+        found[info.name] = docstring.partition("\n")[0]
+    return found
+
+
+def load_recipe(name: str) -> Recipe:
+    """Return a shipped recipe by name, or the `recipe` of a Python file.
+
+    A recipe file is a program: it runs. Use your own, or read it first.
+
+    Raises:
+        RecipeError: no such recipe, or the file defines none.
+    """
+    if not name.endswith(".py"):
+        shipped = shipped_recipes()
+        if name not in shipped:
+            raise RecipeError(
+                f"there is no recipe {name!r}",
+                f"give a Python file, or one of {', '.join(shipped)}.",
+            )
+        recipe = importlib.import_module(f"ffn_edge.train.recipes.{name}").recipe
+    else:
+        if not Path(name).is_file():
+            raise RecipeError(f"there is no recipe file {name}", "check the path.")
+        recipe = runpy.run_path(name).get("recipe")
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(
+            f"{name} does not define a recipe",
+            "write `from ffn_edge.train.recipe import Recipe` and `recipe = Recipe(...)`.",
+        )
+    return recipe

@@ -1,0 +1,28 @@
+"""TSM-ResNet-50 on HMDB51, the paper's recipe.
+
+The paper reports 45.67 / 47.67 / 48.80 % top-1 at 4 / 8 / 16 frames.
+Neither accuracy nor duration was measured by this project. List files are
+`path label` of video files.
+Horizontal flips.
+
+    ffn-edge train tsm_hmdb51 --train-list train.txt --val-list val.txt \\
+        --classes classes.txt --root DATA -o runs/tsm_hmdb51
+
+Source: Zhang et al., "Frame Flexible Network", CVPR 2023, and its published code.
+"""
+
+from ffn_edge.train.recipe import Recipe
+
+recipe = Recipe(
+    architecture="tsm_resnet50",
+    weights="IMAGENET1K_V1",
+    dataset="hmdb51",
+    frame_counts=(4, 8, 16),
+    dropout=0.5,
+    optimizer="sgd",
+    learning_rate=0.01,
+    epochs=50,
+    batch_size=32,
+    schedule="step",
+    step_epochs=(20, 40),
+)

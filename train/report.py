@@ -1,0 +1,139 @@
+"""What `ffn-edge evaluate` reports: a table, a plot, rows for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from ffn_edge.atomic import atomic_file
+from ffn_edge.frames import nearest_frame_count
+from ffn_edge.network.checkpoint import load_checkpoint
+from ffn_edge.network.cost import count_macs
+from ffn_edge.train.data import VideoDataset
+from ffn_edge.train.datasets import dataset_facts
+from ffn_edge.train.evaluate import evaluate
+from ffn_edge.train.loading import BrokenVideos, ResumableSampler, make_loader
+from ffn_edge.train.processes import autocast_to, compute_dtype, join_processes
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One frame count: which sub-network served it, its cost, correct clips out of all."""
+
+    frames: int
+    sub_network: int
+    gmacs: float
+    top1: float
+    top5: float
+    clips: int
+
+
+def evaluate_checkpoint(
+    checkpoint: str,
+    frame_counts: Sequence[int],
+    *,
+    list_file: str,
+    root: str | None = None,
+    dataset: str = "custom",
+    batch_size: int = 16,
+    workers: int = 4,
+    device: str | None = None,
+    precision: str = "fp32",
+) -> list[Row]:
+    """Evaluate a checkpoint on a list of videos: one row per frame count.
+
+    Each video is decoded once, for the union of all frame counts.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        DataError: the list cannot be used, or too many of its videos are broken.
+    """
+    loaded = load_checkpoint(checkpoint)
+    card = loaded.card
+    videos = VideoDataset(
+        list_file,
+        tuple(frame_counts),
+        classes=card.classes,
+        facts=dataset_facts(dataset),
+        root=root,
+        train=False,
+        size=card.size,
+        short_side=card.short_side,
+    )
+    broken = BrokenVideos(len(videos))
+    with join_processes(device) as processes:
+        network = loaded.network.to(processes.device)
+        sampler = ResumableSampler(len(videos), shuffle=False)
+        loader = make_loader(videos, sampler, batch_size=batch_size, workers=workers)
+        console = Console(stderr=True)
+
+        accuracy = evaluate(
+            network,
+            track(broken.watch(loader), "evaluating", len(loader), console=console, transient=True),
+            frame_counts,
+            card,
+            device=processes.device,
+            autocast=autocast_to(compute_dtype(precision, processes.device), processes.device),
+        )
+    for path in broken.paths:
+        console.print(f"skipped, could not be read: {path}", markup=False, highlight=False)
+    return [
+        Row(
+            frames,
+            nearest_frame_count(frames, network.frame_counts),
+            count_macs(network, frames, card.size) / 1e9,
+            accuracy[frames].top1,
+            accuracy[frames].top5,
+            accuracy[frames].clips,
+        )
+        for frames in frame_counts
+    ]
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """Return the rows as a table for the terminal."""
+    table = Table()
+    for heading in ("frames", "sub-network", "GMACs", "top-1", "top-5", "clips"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        trained = row.frames == row.sub_network
+        table.add_row(
+            str(row.frames),
+            str(row.sub_network),
+            f"{row.gmacs:.3g}",
+            f"{row.top1:.1%}",
+            f"{row.top5:.1%}",
+            str(row.clips),
+            style="bold" if trained else None,
+        )
+    return table
+
+
+def plot_accuracy(curves: Mapping[str, Sequence[Row]], path: str) -> None:
+    """Write top-1 against frames and against GMACs, one line per checkpoint, as a picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    for name, rows in curves.items():
+        top1 = [100 * row.top1 for row in rows]
+        trained = [i for i, row in enumerate(rows) if row.frames == row.sub_network]
+        for axis, x in (
+            (axes[0], [row.frames for row in rows]),
+            (axes[1], [row.gmacs for row in rows]),
+        ):
+            axis.plot(x, top1, marker="o", markevery=trained, label=name)
+    axes[0].set(xlabel="frames", ylabel="top-1, % (dots: trained frame counts)")
+    axes[1].set(xlabel="GMACs per clip")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    pyplot.close(figure)
