@@ -42,34 +42,46 @@ def milliseconds(action: Callable[[], object]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
+def matrix_product_rate(side: int = 2048) -> float:
+    """Return how fast PyTorch multiplies float32 matrices on the threads set: GMAC/s."""
+    one, other = torch.randn(side, side), torch.randn(side, side)
+    times = [milliseconds(lambda: one @ other) for _ in range(12)]
+    return side**3 / statistics.median(times[2:]) / 1e6
+
+
 def latency_table(model: FrameFlexibleNetwork, bundle: Bundle, threads: int, rounds: int) -> Table:
     """Compare engines with PyTorch eager, frame count by frame count."""
     table = Table(title=f"latency of one clip, median of {rounds}")
-    for heading in ("frames", "PyTorch eager", "engine", "ratio", "target"):
+    for heading in ("frames", "PyTorch eager", "engine", "ratio", "target", "engine, GMAC/s"):
         table.add_column(heading, justify="right")
     torch.set_num_threads(threads)
-    size = bundle.manifest.input.height
+    counts, size = bundle.manifest.frame_counts, bundle.manifest.input.height
+    rng = np.random.default_rng(0)
+    pixels = {t: rng.integers(0, 256, (1, t, size, size, 3), dtype=np.uint8) for t in counts}
+    clips = {t: torch.randn(1, t, 3, size, size) for t in counts}
+    eager: dict[int, list[float]] = {t: [] for t in counts}
+    engine: dict[int, list[float]] = {t: [] for t in counts}
     with open_engines(bundle, threads=threads) as engines, torch.inference_mode():
-        for frames, engine in engines.items():
-            pixels = np.random.default_rng(0).integers(
-                0, 256, (1, frames, size, size, 3), dtype=np.uint8
-            )
-            clip = torch.randn(1, frames, 3, size, size)
-            times: dict[str, list[float]] = {"eager": [], "engine": []}
-            for turn in range(rounds + 1):
-                eager = milliseconds(lambda clip=clip: model(clip))
-                ours = milliseconds(lambda pixels=pixels, engine=engine: engine.infer(pixels))
-                if turn:  # the first warms both
-                    times["eager"].append(eager)
-                    times["engine"].append(ours)
-            eager, ours = (statistics.median(each) for each in times.values())
-            table.add_row(
-                str(frames),
-                f"{eager:.1f} ms",
-                f"{ours:.1f} ms",
-                f"{ours / eager:.3f}",
-                f"{LATENCY_TARGET.get(frames, '')}",
-            )
+        for _ in range(rounds + 1):
+            for t in counts:
+                eager[t].append(milliseconds(lambda t=t: model(clips[t])))
+                engine[t].append(milliseconds(lambda t=t: engines[t].infer(pixels[t])))
+    rate = matrix_product_rate()
+    table.caption = (
+        f"A float32 matrix product runs at {rate:.0f} GMAC/s on these threads: no convolution that "
+        "multiplies one by one is faster."
+    )
+    for t in counts:
+        # The first turn warms both.
+        theirs, ours = statistics.median(eager[t][1:]), statistics.median(engine[t][1:])
+        table.add_row(
+            str(t),
+            f"{theirs:.1f} ms",
+            f"{ours:.1f} ms",
+            f"{ours / theirs:.3f}",
+            f"{LATENCY_TARGET.get(t, '')}",
+            f"{bundle.manifest.sub_networks[t].macs / ours / 1e6:.0f}",
+        )
     return table
 
 

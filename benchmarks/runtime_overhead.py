@@ -120,7 +120,7 @@ def main() -> None:
     console = Console()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        bundle = Bundle.load(arguments.bundle or export_resnet50(folder / "bundle"))
+        bundle = Bundle.load(arguments.bundle or resnet50(folder / "bundle"))
         console.print(f"{describe_machine()}; {arguments.threads} threads")
         console.print(f"{bundle.manifest.architecture}, {bundle.manifest.input.width} pixels\n")
         console.print(around_the_engine(bundle, folder))
@@ -129,14 +129,11 @@ def main() -> None:
         console.print(memory(bundle, arguments.threads, folder))
 
 
-def export_resnet50(path: Path) -> Path:
-    """Export a network with random weights."""
-    from ffn_edge.export.bundle_writer import export_bundle
-    from ffn_edge.network import build
-    from ffn_edge.network.checkpoint import ModelCard
+def resnet50(folder: Path) -> Path:
+    """Export a TSM-ResNet-50 with random weights."""
+    from example import example_bundle, example_network  # needs PyTorch; a device has none
 
-    card = ModelCard(classes=tuple(f"class {number}" for number in range(174)))
-    return export_bundle(build("tsm_resnet50", 174).eval(), card, path).path
+    return example_bundle(example_network("tsm_resnet50"), 224, folder).path
 
 
 def around_the_engine(bundle: Bundle, folder: Path) -> Table:

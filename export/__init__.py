@@ -1,1 +1,1 @@
-"""From a checkpoint to a bundle: folding, graphs, the weight file, verification."""
+"""From a checkpoint to a bundle: fold, write graphs and the weight file, verify them."""

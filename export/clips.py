@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ffn_edge.bundle import InputContract
-from ffn_edge.errors import VideoError
 from ffn_edge.frames import segment_centres
 from ffn_edge.picture import prepare_frame
 from ffn_edge.video import VideoReader
@@ -93,33 +92,3 @@ def clips_from_videos(
         source=f"{len(used)} video{'s' if len(used) > 1 else ''}",
         clips={frames: np.concatenate(each) for frames, each in clips.items()},
     )
-
-
-def videos_of(sources: Sequence[Path]) -> list[Path]:
-    """Return the video files that `sources` name: video files, or *.txt lists of them.
-
-    A list has one video a line, relative to the list: `path` as `ffn-edge run` takes it, or
-    `path label` as `ffn-edge train` does.
-
-    Raises:
-        VideoError: a list cannot be read or names no video.
-    """
-    videos: list[Path] = []
-    for source in sources:
-        if source.suffix.lower() != ".txt":
-            videos.append(source)
-            continue
-        try:
-            lines = source.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise VideoError(
-                f"{source} cannot be read as a list of videos: {error}",
-                "write one `path` or `path label` a line, in UTF-8.",
-            ) from error
-        for line in filter(None, map(str.strip, lines)):
-            path, _, label = line.rpartition(" ")
-            bare = label.isdecimal() and not (source.parent / line).exists()
-            videos.append(source.parent / (path.strip() if bare else line))
-    if not videos:
-        raise VideoError("the list names no video", "write one `path` or `path label` a line.")
-    return videos

@@ -123,16 +123,17 @@ def verify(
     """
     from ffn_edge.bundle import Bundle
     from ffn_edge.errors import ExportError
-    from ffn_edge.export.clips import clips_from_videos, synthetic_clips, videos_of
+    from ffn_edge.export.clips import clips_from_videos, synthetic_clips
     from ffn_edge.export.report import verify_fields, verify_table
     from ffn_edge.export.verify import verify as run
     from ffn_edge.network.checkpoint import load_checkpoint
+    from ffn_edge.video_list import videos_of
 
     opened = Bundle.load(bundle)
     loaded = load_checkpoint(checkpoint) if checkpoint else None
     contract, frame_counts = opened.manifest.input, opened.manifest.frame_counts
     if sources:
-        videos = videos_of([Path(source) for source in sources])
+        videos = [video for source in sources for video in videos_of(Path(source))]
         _say(f"reading {len(videos)} videos")
         clip_set = clips_from_videos(videos, contract, frame_counts, clips)
     else:

@@ -54,7 +54,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written, or the disk is full. `path` is then untouched.
     """
-    target = Path(path)
+    target = Path(os.path.abspath(path))  # "." has no name to put another beside
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}-old")
     if aside.exists() and not target.exists():
@@ -63,8 +63,11 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        for file in (temporary, *temporary.rglob("*")):
+        for file in temporary.rglob("*"):
+            if file.is_file():  # some writers, safetensors among them, let only the owner read
+                file.chmod(0o666 & ~_umask())
             _flush(file)
+        _flush(temporary)
         shutil.rmtree(aside, ignore_errors=True)
         if target.exists():
             os.rename(target, aside)

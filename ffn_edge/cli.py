@@ -11,30 +11,23 @@ import click
 import ffn_edge
 from ffn_edge.errors import FfnEdgeError
 
-# name -> (module, attribute, one line of help). The line stands here, so that `ffn-edge --help`
-# imports neither torch nor onnx; tests/test_cli.py holds it against the command's own.
+# name -> (module, attribute, the extras it needs, one line of help). The line stands here, so that
+# `ffn-edge --help` imports neither torch nor onnx; tests/test_cli.py holds it against the command.
+_TRAIN, _EXPORT, _RUN = (f"ffn_edge.{stage}.commands" for stage in ("train", "export", "runtime"))
 _COMMANDS = {
-    "train": ("ffn_edge.train.commands", "train", "Train a Frame Flexible Network on videos."),
-    "evaluate": ("ffn_edge.train.commands", "evaluate", "Measure accuracy at any frame count."),
-    "import": ("ffn_edge.train.commands", "import_", "Read a checkpoint of the paper's code."),
-    "export": ("ffn_edge.export.commands", "export", "Fold a checkpoint into a bundle."),
-    "verify": ("ffn_edge.export.commands", "verify", "Compare PyTorch, graph and composition."),
-    "profile": ("ffn_edge.runtime.commands", "profile", "Measure each engine's latency here."),
-    "run": ("ffn_edge.runtime.commands", "run", "Recognise actions, adapting the frame count."),
-    "demo": ("ffn_edge.demo.command", "demo", "Show it all on rendered clips, with a report."),
-}
-
-# Which extra brings a library, by the name it is imported under.
-_EXTRAS = {
-    "torch": "train",
-    "torchvision": "train",
-    "tensorboard": "train",
-    "matplotlib": "train",
-    "onnx": "export",
-    "onnxscript": "export",
-    "onnxruntime": "cpu",
-    "cv2": "video",
-    "skimage": "demo",
+    "train": (_TRAIN, "train", "train", "Train a Frame Flexible Network on videos."),
+    "evaluate": (_TRAIN, "evaluate", "train", "Measure accuracy at any frame count."),
+    "import": (_TRAIN, "import_", "train", "Read a checkpoint of the paper's code."),
+    "export": (_EXPORT, "export", "export", "Fold a checkpoint into a bundle."),
+    "verify": (_EXPORT, "verify", "export", "Compare PyTorch, graph and composition."),
+    "profile": (_RUN, "profile", "cpu", "Measure each engine's latency here."),
+    "run": (_RUN, "run", "cpu,video", "Recognise actions, adapting the frame count."),
+    "demo": (
+        "ffn_edge.demo.command",
+        "demo",
+        "train,export,demo",
+        "Show it all on rendered clips, with a report.",
+    ),
 }
 
 
@@ -47,14 +40,14 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module, attribute, _ = _COMMANDS[cmd_name]
+        module, attribute, *_ = _COMMANDS[cmd_name]
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in _COMMANDS.items()])
+            formatter.write_dl([(name, line) for name, (*_, line) in _COMMANDS.items()])
 
 
 @click.command(
@@ -90,12 +83,12 @@ def main() -> None:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
+        command = _COMMANDS.get(next(iter(sys.argv[1:]), ""))
+        if command is None or (error.name or "").startswith("ffn_edge"):
             raise
         click.echo(
             f"Error: this command needs {error.name}, which is not installed\n"
-            f'Hint: pip install "ffn-edge[{extra}]"',
+            f'Hint: pip install "ffn-edge[{command[2]}]"',
             err=True,
         )
         sys.exit(1)

@@ -1,1 +1,1 @@
-"""."""
+"""From a bundle to predictions: engines, clip buffer, sources, policy, session, sinks."""

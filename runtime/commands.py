@@ -16,7 +16,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.frames import parse_frames
 from ffn_edge.runtime.engine import BACKENDS
 from ffn_edge.runtime.policy import Limits
 from ffn_edge.runtime.profile import PROFILE, Profile, profile_bundle
@@ -38,13 +37,10 @@ _threads = click.option(
 @click.option(
     "--runs", type=click.IntRange(min=1), default=50, show_default=True, help="Of each engine."
 )
-@click.option("--frames", help='Only these frame counts, such as "4,8".  [default: all]')
 @_backend
 @_threads
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
-def profile(
-    bundle: Path, runs: int, frames: str | None, backend: str, threads: int | None, as_json: bool
-) -> None:
+def profile(bundle: Path, runs: int, backend: str, threads: int | None, as_json: bool) -> None:
     """Measure each engine's latency here.
 
     The distributions go to BUNDLE/profile.json, where `ffn-edge run` finds them.
@@ -53,11 +49,10 @@ def profile(
     Example:
       ffn-edge profile bundle --runs 100 --threads 2
     """
-    counts = None if frames is None else parse_frames(frames)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("profiling", total=runs)
         measured = profile_bundle(
-            Bundle.load(bundle), runs=runs, frame_counts=counts, backend=backend, threads=threads,
+            Bundle.load(bundle), runs=runs, backend=backend, threads=threads,
             on_round=lambda done: bar.update(task, completed=done),
         )  # fmt: skip
     click.echo(f"wrote {bundle / PROFILE}", err=True)

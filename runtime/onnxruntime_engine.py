@@ -1,4 +1,4 @@
-"""The engine for every CPU: a bundle's graph in ONNX Runtime. The only file that imports it.
+"""The engine for every CPU: a bundle's graph in ONNX Runtime, which the runtime imports only here.
 
 Several sessions live side by side and one runs at a time. What that asks for, as tried with ONNX
 Runtime 1.32 on two cores (`benchmarks/runtime_overhead.py` measures the result):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -193,7 +193,6 @@ def profile_bundle(
     bundle: Bundle,
     *,
     runs: int = 50,
-    frame_counts: Iterable[int] | None = None,
     backend: str = "auto",
     threads: int | None = None,
     on_round: Callable[[int], None] | None = None,
@@ -203,20 +202,16 @@ def profile_bundle(
     Args:
         bundle: what to measure.
         runs: how many inferences of each engine.
-        frame_counts: which engines; None is all that the bundle serves.
         backend: one of `engine.BACKENDS`.
         threads: of the CPU; None is one for each physical core.
         on_round: see `profile_engines`.
 
     Raises:
         EngineError: the backend is not installed, or cannot run the bundle.
-        BundleError: the bundle does not serve one of `frame_counts`.
         FfnEdgeError: the folder cannot be written.
     """
     chosen = choose_backend(backend, threads)
-    with open_engines(
-        bundle, backend=chosen.name, threads=chosen.threads, frame_counts=frame_counts
-    ) as engines:
+    with open_engines(bundle, backend=chosen.name, threads=chosen.threads) as engines:
         latencies = profile_engines(engines, bundle.manifest.input, runs=runs, on_round=on_round)
     return save_profile(bundle, chosen, latencies)
 

@@ -236,8 +236,9 @@ class Session:
         self._state = observe(self._state, decision.frames, latency_ms, elapsed_s)
         top = top_classes(logits[0], self._classes)
         self._used_s = time_s
-        while self._due_s <= time_s:  # on a live source, hops that are past are left out
-            self._due_s += self._timing.hop_s
+        # On a live source, hops that are past are left out.
+        hops = math.floor((time_s - self._due_s) / self._timing.hop_s) + 1
+        self._due_s += max(hops, 0) * self._timing.hop_s
         deadline_ms = self._limits.latency_ms
         return Result(
             time_s=time_s,

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from ffn_edge.errors import VideoError
 from ffn_edge.video import Camera, Images, VideoReader
+from ffn_edge.video_list import videos_of
 
 
 class Frame(NamedTuple):
@@ -173,17 +174,5 @@ def open_source(text: str, *, realtime: bool = False) -> Source:
             f"there is no video at {text}",
             "name a video file, a .txt file with one video path a line, or a camera such as 0.",
         )
-    if path.suffix.lower() != ".txt":
-        return Source(streams=(VideoStream(path, realtime=realtime),))
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise VideoError(
-            f"{path} cannot be read as a list of videos: {error}",
-            "write one path a line, in UTF-8.",
-        ) from error
-    videos = [path.parent / line.strip() for line in lines if line.strip()]
-    if not videos:
-        raise VideoError(f"{path} names no video", "write one path a line.")
-    streams = tuple(VideoStream(video, realtime=realtime) for video in videos)
-    return Source(streams=streams, skip_broken=True)
+    streams = tuple(VideoStream(video, realtime=realtime) for video in videos_of(path))
+    return Source(streams=streams, skip_broken=path.suffix.lower() == ".txt")

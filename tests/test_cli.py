@@ -54,7 +54,7 @@ def test_the_help_of_a_command_shows_an_example_and_needs_no_training_library(na
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_group_tells_of_a_command_what_the_command_tells(name: str) -> None:
-    assert cli._COMMANDS[name][2] == command(name).get_short_help_str(200)
+    assert cli._COMMANDS[name][-1] == command(name).get_short_help_str(200)
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "export", "verify", "profile", "run"])
@@ -98,16 +98,20 @@ def test_an_interrupted_command_exits_with_130() -> None:
     assert (done.returncode, done.stderr.strip()) == (130, "Interrupted.")
 
 
-def test_a_missing_library_names_the_extra_that_brings_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [(["evaluate", "x.pt", "--list", "x"], "train"), (["verify", "x"], "export")],
+)
+def test_a_missing_library_names_the_extra_that_brings_it(arguments: list[str], extra: str) -> None:
     code = (
         "import sys\n"
         "sys.modules['torch'] = None\n"
-        f"sys.argv = ['ffn-edge', 'evaluate', 'x.pt', '--list', {str(tmp_path)!r}]\n"
+        f"sys.argv = ['ffn-edge', *{arguments!r}]\n"
         "import ffn_edge.cli; ffn_edge.cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
-    assert 'pip install "ffn-edge[train]"' in done.stderr
+    assert f'pip install "ffn-edge[{extra}]"' in done.stderr
 
 
 def test_an_error_keeps_its_hint_on_the_way_from_a_worker_process() -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 
 import click
+
+# More loader processes than cores get in each other's way.
+_WORKERS = min(4, os.cpu_count() or 1)
 
 
 def _settings(
@@ -35,7 +39,7 @@ def _settings(
     "--set", "settings", multiple=True, callback=_settings, help="NAME=VALUE of a recipe."
 )
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
-@click.option("--workers", default=4, show_default=True, help="Decoding processes.")
+@click.option("--workers", default=_WORKERS, show_default=True, help="Decoding processes.")
 @click.option("--resume", is_flag=True, help="Continue from last.pt in the run folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def train(
@@ -83,10 +87,10 @@ def train(
 @click.argument("checkpoint", type=click.Path(dir_okay=False))
 @click.option("--list", "list_file", required=True, help="List file of labelled videos.")
 @click.option("--root", help="Folder that the list's paths start from; else the list's own.")
-@click.option("--dataset", default="custom", show_default=True, help="Facts of a data set.")
+@click.option("--dataset", help="Facts of a data set; else those of the training's.")
 @click.option("--frames", default="4,8,16", show_default=True, help="List or range: 2-20.")
 @click.option("--batch-size", default=16, show_default=True, help="Videos at a time.")
-@click.option("--workers", default=4, show_default=True, help="Decoding processes.")
+@click.option("--workers", default=_WORKERS, show_default=True, help="Decoding processes.")
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write accuracy against cost here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

@@ -7,6 +7,7 @@ Legend: B clips a batch, T frames a clip, frames of S x S pixels. Frames are uin
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
@@ -171,6 +172,8 @@ def _worker_context() -> BaseContext:
 
 def _start_worker(_: int) -> None:
     use_one_thread()
+    # Ctrl-C reaches every process of the terminal; the training process ends its loaders itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class BrokenVideos:
@@ -204,14 +207,14 @@ class BrokenVideos:
         """Count a batch.
 
         Raises:
-            DataError: too large a share is broken, or none of this batch could be read.
+            DataError: too large a share is broken.
         """
         self._broken.update(dict.fromkeys(batch.broken))
         self._seen += len(batch.labels) + len(batch.broken)
         seen = min(self._seen, self._num_videos)  # a second epoch meets the same videos
         too_many = len(self._broken) > self._max_share * seen
         judged = seen >= min(_JUDGED_AFTER, self._num_videos)
-        if (too_many and judged) or not len(batch.labels):
+        if too_many and judged:
             raise DataError(
                 f"{len(self._broken)} of {seen} videos cannot be read, which is more than "
                 f"{self._max_share:.0%}: {', '.join(self.paths[:3])}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch.utils.tensorboard import SummaryWriter
 
 from ffn_edge.atomic import write_text
+from ffn_edge.errors import CheckpointError
 
 METRICS = "metrics.jsonl"
 
@@ -81,9 +83,10 @@ class RunLog:
         """Record one optimiser step."""
         if not self.enabled:
             return
-        self._line({"step": step, "epoch": epoch, **values})
-        for name, value in _flat(values):
-            self._board.add_scalar(f"train/{name}", value, step)
+        with self._disk_errors():
+            self._line({"step": step, "epoch": epoch, **values})
+            for name, value in _flat(values):
+                self._board.add_scalar(f"train/{name}", value, step)
         self._progress.update(
             self._task,
             completed=step + 1,
@@ -94,9 +97,10 @@ class RunLog:
         """Record and print a validation."""
         if not self.enabled:
             return
-        self._line({"step": step, "epoch": epoch, "validation": accuracy})
-        for frames, values in accuracy.items():
-            self._board.add_scalar(f"validation/top1_{frames}_frames", values["top1"], step)
+        with self._disk_errors():
+            self._line({"step": step, "epoch": epoch, "validation": accuracy})
+            for frames, values in accuracy.items():
+                self._board.add_scalar(f"validation/top1_{frames}_frames", values["top1"], step)
         top1 = "  ".join(f"{t} frames {v['top1']:.1%}" for t, v in accuracy.items())
         self.console.print(f"epoch {epoch + 1}: top-1 {top1}", highlight=False)
 
@@ -107,8 +111,19 @@ class RunLog:
     def flush(self) -> None:
         """Bring what was recorded to the files, before a checkpoint says it is there."""
         if self.enabled:
-            self._file.flush()
-            self._board.flush()
+            with self._disk_errors():
+                self._file.flush()
+                self._board.flush()
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"could not write the metrics in {self._folder}: {error}",
+                "free space on the disk, then continue with --resume.",
+            ) from error
 
     def _line(self, values: dict[str, Any]) -> None:
         self._file.write(json.dumps(values) + "\n")

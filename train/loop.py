@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -21,13 +22,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ffn_edge.bundle import Accuracy
 from ffn_edge.classes import read_classes
-from ffn_edge.errors import CheckpointError, RecipeError
+from ffn_edge.errors import CheckpointError, DataError, RecipeError
 from ffn_edge.network import FrameFlexibleNetwork, build
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.evaluate import evaluate
-from ffn_edge.train.loading import BrokenVideos, ResumableSampler, make_loader, to_model_input
+from ffn_edge.train.loading import (
+    Batch,
+    BrokenVideos,
+    ResumableSampler,
+    make_loader,
+    to_model_input,
+)
 from ffn_edge.train.log import RunLog
 from ffn_edge.train.objective import LossTerms, MultiFrequencyLoss
 from ffn_edge.train.optimizer import learning_rate_factor, make_optimizer
@@ -61,7 +68,7 @@ def train(
     *,
     resume: bool = False,
     device: str | None = None,
-    workers: int = 4,
+    workers: int = 0,
 ) -> TrainResult:
     """Train the recipe's network; write `last.pt`, `best.pt`, `metrics.jsonl`, TensorBoard events.
 
@@ -77,13 +84,19 @@ def train(
         workers: data-loader processes per training process; 0 decodes in the training process.
 
     Raises:
-        RecipeError: no data paths, or the batch does not divide over the processes.
+        RecipeError: no data paths, the folder holds a run and `resume` is not set, or the batch
+            does not divide over the processes.
         CheckpointError: nothing to resume from, or a run of another recipe; a full disk.
         DataError: the lists cannot be used, or too many videos are broken.
     """
     folder = Path(output)
+    if (folder / LAST).exists() and not resume:
+        raise RecipeError(
+            f"{folder} holds a run already",
+            "continue it with --resume, or name another folder; nothing was changed.",
+        )
     with join_processes(device) as processes:
-        torch.manual_seed(recipe.seed + processes.rank)
+        torch.manual_seed(recipe.seed)  # every process starts from the same weights
 
         # Data.
         classes = read_classes(_path(recipe, "classes"))
@@ -111,7 +124,12 @@ def train(
             )
 
         # Network, objective, optimiser.
-        card = ModelCard(classes=classes, size=recipe.size, short_side=recipe.short_side)
+        card = ModelCard(
+            classes=classes,
+            size=recipe.size,
+            short_side=recipe.short_side,
+            dataset=recipe.dataset,
+        )
         network = build(
             recipe.architecture,
             len(classes),
@@ -136,9 +154,7 @@ def train(
         dtype = compute_dtype(recipe.precision, processes.device)
         autocast = autocast_to(dtype, processes.device)
         # Only float16 needs scaled gradients; a disabled scaler passes everything through.
-        scaler = torch.amp.GradScaler(
-            processes.device.type, enabled=dtype is torch.float16 and processes.device.type != "cpu"
-        )
+        scaler = torch.amp.GradScaler(processes.device.type, enabled=dtype is torch.float16)
         together = _together(recipe, processes.device)
         average = (
             AveragedModel(
@@ -172,16 +188,30 @@ def train(
                 processes.barrier()
                 saved_at = time.monotonic()
 
-            for epoch in range(state.step // steps_per_epoch, recipe.epochs):
+            def unreadable() -> tuple[str, ...]:
+                paths = processes.gather((*broken.paths, *broken_val.paths))
+                for path in paths:
+                    log.note(f"skipped, could not be read: {path}")
+                return paths
+
+            for epoch in range(state.epoch, recipe.epochs):
                 first = state.step - epoch * steps_per_epoch
                 sampler.start(epoch, first * micro_batch * recipe.accumulate)
                 batches = iter(loader)
                 for _ in range(first, steps_per_epoch):
+                    # Dropout depends on the step and not on what came before: a resumed run
+                    # draws the same, on every process its own.
+                    torch.manual_seed(_seed(recipe.seed, state.step, processes.rank))
                     network.train()
                     sums: dict[str, Any] = {}
                     for part in range(recipe.accumulate):
                         batch = next(batches)
                         broken.add(batch)
+                        if not len(batch.labels):
+                            raise DataError(
+                                f"not one video of a batch can be read, such as {batch.broken[0]}",
+                                "check the disk, then continue with --resume.",
+                            )
                         clips = {
                             t: to_model_input(
                                 clip.to(processes.device, non_blocking=True), card.mean, card.std
@@ -210,7 +240,7 @@ def train(
                     schedule.step()
                     values = {name: _number(value) for name, value in sums.items()}
                     log.step(state.step, epoch, {**values, "learning_rate": rate})
-                    if not math.isfinite(values["loss"]) and dtype is not torch.float16:
+                    if not math.isfinite(values["loss"]):
                         raise RecipeError(
                             f"the loss is {values['loss']} at step {state.step}",
                             "lower learning_rate or set clip_gradient; last.pt holds the run "
@@ -220,22 +250,28 @@ def train(
                     if processes.any(stop.is_set()):
                         save(state)
                         log.note(f"stopped at step {state.step}; continue with --resume")
-                        return state.result(finished=False, broken=broken)
+                        return state.result(finished=False, broken=unreadable())
                     if processes.any(time.monotonic() - saved_at > 60 * recipe.checkpoint_minutes):
                         save(state)
 
-                # End of the epoch: validate, keep the best by the mean over frame counts.
+                # End of the epoch: validate, keep the best by the mean over frame counts. A run
+                # stopped before this is done does it when it is resumed.
                 if (epoch + 1) % recipe.validate_every == 0 or epoch + 1 == recipe.epochs:
                     evaluated: Any = network if average is None else average.module
+                    processes.broadcast(evaluated.buffers())
                     accuracy = evaluate(
                         evaluated,
-                        broken_val.watch(val_loader),
+                        _until(stop, broken_val.watch(val_loader), processes),
                         recipe.frame_counts,
                         card,
                         device=processes.device,
                         autocast=autocast,
                         reduce=processes.sum,
                     )
+                    if processes.any(stop.is_set()):
+                        save(state)
+                        log.note(f"stopped at step {state.step}; continue with --resume")
+                        return state.result(finished=False, broken=unreadable())
                     log.validation(
                         state.step - 1,
                         epoch,
@@ -251,24 +287,22 @@ def train(
                     if best and processes.first:
                         scored = dataclasses.replace(card, accuracy=accuracy)
                         save_checkpoint(folder / BEST, evaluated, scored)
+                state = dataclasses.replace(state, epoch=epoch + 1)
                 save(state)
-            for path in (*broken.paths, *broken_val.paths):
-                log.note(f"skipped, could not be read: {path}")
-        return state.result(finished=True, broken=broken)
+            return state.result(finished=True, broken=unreadable())
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Where a run stands: optimiser steps done, and the validations so far."""
+    """Where a run stands: optimiser steps and whole epochs done, and the validations so far."""
 
     step: int = 0
+    epoch: int = 0
     accuracy: dict[int, Accuracy] = dataclasses.field(default_factory=dict)
     best_mean_top1: float = -1.0
 
-    def result(self, *, finished: bool, broken: BrokenVideos) -> TrainResult:
-        return TrainResult(
-            finished, self.step, self.accuracy, self.best_mean_top1, tuple(broken.paths)
-        )
+    def result(self, *, finished: bool, broken: tuple[str, ...]) -> TrainResult:
+        return TrainResult(finished, self.step, self.accuracy, self.best_mean_top1, broken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,17 +319,16 @@ class _Parts:
         training = {
             "recipe": dataclasses.asdict(recipe),
             "step": state.step,
+            "epoch": state.epoch,
             "accuracy": {t: dataclasses.asdict(a) for t, a in state.accuracy.items()},
             "best_mean_top1": state.best_mean_top1,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        scored = dataclasses.replace(card, accuracy=state.accuracy)
-        save_checkpoint(path, self.network, scored, training)
+        # Without the accuracy: that of the last validation is not that of these weights.
+        save_checkpoint(path, self.network, card, training)
 
     def load(self, path: Path, recipe: Recipe) -> _State:
         checkpoint = load_checkpoint(path)
@@ -322,14 +355,27 @@ class _Parts:
         self.scaler.load_state_dict(training["scaler"])
         if self.average is not None:
             self.average.load_state_dict(training["average"])
-        torch.set_rng_state(training["rng"])
-        if torch.cuda.is_available() and len(training["cuda_rng"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(training["cuda_rng"])
         return _State(
             step=training["step"],
+            epoch=training["epoch"],
             accuracy={int(t): Accuracy(**a) for t, a in training["accuracy"].items()},
             best_mean_top1=training["best_mean_top1"],
         )
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """Return a seed of its own for each step of each process."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
+
+
+def _until(
+    stop: threading.Event, batches: Iterator[Batch], processes: Processes
+) -> Iterator[Batch]:
+    """Yield batches until a signal asks to stop; several processes end a validation together."""
+    for batch in batches:
+        yield batch
+        if stop.is_set() and processes.world_size == 1:
+            return
 
 
 def _path(recipe: Recipe, name: str) -> Path:

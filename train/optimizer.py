@@ -73,7 +73,7 @@ def learning_rate_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> flo
     if recipe.schedule == "cosine":
         floor = recipe.final_learning_rate / recipe.learning_rate
         return _cosine(1.0, floor, (step - warmup) / max(1, total - warmup))
-    # One-cycle (Smith & Topin, 2018), with the defaults of torch.optim.lr_scheduler.OneCycleLR.
+    # One-cycle (Smith & Topin, 2018), with the rates of torch.optim.lr_scheduler.OneCycleLR.
     peak = 0.3 * total - 1
     if step <= peak:
         return _cosine(1 / 25, 1.0, step / peak)

@@ -7,7 +7,7 @@ the only one. Only the first process (rank 0) writes files and prints.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -44,6 +44,20 @@ class Processes:
         dist.all_reduce(raised, dist.ReduceOp.MAX)
         return bool(raised.item())
 
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process the first one's values, in place."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def gather(self, paths: tuple[str, ...]) -> tuple[str, ...]:
+        """Return every process's paths, each once."""
+        if self.world_size == 1:
+            return tuple(dict.fromkeys(paths))
+        gathered: list[tuple[str, ...]] = [()] * self.world_size
+        dist.all_gather_object(gathered, paths)
+        return tuple(dict.fromkeys(path for each in gathered for path in each))
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.world_size > 1:
@@ -60,7 +74,10 @@ def join_processes(device: str | None) -> Iterator[Processes]:
     Raises:
         RecipeError: a GPU was asked for and there is none.
     """
-    wanted = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        wanted = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise RecipeError(f"there is no device {device!r}", "cpu, cuda or cuda:1.") from error
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise RecipeError("there is no CUDA device on this machine", "leave --device out, or cpu.")
     world_size = int(os.environ.get("WORLD_SIZE", "1"))

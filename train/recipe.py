@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ffn_edge.errors import RecipeError
 from ffn_edge.frames import check_frame_counts
+from ffn_edge.train.augment import MULTI_SCALE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class Recipe:
     root: str | None = None
     size: int = 224
     short_side: int = 256
-    crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    crop_scales: tuple[float, ...] = MULTI_SCALE
     cache_gib: float = 0.0
     max_broken_share: float = 0.05
 
@@ -82,8 +83,18 @@ class Recipe:
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
+        for name in _FIELDS:
+            if not _fits(name, getattr(self, name)):
+                raise RecipeError(f"{name} is {getattr(self, name)!r}", f"it takes {_KINDS[name]}.")
         check_frame_counts(self.frame_counts)
-        for name in ("epochs", "batch_size", "accumulate", "learning_rate", "size"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "learning_rate",
+            "size",
+            "validate_every",
+        ):
             if getattr(self, name) <= 0:
                 raise RecipeError(f"{name} must be above 0; got {getattr(self, name)}")
         if self.batch_size % self.accumulate:
@@ -96,6 +107,11 @@ class Recipe:
                 raise RecipeError(
                     f"{name} is {getattr(self, name)!r}", f"choose one of {', '.join(choices)}."
                 )
+        if self.schedule == "one_cycle" and self.warmup_epochs:
+            raise RecipeError(
+                "one_cycle has a rise of its own; warmup_epochs would cut into it",
+                "leave warmup_epochs out.",
+            )
         if self.short_side < self.size:
             raise RecipeError(
                 f"short_side {self.short_side} is below size {self.size}",
@@ -122,21 +138,35 @@ class Recipe:
                 value: Any = ast.literal_eval(text)
             except (ValueError, SyntaxError):
                 value = text  # a word, such as cosine
-            current = getattr(self, name)
-            if isinstance(current, float) and isinstance(value, int):
-                value = float(value)
-            if isinstance(current, tuple) and isinstance(value, int):
+            if isinstance(getattr(self, name), tuple) and not isinstance(value, tuple):
                 value = (value,)
-            if current is not None and not isinstance(value, type(current)) and value is not None:
-                raise RecipeError(
-                    f"{name} takes a {type(current).__name__}; got {text!r}",
-                    f"it is {current!r} in the recipe.",
-                )
             changes[name] = value
         return self.replace(**changes)
 
 
+_POSITIVE = ("epochs", "batch_size", "accumulate", "learning_rate", "size", "validate_every")
 _FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+_KINDS = {field.name: str(field.type) for field in dataclasses.fields(Recipe)}
+
+
+def _fits(name: str, value: object) -> bool:
+    """Tell whether a value is of a field's kind; a whole number may stand for a float."""
+    for kind in _KINDS[name].split(" | "):
+        if kind == "None":
+            fits = value is None
+        elif kind.startswith("tuple"):
+            fits = isinstance(value, tuple) and all(isinstance(item, int | float) for item in value)
+        elif kind == "float":
+            fits = isinstance(value, int | float) and not isinstance(value, bool)
+        elif kind == "int":
+            fits = isinstance(value, int) and not isinstance(value, bool)
+        else:
+            fits = isinstance(value, bool if kind == "bool" else str)
+        if fits:
+            return True
+    return False
+
+
 _CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("step", "cosine", "one_cycle"),

@@ -38,15 +38,16 @@ def evaluate_checkpoint(
     *,
     list_file: str,
     root: str | None = None,
-    dataset: str = "custom",
+    dataset: str | None = None,
     batch_size: int = 16,
-    workers: int = 4,
+    workers: int = 0,
     device: str | None = None,
     precision: str = "fp32",
 ) -> list[Row]:
     """Evaluate a checkpoint on a list of videos: one row per frame count.
 
-    Each video is decoded once, for the union of all frame counts.
+    Each video is decoded once, for the union of all frame counts. `dataset` names its facts; left
+    out, they are those of the training's data set.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -58,7 +59,7 @@ def evaluate_checkpoint(
         list_file,
         tuple(frame_counts),
         classes=card.classes,
-        facts=dataset_facts(dataset),
+        facts=dataset_facts(dataset or card.dataset),
         root=root,
         train=False,
         size=card.size,

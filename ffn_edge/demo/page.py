@@ -46,7 +46,7 @@ def write_page(demo: DemoResult, path: Path) -> Path:
         f"<h1>ffn-edge {ffn_edge.__version__}: the demo</h1>",
         f"<p class=note>{_text(machine.cpu)}, {machine.cores} cores, {_text(machine.system)}, "
         f"Python {_text(machine.python)}; {now}. Every figure "
-        "on this page was measured in this run. The clips are synthetic: rendered motion over "
+        "on this page was measured by this demo. The clips are synthetic: rendered motion over "
         "photographs, twelve classes in time-reversed pairs, so that only the order of the frames "
         "tells them apart.</p>",
         "<h2>One network, any frame count</h2>",
@@ -68,6 +68,7 @@ def write_page(demo: DemoResult, path: Path) -> Path:
             ("stage", "seconds"),
             [(name, f"{seconds:.0f}") for name, seconds in demo.seconds.items()]
             + [("in all", f"{sum(demo.seconds.values()):.0f}")],
+            "Of this call: where an interrupted demo went on, only what was left to do.",
         ),
     ]
     body = "\n".join(sections)

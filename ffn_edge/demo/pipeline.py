@@ -14,9 +14,9 @@ from pathlib import Path
 from ffn_edge.atomic import write_text
 from ffn_edge.bundle import Bundle
 from ffn_edge.demo.load import BackgroundLoad
-from ffn_edge.errors import FfnEdgeError
+from ffn_edge.errors import ExportError, FfnEdgeError
 from ffn_edge.export.bundle_writer import export_bundle
-from ffn_edge.export.clips import clips_from_videos, videos_of
+from ffn_edge.export.clips import clips_from_videos
 from ffn_edge.export.verify import Verified, verify
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.runtime.engine import choose_backend, open_engines
@@ -28,6 +28,7 @@ from ffn_edge.train.clips import Action, render_clips, render_stream
 from ffn_edge.train.loop import BEST, LAST, train
 from ffn_edge.train.recipe import Recipe, load_recipe
 from ffn_edge.train.report import Row, evaluate_checkpoint
+from ffn_edge.video_list import videos_of
 
 # Where accuracy is measured; 4, 8 and 16 are trained.
 EVALUATED = (2, 4, 6, 8, 10, 12, 14, 16, 18, 20)
@@ -124,7 +125,6 @@ def run_demo(
                 str(folder / name / BEST),
                 EVALUATED,
                 list_file=str(clips / "test.txt"),
-                dataset="demo",
                 workers=0,
                 precision="auto",
             )
@@ -134,8 +134,10 @@ def run_demo(
         demo.bundle = export_bundle(checkpoint.network, checkpoint.card, folder / "bundle")
     with stage("verify it on test clips"):
         contract, counts = demo.bundle.manifest.input, demo.bundle.manifest.frame_counts
-        videos = clips_from_videos(videos_of([clips / "test.txt"]), contract, counts, 16)
+        videos = clips_from_videos(videos_of(clips / "test.txt"), contract, counts, 16)
         demo.verified = verify(demo.bundle, videos, checkpoint=checkpoint)
+        if not all(found.passed for found in demo.verified):
+            raise ExportError("the bundle is not the network", "see `ffn-edge verify` on it.")
     with stage("profile its engines"):
         backend = choose_backend("auto", None)
         with open_engines(demo.bundle, backend=backend.name, threads=backend.threads) as engines:

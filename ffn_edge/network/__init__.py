@@ -16,7 +16,7 @@ __all__ = ["ARCHITECTURES", "FrameFlexibleNetwork", "build", "import_published",
 
 
 def build(
-    architecture: str,
+    arch: str,
     num_classes: int,
     frame_counts: Sequence[int] = (4, 8, 16),
     *,
@@ -26,7 +26,7 @@ def build(
     """Build a Frame Flexible Network.
 
     Args:
-        architecture: one of `ARCHITECTURES`.
+        arch: one of `ARCHITECTURES`.
         num_classes: the number of logits.
         frame_counts: the frame counts to serve, ascending; any set.
         weights: where the shared weights start: None for random, the name of torchvision's
@@ -38,10 +38,10 @@ def build(
         FrameCountError: the frame counts do not ascend.
         CheckpointError: the weights file is of another network.
     """
-    check_architecture(architecture)
+    check_architecture(arch)
     if num_classes < 1:
         raise NetworkError(f"a network cannot have {num_classes} classes", "give at least one.")
-    return build_tsm(architecture, num_classes, frame_counts, weights=weights, dropout=dropout)
+    return build_tsm(arch, num_classes, frame_counts, weights=weights, dropout=dropout)
 
 
 def check_architecture(architecture: str) -> None:

@@ -33,7 +33,8 @@ class ModelCard:
     """What a network was trained for: class names, and how its input is prepared.
 
     A frame's short side is scaled to `short_side` pixels, the centre `size`×`size` is cut out, and
-    values in [0, 1] are normalised by `mean` and `std`. `accuracy` is by frame count.
+    values in [0, 1] are normalised by `mean` and `std`. `dataset` names the facts of the training's
+    data set. `accuracy` is by frame count.
     """
 
     classes: tuple[str, ...]
@@ -41,6 +42,7 @@ class ModelCard:
     short_side: int = 256
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    dataset: str = "custom"
     accuracy: dict[int, Accuracy] = field(default_factory=dict)
 
 
@@ -149,6 +151,10 @@ def import_file(
     """
     content = load_torch_file(path)
     state_dict = content.get("state_dict", content)
+    if not isinstance(state_dict, dict):
+        raise CheckpointError(
+            f"the state_dict of {path} is a {type(state_dict).__name__}", "give a whole checkpoint."
+        )
     network = import_published(
         architecture, {name: t for name, t in state_dict.items() if isinstance(t, torch.Tensor)}
     )

@@ -13,11 +13,11 @@ from ffn_edge.network.ffn import FrameFlexibleNetwork
 _FRAME_COUNT = re.compile(r"^base_model\.bn1_(\d+)\.weight$")
 
 
-def import_published(architecture: str, state_dict: Mapping[str, Tensor]) -> FrameFlexibleNetwork:
+def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexibleNetwork:
     """Build the network of a published checkpoint; classes and frame counts are read off it.
 
     Args:
-        architecture: which network it is: the file does not say.
+        arch: which network it is: the file does not say.
         state_dict: the checkpoint's `state_dict`, with or without DataParallel's "module.".
 
     Returns:
@@ -29,7 +29,7 @@ def import_published(architecture: str, state_dict: Mapping[str, Tensor]) -> Fra
     """
     from ffn_edge.network import build, check_architecture
 
-    check_architecture(architecture)
+    check_architecture(arch)
     tensors = {name.removeprefix("module."): value for name, value in state_dict.items()}
     frame_counts = sorted(
         int(match.group(1)) for name in tensors if (match := _FRAME_COUNT.match(name))
@@ -40,14 +40,14 @@ def import_published(architecture: str, state_dict: Mapping[str, Tensor]) -> Fra
             "this is not a published FFN checkpoint: base_model.bn1_<T> or new_fc is missing",
             "give the `state_dict` of a 2-D network trained by the paper's code.",
         )
-    network = build(architecture, classifier.shape[0], frame_counts)
+    network = build(arch, classifier.shape[0], frame_counts)
     expected = network.state_dict()
     names = {published_name(name): name for name in expected}
     missing = [name for name in names if name not in tensors]
     extra = [name for name in tensors if name not in names]
     if missing or extra:
         raise CheckpointError(
-            f"the checkpoint is not a {architecture}: "
+            f"the checkpoint is not a {arch}: "
             f"{_first_ten('missing', missing)}{_first_ten('unexpected', extra)}".rstrip("; "),
             "name the architecture it was trained as.",
         )
@@ -59,7 +59,7 @@ def import_published(architecture: str, state_dict: Mapping[str, Tensor]) -> Fra
             value = value.flatten()
         if value.shape != expected[name].shape:
             raise CheckpointError(
-                f"the checkpoint is not a {architecture}: {published} has the shape "
+                f"the checkpoint is not a {arch}: {published} has the shape "
                 f"{tuple(value.shape)}, not {tuple(expected[name].shape)}",
                 "name the architecture it was trained as.",
             )

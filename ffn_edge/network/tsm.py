@@ -133,7 +133,9 @@ def _image_weights(architecture: str, weights: str) -> dict[str, Tensor]:
             f"give a path, or one of {names}.",
         ) from error
     try:
-        downloaded: dict[str, Tensor] = member.get_state_dict(progress=False, check_hash=True)
+        downloaded: dict[str, Tensor] = member.get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
     except (URLError, OSError) as error:
         raise NetworkError(
             f"could not download {member}: {error}",

@@ -13,7 +13,7 @@ import torch
 
 from ffn_edge.bundle import MANIFEST, Bundle, InputContract
 from ffn_edge.errors import ExportError, VideoError
-from ffn_edge.export.clips import clips_from_videos, synthetic_clips, videos_of
+from ffn_edge.export.clips import clips_from_videos, synthetic_clips
 from ffn_edge.export.verify import COMPOSED_TOLERANCE, NETWORK_TOLERANCE, compare, verify
 from ffn_edge.frames import segment_centres
 from ffn_edge.network import build
@@ -224,22 +224,3 @@ def test_a_broken_video_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(VideoError, match=r"broken\.mp4"):
         clips_from_videos([tmp_path / "broken.mp4"], CONTRACT, (2,), 1)
-
-
-def test_sources_are_videos_and_lists_of_them_with_or_without_labels(tmp_path: Path) -> None:
-    (tmp_path / "take 2").touch()  # a path that ends as if in a label
-    (tmp_path / "list.txt").write_text("a.mp4 3\n\nb c.mp4 11\nd.mp4\ntake 2\n")
-
-    videos = videos_of([tmp_path / "list.txt", Path("e.mp4")])
-
-    names = ["a.mp4", "b c.mp4", "d.mp4", "take 2"]
-    assert videos == [*(tmp_path / name for name in names), Path("e.mp4")]
-
-
-def test_a_list_that_names_no_video_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty.txt").write_text("\n\n")
-
-    with pytest.raises(VideoError, match="names no video"):
-        videos_of([tmp_path / "empty.txt"])
-    with pytest.raises(VideoError, match="cannot be read as a list"):
-        videos_of([tmp_path / "absent.txt"])

@@ -221,9 +221,11 @@ def test_later_epochs_do_not_thin_out_the_broken_share() -> None:
         broken.add(batch(19, "c.mp4"))
 
 
-def test_a_batch_without_a_readable_video_stops_the_run_at_once() -> None:
-    with pytest.raises(DataError, match="2 of 2"):
-        BrokenVideos(1000).add(batch(0, "a.mp4", "b.mp4"))
+def test_a_batch_without_a_readable_video_is_passed_over_while_the_share_is_small() -> None:
+    broken = BrokenVideos(1000)
+    watched = broken.watch([batch(99), batch(0, "a.mp4"), batch(1)])
+    assert [len(each.labels) for each in watched] == [99, 1]
+    assert broken.paths == ("a.mp4",)
 
 
 @pytest.fixture

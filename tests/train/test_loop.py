@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from ffn_edge.errors import CheckpointError, DataError, RecipeError
+from ffn_edge.network import build
 from ffn_edge.network.checkpoint import load_checkpoint
-from ffn_edge.train.log import METRICS
+from ffn_edge.train.log import METRICS, RunLog
 from ffn_edge.train.loop import BEST, LAST, train
 from ffn_edge.train.recipe import Recipe
 
@@ -26,15 +27,19 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
 
 
-def start(recipe: Recipe, folder: Path, *, resume: bool = False) -> subprocess.Popen[str]:
+def start(
+    recipe: Recipe, folder: Path, *, resume: bool = False, workers: int = 0
+) -> subprocess.Popen[str]:
     """Train in a process of its own, with a checkpoint after every step."""
     code = (
         "import sys; from ffn_edge.train.loop import train; from ffn_edge.train.recipe import *\n"
         f"recipe = {recipe.replace(checkpoint_minutes=0.0)!r}\n"
-        f"result = train(recipe, {str(folder)!r}, resume={resume}, workers=0)\n"
+        f"result = train(recipe, {str(folder)!r}, resume={resume}, workers={workers})\n"
         "sys.exit(0 if result.finished else 130)"
     )
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> None:
@@ -125,6 +130,64 @@ def test_a_signal_saves_and_ends_the_run(
     assert training is not None and training["step"] == steps_in(tmp_path)
 
 
+def test_ctrl_c_in_a_terminal_reaches_the_loaders_too_and_saves(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    process = start(recipe.replace(epochs=200), tmp_path, workers=1)
+    wait_for(lambda: steps_in(tmp_path) >= 1, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, messages = process.communicate(timeout=60)
+    assert process.returncode == 130, messages
+    assert load_checkpoint(tmp_path / LAST).training is not None
+
+
+def test_a_run_stopped_by_its_last_step_still_validates_when_resumed(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe.replace(epochs=1)
+
+    def stop_after_last_step(self: RunLog, step: int, epoch: int, values: dict[str, Any]) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "step", stop_after_last_step)
+        assert not train(recipe, tmp_path, workers=0).finished
+    assert not (tmp_path / BEST).exists()
+    result = train(recipe, tmp_path, resume=True, workers=0)
+    assert result.finished and result.accuracy[4].clips == 12
+    assert (tmp_path / BEST).is_file()
+
+
+def test_a_run_is_not_overwritten_by_forgetting_to_resume(recipe: Recipe, tmp_path: Path) -> None:
+    train(recipe, tmp_path, workers=0)
+    before = (tmp_path / LAST).read_bytes()
+    with pytest.raises(RecipeError, match="holds a run already"):
+        train(recipe, tmp_path, workers=0)
+    assert (tmp_path / LAST).read_bytes() == before and len(metrics(tmp_path)) == 8
+
+
+def test_one_unreadable_video_in_a_small_last_batch_of_validation_is_borne(
+    recipe: Recipe, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    lines = "".join(f"{data}/{i % 12}.mp4 {i % 2}\n" for i in range(24))
+    (tmp_path / "list.txt").write_text(lines + f"{tmp_path}/broken.mp4 0\n")
+    result = train(
+        recipe.replace(val_list=str(tmp_path / "list.txt"), epochs=1), tmp_path / "run", workers=0
+    )
+    assert result.accuracy[4].clips == 24
+    assert result.broken_videos == (f"{tmp_path}/broken.mp4",)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_gpu_trains_in_half_precision(recipe: Recipe, tmp_path: Path, precision: str) -> None:
+    result = train(recipe.replace(precision=precision), tmp_path, device="cuda", workers=0)
+    assert result.finished
+
+
 def test_a_finished_run_resumes_to_nothing(recipe: Recipe, tmp_path: Path) -> None:
     train(recipe, tmp_path, workers=0)
     before = metrics(tmp_path)
@@ -148,8 +211,6 @@ def test_clipping_bounds_what_the_optimiser_sees(recipe: Recipe, tmp_path: Path)
         folder = tmp_path / str(clip)
         train(recipe.replace(clip_gradient=clip), folder, workers=0)
         torch.manual_seed(recipe.seed)
-        from ffn_edge.network import build
-
         before = dict(build("tsm_tiny", 2, (2, 4), dropout=0.0).named_parameters())
         after = dict(load_checkpoint(folder / LAST).network.named_parameters())
         # The classifier moves at 5× and 10× the rate; the body at 1×: its step is its gradient.
@@ -165,7 +226,7 @@ def test_clipping_bounds_what_the_optimiser_sees(recipe: Recipe, tmp_path: Path)
 def test_an_average_of_the_weights_is_what_is_validated_and_kept(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    train(recipe.replace(ema_decay=0.5), tmp_path, workers=0)
+    train(recipe.replace(ema_decay=0.5, epochs=1), tmp_path, workers=0)
     last = load_checkpoint(tmp_path / LAST)
     assert last.training is not None and last.training["average"] is not None
     name = "body.conv1.weight"
@@ -174,8 +235,22 @@ def test_an_average_of_the_weights_is_what_is_validated_and_kept(
 
 
 def test_a_batch_may_come_in_parts(recipe: Recipe, tmp_path: Path) -> None:
-    result = train(recipe.replace(accumulate=2), tmp_path, workers=0)
-    assert result.steps == 6  # 12 videos, 4 a step, whatever the parts
+    """The parts' gradients are averaged: as large as the whole batch's, not twice as large.
+
+    They are not the same, since each part is normalised by its own statistics.
+    """
+    recipe = recipe.replace(epochs=1, batch_size=12, momentum=0.0, weight_decay=0.0, dropout=0.0)
+
+    def moved(parts: int) -> float:
+        folder = tmp_path / str(parts)
+        result = train(recipe.replace(accumulate=parts), folder, workers=0)
+        assert result.steps == 1  # 12 videos in a step, whatever the parts
+        torch.manual_seed(recipe.seed)
+        before = build("tsm_tiny", 2, (2, 4)).body.fc.linear.weight.detach()
+        after = load_checkpoint(folder / LAST).network.body.fc.linear.weight.detach()
+        return float((after - before).norm())
+
+    assert moved(2) == pytest.approx(moved(1), rel=0.3)
 
 
 def test_half_precision_trains(recipe: Recipe, tmp_path: Path) -> None:
@@ -189,6 +264,18 @@ def test_half_precision_trains(recipe: Recipe, tmp_path: Path) -> None:
 def test_two_processes_share_the_work_and_one_writes(recipe: Recipe, tmp_path: Path) -> None:
     file = tmp_path / "my_recipe.py"
     file.write_text(f"from ffn_edge.train.recipe import Recipe\nrecipe = {recipe!r}\n")
+    # Each process leaves its own weights behind when the run ends.
+    file.write_text(
+        file.read_text() + "import os, torch\nfrom ffn_edge.train import loop\n"
+        "def result(state, **rest):\n"
+        "    network = seen[0]\n"
+        f"    path = {str(tmp_path / 'run')!r} + '/weights' + os.environ['RANK'] + '.pt'\n"
+        "    torch.save(dict(network.named_parameters()), path)\n"
+        "    return original(state, **rest)\n"
+        "seen, build, original = [], loop.build, loop._State.result\n"
+        "loop.build = lambda *a, **k: seen.append(build(*a, **k)) or seen[0]\n"
+        "loop._State.result = result\n"
+    )
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         "-m", "ffn_edge", "train", str(file), "-o", str(tmp_path / "run"),
@@ -201,6 +288,12 @@ def test_two_processes_share_the_work_and_one_writes(recipe: Recipe, tmp_path: P
     assert [line["step"] for line in steps] == list(range(6))
     # Both processes' clips were counted: each has half of the 12.
     assert load_checkpoint(tmp_path / "run" / BEST).card.accuracy[4].clips == 12
+    # Their gradients were averaged. Both end with the same weights, else the averaging is missing:
+    # each saw other videos.
+    one, other = (
+        torch.load(tmp_path / "run" / f"weights{rank}.pt", weights_only=True) for rank in (0, 1)
+    )
+    assert one and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_another_recipe_cannot_continue_a_run(recipe: Recipe, tmp_path: Path) -> None:

@@ -64,6 +64,10 @@ def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
         {"optimizer": "adam"},
         {"batch_size": 6, "accumulate": 4},
         {"size": 256, "short_side": 224},
+        {"validate_every": 0},
+        {"epochs": None},
+        {"ema_decay": "abc"},
+        {"schedule": "one_cycle", "warmup_epochs": 2.0},
     ],
 )
 def test_a_recipe_with_a_wrong_value_is_refused(changes: dict[str, object]) -> None:
@@ -81,7 +85,7 @@ def test_settings_from_text_take_the_fields_kind() -> None:
             "ema_decay": "0.9",
         }
     )
-    assert (recipe.learning_rate, recipe.step_epochs, recipe.schedule) == (1.0, (3,), "cosine")
+    assert (recipe.learning_rate, recipe.step_epochs, recipe.schedule) == (1, (3,), "cosine")
     assert recipe.supervise_all is True and recipe.ema_decay == 0.9
 
 

@@ -22,7 +22,8 @@ recipe = Recipe(
     optimizer="adamw",
     learning_rate=3e-3,
     weight_decay=0.05,
-    epochs=18,
+    epochs=16,
     batch_size=32,
     schedule="one_cycle",
+    validate_every=2,
 )
