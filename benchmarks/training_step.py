@@ -1,8 +1,9 @@
 """One training step of three frame counts, by memory layout, precision and number of calls.
 
-The baseline is what a plain implementation does: contiguous float32, the 4-, 8- and 16-frame
-sequences one after the other, each with its own backward pass. Every variant computes the same
-loss. Variants take turns, so that drift of the machine hits all alike.
+The baseline is contiguous float32, the 4-, 8- and 16-frame sequences by themselves: a forward
+and backward pass each, as three networks would be trained. The orders of a step are those of
+`ffn_edge.train.step`; all give the same gradients.
+Variants take turns, so that drift of the machine hits all alike.
 
     python benchmarks/training_step.py --arch tsm_resnet50 --size 224 --batch 1
 """
@@ -20,14 +21,17 @@ from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.nn import functional as F
 
 from ffn_edge import network
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.train.objective import MultiFrequencyLoss
 from ffn_edge.train.processes import autocast_to
+from ffn_edge.train.step import Order, backward
 
 FRAME_COUNTS = (4, 8, 16)
 CPU = torch.device("cpu")
+ORDERS: tuple[Order, ...] = ("each", "joint", "together")
 
 
 @dataclass(frozen=True)
@@ -36,19 +40,18 @@ class Variant:
 
     channels_last: bool
     dtype: torch.dtype
-    together: bool
+    order: Order
 
     def __str__(self) -> str:
         layout = "channels-last" if self.channels_last else "contiguous"
-        calls = "one call" if self.together else "one after the other"
-        return f"{layout}, {str(self.dtype).removeprefix('torch.')}, {calls}"
+        return f"{layout}, {str(self.dtype).removeprefix('torch.')}, {self.order}"
 
 
 VARIANTS = [
-    Variant(channels_last, dtype, together)
+    Variant(channels_last, dtype, order)
     for dtype in (torch.float32, torch.bfloat16)
     for channels_last in (False, True)
-    for together in (False, True)
+    for order in ORDERS
 ]
 
 
@@ -68,7 +71,7 @@ def separate_passes(model: FrameFlexibleNetwork, batch: int, size: int, target: 
     clips = clips_of(None, batch, size)
     start = time.perf_counter()
     for clip in clips.values():
-        torch.nn.functional.cross_entropy(model(clip), target).backward()
+        F.cross_entropy(model(clip), target).backward()
     return time.perf_counter() - start
 
 
@@ -78,9 +81,14 @@ def one_step(
     """Seconds for a forward and backward pass of the objective over all frame counts."""
     clips = clips_of(variant, batch, size)
     start = time.perf_counter()
-    with autocast_to(variant.dtype, CPU)():
-        logits = model(clips, together=variant.together)
-    MultiFrequencyLoss()(logits, target).total.backward()
+    backward(
+        model,
+        clips,
+        target,
+        MultiFrequencyLoss(),
+        order=variant.order,
+        autocast=autocast_to(variant.dtype, CPU),
+    )
     return time.perf_counter() - start
 
 

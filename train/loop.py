@@ -40,6 +40,7 @@ from ffn_edge.train.objective import LossTerms, MultiFrequencyLoss
 from ffn_edge.train.optimizer import learning_rate_factor, make_optimizer
 from ffn_edge.train.processes import Processes, autocast_to, compute_dtype, join_processes
 from ffn_edge.train.recipe import Recipe
+from ffn_edge.train.step import Order, backward
 
 LAST, BEST = "last.pt", "best.pt"
 
@@ -155,7 +156,7 @@ def train(
         autocast = autocast_to(dtype, processes.device)
         # Only float16 needs scaled gradients; a disabled scaler passes everything through.
         scaler = torch.amp.GradScaler(processes.device.type, enabled=dtype is torch.float16)
-        together = _together(recipe, processes.device)
+        order = _order(recipe, processes)
         average = (
             AveragedModel(
                 network,
@@ -221,11 +222,15 @@ def train(
                         target = batch.labels.to(processes.device, non_blocking=True)
                         last_part = part == recipe.accumulate - 1
                         with _gradient_sync(forward, last_part):
-                            with autocast():
-                                logits = forward(clips, together=together)
-                            terms = objective(logits, target)
-                            loss: Any = scaler.scale(terms.total / recipe.accumulate)
-                            loss.backward()
+                            terms = backward(
+                                forward,
+                                clips,
+                                target,
+                                objective,
+                                order=order,
+                                autocast=autocast,
+                                scale=lambda loss: scaler.scale(loss / recipe.accumulate),
+                            )
                         _add_terms(sums, terms, recipe.accumulate)
                     if recipe.clip_gradient is not None:
                         # Gradients are scaled under float16; clip what the optimiser will see.
@@ -416,13 +421,18 @@ def _micro_batch(recipe: Recipe, processes: Processes) -> int:
     return videos
 
 
-def _together(recipe: Recipe, device: torch.device) -> bool:
-    """Choose one call for all frame counts or one each; both are equal to rounding.
+def _order(recipe: Recipe, processes: Processes) -> Order:
+    """Choose the order of the frame counts' passes; all are equal to rounding.
 
-    On a CPU one after the other was the faster or equal (benchmarks/training_step.py). On a GPU
-    one call launches a third of the kernels; that was reasoned, not measured.
+    On a CPU one after the other is the fastest (benchmarks/training_step.py). On a GPU one call
+    launches a third of the kernels; that was reasoned, not measured.
     """
-    return device.type == "cuda" if recipe.together is None else recipe.together
+    together = recipe.together
+    if together is None:
+        together = processes.device.type == "cuda"
+    if together:
+        return "together"
+    return "each" if processes.world_size == 1 else "joint"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from ffn_edge.errors import RecipeError
 
 @dataclass(frozen=True, slots=True)
 class LossTerms:
-    """One step's loss, as scalars with gradient.
+    """One step's loss, as scalars.
 
     `total` = `cross_entropy` + weight · (the sum of `distillation`, by frame count)
     + the sum of `extra_cross_entropy`, by frame count (empty in the paper's objective).
@@ -24,6 +24,24 @@ class LossTerms:
     cross_entropy: Tensor
     distillation: dict[int, Tensor]
     extra_cross_entropy: dict[int, Tensor]
+
+    def detached(self) -> LossTerms:
+        """Return the terms without gradient."""
+        return LossTerms(
+            self.total.detach(),
+            self.cross_entropy.detach(),
+            {t: term.detach() for t, term in self.distillation.items()},
+            {t: term.detach() for t, term in self.extra_cross_entropy.items()},
+        )
+
+    def plus(self, other: LossTerms) -> LossTerms:
+        """Return the terms of two sets of frame counts."""
+        return LossTerms(
+            self.total + other.total,
+            self.cross_entropy + other.cross_entropy,
+            self.distillation | other.distillation,
+            self.extra_cross_entropy | other.extra_cross_entropy,
+        )
 
 
 class MultiFrequencyLoss:
@@ -59,26 +77,33 @@ class MultiFrequencyLoss:
             target: int64 (B,).
         """
         highest = max(logits)
-        teacher = logits[highest].detach().float().log_softmax(1)
         cross_entropy = self._cross_entropy(logits[highest], target)
-        students = {t: z.float() for t, z in logits.items() if t != highest}
-        distillation = {
-            t: F.kl_div(z.log_softmax(1), teacher, reduction="batchmean", log_target=True)
-            for t, z in students.items()
-        }
-        extra = (
-            {t: self._cross_entropy(z, target) for t, z in students.items()}
-            if self.supervise_all
-            else {}
+        terms = LossTerms(cross_entropy, cross_entropy, {}, {})
+        for frames, student in logits.items():
+            if frames != highest:
+                terms = terms.plus(self.student(frames, student, logits[highest], target))
+        return terms
+
+    def student(self, frames: int, logits: Tensor, teacher: Tensor, target: Tensor) -> LossTerms:
+        """Compute the terms of one lower frame count.
+
+        Args:
+            frames: the frame count.
+            logits: (B, classes), its.
+            teacher: (B, classes), the highest frame count's; detached here.
+            target: int64 (B,).
+        """
+        distillation = F.kl_div(
+            logits.float().log_softmax(1),
+            teacher.detach().float().log_softmax(1),
+            reduction="batchmean",
+            log_target=True,
         )
-        total = torch.stack(
-            [
-                cross_entropy,
-                *(self.weight * term for term in distillation.values()),
-                *extra.values(),
-            ]
-        ).sum()
-        return LossTerms(total, cross_entropy, distillation, extra)
+        total, extra = self.weight * distillation, {}
+        if self.supervise_all:
+            extra[frames] = self._cross_entropy(logits, target)
+            total = total + extra[frames]
+        return LossTerms(total, torch.zeros_like(total), {frames: distillation}, extra)
 
     def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)

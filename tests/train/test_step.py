@@ -1,0 +1,61 @@
+"""The orders of a training step give the same loss and the same gradients."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from ffn_edge.network import build
+from ffn_edge.train.objective import LossTerms, MultiFrequencyLoss
+from ffn_edge.train.step import Order, backward
+
+
+@pytest.mark.parametrize("supervise_all", [False, True])
+@pytest.mark.parametrize("order", ["each", "together"])
+def test_every_order_gives_the_gradients_of_the_joint_loss(
+    order: Order, supervise_all: bool
+) -> None:
+    torch.manual_seed(0)
+    network = build("tsm_tiny", 3, (2, 3, 5), dropout=0.0).double().train()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if ".phi." in name:
+                parameter.uniform_(-0.3, 0.3)
+    clips = {t: torch.randn(4, t, 3, 32, 32, dtype=torch.float64) for t in (2, 3, 5)}
+    target = torch.tensor([0, 1, 2, 0])
+    objective = MultiFrequencyLoss(0.7, label_smoothing=0.1, supervise_all=supervise_all)
+
+    def run(chosen: Order) -> tuple[LossTerms, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        model = copy.deepcopy(network)
+        terms = backward(
+            model,
+            clips,
+            target,
+            objective,
+            order=chosen,
+            autocast=nullcontext,
+            scale=lambda x: 3 * x,
+        )
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        return terms, gradients, dict(model.named_buffers())
+
+    terms, gradients, statistics = run(order)
+    expected, expected_gradients, expected_statistics = run("joint")
+    assert not terms.total.requires_grad
+    assert terms.total.item() == pytest.approx(expected.total.item())
+    assert set(terms.distillation) == {2, 3}
+    assert set(terms.extra_cross_entropy) == ({2, 3} if supervise_all else set())
+    for t, term in terms.distillation.items():
+        assert term.item() == pytest.approx(expected.distillation[t].item())
+    assert gradients.keys() == expected_gradients.keys()
+    largest = max(gradient.abs().max() for gradient in expected_gradients.values())
+    for name, gradient in gradients.items():
+        # The loss is computed in float32, so its gradient is exact to 1e-7 of the largest.
+        torch.testing.assert_close(
+            gradient, expected_gradients[name], rtol=1e-5, atol=1e-6 * float(largest)
+        )
+    for name, value in statistics.items():
+        torch.testing.assert_close(value, expected_statistics[name])
