@@ -156,7 +156,7 @@ def train(
         autocast = autocast_to(dtype, processes.device)
         # Only float16 needs scaled gradients; a disabled scaler passes everything through.
         scaler = torch.amp.GradScaler(processes.device.type, enabled=dtype is torch.float16)
-        order = _order(recipe, processes)
+        order = _order(recipe, processes, dtype)
         average = (
             AveragedModel(
                 network,
@@ -421,18 +421,20 @@ def _micro_batch(recipe: Recipe, processes: Processes) -> int:
     return videos
 
 
-def _order(recipe: Recipe, processes: Processes) -> Order:
+def _order(recipe: Recipe, processes: Processes, dtype: torch.dtype) -> Order:
     """Choose the order of the frame counts' passes; all are equal to rounding.
 
-    On a CPU one after the other is the fastest (benchmarks/training_step.py). On a GPU one call
-    launches a third of the kernels; that was reasoned, not measured.
+    On a CPU as measured by benchmarks/training_step.py: in float32 one after the other, backward
+    pass included; in half precision, where each forward pass casts the weights anew, with one
+    backward pass. On a GPU one call launches a third of the kernels; that was reasoned, not
+    measured.
     """
     together = recipe.together
     if together is None:
         together = processes.device.type == "cuda"
     if together:
         return "together"
-    return "each" if processes.world_size == 1 else "joint"
+    return "each" if processes.world_size == 1 and dtype is torch.float32 else "joint"
 
 
 @contextmanager
