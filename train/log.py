@@ -27,14 +27,18 @@ class RunLog:
         total_steps: optimiser steps of the whole run.
         first_step: where a resumed run starts. Later lines, written by a process that died
             after its last checkpoint, are dropped, so that the file reads as one run.
+        first_epoch: the first epoch that is not validated yet.
         enabled: False in every process but the first.
     """
 
-    def __init__(self, folder: Path, total_steps: int, first_step: int, enabled: bool) -> None:
+    def __init__(
+        self, folder: Path, total_steps: int, first_step: int, first_epoch: int, enabled: bool
+    ) -> None:
         self.enabled = enabled
         self.console = Console(stderr=True, quiet=not enabled)
         self._folder = folder
         self._first_step = first_step
+        self._first_epoch = first_epoch
         self._total_steps = total_steps
 
     def __enter__(self) -> RunLog:
@@ -45,7 +49,7 @@ class RunLog:
         keep = [
             line
             for line in (path.read_text().splitlines() if path.is_file() else [])
-            if _step_of(line) < self._first_step
+            if _is_before(line, self._first_step, self._first_epoch)
         ]
         write_text(path, "".join(line + "\n" for line in keep))
         with ExitStack() as stack:
@@ -129,12 +133,15 @@ class RunLog:
         self._file.write(json.dumps(values) + "\n")
 
 
-def _step_of(line: str) -> float:
-    """Return the step of a line of metrics; infinity for one that was cut short."""
+def _is_before(line: str, step: int, epoch: int) -> bool:
+    """Tell whether a line of metrics is covered by a checkpoint; one that was cut short is not."""
     try:
-        return int(json.loads(line)["step"])
+        values = json.loads(line)
+        if "validation" in values:
+            return int(values["epoch"]) < epoch
+        return int(values["step"]) < step
     except (ValueError, KeyError, TypeError):
-        return float("inf")
+        return False
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -38,7 +38,13 @@ from ffn_edge.train.loading import (
 from ffn_edge.train.log import RunLog
 from ffn_edge.train.objective import LossTerms, MultiFrequencyLoss
 from ffn_edge.train.optimizer import learning_rate_factor, make_optimizer
-from ffn_edge.train.processes import Processes, autocast_to, compute_dtype, join_processes
+from ffn_edge.train.processes import (
+    Processes,
+    autocast_to,
+    compute_dtype,
+    join_processes,
+    keep_freed_memory,
+)
 from ffn_edge.train.recipe import Recipe
 from ffn_edge.train.step import Order, backward
 
@@ -97,6 +103,8 @@ def train(
             "continue it with --resume, or name another folder; nothing was changed.",
         )
     with join_processes(device) as processes:
+        if processes.device.type == "cpu":
+            keep_freed_memory()
         torch.manual_seed(recipe.seed)  # every process starts from the same weights
 
         # Data.
@@ -176,7 +184,9 @@ def train(
         if resume:
             state = parts.load(folder / LAST, recipe)
         with (
-            RunLog(folder, recipe.epochs * steps_per_epoch, state.step, processes.first) as log,
+            RunLog(
+                folder, recipe.epochs * steps_per_epoch, state.step, state.epoch, processes.first
+            ) as log,
             _stop_signals() as stop,
         ):
             saved_at = time.monotonic()
@@ -244,13 +254,13 @@ def train(
                     rate = schedule.get_last_lr()[0]
                     schedule.step()
                     values = {name: _number(value) for name, value in sums.items()}
-                    log.step(state.step, epoch, {**values, "learning_rate": rate})
                     if not math.isfinite(values["loss"]):
                         raise RecipeError(
                             f"the loss is {values['loss']} at step {state.step}",
                             "lower learning_rate or set clip_gradient; last.pt holds the run "
                             "before it diverged.",
                         )
+                    log.step(state.step, epoch, {**values, "learning_rate": rate})
                     state = dataclasses.replace(state, step=state.step + 1)
                     if processes.any(stop.is_set()):
                         save(state)

@@ -6,6 +6,7 @@ the only one. Only the first process (rank 0) writes files and prints.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,6 +17,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ffn_edge.errors import RecipeError
+
+# Of malloc.h; see mallopt(3).
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,22 @@ def join_processes(device: str | None) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), world_size, wanted)
     finally:
         dist.destroy_process_group()
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what a training step frees for the next one. CPU, glibc only.
+
+    By default it returns large blocks and the top of the heap to the kernel at once, and the next
+    step takes them back page by page: for the demo's network a million page faults in 22 steps
+    instead of 230 000, and up to a quarter of the time on a machine with fragmented memory.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return  # another C library
+    mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_TOP_PAD, 256 << 20)
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:

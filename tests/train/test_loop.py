@@ -105,9 +105,10 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_losses(
     process.communicate()
     stopped_at = load_checkpoint(broken / LAST).training
     assert stopped_at is not None and 0 < stopped_at["step"] < 12
-    # What a dying process may leave: a line that its checkpoint does not cover, cut short.
+    # What a dying process may leave: lines that its checkpoint does not cover, one cut short.
     with open(broken / METRICS, "a") as file:
-        file.write('{"step": 11, "loss": 9')
+        epoch = stopped_at["epoch"]
+        file.write(f'{{"step": 0, "epoch": {epoch}, "validation": {{}}}}\n{{"step": 11, "loss": 9')
     finish(start(recipe, broken, resume=True))
     # Bit for bit: the same data, order, dropout and statistics.
     assert metrics(broken) == metrics(whole)
