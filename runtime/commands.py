@@ -143,6 +143,8 @@ def run(
     finally:
         if summary.inferences:
             console.print(summary.table())
+        else:
+            say("no inference: the source ended before the first window was full")
     if as_json:
         click.echo(json.dumps({"summary": summary.fields()}))
 

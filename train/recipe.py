@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ffn_edge.errors import RecipeError
+from ffn_edge.errors import FfnEdgeError, RecipeError
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.train.augment import MULTI_SCALE
 
@@ -203,7 +203,15 @@ def load_recipe(name: str) -> Recipe:
     else:
         if not Path(name).is_file():
             raise RecipeError(f"there is no recipe file {name}", "check the path.")
-        recipe = runpy.run_path(name).get("recipe")
+        try:
+            recipe = runpy.run_path(name).get("recipe")
+        except FfnEdgeError:
+            raise
+        except Exception as error:
+            raise RecipeError(
+                f"{name} cannot be run: {type(error).__name__}: {error}",
+                "it begins with `from ffn_edge.train.recipe import Recipe`.",
+            ) from error
     if not isinstance(recipe, Recipe):
         raise RecipeError(
             f"{name} does not define a recipe",

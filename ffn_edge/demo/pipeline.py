@@ -99,11 +99,6 @@ def run_demo(
 
     clips = folder / "clips"
     stream = folder / "stream.mp4"
-    with stage("render the clips and a long stream"):
-        render_clips(clips)
-        # Another seed than the clips': nothing in the stream was trained or validated on.
-        actions = render_stream(stream, seconds=STREAM_SECONDS, seed=1)
-
     recipe = (
         load_recipe("demo")
         .with_settings(settings or {})
@@ -113,6 +108,11 @@ def run_demo(
             classes=str(clips / "classes.txt"),
         )
     )
+    with stage("render the clips and a long stream"):
+        render_clips(clips)
+        # Another seed than the clips': nothing in the stream was trained or validated on.
+        actions = render_stream(stream, seconds=STREAM_SECONDS, seed=1)
+
     highest = max(recipe.frame_counts)
     with stage(f"train the Frame Flexible Network at {_listed(recipe.frame_counts)} frames"):
         _train(recipe, folder / "ffn")

@@ -38,7 +38,12 @@ def test_a_recipe_is_read_from_the_users_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "no recipe file"), ("x = 1", "does not define a recipe")]
+    ("content", "message"),
+    [
+        (None, "no recipe file"),
+        ("x = 1", "does not define a recipe"),
+        ("recipe = Recipe()", "NameError"),
+    ],
 )
 def test_a_file_without_a_recipe_is_refused(
     tmp_path: Path, content: str | None, message: str
