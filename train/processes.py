@@ -102,8 +102,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep what a training step frees for the next one. CPU, glibc only.
 
     By default it returns large blocks and the top of the heap to the kernel at once, and the next
-    step takes them back page by page: for the demo's network a million page faults in 22 steps
-    instead of 230 000, and up to a quarter of the time on a machine with fragmented memory.
+    step takes them back page by page, a page fault each.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -214,8 +214,10 @@ def test_each_split_and_each_seed_has_clips_of_its_own(rendered: Path, tmp_path:
 def test_a_folder_that_has_the_clips_is_not_rendered_again(
     rendered: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clips, "_render_clip", None)
+    monkeypatch.setattr(clips, "_render_clip", None)  # calling it would fail
+    before = {path: path.stat().st_mtime_ns for path in rendered.rglob("*")}
     render_clips(rendered, **SIZES)
+    assert {path: path.stat().st_mtime_ns for path in rendered.rglob("*")} == before
 
 
 def test_other_clips_take_the_place_of_the_folders(rendered: Path, tmp_path: Path) -> None:
