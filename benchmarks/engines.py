@@ -28,7 +28,7 @@ from rich.table import Table
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.runtime.engine import open_engines
+from ffn_edge.runtime.engine import EngineOptions, open_engines
 from ffn_edge.runtime.onnxruntime_engine import OnnxRuntimeEngine
 
 LATENCY_TARGET = {4: 0.55, 8: 0.43, 16: 0.35}
@@ -61,7 +61,7 @@ def latency_table(model: FrameFlexibleNetwork, bundle: Bundle, threads: int, rou
     clips = {t: torch.randn(1, t, 3, size, size) for t in counts}
     eager: dict[int, list[float]] = {t: [] for t in counts}
     engine: dict[int, list[float]] = {t: [] for t in counts}
-    with open_engines(bundle, threads=threads) as engines, torch.inference_mode():
+    with open_engines(bundle, EngineOptions(threads=threads)) as engines, torch.inference_mode():
         for _ in range(rounds + 1):
             for t in counts:
                 eager[t].append(milliseconds(lambda t=t: model(clips[t])))

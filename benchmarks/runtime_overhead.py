@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.runtime.clip_buffer import ClipBuffer
-from ffn_edge.runtime.engine import Engine, open_engines
+from ffn_edge.runtime.clip_buffer import ClipBuffer, HostRing, window_capacity
+from ffn_edge.runtime.engine import Engine, EngineOptions, open_engines
 from ffn_edge.runtime.machine import usable_cores
 from ffn_edge.runtime.policy import Limits, decide, observe
 from ffn_edge.runtime.profile import profile_engines
@@ -65,12 +65,12 @@ _RUN = """
 import sys
 import ffn_edge.runtime.commands
 from ffn_edge.bundle import Bundle
+from ffn_edge.runtime.engine import EngineOptions
 from ffn_edge.runtime.policy import Limits
 from ffn_edge.runtime.run import RunOptions, open_session
 threads, bundle, video = sys.argv[1:]
-context = open_session(
-    Bundle.load(bundle), video, Limits(), RunOptions(threads=int(threads), hop_s=1.0)
-)
+options = RunOptions(engines=EngineOptions(threads=int(threads)), hop_s=1.0)
+context = open_session(Bundle.load(bundle), video, Limits(), options)
 with context as session:
     assert len(list(session)) >= 2
 """
@@ -124,7 +124,7 @@ def main() -> None:
         console.print(f"{describe_machine()}; {arguments.threads} threads")
         console.print(f"{bundle.manifest.architecture}, {bundle.manifest.input.width} pixels\n")
         console.print(around_the_engine(bundle, folder))
-        with open_engines(bundle, threads=arguments.threads) as engines:
+        with open_engines(bundle, EngineOptions(threads=arguments.threads)) as engines:
             console.print(after_a_switch(bundle, engines, arguments.rounds))
         console.print(memory(bundle, arguments.threads, folder))
 
@@ -164,7 +164,8 @@ def around_the_engine(bundle: Bundle, folder: Path) -> Table:
     total_ms = [a + b for a, b in zip(overhead_ms, output_ms, strict=True)]
 
     size = manifest.input.height
-    buffer = ClipBuffer(window_s=WINDOW_S, fps=FPS, most_frames=frames, height=size, width=size)
+    ring = HostRing(window_capacity(WINDOW_S, FPS), frames, size, size)
+    buffer = ClipBuffer(ring, window_s=WINDOW_S, fps=FPS)
     for index in range(100):
         buffer.append(np.full((size, size, 3), index, np.uint8), index / FPS)
     for number in range(100):

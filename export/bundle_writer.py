@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +28,13 @@ from ffn_edge.bundle import (
 from ffn_edge.compose import compose, composed_sha256
 from ffn_edge.errors import ExportError
 from ffn_edge.export.fold import FoldedNetwork, fold
-from ffn_edge.export.graph import graph_from_folded, save_graph
+from ffn_edge.export.graph import GraphModule, graph_from_folded, save_graph
 from ffn_edge.frames import check_frame_counts
+from ffn_edge.known_answer import answer_name, known_clips
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.network.cost import count_macs
+from ffn_edge.network.ffn import Layout
 
 WEIGHTS_DTYPES = {"fp32": "float32", "fp16": "float16"}
 
@@ -92,7 +94,7 @@ def export_bundle(
     try:
         with atomic_folder(target) as folder:
             progress("writing the weight file")
-            _save_weights(folded, folder / WEIGHTS, weights_dtype)
+            _save_weights(folded, contract, network.layout, folder / WEIGHTS, weights_dtype)
             entries = read_header(folder / WEIGHTS)
             tensors = WeightFile(folder / WEIGHTS)
             sub_networks = {}
@@ -129,8 +131,17 @@ def export_bundle(
     return Bundle.load(target)
 
 
-def _save_weights(folded: Sequence[FoldedNetwork], path: Path, weights_dtype: str) -> None:
-    """Write the union of all sub-networks' tensors: a shared tensor has one name, so it is once."""
+def _save_weights(
+    folded: Sequence[FoldedNetwork],
+    contract: InputContract,
+    layout: Layout,
+    path: Path,
+    weights_dtype: str,
+) -> None:
+    """Write the union of all sub-networks' tensors: a shared tensor has one name, so it is once.
+
+    And each sub-network's answers to `ffn_edge.known_answer`.
+    """
     union: dict[str, Tensor] = {}
     for sub in folded:
         union.update(sub.tensors)
@@ -138,7 +149,22 @@ def _save_weights(folded: Sequence[FoldedNetwork], path: Path, weights_dtype: st
         # Only what `compose` casts back: any other tensor meets arithmetic in float32.
         for name in (f"{layer}.weight" for layer in folded[0].layers):
             union[name] = _half(name, union[name])
+    answers = {
+        answer_name(sub.frames): _known_logits(sub, contract, layout, union) for sub in folded
+    }
+    union.update(answers)
     save_file({name: tensor.cpu().contiguous() for name, tensor in union.items()}, path)
+
+
+def _known_logits(
+    sub: FoldedNetwork, contract: InputContract, layout: Layout, stored: Mapping[str, Tensor]
+) -> Tensor:
+    """Classify the known clips with the tensors as they are stored: float32 (2, N, classes)."""
+    module = GraphModule(sub, contract, layout).eval()
+    tensors = [stored[name].cpu() for name in sub.tensors]
+    clips = torch.from_numpy(known_clips(contract, sub.frames))
+    with torch.inference_mode():
+        return torch.stack([module(clip, *tensors) for clip in clips])
 
 
 def _half(name: str, tensor: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
-"""`ffn-edge export` and `verify`: parse, call, print."""
+"""`ffn-edge export` and `build`: parse, call, print."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import click
+
+from ffn_edge.tensorrt_api import Target
 
 
 def _say(message: str) -> None:
@@ -77,77 +80,104 @@ def export(
         Console().print(export_table(bundle))
 
 
-@click.command()
+_SHIFTS = {None: 0, "B": 0, "KiB": 10, "MiB": 20, "GiB": 30}
+
+
+def _size(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    """Read a number of bytes: 268435456, 256MiB or 1GiB."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d*)\s*(B|KiB|MiB|GiB)?", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not a size; write 256MiB or 1GiB")
+    return int(match[1]) << _SHIFTS[match[2]]
+
+
+@click.command(short_help="Build TensorRT engines, on the device.")
 @click.argument("bundle", type=click.Path(file_okay=False))
 @click.option(
-    "--checkpoint",
-    type=click.Path(dir_okay=False),
-    help="What the bundle was exported from: its network is compared too.",
-)
-@click.option(
-    "--source",
-    "sources",
-    multiple=True,
-    help="A video file, or a *.txt list of them; may be repeated. Left out, synthetic clips.",
-)
-@click.option(
-    "--clips",
-    type=click.IntRange(1),
-    default=8,
+    "--precision",
+    type=click.Choice(["fp16", "fp32"]),
+    default="fp16",
     show_default=True,
-    help="How many clips to compare on, at each frame count.",
+    help="Of the engines; with fp16, normalisation and logits stay float32.",
 )
 @click.option(
-    "--tolerance",
-    type=click.FloatRange(0, min_open=True),
-    help="Of PyTorch against the graph, relative; left out, 1e-4, or 1e-2 for fp16 weights.",
+    "--workspace",
+    callback=_size,
+    metavar="SIZE",
+    help="The most scratch memory of one layer, such as 512MiB.  [default: a quarter of the "
+    "free memory, at most 1GiB]",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["tensorrt", "rtx"]),
+    default="tensorrt",
+    show_default=True,
+    help="TensorRT, or TensorRT-RTX for RTX graphics cards.",
+)
+@click.option(
+    "--refit",
+    type=click.Choice(["identical", "any"]),
+    default="identical",
+    show_default=True,
+    help="For this bundle's weights at full speed, or for weights that will change.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="FFN_EDGE_CACHE",
+    help="Where engines are kept.  [default: ~/.cache/ffn-edge]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def verify(
+def build(
     bundle: str,
-    checkpoint: str | None,
-    sources: tuple[str, ...],
-    clips: int,
-    tolerance: float | None,
+    precision: str,
+    workspace: int | None,
+    target: Target,
+    refit: str,
+    cache: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare PyTorch, graph and composition.
+    """Build TensorRT engines, on the device.
 
-    For each frame count, the checkpoint's network in PyTorch, the bundle's graph in ONNX Runtime
-    and the same graph with weights composed beforehand must give the same logits.
+    Once for each device: an engine fits one TensorRT version on one GPU architecture. Engines
+    that were built before are used again. They hold no weights; `ffn-edge run` fills them from
+    the bundle's weight file.
 
     \b
     Examples:
-      ffn-edge verify bundle --checkpoint runs/first/best.pt --source clips/test.txt
-      ffn-edge verify bundle --source street.mp4 --source park.mp4 --json
+      ffn-edge build bundle
+      ffn-edge build bundle --precision fp32 --workspace 256MiB
+      ffn-edge build bundle --target rtx
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
     from ffn_edge.bundle import Bundle
-    from ffn_edge.errors import ExportError
-    from ffn_edge.export.clips import clips_from_videos, synthetic_clips
-    from ffn_edge.export.report import verify_fields, verify_table
-    from ffn_edge.export.verify import verify as run
-    from ffn_edge.network.checkpoint import load_checkpoint
-    from ffn_edge.video_list import videos_of
+    from ffn_edge.export.build_report import (
+        BuildProgress,
+        build_fields,
+        build_summary,
+        build_table,
+    )
+    from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
+    from ffn_edge.plan_cache import PlanCache
 
-    opened = Bundle.load(bundle)
-    loaded = load_checkpoint(checkpoint) if checkpoint else None
-    contract, frame_counts = opened.manifest.input, opened.manifest.frame_counts
-    if sources:
-        videos = [video for source in sources for video in videos_of(Path(source))]
-        _say(f"reading {len(videos)} videos")
-        clip_set = clips_from_videos(videos, contract, frame_counts, clips)
-    else:
-        clip_set = synthetic_clips(contract, frame_counts, clips)
-    found = run(opened, clip_set, checkpoint=loaded, tolerance=tolerance, progress=_say)
-    if as_json:
-        click.echo(json.dumps(verify_fields(opened, clip_set, found)))
-    else:
-        from rich.console import Console
-
-        Console().print(verify_table(opened, clip_set, found))
-    failed = [str(each.frames) for each in found if not each.passed]
-    if failed:
-        raise ExportError(
-            f"{opened.path} differs beyond the tolerance at {', '.join(failed)} frames",
-            "was it exported from this checkpoint, by this release? Export it again.",
+    options = BuildOptions(
+        target=target, precision=precision, refit=refit, workspace_bytes=workspace
+    )
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        built = build_plans(
+            Bundle.load(bundle),
+            PlanCache(cache),
+            options,
+            say=_say,
+            progress=BuildProgress(bar),
         )
+    if as_json:
+        click.echo(json.dumps(build_fields(built)))
+    else:
+        Console().print(build_table(built))
+        click.echo(build_summary(built))

@@ -6,19 +6,16 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ffn_edge.bundle import WEIGHTS, InputContract, TensorEntry
-from ffn_edge.compose import Array
+from ffn_edge.export.composed_graph import INPUT, OUTPUT
 from ffn_edge.export.fold import FoldedNetwork
 from ffn_edge.network.ffn import Layout, mean_over_frames
 
-INPUT, OUTPUT = "frames", "logits"
 # The newest opset that TensorRT 10.3 (JetPack 6) and ONNX Runtime 1.18 both read in full.
 OPSET = 18
 _TYPES = {
@@ -28,7 +25,7 @@ _TYPES = {
 }
 
 
-class _Graph(nn.Module):
+class GraphModule(nn.Module):
     """From uint8 frames to logits, with every weight an input.
 
     As inputs the weights are opaque to the exporter's optimiser, which would otherwise fold,
@@ -51,7 +48,8 @@ class _Graph(nn.Module):
 
     def forward(self, frames: Tensor, *tensors: Tensor) -> Tensor:
         """Classify uint8 (N, T, H, W, 3)."""
-        pixels = frames.permute(0, 1, 4, 2, 3).float()
+        # TensorRT casts an 8-bit input and does nothing else with it: cast first.
+        pixels = frames.float().permute(0, 1, 4, 2, 3)
         clip = pixels * self.pixel_scale + self.pixel_shift  # (N, T, 3, H, W)
         state = dict(zip(self.parameter_names, tensors, strict=True))
         if self.layout == "clip":
@@ -86,7 +84,7 @@ def graph_from_folded(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notes on its own internals
         program = torch.onnx.export(
-            _Graph(folded, contract, layout).eval(),
+            GraphModule(folded, contract, layout).eval(),
             (example, *tensors),
             input_names=[INPUT, *folded.tensors],
             output_names=[OUTPUT],
@@ -102,65 +100,6 @@ def graph_from_folded(
             model.graph.input.remove(value)
             model.graph.initializer.append(_external(value.name, entries[value.name]))
     return _stripped(model)
-
-
-def composed_graph(model: onnx.ModelProto, composed: Mapping[str, Array]) -> onnx.ModelProto:
-    """Return the graph with a frame count's composed weights in place of W, s_in and s_out.
-
-    The Cast and Mul nodes between a stored weight and its layer disappear; the layer reads one
-    float32 initializer, as TensorRT's refit wants it.
-
-    Args:
-        model: a bundle's graph; left as it is.
-        composed: the weights by name, from `ffn_edge.compose.compose`.
-    """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    stored = {initializer.name for initializer in graph.initializer}
-    makes = {output: node for node in graph.node for output in node.output}
-
-    def source(name: str) -> str:
-        """Follow Cast and Mul from a layer's weight back to the shared tensor."""
-        while name not in stored and name in makes and makes[name].op_type in ("Cast", "Mul"):
-            name = makes[name].input[0]
-        return name
-
-    for node in graph.node:
-        if node.op_type in ("Cast", "Mul"):
-            continue
-        for i, name in enumerate(node.input):
-            origin = source(name)
-            if origin in stored:
-                key = f"{_layer_of(origin)}.{'bias' if origin.endswith('.bias') else 'weight'}"
-                if key in composed:
-                    node.input[i] = key
-    return _only_what_is_read(result, composed)
-
-
-def _layer_of(tensor: str) -> str:
-    """Return the layer's name of a shared tensor or a frame count's vector."""
-    name = tensor.split("/", 2)[2] if tensor.startswith("frames/") else tensor
-    return name.rpartition(".")[0]
-
-
-def _only_what_is_read(model: onnx.ModelProto, composed: Mapping[str, Array]) -> onnx.ModelProto:
-    """Drop nodes and initializers that nothing reads; add the composed weights that are read."""
-    graph = model.graph
-    while True:
-        read = {name for node in graph.node for name in node.input} | {OUTPUT}
-        dead = [node for node in graph.node if not read.intersection(node.output)]
-        if not dead:
-            break
-        for node in dead:
-            graph.node.remove(node)
-    kept = [i for i in graph.initializer if i.name in read and i.name not in composed]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    for name, array in composed.items():
-        if name in read:
-            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-    return model
 
 
 def _external(name: str, entry: TensorEntry) -> onnx.TensorProto:

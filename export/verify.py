@@ -1,33 +1,36 @@
-"""Verification: PyTorch = the bundle's graph = the graph of composed weights, number by number.
+"""Verification: PyTorch = the bundle's graph = composed weights = engine, number by number.
 
-Three ways to the same logits, per frame count T, on the same clips:
+Four ways to the same logits, per frame count T, on the same clips:
 
     PyTorch    the checkpoint's network in float32, normalising as its card says
     graph      the bundle's ONNX graph, whose Mul nodes modulate the shared weights
     composed   the same graph, whose weights `ffn_edge.compose` modulated in NumPy beforehand
+    engine     what the runtime opens on this machine, if it is not ONNX Runtime itself
 
 Legend: clips are uint8 (clips, T, H, W, 3), RGB, prepared as the bundle's input contract says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime  # type: ignore[import-untyped]
-import torch
 from onnx import numpy_helper
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.compose import compose, composed_sha256
 from ffn_edge.errors import ExportError
 from ffn_edge.export.clips import Clips, ClipSet
-from ffn_edge.export.graph import INPUT, OUTPUT, composed_graph
-from ffn_edge.network.checkpoint import Checkpoint
+from ffn_edge.export.composed_graph import INPUT, OUTPUT, composed_graph
+
+if TYPE_CHECKING:
+    from ffn_edge.network.checkpoint import Checkpoint
 
 Logits = npt.NDArray[np.float32]
 
@@ -62,6 +65,18 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineToVerify:
+    """The engines that the runtime has opened.
+
+    `infer` classifies uint8 (N, T, H, W, 3), by frame count; `tolerance` is relative.
+    """
+
+    name: str
+    tolerance: float
+    infer: Mapping[int, Callable[[Clips], Logits]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
     """What was found for one frame count."""
 
@@ -81,6 +96,7 @@ def verify(
     clip_set: ClipSet,
     *,
     checkpoint: Checkpoint | None = None,
+    engine: EngineToVerify | None = None,
     tolerance: float | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> tuple[Verified, ...]:
@@ -91,6 +107,7 @@ def verify(
         clip_set: the clips to compare on.
         checkpoint: what the bundle was exported from; left out, only the graph and the composed
             graph are compared.
+        engine: compared with the graph too.
         tolerance: for PyTorch against the graph; left out, `NETWORK_TOLERANCE`.
         progress: called with one line per step.
 
@@ -120,6 +137,12 @@ def verify(
             progress(f"{frames} frames: PyTorch on {len(clips)} clips")
             by_network = _logits_of_network(checkpoint, clips, frames)
             comparisons.insert(0, compare("PyTorch = graph", by_network, by_graph, tolerance))
+        if engine is not None:
+            progress(f"{frames} frames: {engine.name} on {len(clips)} clips")
+            by_engine = _in_batches(engine.infer[frames], clips, manifest.input.batch)
+            comparisons.append(
+                compare(f"graph = {engine.name}", by_graph, by_engine, engine.tolerance)
+            )
         expected = manifest.sub_networks[frames].composed_sha256
         found.append(
             Verified(
@@ -169,23 +192,25 @@ def _logits_of_graph(model: Path | bytes, clips: Clips, batch: int) -> Logits:
             options,
             providers=["CPUExecutionProvider"],
         )
-        # The last batch is filled up by repeating its clips.
-        filled = np.resize(clips, (-(-len(clips) // batch) * batch, *clips.shape[1:]))
-        parts = [
-            session.run([OUTPUT], {INPUT: filled[i : i + batch]})[0]
-            for i in range(0, len(filled), batch)
-        ]
+        return _in_batches(lambda part: session.run([OUTPUT], {INPUT: part})[0], clips, batch)
     except Exception as error:  # its exceptions have no base class of their own
         raise ExportError(
             f"ONNX Runtime {onnxruntime.__version__} cannot run the graph: {error}",
             "export the bundle again, or pip install --upgrade onnxruntime.",
         ) from error
-    logits: Logits = np.concatenate(parts)[: len(clips)]
-    return logits
+
+
+def _in_batches(infer: Callable[[Clips], Logits], clips: Clips, batch: int) -> Logits:
+    """Classify clips, `batch` at a time; the last batch is filled up by repeating its clips."""
+    filled = np.resize(clips, (-(-len(clips) // batch) * batch, *clips.shape[1:]))
+    parts = [infer(filled[i : i + batch]) for i in range(0, len(filled), batch)]
+    return np.concatenate(parts)[: len(clips)]
 
 
 def _logits_of_network(checkpoint: Checkpoint, clips: Clips, frames: int) -> Logits:
     """Run the checkpoint's network in float32, one clip at a time: (clips, classes)."""
+    import torch  # a device that verifies its engines has none
+
     mean = torch.tensor(checkpoint.card.mean).reshape(3, 1, 1)
     std = torch.tensor(checkpoint.card.std).reshape(3, 1, 1)
     network = checkpoint.network.eval()

@@ -19,7 +19,19 @@ _COMMANDS = {
     "evaluate": (_TRAIN, "evaluate", "train", "Measure accuracy at any frame count."),
     "import": (_TRAIN, "import_", "train", "Read a checkpoint of the paper's code."),
     "export": (_EXPORT, "export", "export", "Fold a checkpoint into a bundle."),
-    "verify": (_EXPORT, "verify", "export", "Compare PyTorch, graph and composition."),
+    "verify": (
+        "ffn_edge.verify_command",
+        "verify",
+        "export",
+        "Compare PyTorch, graph, composition and engine.",
+    ),
+    "build": (_EXPORT, "build", "jetson", "Build TensorRT engines, on the device."),
+    "doctor": (
+        "ffn_edge.runtime.doctor.command",
+        "doctor",
+        "cpu",
+        "Report what this machine can do.",
+    ),
     "profile": (_RUN, "profile", "cpu", "Measure each engine's latency here."),
     "run": (_RUN, "run", "cpu,video", "Recognise actions, adapting the frame count."),
     "demo": (
@@ -64,7 +76,9 @@ def cli() -> None:
       ffn-edge train RECIPE -o runs/first        # workstation
       ffn-edge export runs/first/best.pt -o bundle
       ffn-edge verify bundle --checkpoint runs/first/best.pt
-      ffn-edge profile bundle                    # device
+      ffn-edge doctor bundle                     # device
+      ffn-edge build bundle                      # with an NVIDIA GPU
+      ffn-edge profile bundle
       ffn-edge run bundle --source 0 --latency-ms 80
     """
 

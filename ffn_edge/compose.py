@@ -39,8 +39,8 @@ def modulate(weight: Array, s_in: Array | None, s_out: Array | None) -> Array:
     """
     composed = weight.astype(np.float32)
     for scale in (s_in, s_out):
-        if scale is not None:
-            composed = composed * scale.astype(np.float32, copy=False)
+        if scale is not None:  # in place: a large layer is never held twice
+            np.multiply(composed, scale.astype(np.float32, copy=False), out=composed)
     return composed
 
 
@@ -58,21 +58,64 @@ def compose(
         frames: a frame count of the bundle.
     """
     for layer in layers:
-        s_in, s_out, bias = (
+        s_in, s_out = (
             tensors[name] if (name := vector_name(frames, layer, vector)) in tensors else None
-            for vector in (S_IN, S_OUT, BIAS)
+            for vector in (S_IN, S_OUT)
         )
         yield f"{layer}.weight", modulate(tensors[f"{layer}.weight"], s_in, s_out)
-        if bias is None and f"{layer}.bias" in tensors:
-            bias = tensors[f"{layer}.bias"]  # a bias that all frame counts share
+        bias = _bias_name(tensors, layer, frames)
         if bias is not None:
-            yield f"{layer}.bias", bias.astype(np.float32)
+            yield f"{layer}.bias", tensors[bias].astype(np.float32)
+
+
+def composed_shapes(
+    tensors: Mapping[str, Array], layers: Iterable[str], frames: int
+) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of what `compose` yields, in its order, and compose nothing."""
+    shapes = {}
+    for layer in layers:
+        shapes[f"{layer}.weight"] = tensors[f"{layer}.weight"].shape
+        bias = _bias_name(tensors, layer, frames)
+        if bias is not None:
+            shapes[f"{layer}.bias"] = tensors[bias].shape
+    return shapes
+
+
+def _bias_name(tensors: Mapping[str, Array], layer: str, frames: int) -> str | None:
+    """Return where a layer's bias is stored: a frame count's own goes before the shared one."""
+    names = (vector_name(frames, layer, BIAS), f"{layer}.bias")
+    return next((name for name in names if name in tensors), None)
+
+
+def blocks(array: Array, size: int = 1 << 18) -> Iterator[Array]:
+    """Yield the values of a contiguous array in flat pieces of at most `size`.
+
+    What converts or copies a large layer piece by piece needs no second copy of it.
+    """
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, size):
+        yield flat[start : start + size]
+
+
+class ComposedHash:
+    """The hash of composed weights: names, types, shapes and bytes, in order."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def update(self, name: str, array: Array) -> None:
+        """Add one weight."""
+        self._digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        self._digest.update(np.ascontiguousarray(array).data)
+
+    def hexdigest(self) -> str:
+        """Return the hash of all that was added."""
+        return self._digest.hexdigest()
 
 
 def composed_sha256(composed: Iterable[tuple[str, Array]]) -> str:
-    """Return the hash of composed weights: names, types, shapes and bytes, in order."""
-    digest = hashlib.sha256()
+    """Return the hash of composed weights, as the manifest holds it."""
+    digest = ComposedHash()
     for name, array in composed:
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        digest.update(name, array)
     return digest.hexdigest()

@@ -42,3 +42,12 @@ def use_one_thread() -> None:
     0 and not 1: 1 would stop OpenCV's threads first, and a forked process has none to wait for.
     """
     opencv().setNumThreads(0)
+
+
+def build_information() -> str:
+    """Return what OpenCV says of how it was built: its version, what it reads videos with.
+
+    Raises:
+        FfnEdgeError: OpenCV is not installed.
+    """
+    return str(opencv().getBuildInformation())

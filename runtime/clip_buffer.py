@@ -6,6 +6,8 @@ Legend: T frames of a clip, H x W pixels.
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,68 @@ from ffn_edge.frames import segment_centres
 Frames = npt.NDArray[np.uint8]
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedClip:
+    """A clip that a ring has put where its engine reads it; the device knows where.
+
+    Attributes:
+        shape: (N, T, H, W, 3).
+    """
+
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        """Frames are uint8."""
+        return np.dtype(np.uint8)
+
+
+Clip = Frames | PlacedClip
+
+
+class Ring(Protocol):
+    """Rows of prepared frames, in the memory that the engines like best."""
+
+    def store(self, row: int, frame: Frames) -> None:
+        """Keep a frame, uint8 (H, W, 3), RGB, in place of the row's last. From any thread."""
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> Clip:
+        """Return the rows as one clip, (1, T, H, W, 3), valid until the next call."""
+
+
+class HostRing:
+    """A ring in host memory, for engines that run there."""
+
+    def __init__(self, capacity: int, most_frames: int, height: int, width: int) -> None:
+        """Allocate the ring and one clip.
+
+        Args:
+            capacity: how many frames it holds.
+            most_frames: the largest T that will be gathered.
+            height: H of a prepared frame.
+            width: W of a prepared frame.
+        """
+        self._ring = np.zeros((capacity, height, width, 3), np.uint8)
+        self._clip = np.zeros((most_frames, height, width, 3), np.uint8)
+
+    def store(self, row: int, frame: Frames) -> None:
+        """Keep a frame. See `Ring`."""
+        self._ring[row] = frame
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> Frames:
+        """Return the rows as one clip. See `Ring`."""
+        clip = self._clip[: len(rows)]
+        # "clip" is NumPy's only mode that writes to `out` without a second buffer; no row is
+        # out of range.
+        np.take(self._ring, rows, axis=0, out=clip, mode="clip")
+        return clip[None]
+
+
+def window_capacity(window_s: float, fps: float) -> int:
+    """Return how many frames a window spans: 2.0 s at 29.97 a second is 60."""
+    return max(1, round(window_s * fps))
+
+
 class ClipBuffer:
     """A ring of prepared frames. Every frame is stored once; a clip of any T is T rows of it.
 
@@ -22,25 +86,19 @@ class ClipBuffer:
     rate: a source that is faster than it said shortens the window, and takes no more memory.
     """
 
-    def __init__(
-        self, *, window_s: float, fps: float, most_frames: int, height: int, width: int
-    ) -> None:
-        """Allocate the ring and the clip.
+    def __init__(self, ring: Ring, *, window_s: float, fps: float) -> None:
+        """Start empty.
 
         Args:
+            ring: of `window_capacity(window_s, fps)` rows.
             window_s: the time that a clip spans, in seconds.
             fps: frames a second of the stream.
-            most_frames: the largest T that will be gathered.
-            height: H of a prepared frame.
-            width: W of a prepared frame.
         """
         self._window_s = window_s
         self._interval_s = 1 / fps
-        # Rounded: 2.0 s at 29.97 is 60 frames.
-        self._capacity = max(1, round(window_s * fps))
-        self._ring = np.zeros((self._capacity, height, width, 3), np.uint8)
+        self._ring = ring
+        self._capacity = window_capacity(window_s, fps)
         self._times = np.zeros(self._capacity)
-        self._clip = np.zeros((most_frames, height, width, 3), np.uint8)
         self._count = 0  # frames ever appended
         self._lock = threading.Lock()
 
@@ -53,7 +111,7 @@ class ClipBuffer:
         """
         with self._lock:
             row = self._count % self._capacity
-            self._ring[row] = frame
+            self._ring.store(row, frame)
             self._times[row] = time_s
             self._count += 1
 
@@ -62,17 +120,17 @@ class ClipBuffer:
         """How many frames were ever appended."""
         return self._count
 
-    def gather(self, frames: int) -> tuple[Frames, float]:
+    def gather(self, frames: int) -> tuple[Clip, float]:
         """Pick T frames that cover the last window evenly.
 
         The centre of each of T equal segments of the frames that are no older than the window,
         as in evaluation; fewer frames than T repeat evenly.
 
         Args:
-            frames: T, at most `most_frames`.
+            frames: T, at most what the ring's clips can hold.
 
         Returns:
-            uint8 (1, T, H, W, 3), valid until the next call; and the time of the newest frame.
+            A clip, (1, T, H, W, 3), valid until the next call; and the time of the newest frame.
 
         Raises:
             IndexError: there is no frame yet.
@@ -83,11 +141,8 @@ class ClipBuffer:
             newest_s = float(self._times[(self._count - 1) % self._capacity])
             held = self._held(newest_s)
             rows = (self._count - held + segment_centres(held, frames)) % self._capacity
-            clip = self._clip[:frames]
-            # "clip" is NumPy's only mode that writes to `out` without a second buffer; no row is
-            # out of range.
-            np.take(self._ring, rows, axis=0, out=clip, mode="clip")
-        return clip[None], newest_s
+            clip = self._ring.gather(rows)
+        return clip, newest_s
 
     def _held(self, newest_s: float) -> int:
         """Count the frames of the window, which is open at its old end: (newest - window, newest].

@@ -16,20 +16,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.runtime.engine import BACKENDS
+from ffn_edge.runtime.options import engine_options, take_engine_options
 from ffn_edge.runtime.policy import Limits
 from ffn_edge.runtime.profile import PROFILE, Profile, profile_bundle
 from ffn_edge.runtime.run import RunOptions, run_session
 from ffn_edge.runtime.sinks import JsonLines, LiveView, Sink
 from ffn_edge.runtime.summary import Summary
-
-_backend = click.option(
-    "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True,
-    help="What runs the engines.",
-)  # fmt: skip
-_threads = click.option(
-    "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: one a physical core]"
-)
 
 
 @click.command(short_help="Measure each engine's latency here.")
@@ -37,10 +29,9 @@ _threads = click.option(
 @click.option(
     "--runs", type=click.IntRange(min=1), default=50, show_default=True, help="Of each engine."
 )
-@_backend
-@_threads
+@engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
-def profile(bundle: Path, runs: int, backend: str, threads: int | None, as_json: bool) -> None:
+def profile(bundle: Path, runs: int, as_json: bool, **options: Any) -> None:
     """Measure each engine's latency here.
 
     The distributions go to BUNDLE/profile.json, where `ffn-edge run` finds them.
@@ -49,11 +40,14 @@ def profile(bundle: Path, runs: int, backend: str, threads: int | None, as_json:
     Example:
       ffn-edge profile bundle --runs 100 --threads 2
     """
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    engines = take_engine_options(options)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("profiling", total=runs)
         measured = profile_bundle(
-            Bundle.load(bundle), runs=runs, backend=backend, threads=threads,
+            Bundle.load(bundle), engines, runs=runs,
             on_round=lambda done: bar.update(task, completed=done),
+            say=functools.partial(console.print, markup=False, highlight=False, soft_wrap=True),
         )  # fmt: skip
     click.echo(f"wrote {bundle / PROFILE}", err=True)
     if as_json:
@@ -95,8 +89,7 @@ def profile(bundle: Path, runs: int, backend: str, threads: int | None, as_json:
 @click.option(
     "--annotate", type=click.Path(path_type=Path), help="Write the video with the results, as MP4."
 )
-@_backend
-@_threads
+@engine_options
 @click.option(
     "--json", "as_json", is_flag=True,
     help="JSON lines even to a terminal, and the summary as a last one.",
@@ -128,6 +121,7 @@ def run(
     summary = Summary(latency_ms)
     limits = Limits(latency_ms=latency_ms, quantile=quantile, frames=frames)
     loaded = Bundle.load(bundle)
+    engines = take_engine_options(options)
     to_stdout = output is None and (as_json or not sys.stdout.isatty())
     try:
         with ExitStack() as stack:
@@ -137,14 +131,14 @@ def run(
             if console.is_terminal and not (to_stdout and sys.stdout.isatty()):
                 sinks.append(stack.enter_context(LiveView(console, latency_ms)))
             run_session(
-                loaded, source, limits, RunOptions(**options),
+                loaded, source, limits, RunOptions(engines=engines, **options),
                 summary=summary, sinks=sinks, annotate=annotate, say=say,
             )  # fmt: skip
-    finally:
+    finally:  # a run that fails has inferences to tell of, too
         if summary.inferences:
             console.print(summary.table())
-        else:
-            say("no inference: the source ended before the first window was full")
+    if not summary.inferences:
+        say("no inference: the source ended before the first window was full")
     if as_json:
         click.echo(json.dumps({"summary": summary.fields()}))
 
@@ -154,7 +148,7 @@ def _profile_table(measured: Profile) -> Table:
     table = Table(
         title="latency in ms",
         caption=f"{where.machine.cpu}, {where.threads} threads, "
-        f"{where.backend} {where.backend_version}",
+        f"{where.backend} {where.backend_version} in {where.precision} on {where.device}",
     )
     table.add_column("frames", justify="right")
     for heading in next(iter(measured.latencies.values())).summary():

@@ -5,10 +5,10 @@ Legend: N clips of T frames, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from types import TracebackType
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,115 +16,248 @@ import numpy.typing as npt
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import EngineError
-from ffn_edge.runtime import onnxruntime_engine
+from ffn_edge.runtime.clip_buffer import Clip, Ring
 from ffn_edge.runtime.machine import usable_cores
+from ffn_edge.runtime.onnxruntime_engine import OnnxRuntimeEngine, installed_version
+from ffn_edge.runtime.tensorrt_group import TensorRTGroup
+from ffn_edge.tensorrt_api import Target, is_installed
 
-Frames = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
+NewRing = Callable[[int], AbstractContextManager[Ring]]
 
-BACKENDS = ("auto", "onnxruntime")
+BACKENDS = ("auto", "tensorrt", "rtx", "onnxruntime")
 
 
 class Engine(Protocol):
-    """One frame count's network on a device. `__init__` is cheap; `with` opens the device."""
+    """One frame count's network on a device. It is open."""
 
     @property
     def frames(self) -> int:
         """T, the frames of a clip."""
 
-    def __enter__(self) -> Engine:
-        """Open the device.
+    @property
+    def device_ms(self) -> float | None:
+        """How long the device took for the last inference, by its own clock, if it has one."""
 
-        Raises:
-            EngineError: the network cannot run here.
-        """
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give back all that was opened."""
-
-    def infer(self, frames: Frames) -> Logits:
+    def infer(self, frames: Clip) -> Logits:
         """Classify clips.
 
         Args:
-            frames: uint8 (N, T, H, W, 3), RGB, contiguous.
+            frames: uint8 (N, T, H, W, 3), RGB, contiguous; or what a ring of these engines has
+                gathered.
 
         Returns:
             float32 (N, classes).
 
         Raises:
-            EngineError: `frames` has another shape or type.
+            EngineError: `frames` has another shape or type, or the device failed.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What runs the engines, and how.
+
+    Attributes:
+        backend: one of `BACKENDS`; "auto" is TensorRT where it works, and else ONNX Runtime.
+        threads: of the CPU, for ONNX Runtime; None is one for each physical core.
+        precision: of TensorRT's plans, "fp16" or "fp32"; None is fp16 if it was built, else fp32.
+        resident: "all" of TensorRT's engines stay on the device, or "one" at a time.
+        cache: the folder of TensorRT's plans; None is the default one.
+
+    Raises:
+        EngineError: a value that cannot be.
+    """
+
+    backend: str = "auto"
+    threads: int | None = None
+    precision: str | None = None
+    resident: str = "all"
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise EngineError(
+                f"there is no backend {self.backend!r}", f"choose one of {', '.join(BACKENDS)}."
+            )
+        if self.threads is not None and self.threads < 1:
+            raise EngineError(
+                f"an engine needs at least one thread; got {self.threads}", "--threads 2"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """What runs the engines, and why it was chosen."""
+    """What runs the engines, and why it was chosen.
+
+    Attributes:
+        name: "onnxruntime", "tensorrt" or "rtx".
+        version: its own.
+        device: where.
+        precision: "fp32", or "fp16" where the engines round.
+        threads: of the CPU.
+        reason: in words.
+    """
 
     name: str
     version: str
+    device: str
+    precision: str
     threads: int
     reason: str
 
 
-def choose_backend(name: str = "auto", threads: int | None = None) -> Backend:
-    """Decide what runs the engines on this machine.
+class OpenEngines(Mapping[int, Engine]):
+    """Open engines by ascending frame count, and what they share.
 
-    Args:
-        name: one of `BACKENDS`.
-        threads: of the CPU; None is one for each physical core.
-
-    Raises:
-        EngineError: it is unknown or not installed.
+    Attributes:
+        backend: what runs them.
+        new_ring: makes a ring of frames that they read clips from; None where host memory will do.
+        switch_is_free: whether the first inference after a switch takes no longer than others.
     """
-    threads = usable_cores() if threads is None else threads
-    if threads < 1:
-        raise EngineError(f"an engine needs at least one thread; got {threads}", "--threads 2")
-    match name:
-        case "auto":
-            reason = "ONNX Runtime runs on every CPU"
-        case "onnxruntime":
-            reason = "asked for"
-        case _:
-            raise EngineError(
-                f"there is no backend {name!r}", f"choose one of {', '.join(BACKENDS)}."
-            )
-    version = onnxruntime_engine.installed_version()
-    return Backend(name="onnxruntime", version=version, threads=threads, reason=reason)
+
+    def __init__(
+        self,
+        engines: Mapping[int, Engine],
+        backend: Backend,
+        new_ring: NewRing | None = None,
+        switch_is_free: bool = True,
+    ) -> None:
+        self._engines = dict(engines)
+        self.backend = backend
+        self.new_ring = new_ring
+        self.switch_is_free = switch_is_free
+
+    def __getitem__(self, frames: int) -> Engine:
+        return self._engines[frames]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._engines)
+
+    def __len__(self) -> int:
+        return len(self._engines)
+
+
+_DEFAULTS = EngineOptions()
 
 
 @contextmanager
 def open_engines(
     bundle: Bundle,
+    options: EngineOptions = _DEFAULTS,
     *,
-    backend: str = "auto",
-    threads: int | None = None,
     frame_counts: Iterable[int] | None = None,
-) -> Iterator[dict[int, Engine]]:
-    """Open the engines of a bundle, by ascending frame count; all close when the block ends.
+    say: Callable[[str], None] = lambda message: None,
+) -> Iterator[OpenEngines]:
+    """Open the engines of a bundle; all close when the block ends.
 
     Args:
         bundle: what to run.
-        backend: one of `BACKENDS`.
-        threads: of the CPU; None is one for each physical core.
+        options: what runs it.
         frame_counts: which engines to open; None is all that the bundle serves.
+        say: is told what to be warned of.
 
     Raises:
         EngineError: the backend is not installed, or cannot run the bundle.
         BundleError: the bundle does not serve one of `frame_counts`.
     """
-    chosen = choose_backend(backend, threads)
     wanted = bundle.manifest.frame_counts if frame_counts is None else sorted(set(frame_counts))
-    graphs = {frames: bundle.graph_path(frames) for frames in wanted}
+    for frames in wanted:
+        bundle.graph_path(frames)  # raises for one that it does not serve
     with ExitStack() as stack:
-        engines: dict[int, Engine] = {}
-        for frames, graph in graphs.items():
-            engine = onnxruntime_engine.OnnxRuntimeEngine(
-                graph, frames=frames, manifest=bundle.manifest, threads=chosen.threads
-            )
-            engines[frames] = stack.enter_context(engine)
+        match options.backend:
+            case "tensorrt" | "rtx" as target:
+                engines = _open_tensorrt(stack, bundle, target, wanted, options, "asked for", say)
+            case "onnxruntime":
+                engines = _open_onnxruntime(stack, bundle, wanted, options, "asked for")
+            case _:
+                engines = _open_best(stack, bundle, wanted, options, say)
         yield engines
+
+
+def _open_best(
+    stack: ExitStack,
+    bundle: Bundle,
+    wanted: Iterable[int],
+    options: EngineOptions,
+    say: Callable[[str], None],
+) -> OpenEngines:
+    """Open TensorRT's engines where they work, and else ONNX Runtime's."""
+    reasons = []
+    targets: tuple[Target, ...] = ("tensorrt", "rtx")
+    for target in targets:
+        if not is_installed(target):
+            continue
+        try:
+            reason = "the fastest that works here"
+            return _open_tensorrt(stack, bundle, target, wanted, options, reason, say)
+        except EngineError as error:
+            reasons.append(f"{target}: {error.message}")
+    return _open_onnxruntime(
+        stack, bundle, wanted, options, "; ".join(reasons) or "TensorRT is not installed"
+    )
+
+
+def _open_tensorrt(
+    stack: ExitStack,
+    bundle: Bundle,
+    target: Target,
+    wanted: Iterable[int],
+    options: EngineOptions,
+    reason: str,
+    say: Callable[[str], None],
+) -> OpenEngines:
+    group = stack.enter_context(
+        TensorRTGroup(
+            bundle,
+            target,
+            wanted,
+            precision=options.precision,
+            resident=options.resident,
+            cache=options.cache,
+            say=say,
+        )
+    )
+    backend = Backend(
+        name=target,
+        version=group.api.version,
+        device=f"{group.gpu.name}, SM {group.gpu.sm}",
+        precision=group.precision,
+        threads=1,
+        reason=reason,
+    )
+    return OpenEngines(group.engines, backend, group.ring, switch_is_free=group.resident == "all")
+
+
+def _open_onnxruntime(
+    stack: ExitStack, bundle: Bundle, wanted: Iterable[int], options: EngineOptions, reason: str
+) -> OpenEngines:
+    backend = cpu_backend(options.threads, reason)
+    engines = {
+        frames: stack.enter_context(
+            OnnxRuntimeEngine(
+                bundle.graph_path(frames),
+                frames=frames,
+                manifest=bundle.manifest,
+                threads=backend.threads,
+            )
+        )
+        for frames in wanted
+    }
+    return OpenEngines(engines, backend)
+
+
+def cpu_backend(threads: int | None = None, reason: str = "asked for") -> Backend:
+    """Describe ONNX Runtime on this machine.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    return Backend(
+        name="onnxruntime",
+        version=installed_version(),
+        device="CPU",
+        precision="fp32",
+        threads=usable_cores() if threads is None else threads,
+        reason=reason,
+    )

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from ffn_edge.bundle import Manifest
 from ffn_edge.errors import EngineError
+from ffn_edge.runtime.clip_buffer import Clip
 
 _INPUT, _OUTPUT = "frames", "logits"
 _ERRORS_ONLY = 3  # a warning of ONNX Runtime is for its developers
@@ -77,6 +78,7 @@ class OnnxRuntimeEngine:
         contract = manifest.input
         self.graph = graph
         self.frames = frames
+        self.device_ms: float | None = None  # the host's clock tells all
         self._input_shape = (contract.batch, frames, contract.height, contract.width, 3)
         self._output_shape = (contract.batch, len(manifest.classes))
         self._threads = threads
@@ -119,7 +121,7 @@ class OnnxRuntimeEngine:
     ) -> None:
         self._session = None  # its threads and memory go with it
 
-    def infer(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def infer(self, frames: Clip) -> npt.NDArray[np.float32]:
         """Classify clips: uint8 (N, T, H, W, 3), RGB -> float32 (N, classes).
 
         Raises:

@@ -16,12 +16,13 @@ import numpy as np
 from ffn_edge.atomic import write_text
 from ffn_edge.bundle import Bundle, InputContract
 from ffn_edge.errors import FfnEdgeError
-from ffn_edge.runtime.engine import Backend, Engine, choose_backend, open_engines
+from ffn_edge.runtime.engine import Backend, Engine, EngineOptions, open_engines
 from ffn_edge.runtime.machine import Machine, this_machine
 
 SCHEMA_VERSION = 1
 PROFILE = "profile.json"
 
+_DEFAULTS = EngineOptions()
 _PROFILE_AGAIN = "measure again with `ffn-edge profile`."
 
 
@@ -61,6 +62,8 @@ class Conditions:
     machine: Machine
     backend: str
     backend_version: str
+    device: str
+    precision: str
     threads: int
 
     def differences(self, other: Conditions) -> list[str]:
@@ -73,6 +76,8 @@ class Conditions:
                 f"{self.backend} {self.backend_version}",
                 f"{other.backend} {other.backend_version}",
             ),
+            "device": (self.device, other.device),
+            "precision": (self.precision, other.precision),
             "threads": (self.threads, other.threads),
         }
         return [
@@ -89,6 +94,8 @@ def conditions_now(bundle: Bundle, backend: Backend) -> Conditions:
         machine=this_machine(),
         backend=backend.name,
         backend_version=backend.version,
+        device=backend.device,
+        precision=backend.precision,
         threads=backend.threads,
     )
 
@@ -156,19 +163,22 @@ def profile_engines(
     *,
     runs: int = 50,
     warm_up: int = 3,
+    by_turns: bool = True,
     on_round: Callable[[int], None] | None = None,
 ) -> dict[int, Latency]:
     """Measure the latency of each engine.
 
     The engines take turns, so that a clock that drifts or a program that comes and goes hits
-    all alike.
+    all alike; unless a switch costs something that is not an engine's latency.
 
     Args:
         engines: open, by frame count.
         contract: the bundle's input.
         runs: how many inferences to measure, of each engine.
         warm_up: how many to run before, unmeasured.
-        on_round: is called after each round with its number, for a progress bar.
+        by_turns: whether the engines take turns, or come one after the other.
+        on_round: is called, for a progress bar, with how many times `len(engines)` inferences
+            were measured; `runs` is all.
     """
     if runs < 1:
         raise FfnEdgeError(f"a profile needs at least one run; got {runs}", "--runs 50")
@@ -176,44 +186,55 @@ def profile_engines(
     shape = (contract.batch, max(engines), contract.height, contract.width, 3)
     clip = rng.integers(0, 256, shape, np.uint8)
     samples: dict[int, list[float]] = {frames: [] for frames in engines}
-    for number in range(-warm_up, runs):
-        for frames, engine in engines.items():
-            frames_only = np.ascontiguousarray(clip[:, :frames])
-            start = time.perf_counter()
-            engine.infer(frames_only)
-            elapsed_ms = (time.perf_counter() - start) * 1e3
-            if number >= 0:
-                samples[frames].append(elapsed_ms)
-        if on_round is not None and number >= 0:
-            on_round(number + 1)
-    return {frames: Latency(tuple(sorted(measured))) for frames, measured in samples.items()}
+    numbers = range(-warm_up, runs)
+    if by_turns:
+        schedule = [(number, frames) for number in numbers for frames in engines]
+    else:
+        schedule = [(number, frames) for frames in engines for number in numbers]
+    measured = 0
+    for number, frames in schedule:
+        frames_only = np.ascontiguousarray(clip[:, :frames])
+        start = time.perf_counter()
+        engines[frames].infer(frames_only)
+        elapsed_ms = (time.perf_counter() - start) * 1e3
+        if number >= 0:
+            samples[frames].append(elapsed_ms)
+            measured += 1
+            if on_round is not None and measured % len(engines) == 0:
+                on_round(measured // len(engines))
+    return {frames: Latency(tuple(sorted(taken))) for frames, taken in samples.items()}
 
 
 def profile_bundle(
     bundle: Bundle,
+    options: EngineOptions = _DEFAULTS,
     *,
     runs: int = 50,
-    backend: str = "auto",
-    threads: int | None = None,
     on_round: Callable[[int], None] | None = None,
+    say: Callable[[str], None] = lambda message: None,
 ) -> Profile:
     """Measure the engines of a bundle and write `profile.json` into its folder, atomically.
 
     Args:
         bundle: what to measure.
+        options: what runs the engines.
         runs: how many inferences of each engine.
-        backend: one of `engine.BACKENDS`.
-        threads: of the CPU; None is one for each physical core.
         on_round: see `profile_engines`.
+        say: is told what to be warned of.
 
     Raises:
         EngineError: the backend is not installed, or cannot run the bundle.
         FfnEdgeError: the folder cannot be written.
     """
-    chosen = choose_backend(backend, threads)
-    with open_engines(bundle, backend=chosen.name, threads=chosen.threads) as engines:
-        latencies = profile_engines(engines, bundle.manifest.input, runs=runs, on_round=on_round)
-    return save_profile(bundle, chosen, latencies)
+    with open_engines(bundle, options, say=say) as engines:
+        latencies = profile_engines(
+            engines,
+            bundle.manifest.input,
+            runs=runs,
+            by_turns=engines.switch_is_free,
+            on_round=on_round,
+        )
+    return save_profile(bundle, engines.backend, latencies)
 
 
 def save_profile(bundle: Bundle, backend: Backend, latencies: dict[int, Latency]) -> Profile:

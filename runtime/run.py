@@ -6,13 +6,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import FfnEdgeError, VideoError
-from ffn_edge.runtime.engine import Backend, Engine, choose_backend, open_engines
+from ffn_edge.runtime.engine import EngineOptions, OpenEngines, open_engines
 from ffn_edge.runtime.policy import Limits, OperatingPoint, State, initial_state
 from ffn_edge.runtime.profile import (
     Latency,
@@ -39,13 +39,11 @@ class RunOptions(Timing):
 
     Attributes:
         realtime: play files at their own pace, as a camera would.
-        backend: one of `engine.BACKENDS`.
-        threads: of the CPU; None is one for each physical core.
+        engines: what runs the engines.
     """
 
     realtime: bool = False
-    backend: str = "auto"
-    threads: int | None = None
+    engines: EngineOptions = field(default_factory=EngineOptions)
 
 
 _DEFAULTS = RunOptions()
@@ -81,30 +79,28 @@ def open_session(
         FfnEdgeError: the source, the bundle, the backend or a value cannot be used.
     """
     streams = open_source(source, realtime=options.realtime)
-    chosen = choose_backend(options.backend, options.threads)
     wanted = None if limits.frames is None else (limits.frames,)
-    with open_engines(
-        bundle, backend=chosen.name, threads=chosen.threads, frame_counts=wanted
-    ) as engines:
+    with open_engines(bundle, options.engines, frame_counts=wanted, say=say) as engines:
+        chosen = engines.backend
         say(
-            f"{bundle.manifest.architecture}, {', '.join(map(str, engines))} frames, on "
-            f"{chosen.name} {chosen.version} with {chosen.threads} threads: {chosen.reason}"
+            f"{bundle.manifest.architecture}, {', '.join(map(str, engines))} frames, with "
+            f"{chosen.name} {chosen.version} in {chosen.precision} on {chosen.device}, "
+            f"{chosen.threads} threads: {chosen.reason}"
         )
         yield Session(
             streams,
             engines,
             bundle.manifest,
-            learn_state(bundle, chosen, engines, say),
+            learn_state(bundle, engines, say),
             limits,
             options,
+            new_ring=engines.new_ring,
             on_frame=on_frame,
             on_skip=on_skip,
         )
 
 
-def learn_state(
-    bundle: Bundle, backend: Backend, engines: dict[int, Engine], say: Callable[[str], None]
-) -> State:
+def learn_state(bundle: Bundle, engines: OpenEngines, say: Callable[[str], None]) -> State:
     """Return what is known of the engines' latency: from the profile, or measured quickly.
 
     Either way every engine has run when this returns, so that the first inference of the run is
@@ -112,12 +108,18 @@ def learn_state(
     """
     try:
         profile = load_profile(bundle.path)
-        doubt = _doubt(profile, bundle, backend, engines)
+        doubt = _doubt(profile, bundle, engines)
     except FfnEdgeError as error:
         profile, doubt = None, error.message
     if profile is None or doubt:
         say(f"{doubt}; measuring quickly. `ffn-edge profile` measures thoroughly.")
-        latencies = profile_engines(engines, bundle.manifest.input, runs=_QUICK_RUNS, warm_up=1)
+        latencies = profile_engines(
+            engines,
+            bundle.manifest.input,
+            runs=_QUICK_RUNS,
+            warm_up=1,
+            by_turns=engines.switch_is_free,
+        )
     else:
         latencies = {frames: profile.latencies[frames] for frames in engines}
         profile_engines(engines, bundle.manifest.input, runs=1, warm_up=0)
@@ -226,13 +228,11 @@ def _stopping_on_signals(session: Session) -> Iterator[None]:
         restore()
 
 
-def _doubt(
-    profile: Profile | None, bundle: Bundle, backend: Backend, engines: dict[int, Engine]
-) -> str:
+def _doubt(profile: Profile | None, bundle: Bundle, engines: OpenEngines) -> str:
     """Say why a profile cannot be trusted here; nothing if it can."""
     if profile is None:
         return "there is no profile of this bundle yet"
-    differences = profile.conditions.differences(conditions_now(bundle, backend))
+    differences = profile.conditions.differences(conditions_now(bundle, engines.backend))
     if differences:
         return f"the profile was made for {'; '.join(differences)}"
     missing = [str(frames) for frames in engines if frames not in profile.latencies]

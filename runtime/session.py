@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,8 @@ import numpy as np
 from ffn_edge.bundle import Manifest
 from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
 from ffn_edge.picture import prepare_frame
-from ffn_edge.runtime.clip_buffer import ClipBuffer
-from ffn_edge.runtime.engine import Engine, Logits
+from ffn_edge.runtime.clip_buffer import ClipBuffer, HostRing, Ring, window_capacity
+from ffn_edge.runtime.engine import Engine, Logits, NewRing
 from ffn_edge.runtime.live_reader import LiveReader
 from ffn_edge.runtime.policy import Decision, Limits, State, decide, observe
 from ffn_edge.runtime.sources import Frame, Source, Stream
@@ -70,6 +71,7 @@ class Result:
         decision: the frame count, and why.
         latency_ms: from the decision to the logits: what the deadline is for.
         engine_ms: of it, the engine's share.
+        device_ms: of the engine's share, the device's own clock; None where it has none.
         overhead_ms: around the engine: deciding, gathering the clip, reading the logits.
         missed: whether it took longer than the deadline.
         top: the most probable classes, best first.
@@ -81,6 +83,7 @@ class Result:
     decision: Decision
     latency_ms: float
     engine_ms: float
+    device_ms: float | None
     overhead_ms: float
     missed: bool
     top: tuple[Prediction, ...]
@@ -103,6 +106,7 @@ class Session:
         limits: Limits,
         timing: Timing = _DEFAULT_TIMING,
         *,
+        new_ring: NewRing | None = None,
         on_frame: Callable[[Frame, Stream], None] | None = None,
         on_skip: Callable[[str, VideoError], None] | None = None,
     ) -> None:
@@ -115,6 +119,8 @@ class Session:
             state: what is known of the engines' latency.
             limits: what to keep.
             timing: when to classify what.
+            new_ring: makes the ring that the engines read from, of so many frames; None is one
+                in host memory.
             on_frame: is called with every frame; on a live source, in its reader's thread.
             on_skip: is called with each video of a list that is broken.
 
@@ -134,6 +140,7 @@ class Session:
         self._classes = manifest.classes
         self._limits = limits
         self._timing = timing
+        self._new_ring = new_ring or self._host_ring
         self._on_frame = on_frame
         self._on_skip = on_skip
         self._state = state
@@ -173,8 +180,7 @@ class Session:
             )
 
     def _watch(self, stream: Stream) -> Iterator[Result]:
-        with stream:
-            self._begin(stream)
+        with stream, self._window(stream):
             for frame in stream:
                 self._take(frame)
                 if frame.time_s >= self._due_s:
@@ -184,28 +190,30 @@ class Session:
             yield from self._end()
 
     def _watch_live(self, stream: Stream) -> Iterator[Result]:
-        with LiveReader(stream, self._take) as reader:
-            self._begin(stream)
+        with LiveReader(stream, self._take) as reader, self._window(stream):
             reader.start()
             while reader.wait(self._due_s, self._is_over):
                 yield self._infer()
             if not self._is_over():
                 yield from self._end()
 
-    def _begin(self, stream: Stream) -> None:
-        """Start an empty window for a stream that was just opened."""
+    @contextmanager
+    def _window(self, stream: Stream) -> Iterator[None]:
+        """Hold an empty window for a stream that was just opened."""
         self._stream = stream
-        self._buffer = ClipBuffer(
-            window_s=self._timing.window_s,
-            fps=stream.fps,
-            most_frames=max(self._engines),
-            height=self._contract.height,
-            width=self._contract.width,
-        )
+        window_s = self._timing.window_s
         self._used_s = -math.inf  # the time of the newest frame that was classified
         # The first window is full one frame before its end. Half a frame of tolerance: times of
         # equal spacing are not exact in binary.
-        self._due_s = self._timing.window_s - 1.5 / stream.fps
+        self._due_s = window_s - 1.5 / stream.fps
+        with self._new_ring(window_capacity(window_s, stream.fps)) as ring:
+            self._buffer = ClipBuffer(ring, window_s=window_s, fps=stream.fps)
+            yield
+
+    @contextmanager
+    def _host_ring(self, capacity: int) -> Iterator[Ring]:
+        size = (self._contract.height, self._contract.width)
+        yield HostRing(capacity, max(self._engines), *size)
 
     def _end(self) -> Iterator[Result]:
         """Classify the end of a video, unless its last frame was just classified."""
@@ -228,7 +236,8 @@ class Session:
         decision = decide(self._state, self._limits, self._offset_s + self._latest_s)
         clip, time_s = self._buffer.gather(decision.frames)
         engine_start = time.perf_counter()
-        logits = self._engines[decision.frames].infer(clip)
+        engine = self._engines[decision.frames]
+        logits = engine.infer(clip)
         engine_end = time.perf_counter()
         latency_ms = (engine_end - start) * 1e3
         engine_ms = (engine_end - engine_start) * 1e3
@@ -247,6 +256,7 @@ class Session:
             decision=decision,
             latency_ms=latency_ms,
             engine_ms=engine_ms,
+            device_ms=engine.device_ms,
             overhead_ms=(time.perf_counter() - start) * 1e3 - engine_ms,
             missed=deadline_ms is not None and latency_ms > deadline_ms,
             top=top,

@@ -103,6 +103,7 @@ def result_fields(result: Result) -> dict[str, object]:
         "rejected": result.decision.rejected,
         "latency_ms": round(result.latency_ms, 3),
         "engine_ms": round(result.engine_ms, 3),
+        "device_ms": None if result.device_ms is None else round(result.device_ms, 3),
         "overhead_ms": round(result.overhead_ms, 3),
         "top5": [
             {"class": best.class_name, "probability": round(best.probability, 4)}

@@ -57,7 +57,9 @@ def test_the_group_tells_of_a_command_what_the_command_tells(name: str) -> None:
     assert cli._COMMANDS[name][-1] == command(name).get_short_help_str(200)
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "export", "verify", "profile", "run"])
+@pytest.mark.parametrize(
+    "name", ["train", "evaluate", "export", "verify", "build", "doctor", "profile", "run"]
+)
 def test_every_command_that_reports_has_json(name: str) -> None:
     assert "--json" in {option for p in command(name).params for option in p.opts}
 
@@ -99,13 +101,20 @@ def test_an_interrupted_command_exits_with_130() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "extra"),
-    [(["evaluate", "x.pt", "--list", "x"], "train"), (["verify", "x"], "export")],
+    ("arguments", "library", "extra"),
+    [
+        (["evaluate", "x.pt", "--list", "x"], "torch", "train"),
+        (["export", "x.pt", "-o", "bundle"], "torch", "export"),
+        (["verify", "x"], "onnx", "export"),
+        (["build", "x"], "onnx", "jetson"),
+    ],
 )
-def test_a_missing_library_names_the_extra_that_brings_it(arguments: list[str], extra: str) -> None:
+def test_a_missing_library_names_the_extra_that_brings_it(
+    arguments: list[str], library: str, extra: str
+) -> None:
     code = (
         "import sys\n"
-        "sys.modules['torch'] = None\n"
+        f"sys.modules[{library!r}] = None\n"
         f"sys.argv = ['ffn-edge', *{arguments!r}]\n"
         "import ffn_edge.cli; ffn_edge.cli.main()"
     )

@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from ffn_edge.compose import compose, composed_sha256, modulate, vector_name
+from ffn_edge.compose import (
+    blocks,
+    compose,
+    composed_sha256,
+    composed_shapes,
+    modulate,
+    vector_name,
+)
 
 rng = np.random.default_rng(0)
+
+
+# A program of its own, so that it can run in other processes, NumPy versions and machines. The
+# values need no random generator: their bits must not depend on anything.
+_COMPOSES = """
+import numpy as np
+from ffn_edge.compose import compose, composed_sha256
+
+def values(shape, step):
+    count = int(np.prod(shape))
+    whole = np.arange(count, dtype=np.int64) * step % 2003 - 1001
+    return (whole.astype(np.float32) / np.float32(317)).reshape(shape)
+
+tensors = {
+    "conv.weight": values((37, 29, 3, 3), 7919),
+    "frames/4/conv.s_in": values((1, 29, 1, 1), 104729),
+    "frames/4/conv.s_out": values((37, 1, 1, 1), 1299709),
+    "frames/4/conv.bias": values((37,), 15485863),
+    "fc.weight": values((31, 37), 611953).astype(np.float16),
+    "frames/4/fc.s_out": values((31, 1), 7919),
+}
+print(composed_sha256(compose(tensors, ["conv", "fc"], 4)))
+half = [("half", weight.astype(np.float16)) for _, weight in compose(tensors, ["conv"], 4)]
+print(composed_sha256(half))
+"""
+_COMPOSED = (
+    "7ed4453cc8ff1a28008ba13a6356336627abc641dbef66c7194dc5c8c1767246\n"
+    "102a6393f599249d3b57e4373a62e561806b5c54eab5d1d301542fcd761835a6\n"
+)
 
 
 def randoms(*shape: int) -> np.ndarray:
@@ -103,3 +144,52 @@ def test_the_hash_does_not_depend_on_the_layout_in_memory() -> None:
     weight = randoms(4, 3)
 
     assert composed_sha256([("w", weight)]) == composed_sha256([("w", np.asfortranarray(weight))])
+
+
+@pytest.mark.parametrize(
+    "disabled", ["", "X86_V3 X86_V4 AVX512_ICL AVX512_SPR", "AVX2 FMA3 F16C AVX512F AVX512_SKX"]
+)
+def test_composition_gives_the_same_bits_in_every_process(disabled: str) -> None:
+    # NumPy picks its kernels by the processor; without its newest instructions it is another one.
+    # (It warns of names that its version does not know.)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _COMPOSES],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NPY_DISABLE_CPU_FEATURES": disabled},
+    )
+    assert done.stdout == _COMPOSED, done.stderr
+
+
+def test_composing_a_large_layer_never_holds_it_twice() -> None:
+    weight, s_in, s_out = randoms(512, 512, 3), randoms(1, 512, 1), randoms(512, 1, 1)
+    tracemalloc.start()
+    composed = modulate(weight, s_in, s_out)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 1.05 * composed.nbytes
+
+
+def test_the_shapes_are_known_without_composing() -> None:
+    tensors = {
+        "conv.weight": randoms(4, 3, 1, 1),
+        vector_name(4, "conv", "bias"): randoms(4),
+        "fc.weight": randoms(2, 4),
+        "fc.bias": randoms(2),
+        "plain.weight": randoms(2, 2),
+    }
+    layers = ["conv", "fc", "plain"]
+    composed = {name: array.shape for name, array in compose(tensors, layers, 4)}
+
+    shapes = composed_shapes(tensors, layers, 4)
+
+    assert list(shapes.items()) == list(composed.items())
+
+
+@pytest.mark.parametrize("size", [1, 5, 24, 100])
+def test_blocks_are_all_values_in_order(size: int) -> None:
+    array = randoms(4, 3, 2)
+    pieces = list(blocks(array, size))
+    assert all(0 < piece.size <= size for piece in pieces)
+    assert np.array_equal(np.concatenate(pieces), array.reshape(-1))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ffn_edge.cli import _COMMANDS as COMMANDS
+
 ROOT = Path(__file__).parents[1]
 STAGES = ("train", "export", "runtime")
 
@@ -42,7 +44,19 @@ def imported_by(file: Path) -> set[str]:
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
             names.update(arg.value for arg in node.args if isinstance(arg, ast.Constant))
+            if any(not isinstance(arg, ast.Constant) for arg in node.args):
+                names.update(named_modules(file))
     return names
+
+
+def named_modules(file: Path) -> set[str]:
+    """The device libraries that a file imports by a name it computes: any string that is one."""
+    strings = {
+        node.value
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    return strings & {"tensorrt", "tensorrt_rtx", "pycuda", "pycuda.driver"}
 
 
 def test_every_module_is_found() -> None:
@@ -63,7 +77,7 @@ def test_a_stage_never_imports_another(stage: str) -> None:
 def test_what_every_stage_agrees_on_imports_no_stage() -> None:
     stages = tuple(f"ffn_edge.{stage}" for stage in STAGES)
     for name, file in MODULES.items():
-        if name.startswith(stages) or name.startswith("ffn_edge.demo"):
+        if name.startswith((*stages, "ffn_edge.demo", "ffn_edge.verify_command")):
             continue  # the command line and its demo reach all three
         wrong = [each for each in imported_by(file) if each.startswith(stages)]
         assert not wrong, f"{name} imports {wrong}"
@@ -74,8 +88,9 @@ def test_what_every_stage_agrees_on_imports_no_stage() -> None:
     [
         ("cv2", {"ffn_edge.opencv"}),
         ("onnxruntime", {"ffn_edge.runtime.onnxruntime_engine", "ffn_edge.export.verify"}),
-        ("tensorrt", set()),
-        ("pycuda", set()),
+        ("tensorrt", {"ffn_edge.tensorrt_api"}),
+        ("tensorrt_rtx", {"ffn_edge.tensorrt_api"}),
+        ("pycuda", {"ffn_edge.gpu"}),
     ],
 )
 def test_a_device_library_is_imported_only_by_the_files_that_drive_it(
@@ -104,7 +119,8 @@ def run_fresh(program: str) -> subprocess.CompletedProcess[str]:
         "import sys\n"
         "class Blocker:\n"
         "    blocked = {'torch', 'torchvision', 'onnx', 'onnxscript', 'onnxruntime', 'cv2',\n"
-        "               'matplotlib', 'tensorboard', 'skimage', 'tensorrt', 'pycuda'}\n"
+        "               'matplotlib', 'tensorboard', 'skimage', 'tensorrt', 'tensorrt_rtx',\n"
+        "               'pycuda'}\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.partition('.')[0] in self.blocked:\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
@@ -133,9 +149,18 @@ def test_every_module_of_the_device_imports_without_optional_libraries() -> None
     assert process.returncode == 0, process.stderr
 
 
-@pytest.mark.parametrize(
-    "command", ["", "train", "evaluate", "import", "export", "verify", "profile", "run", "demo"]
-)
+def test_building_and_verifying_engines_on_a_device_needs_no_pytorch() -> None:
+    program = (
+        "import sys\nsys.modules['torch'] = None\n"
+        "import ffn_edge.export.build_report, ffn_edge.export.tensorrt_plan\n"
+        "import ffn_edge.export.verify, ffn_edge.export.clips, ffn_edge.export.report\n"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert process.returncode == 0, process.stderr
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_needs_no_optional_library(command: str) -> None:
     process = run_fresh(
         "from ffn_edge.cli import main\n"

@@ -93,4 +93,4 @@ def test_the_base_installation_needs_neither_torch_nor_opencv() -> None:
 
     needed = {line.split(">")[0] for line in config["options"]["install_requires"].split()}
 
-    assert needed == {"click", "numpy", "rich", "safetensors"}
+    assert needed == {"click", "filelock", "numpy", "rich", "safetensors"}

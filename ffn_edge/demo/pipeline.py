@@ -19,7 +19,7 @@ from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.clips import clips_from_videos
 from ffn_edge.export.verify import Verified, verify
 from ffn_edge.network.checkpoint import load_checkpoint
-from ffn_edge.runtime.engine import choose_backend, open_engines
+from ffn_edge.runtime.engine import open_engines
 from ffn_edge.runtime.policy import Limits
 from ffn_edge.runtime.profile import Latency, profile_engines, save_profile
 from ffn_edge.runtime.run import open_session
@@ -139,10 +139,9 @@ def run_demo(
         if not all(found.passed for found in demo.verified):
             raise ExportError("the bundle is not the network", "see `ffn-edge verify` on it.")
     with stage("profile its engines"):
-        backend = choose_backend("auto", None)
-        with open_engines(demo.bundle, backend=backend.name, threads=backend.threads) as engines:
+        with open_engines(demo.bundle) as engines:
             demo.latencies = profile_engines(engines, demo.bundle.manifest.input, runs=100)
-        save_profile(demo.bundle, backend, demo.latencies)
+        save_profile(demo.bundle, engines.backend, demo.latencies)
 
     # Room for the highest frame count on an idle machine, and not for a machine that is shared.
     deadline_ms = 1.5 * demo.latencies[highest].quantile_ms(0.95)

@@ -31,6 +31,7 @@ def result_at(elapsed_s: float, class_name: str = "left", *, missed: bool = Fals
         decision=Decision(frames=4, reason="asked for"),
         latency_ms=2.0,
         engine_ms=1.5,
+        device_ms=None,
         overhead_ms=0.5,
         missed=missed,
         top=(Prediction(class_name, 1.0),),

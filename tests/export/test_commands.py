@@ -14,10 +14,11 @@ from rich.console import Console
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import BundleError, CheckpointError, ExportError
-from ffn_edge.export.commands import export, verify
+from ffn_edge.export.commands import export
 from ffn_edge.export.report import export_table
 from ffn_edge.export.verify import NETWORK_TOLERANCE
 from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint
+from ffn_edge.verify_command import verify
 from ffn_edge.video import VideoWriter
 
 

@@ -21,7 +21,7 @@ from ffn_edge import network
 from ffn_edge.bundle import WEIGHTS, Bundle
 from ffn_edge.compose import compose
 from ffn_edge.export.bundle_writer import export_bundle
-from ffn_edge.export.graph import composed_graph
+from ffn_edge.export.composed_graph import composed_graph
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from ffn_edge.frames import segment_centres
-from ffn_edge.runtime.clip_buffer import ClipBuffer
+from ffn_edge.runtime.clip_buffer import ClipBuffer, HostRing, window_capacity
 
 
 def new_buffer(window_s: float = 2.0, fps: float = 10.0, size: int = 2) -> ClipBuffer:
-    return ClipBuffer(window_s=window_s, fps=fps, most_frames=8, height=size, width=size)
+    ring = HostRing(window_capacity(window_s, fps), most_frames=8, height=size, width=size)
+    return ClipBuffer(ring, window_s=window_s, fps=fps)
 
 
 def append(buffer: ClipBuffer, numbers: range, fps: float = 10.0, size: int = 2) -> None:

@@ -40,7 +40,7 @@ def test_run_writes_json_lines_and_a_summary(bundle: Bundle, video: Path) -> Non
     assert [line["time_s"] for line in lines] == [1.9, 2.1, 2.4, 2.6, 2.9]
     assert lines[-1]["top5"][0]["class"] == "blue"
     assert "5 inferences" in result.stderr
-    assert "on onnxruntime" in result.stderr
+    assert "with onnxruntime" in result.stderr
 
 
 def test_run_with_json_ends_with_the_summary(bundle: Bundle, video: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import BundleError, EngineError
-from ffn_edge.runtime.engine import choose_backend, open_engines
+from ffn_edge.runtime.engine import EngineOptions, open_engines
 from ffn_edge.runtime.onnxruntime_engine import OnnxRuntimeEngine
 
 
@@ -22,7 +22,7 @@ def clip(frames: int, channel: int) -> np.ndarray:
 
 
 def test_every_engine_of_a_bundle_classifies(bundle: Bundle) -> None:
-    with open_engines(bundle, threads=1) as engines:
+    with open_engines(bundle, EngineOptions(threads=1)) as engines:
         assert list(engines) == [2, 4, 8]
         for frames, engine in engines.items():
             assert engine.frames == frames
@@ -49,11 +49,14 @@ def test_a_frame_count_that_the_bundle_lacks_is_refused(bundle: Bundle) -> None:
 
 def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(EngineError, match="no backend 'abacus'"):
-        choose_backend("abacus")
+        EngineOptions(backend="abacus")
 
 
-def test_the_choice_of_a_backend_says_which_and_why() -> None:
-    automatic, named = choose_backend("auto", 3), choose_backend("onnxruntime")
+def test_the_choice_of_a_backend_says_which_and_why(bundle: Bundle) -> None:
+    with open_engines(bundle, EngineOptions(threads=3)) as engines:
+        automatic = engines.backend
+    with open_engines(bundle, EngineOptions(backend="onnxruntime")) as engines:
+        named = engines.backend
     assert automatic.name == named.name == "onnxruntime"
     assert automatic.version == named.version != ""
     assert automatic.threads == 3
@@ -63,7 +66,7 @@ def test_the_choice_of_a_backend_says_which_and_why() -> None:
 
 def test_no_threads_are_refused() -> None:
     with pytest.raises(EngineError, match="at least one thread"):
-        choose_backend("auto", 0)
+        EngineOptions(threads=0)
 
 
 def test_a_missing_onnx_runtime_is_named_with_its_remedy(

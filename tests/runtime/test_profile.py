@@ -11,7 +11,7 @@ import pytest
 
 from ffn_edge.bundle import Bundle, InputContract
 from ffn_edge.errors import FfnEdgeError
-from ffn_edge.runtime.engine import Engine, choose_backend, open_engines
+from ffn_edge.runtime.engine import Engine, EngineOptions, cpu_backend, open_engines
 from ffn_edge.runtime.profile import (
     PROFILE,
     Latency,
@@ -46,10 +46,31 @@ def test_the_engines_take_turns_and_the_warm_up_is_not_counted() -> None:
     assert {t: len(latency.samples_ms) for t, latency in latencies.items()} == {2: 3, 4: 3}
 
 
-def test_progress_is_told_after_each_round() -> None:
+def test_engines_whose_switch_costs_something_come_one_after_the_other() -> None:
+    calls: list[tuple[int, ...]] = []
+    engines = {t: RecordingEngine(t, calls) for t in (2, 4)}
+    latencies = profile_engines(
+        engines,  # type: ignore[arg-type]
+        CONTRACT,
+        runs=3,
+        warm_up=1,
+        by_turns=False,
+    )
+    assert calls == [(1, t, 4, 4, 3) for t in (2, 4) for _ in range(4)]
+    assert {t: len(latency.samples_ms) for t, latency in latencies.items()} == {2: 3, 4: 3}
+
+
+@pytest.mark.parametrize("by_turns", [True, False])
+def test_progress_is_told_and_reaches_the_number_of_runs(by_turns: bool) -> None:
     rounds: list[int] = []
-    engines = {2: RecordingEngine(2, [])}
-    profile_engines(engines, CONTRACT, runs=3, on_round=rounds.append)  # type: ignore[arg-type]
+    engines = {t: RecordingEngine(t, []) for t in (2, 4)}
+    profile_engines(
+        engines,  # type: ignore[arg-type]
+        CONTRACT,
+        runs=3,
+        by_turns=by_turns,
+        on_round=rounds.append,
+    )
     assert rounds == [1, 2, 3]
 
 
@@ -73,7 +94,7 @@ def test_no_runs_are_refused() -> None:
 
 def saved(bundle: Bundle, threads: int = 1) -> Profile:
     latencies = {2: Latency((1.0, 2.0)), 4: Latency((2.0, 4.0)), 8: Latency((4.0, 8.0))}
-    return save_profile(bundle, choose_backend(threads=threads), latencies)
+    return save_profile(bundle, cpu_backend(threads), latencies)
 
 
 def test_a_profile_is_read_back_as_it_was_written(bundle: Bundle) -> None:
@@ -135,13 +156,15 @@ def test_a_folder_that_cannot_be_written_is_named(bundle: Bundle, tmp_path: Path
 
 
 def test_each_condition_that_moves_latency_is_compared(bundle: Bundle) -> None:
-    now = conditions_now(bundle, choose_backend(threads=1))
+    now = conditions_now(bundle, cpu_backend(1))
     assert now.differences(now) == []
     others = {
         "bundle": dataclasses.replace(now, bundle="0" * 64),
         "processor": dataclasses.replace(now, machine=dataclasses.replace(now.machine, cpu="Z80")),
         "cores": dataclasses.replace(now, machine=dataclasses.replace(now.machine, cores=99)),
         "backend": dataclasses.replace(now, backend_version="0.1"),
+        "device": dataclasses.replace(now, device="Orin, SM 87"),
+        "precision": dataclasses.replace(now, precision="fp16"),
         "threads": dataclasses.replace(now, threads=99),
     }
     for what, other in others.items():
@@ -152,19 +175,19 @@ def test_each_condition_that_moves_latency_is_compared(bundle: Bundle) -> None:
 def learnt_with(bundle: Bundle, engines: dict[int, Engine]) -> tuple[list[str], list[float]]:
     """Return what `learn_state` said, and the bases it found."""
     said: list[str] = []
-    state = learn_state(bundle, choose_backend(threads=1), engines, said.append)
+    state = learn_state(bundle, engines, said.append)
     return said, [point.base_ms for point in state.points]
 
 
 def test_a_profile_made_here_is_trusted(bundle: Bundle) -> None:
     saved(bundle)
-    with open_engines(bundle, threads=1) as engines:
+    with open_engines(bundle, EngineOptions(threads=1)) as engines:
         assert learnt_with(bundle, engines) == ([], pytest.approx([1.1, 2.2, 4.4]))
 
 
 def test_a_profile_made_otherwise_is_said_and_measured_anew(bundle: Bundle) -> None:
     saved(bundle, threads=7)
-    with open_engines(bundle, threads=1) as engines:
+    with open_engines(bundle, EngineOptions(threads=1)) as engines:
         said, bases = learnt_with(bundle, engines)
     assert said == [
         "the profile was made for threads 7, not 1; measuring quickly. `ffn-edge profile` "
@@ -175,7 +198,7 @@ def test_a_profile_made_otherwise_is_said_and_measured_anew(bundle: Bundle) -> N
 
 
 def test_without_a_profile_a_quick_one_is_measured_and_not_written(bundle: Bundle) -> None:
-    with open_engines(bundle, threads=1) as engines:
+    with open_engines(bundle, EngineOptions(threads=1)) as engines:
         said, bases = learnt_with(bundle, engines)
     assert said[0].startswith("there is no profile of this bundle yet")
     assert all(ms > 0 for ms in bases)
@@ -184,14 +207,14 @@ def test_without_a_profile_a_quick_one_is_measured_and_not_written(bundle: Bundl
 
 def test_a_profile_that_cannot_be_read_is_said_and_measured_anew(bundle: Bundle) -> None:
     (bundle.path / PROFILE).write_text("{")
-    with open_engines(bundle, threads=1) as engines:
+    with open_engines(bundle, EngineOptions(threads=1)) as engines:
         said, _ = learnt_with(bundle, engines)
     assert "is not a profile; measuring quickly" in said[0]
 
 
 def test_a_profile_that_lacks_an_engine_is_not_enough(bundle: Bundle) -> None:
-    save_profile(bundle, choose_backend(threads=1), {2: Latency((1.0,))})
-    with open_engines(bundle, threads=1) as engines:
+    save_profile(bundle, cpu_backend(1), {2: Latency((1.0,))})
+    with open_engines(bundle, EngineOptions(threads=1)) as engines:
         said, bases = learnt_with(bundle, engines)
     assert said[0].startswith("the profile lacks 4, 8 frames")
     assert len(bases) == 3

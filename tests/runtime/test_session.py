@@ -18,6 +18,7 @@ from ffn_edge.bundle import Bundle
 from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
 from ffn_edge.runtime import session as session_module
 from ffn_edge.runtime import sources
+from ffn_edge.runtime.engine import EngineOptions
 from ffn_edge.runtime.policy import Limits
 from ffn_edge.runtime.run import RunOptions, open_session
 from ffn_edge.runtime.session import Result, top_classes
@@ -31,7 +32,7 @@ def watch(bundle: Bundle) -> Watch:
 
     def watch(source: Path | str, limits: Limits | None = None, **options: Any) -> list[Result]:
         callbacks = {key: options.pop(key) for key in ("on_frame", "on_skip") if key in options}
-        options.setdefault("threads", 1)
+        options.setdefault("engines", EngineOptions(threads=1))
         with open_session(
             bundle, str(source), limits or Limits(), RunOptions(**options), **callbacks
         ) as session:
@@ -128,7 +129,7 @@ def test_a_fixed_frame_count_opens_that_engine_alone(
     video = str(write_video("a.mp4", ["red"] * 5))
     with open_session(bundle, video, Limits(frames=4), say=said.append) as session:
         assert [result.decision.frames for result in session] == [4]
-    assert said[0].startswith("colours, 4 frames, on onnxruntime")
+    assert said[0].startswith("colours, 4 frames, with onnxruntime")
 
 
 def test_in_a_list_every_video_starts_with_an_empty_window(
@@ -251,7 +252,7 @@ def camera(monkeypatch: pytest.MonkeyPatch) -> type[TurningCamera]:
 
 @pytest.mark.usefixtures("camera")
 def test_a_slow_consumer_of_a_camera_sees_the_newest_frames(bundle: Bundle) -> None:
-    options = RunOptions(window_s=0.2, hop_s=0.01, threads=1)
+    options = RunOptions(window_s=0.2, hop_s=0.01, engines=EngineOptions(threads=1))
     with open_session(bundle, "0", Limits(), options) as session:
         results = iter(session)
         assert next(results).top[0].class_name == "red"
@@ -274,7 +275,7 @@ def test_a_camera_that_stops_ends_the_run_with_its_error(
 ) -> None:
     camera.stops = 60
     results = []
-    options = RunOptions(window_s=0.1, hop_s=0.05, threads=1)
+    options = RunOptions(window_s=0.1, hop_s=0.05, engines=EngineOptions(threads=1))
     with (
         open_session(bundle, "0", Limits(), options) as session,
         pytest.raises(VideoError, match="stopped sending"),

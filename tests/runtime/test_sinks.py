@@ -33,6 +33,7 @@ def new_result() -> NewResult:
             "decision": Decision(frames=frames, reason="it fits", rejected={16: "too slow"}),
             "latency_ms": 41.0,
             "engine_ms": 40.0,
+            "device_ms": None,
             "overhead_ms": 1.1,
             "missed": False,
             "top": (Prediction("öffnen", 0.75), Prediction("schließen", 0.25)),
@@ -56,6 +57,7 @@ def test_every_line_is_json_with_all_fields(tmp_path: Path, new_result: NewResul
         "rejected": {"16": "too slow"},
         "latency_ms": 41.0,
         "engine_ms": 40.0,
+        "device_ms": None,
         "overhead_ms": 1.1,
         "top5": [
             {"class": "öffnen", "probability": 0.75},

@@ -23,6 +23,7 @@ def result(elapsed_s: float, frames: int, latency_ms: float, missed: bool = Fals
         decision=Decision(frames=frames, reason=""),
         latency_ms=latency_ms,
         engine_ms=latency_ms,
+        device_ms=None,
         overhead_ms=0.5,
         missed=missed,
         top=(Prediction("red", 1.0),),

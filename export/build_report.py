@@ -1,0 +1,73 @@
+"""What `ffn-edge build` shows: a bar while TensorRT works, then a table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+from ffn_edge.export.tensorrt_plan import Built
+
+
+class BuildProgress:
+    """A bar for each phase of a build that is under way; TensorRT nests them."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Show that `done` of `total` steps of a phase are done."""
+        if phase not in self._tasks:
+            self._tasks[phase] = self._bar.add_task(phase, total=total)
+        self._bar.update(self._tasks[phase], completed=done)
+        if done >= total:
+            self._bar.remove_task(self._tasks.pop(phase))
+
+
+def build_summary(built: Sequence[Built]) -> str:
+    """Return what all engines have in common, in one line."""
+    plan = built[0].plan
+    weights = "their weights" if plan.sidecar.key.refit == "none" else "no weights"
+    product = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}[plan.sidecar.key.target]
+    return (
+        f"{product} {plan.sidecar.key.tensorrt_version}; the engines hold {weights}, "
+        f"in {plan.path.parent}"
+    )
+
+
+def build_fields(built: Sequence[Built]) -> list[dict[str, Any]]:
+    """Return what was built, ready for JSON."""
+    return [
+        {
+            "frames": each.plan.sidecar.key.frames,
+            "path": str(each.plan.path),
+            "bytes": each.plan.sidecar.plan.bytes,
+            "reused": each.reused,
+            "build_seconds": each.plan.sidecar.build_seconds,
+            "gpu": each.plan.sidecar.gpu,
+            "flags": list(each.plan.sidecar.flags),
+            **dataclasses.asdict(each.plan.sidecar.key),
+        }
+        for each in built
+    ]
+
+
+def build_table(built: Sequence[Built]) -> Table:
+    """Return what was built as a table for the terminal."""
+    key = built[0].plan.sidecar.key
+    where = "any RTX GPU" if key.sm == "any" else f"{built[0].plan.sidecar.gpu}, SM {key.sm}"
+    table = Table(title=f"{key.architecture} in {key.precision} for {where}", min_width=60)
+    for heading in ("frames", "engine", "built in", ""):
+        table.add_column(heading, justify="right")
+    for each in built:
+        table.add_row(
+            str(each.plan.sidecar.key.frames),
+            f"{each.plan.sidecar.plan.bytes / 1e6:.2f} MB",
+            f"{each.plan.sidecar.build_seconds:.1f} s",
+            "from the cache" if each.reused else "new",
+        )
+    return table

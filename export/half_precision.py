@@ -1,0 +1,129 @@
+"""A float32 graph in float16, but for the parts that need float32.
+
+TensorRT builds a strongly typed network as it is written, so precision is written into the graph.
+float32 stay: what comes before the first weighted layer (the input's normalisation), the last
+weighted layer and what follows it (the logits and their mean over frames), and the operations
+that add up many values or exponentiate. No PyTorch: this runs on the device.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from ffn_edge.errors import ExportError
+
+_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+# Sums over many values lose digits in float16, exponentials and squares leave its range; the last
+# three read float32 by definition.
+_FULL = {"GlobalAveragePool", "ReduceMean", "ReduceSum", "LayerNormalization", "Softmax", "Exp"}
+_FULL |= {"Pow", "Sqrt", "ConstantOfShape", "Resize", "Range"}
+# These change no value, so they take the type of what they are given.
+_MOVES = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Concat", "Split"}
+_MOVES |= {"Pad", "Gather", "Expand", "Identity"}
+
+
+def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with float16 tensors; inputs and outputs keep their types.
+
+    An initializer that only float16 operations read becomes float16 itself: its values are
+    rounded if they are in the model, and are the caller's to round if they are external.
+
+    Args:
+        model: float32, its initializers declared with type and shape; left as it is.
+
+    Raises:
+        ExportError: a value in the model is beyond the range of float16.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    floats = _float_tensors(model)
+    full = _full_precision(list(graph.node), {i.name for i in graph.initializer}, floats)
+
+    readers: dict[str, set[int]] = {}  # tensor -> the types that its readers want
+    for i, node in enumerate(graph.node):
+        for name in floats.intersection(node.input):
+            readers.setdefault(name, set()).add(_type(full[i]))
+    types: dict[str, int] = dict.fromkeys(floats, TensorProto.FLOAT)
+    for initializer in graph.initializer:
+        if readers.get(initializer.name) == {TensorProto.FLOAT16}:
+            _round(initializer)
+            types[initializer.name] = TensorProto.FLOAT16
+
+    nodes: list[NodeProto] = []
+    casts: set[str] = set()
+    for i, node in enumerate(graph.node):
+        wanted = _type(full[i])
+        for position, name in enumerate(node.input):
+            if name in floats and types[name] != wanted:
+                cast = f"{name}.{'fp32' if full[i] else 'fp16'}"
+                if cast not in casts:
+                    casts.add(cast)
+                    nodes.append(helper.make_node("Cast", [name], [cast], to=wanted))
+                node.input[position] = cast
+        for name in floats.intersection(node.output):
+            types[name] = wanted
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return result
+
+
+def _type(full: bool) -> int:
+    return int(TensorProto.FLOAT if full else TensorProto.FLOAT16)
+
+
+def _float_tensors(model: onnx.ModelProto) -> set[str]:
+    """Return the names of all float32 tensors."""
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types |= {initializer.name: initializer.data_type for initializer in graph.initializer}
+    return {name for name, type_ in types.items() if type_ == TensorProto.FLOAT}
+
+
+def _full_precision(nodes: list[NodeProto], initializers: set[str], floats: set[str]) -> list[bool]:
+    """Say of each node, in the graph's order, whether it stays float32."""
+    weighted = [
+        node.op_type in _WEIGHTED and bool(initializers.intersection(node.input)) for node in nodes
+    ]
+    makes = {name: i for i, node in enumerate(nodes) for name in node.output}
+    producers = [[makes[name] for name in node.input if name in makes] for node in nodes]
+    after = [False] * len(nodes)  # a weighted layer is upstream, or the node is one
+    for i in range(len(nodes)):
+        after[i] = weighted[i] or any(after[producer] for producer in producers[i])
+    before = [False] * len(nodes)  # a weighted layer is downstream
+    for i in reversed(range(len(nodes))):
+        for producer in producers[i]:
+            before[producer] |= weighted[i] or before[i]
+    full = [
+        not (after[i] and before[i]) or node.op_type in _FULL or not floats.intersection(node.input)
+        for i, node in enumerate(nodes)
+    ]
+    for i, node in enumerate(nodes):
+        sources = [full[each] for each in producers[i] if floats.intersection(nodes[each].output)]
+        if node.op_type in _MOVES and sources:
+            full[i] = all(sources)
+    return full
+
+
+def _round(initializer: TensorProto) -> None:
+    if initializer.data_location != TensorProto.EXTERNAL:
+        values = half(initializer.name, numpy_helper.to_array(initializer))
+        initializer.CopyFrom(numpy_helper.from_array(values, initializer.name))
+    initializer.data_type = TensorProto.FLOAT16
+
+
+def half(name: str, values: np.ndarray) -> np.ndarray:
+    """Round to float16, ties to even, as every machine does.
+
+    Raises:
+        ExportError: a value is beyond its range.
+    """
+    if values.size and np.abs(values).max() > np.finfo(np.float16).max:
+        raise ExportError(
+            f"{name} has values beyond the range of float16", "build with --precision fp32."
+        )
+    return values.astype(np.float16)

@@ -1,0 +1,381 @@
+"""From a bundle to TensorRT plans: one weight-stripped engine a frame count, built on the device.
+
+    graph ─ composed weights in place of W, s_in, s_out ─ fp16 ─ strongly typed network ─ plan
+
+A plan holds no weights (where the target can leave them out): the runtime refits all of them from
+the bundle's one weight file. One frame count is built at a time and its weights lie in a file,
+not in this process: boards with 4 GB have no room for more.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+import ffn_edge
+from ffn_edge.atomic import atomic_file
+from ffn_edge.bundle import Bundle, FileRecord
+from ffn_edge.compose import Array, ComposedHash, blocks, compose, composed_shapes
+from ffn_edge.errors import EngineError, ExportError
+from ffn_edge.export.composed_graph import read_by_nodes, rewired
+from ffn_edge.export.half_precision import half, in_half
+from ffn_edge.gpu import Gpu, find_gpu
+from ffn_edge.plan_cache import Plan, PlanCache, PlanWeight, Sidecar, plan_key
+from ffn_edge.tensorrt_api import Api, Target, is_out_of_memory, load
+
+_GRAPH, _WEIGHTS, _PLAN = "graph.onnx", "weights.bin", "engine.plan"
+_DTYPES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
+_PAGE = 4096  # parsers map external data; the ONNX standard asks for offsets of whole pages
+_MOST_WORKSPACE = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """How to build.
+
+    Attributes:
+        target: "tensorrt", or "rtx" for TensorRT-RTX.
+        precision: "fp16" or "fp32".
+        refit: "identical" for the weights of this bundle at full speed; "any" for weights that
+            will change, at some cost in speed.
+        workspace_bytes: the most that a tactic may use; None is a quarter of the free memory, and
+            at most 1 GiB.
+    """
+
+    target: Target = "tensorrt"
+    precision: str = "fp16"
+    refit: str = "identical"
+    workspace_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A plan, and whether it stood in the cache already."""
+
+    plan: Plan
+    reused: bool
+
+
+# phase, steps done, steps in all
+Progress = Callable[[str, int, int], None]
+
+
+def build_plans(
+    bundle: Bundle,
+    cache: PlanCache,
+    options: BuildOptions,
+    *,
+    say: Callable[[str], None] = lambda message: None,
+    progress: Progress = lambda phase, done, total: None,
+) -> list[Built]:
+    """Build the engines of a bundle, one after the other, into a cache.
+
+    Args:
+        bundle: what to build.
+        cache: where to put the plans; one that fits and is whole is used again.
+        options: how to build.
+        say: is told each step.
+        progress: is told how far TensorRT has come.
+
+    Raises:
+        EngineError: TensorRT or a GPU is missing, or the cache cannot be written.
+        ExportError: TensorRT refuses a graph, or runs out of memory.
+        KeyboardInterrupt: Ctrl-C; nothing half-built is left.
+    """
+    api = load(options.target)
+    gpu = None if api.plan_fits_any_gpu and not _has_gpu() else find_gpu()
+    built = []
+    for frames in bundle.manifest.frame_counts:
+        with cache.lock(lambda: say("waiting for another build in this cache")):
+            built.append(_build(api, gpu, bundle, frames, cache, options, say, progress))
+    return built
+
+
+def _has_gpu() -> bool:
+    try:
+        find_gpu()
+    except EngineError:
+        return False
+    return True
+
+
+def _build(
+    api: Api,
+    gpu: Gpu | None,
+    bundle: Bundle,
+    frames: int,
+    cache: PlanCache,
+    options: BuildOptions,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> Built:
+    """Build one frame count, unless the cache has it. The cache is locked."""
+    # Without a GPU, RTX can neither strip a plan nor refit it.
+    refit = options.refit if gpu is not None else "none"
+    key = plan_key(api, gpu, bundle, frames, options.precision, refit)
+    try:
+        found = cache.find(key)
+    except EngineError as error:
+        say(f"{frames} frames: {error.message}; building again")
+        found = None
+    if found is not None:
+        say(f"{frames} frames: built before, {found.path}")
+        return Built(found, reused=True)
+    start = time.monotonic()
+    with cache.workplace() as folder:
+        say(f"{frames} frames: composing the weights")
+        weights = write_plan_graph(bundle, frames, options.precision, folder)
+        say(f"{frames} frames: building with TensorRT {api.version}")
+        flags = _build_plan(api, gpu, folder, options, refit, cache, progress)
+        sidecar = Sidecar(
+            key=key,
+            gpu="any" if api.plan_fits_any_gpu else gpu.name if gpu else "none",
+            flags=flags,
+            weights=weights,
+            plan=FileRecord(bytes=0, sha256=""),
+            build_seconds=round(time.monotonic() - start, 3),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            producer=f"ffn-edge {ffn_edge.__version__}",
+        )
+        return Built(cache.store(sidecar, folder / _PLAN), reused=False)
+
+
+def write_plan_graph(
+    bundle: Bundle, frames: int, precision: str, folder: Path
+) -> tuple[PlanWeight, ...]:
+    """Write the graph that TensorRT parses, `graph.onnx`, and its weights, composed, beside it.
+
+    The weights go through this process layer by layer.
+
+    Args:
+        bundle: what to build.
+        frames: T, a frame count of the bundle.
+        precision: "fp16" or "fp32".
+        folder: where to write.
+
+    Returns:
+        The floating-point weights that an engine of this graph consists of.
+
+    Raises:
+        ExportError: a weight is beyond float16, or the bundle's weights are not those of its
+            manifest.
+    """
+    manifest, tensors = bundle.manifest, bundle.tensors()
+    shapes = composed_shapes(tensors, manifest.layers, frames)
+    source = onnx.load(str(bundle.graph_path(frames)), load_external_data=False)
+    model = rewired(source, shapes)
+    _name_constants(model)
+    read = read_by_nodes(model)
+    for name, shape in shapes.items():
+        if name in read:
+            model.graph.initializer.append(
+                TensorProto(
+                    name=name,
+                    data_type=TensorProto.FLOAT,
+                    dims=shape,
+                    data_location=TensorProto.EXTERNAL,
+                )
+            )
+    if precision == "fp16":
+        model = in_half(model)
+    initializers = {initializer.name: initializer for initializer in model.graph.initializer}
+    external = {
+        name for name, each in initializers.items() if each.data_location == TensorProto.EXTERNAL
+    }
+    digest = ComposedHash()
+    with open(folder / _WEIGHTS, "wb") as file:
+        for name, array in compose(tensors, manifest.layers, frames):
+            digest.update(name, array)
+            if name in external:
+                _write_external(file, initializers[name], array)
+            del array  # before the next is composed
+        for name in sorted(external - set(shapes)):
+            _write_external(file, initializers[name], tensors[name])
+    if digest.hexdigest() != manifest.sub_networks[frames].composed_sha256:
+        raise ExportError(
+            f"the composed weights for {frames} frames are not those of the manifest",
+            "export the bundle again with `ffn-edge export`.",
+        )
+    (folder / _GRAPH).write_bytes(model.SerializeToString())
+    return tuple(
+        _plan_weight(each, each.name in shapes, each.name in external)
+        for each in initializers.values()
+        if each.data_type in _DTYPES
+    )
+
+
+def _name_constants(model: onnx.ModelProto) -> None:
+    """Turn Constant nodes into initializers: TensorRT names a weight after its initializer."""
+    for node in [node for node in model.graph.node if node.op_type == "Constant"]:
+        value = next((each.t for each in node.attribute if each.name == "value"), None)
+        if value is not None:
+            initializer = model.graph.initializer.add()
+            initializer.CopyFrom(value)
+            initializer.name = node.output[0]
+            model.graph.node.remove(node)
+
+
+def _write_external(file: Any, initializer: onnx.TensorProto, array: Array) -> None:
+    """Append an array to the weight file in its initializer's type, and point that there."""
+    offset = -(-file.tell() // _PAGE) * _PAGE
+    file.seek(offset)
+    for block in blocks(array):
+        rounded = initializer.data_type == TensorProto.FLOAT16 and block.dtype != np.float16
+        file.write((half(initializer.name, block) if rounded else block).data)
+    del initializer.external_data[:]
+    length = file.tell() - offset
+    for key, value in (("location", _WEIGHTS), ("offset", offset), ("length", length)):
+        initializer.external_data.add(key=key, value=str(value))
+
+
+def _plan_weight(initializer: onnx.TensorProto, composed: bool, external: bool) -> PlanWeight:
+    values = None if external else numpy_helper.to_array(initializer).reshape(-1)
+    return PlanWeight(
+        name=initializer.name,
+        dtype=_DTYPES[initializer.data_type],
+        count=int(np.prod(initializer.dims, dtype=np.int64)),
+        source="composed" if composed else "stored" if external else "constant",
+        values=None if values is None else tuple(float(value) for value in values),
+    )
+
+
+def _build_plan(
+    api: Api,
+    gpu: Gpu | None,
+    folder: Path,
+    options: BuildOptions,
+    refit: str,
+    cache: PlanCache,
+    progress: Progress,
+) -> tuple[str, ...]:
+    """Build the graph in `folder` into a plan beside it; return the builder's flags by name."""
+    trt = api.module
+    api.errors()
+    builder = trt.Builder(api.log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, api.log)
+    if not parser.parse_from_file(str(folder / _GRAPH)):
+        raise ExportError(
+            f"TensorRT {api.version} cannot parse the graph: {_parser_errors(parser)}",
+            "update JetPack or TensorRT, or run it elsewhere: --backend onnxruntime.",
+        )
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _workspace(options.workspace_bytes))
+    flags = {"identical": ("STRIP_PLAN", "REFIT_IDENTICAL"), "any": ("STRIP_PLAN", "REFIT")}
+    names = flags.get(refit, ())
+    for name in names:
+        config.set_flag(getattr(trt.BuilderFlag, name))
+    timings = cache.timings(api.version, gpu.sm) if api.keeps_timings and gpu else None
+    if timings is not None:
+        _read_timings(config, timings)
+    with _until_interrupted() as stopped:
+        monitor = _monitor(trt, progress, stopped)
+        config.progress_monitor = monitor
+        plan = builder.build_serialized_network(network, config)
+        if plan is None and stopped.is_set():
+            raise KeyboardInterrupt
+    if plan is None or plan.nbytes == 0:
+        raise _build_error(api, options)
+    with open(folder / _PLAN, "wb") as file:
+        file.write(memoryview(plan))
+    if timings is not None:
+        with atomic_file(timings) as temporary:
+            temporary.write_bytes(memoryview(config.get_timing_cache().serialize()))
+    return names
+
+
+def _build_error(api: Api, options: BuildOptions) -> ExportError:
+    said = api.errors()
+    if is_out_of_memory(said):
+        hint = "end other programs, or let it use less: --workspace 256MiB."
+    elif options.workspace_bytes is not None:
+        hint = "a layer may need more scratch memory: try a larger --workspace, or leave it out."
+    else:
+        hint = "see `ffn-edge doctor`; --backend onnxruntime runs without an engine."
+    return ExportError(
+        f"TensorRT {api.version} built no engine: {said or 'it did not say why'}", hint
+    )
+
+
+def _parser_errors(parser: Any) -> str:
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    return "; ".join(
+        f"node {error.node()} ({error.node_operator()}): {' '.join(error.desc().split())}"
+        for error in errors
+    )
+
+
+def _workspace(asked: int | None) -> int:
+    """Return the limit of a tactic's scratch memory in bytes."""
+    if asked is not None:
+        return asked
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):  # a Jetson's GPU has the same memory
+                return min(_MOST_WORKSPACE, int(line.split()[1]) * 1024 // 4)
+    except OSError:
+        pass
+    return _MOST_WORKSPACE
+
+
+def _read_timings(config: Any, path: Path) -> None:
+    """Give the builder what earlier builds measured; a file that it refuses is not used."""
+    if path.exists():
+        stored = config.create_timing_cache(path.read_bytes())
+        if stored is not None and config.set_timing_cache(stored, False):
+            return
+    config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _monitor(trt: Any, progress: Progress, stopped: threading.Event) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Reports the phases of a build, and cancels it after Ctrl-C."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.steps[phase_name] = num_steps
+            progress(phase_name, 0, num_steps)
+
+        def phase_finish(self, phase_name: str) -> None:
+            steps = self.steps.pop(phase_name, 0)
+            progress(phase_name, steps, steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            progress(phase_name, step + 1, self.steps.get(phase_name, 0))
+            return not stopped.is_set()
+
+    return Monitor()
+
+
+@contextmanager
+def _until_interrupted() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C sets. An exception could not pass through TensorRT's builder."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # Python allows no handler here
+        yield stopped
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+        signal.signal(signal.SIGINT, before)  # a second Ctrl-C ends it as it always does
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,380 @@
+"""Where built engines are kept: a plan and a JSON sidecar each, in a folder, under a lock.
+
+    tsm_resnet50-16-fp16-3f2a….plan     what TensorRT serialised; without weights, about 2 MB
+    tsm_resnet50-16-fp16-3f2a….json     this module's `Sidecar`: what it is and what it needs
+    timings-10.3.0-87.cache             TensorRT's measurements, for the next build
+    lock                                held while something is built
+
+The name of a plan ends in a hash of all that it depends on, so a plan that fits is found by
+name, and one that does not is never opened: TensorRT may crash on a plan of another version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ffn_edge.atomic import atomic_file, write_text
+from ffn_edge.bundle import Bundle, FileRecord, check_file, file_record
+from ffn_edge.errors import BundleError, EngineError
+from ffn_edge.gpu import Gpu
+from ffn_edge.jetson import l4t_release
+from ffn_edge.tensorrt_api import Api
+
+SCHEMA_VERSION = 1
+PRECISIONS = ("fp16", "fp32")
+REFITS = ("identical", "any", "none")
+# What a build leaves behind when it is killed, and the next one removes.
+_UNFINISHED = ".build-"
+
+_REBUILD = "build it again with `ffn-edge build`."
+
+
+def default_folder() -> Path:
+    """Return the folder for caches that the system or the user chose."""
+    chosen = os.environ.get("FFN_EDGE_CACHE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "ffn-edge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanKey:
+    """All that a plan depends on.
+
+    Attributes:
+        target: "tensorrt" or "rtx".
+        tensorrt_version: plans are not portable between versions.
+        sm: the GPU's architecture, such as "87"; "any" where the plan runs on all.
+        l4t: the Jetson Linux release, or None.
+        precision: "fp16" or "fp32".
+        refit: "identical" weights only, "any" weights, or "none": the plan holds its weights.
+        architecture: of the bundle.
+        frames: T.
+        graph_sha256: of the bundle's graph.
+        composed_sha256: of the weights it was built with; None if any will do.
+    """
+
+    target: str
+    tensorrt_version: str
+    sm: str
+    l4t: str | None
+    precision: str
+    refit: str
+    architecture: str
+    frames: int
+    graph_sha256: str
+    composed_sha256: str | None
+
+    @property
+    def name(self) -> str:
+        """The plan's file name, without its ending."""
+        digest = _sha256_of(dataclasses.asdict(self))
+        return f"{self.architecture}-{self.frames}-{self.precision}-{digest[:16]}"
+
+
+def plan_key(
+    api: Api, gpu: Gpu | None, bundle: Bundle, frames: int, precision: str, refit: str
+) -> PlanKey:
+    """Return what a plan for one frame count of a bundle depends on, here and now.
+
+    Args:
+        api: the TensorRT that builds or runs it.
+        gpu: the device; None where RTX builds without one.
+        bundle: its files were checked when it was loaded.
+        frames: T.
+        precision: "fp16" or "fp32".
+        refit: see `PlanKey`.
+    """
+    manifest = bundle.manifest
+    sub_network = manifest.sub_networks[frames]
+    return PlanKey(
+        target=api.target,
+        tensorrt_version=api.version,
+        sm="any" if api.plan_fits_any_gpu or gpu is None else gpu.sm,
+        l4t=l4t_release(),
+        precision=precision,
+        refit=refit,
+        architecture=manifest.architecture,
+        frames=frames,
+        graph_sha256=manifest.files[sub_network.graph].sha256,
+        composed_sha256=None if refit == "any" else sub_network.composed_sha256,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanWeight:
+    """A weight that an engine must be given.
+
+    Attributes:
+        name: as TensorRT knows it: the ONNX initializer's.
+        dtype: "float32" or "float16".
+        count: how many values.
+        source: "composed" from the shared weights, "stored" in the weight file as it is, or
+            "constant": written into the graph.
+        values: of a constant; they are few.
+    """
+
+    name: str
+    dtype: str
+    count: int
+    source: str
+    values: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sidecar:
+    """What stands beside a plan."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: PlanKey
+    gpu: str
+    flags: tuple[str, ...]
+    weights: tuple[PlanWeight, ...]
+    plan: FileRecord
+    build_seconds: float
+    created: str
+    producer: str
+
+    def to_json(self) -> str:
+        """Return the text of the file; its last field is a hash of the others."""
+        fields = dataclasses.asdict(self)
+        return json.dumps({**fields, "sha256": _sha256_of(fields)}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Sidecar:
+        """Read the text of a sidecar.
+
+        Raises:
+            EngineError: it is damaged or edited, or of a schema that this release does not know.
+        """
+        try:
+            raw = json.loads(text)
+            version = raw["schema_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineError(f"{where} is not the sidecar of a plan", _REBUILD) from error
+        if version != SCHEMA_VERSION:
+            raise EngineError(
+                f"{where} has schema version {version!r}; this release reads {SCHEMA_VERSION}",
+                _REBUILD,
+            )
+        if raw.pop("sha256", None) != _sha256_of(raw):
+            raise EngineError(f"{where} was edited: its sha256 is not that of its text", _REBUILD)
+        try:
+            return cls(
+                key=PlanKey(**raw["key"]),
+                gpu=raw["gpu"],
+                flags=tuple(raw["flags"]),
+                weights=tuple(_weight(each) for each in raw["weights"]),
+                plan=FileRecord(**raw["plan"]),
+                build_seconds=raw["build_seconds"],
+                created=raw["created"],
+                producer=raw["producer"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineError(
+                f"{where} is damaged: {type(error).__name__}: {error}", _REBUILD
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan that was checked: its file is whole and its sidecar says what it is."""
+
+    path: Path
+    sidecar: Sidecar
+
+    def read(self) -> bytes:
+        """Return the plan's bytes.
+
+        Raises:
+            EngineError: it cannot be read.
+        """
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise EngineError(f"{self.path} cannot be read: {error}", _REBUILD) from error
+
+
+class PlanCache:
+    """A folder of plans."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Remember the folder; nothing is made before something is stored.
+
+        Args:
+            folder: None is `default_folder()`.
+        """
+        self.folder = default_folder() if folder is None else folder
+
+    @contextmanager
+    def lock(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the cache alone. The lock ends with the process, however that ends.
+
+        Args:
+            waiting: is called once if another process holds it.
+
+        Raises:
+            EngineError: the folder cannot be written.
+        """
+        with _written(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / "lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                waiting()
+                lock.acquire()
+        try:
+            for leftover in self.folder.glob(f"{_UNFINISHED}*"):  # of a build that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def workplace(self) -> Iterator[Path]:
+        """Yield a folder for what a build needs in between; it is removed at the end.
+
+        Only under the lock.
+
+        Raises:
+            EngineError: it cannot be written, or the disk is full.
+        """
+        folder = self.folder / f"{_UNFINISHED}{os.getpid()}"
+        with _written(self.folder):
+            folder.mkdir(parents=True)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def find(self, key: PlanKey) -> Plan | None:
+        """Return the plan for a key; None if it was never built.
+
+        Raises:
+            EngineError: it is there, but damaged.
+        """
+        path, sidecar_path = self._paths(key)
+        if not path.exists() and not sidecar_path.exists():
+            return None
+        sidecar = _read_sidecar(sidecar_path)
+        if sidecar.key != key:
+            raise EngineError(f"{sidecar_path} belongs to another plan", _REBUILD)
+        try:
+            check_file(path, sidecar.plan)
+        except BundleError as error:
+            raise EngineError(error.message, _REBUILD) from error
+        return Plan(path, sidecar)
+
+    def store(self, sidecar: Sidecar, plan: Path) -> Plan:
+        """Move a finished plan into the cache, atomically; the sidecar last, so it seals it.
+
+        Args:
+            sidecar: its `plan` is filled in here.
+            plan: a file in `workplace`.
+
+        Raises:
+            EngineError: the folder cannot be written.
+        """
+        path, sidecar_path = self._paths(sidecar.key)
+        sealed = dataclasses.replace(sidecar, plan=file_record(plan))
+        with _written(self.folder):
+            sidecar_path.unlink(missing_ok=True)
+            with atomic_file(path) as temporary:
+                os.replace(plan, temporary)
+            write_text(sidecar_path, sealed.to_json())
+        return Plan(path, sealed)
+
+    def timings(self, version: str, sm: str) -> Path:
+        """Return where the timing cache of one TensorRT version on one architecture lies."""
+        return self.folder / f"timings-{version}-{sm}.cache"
+
+    def sidecars(self) -> Iterator[Sidecar]:
+        """Yield all that can be read, for reports."""
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                yield _read_sidecar(path)
+            except EngineError:
+                continue
+
+    def nearest(self, keys: list[PlanKey]) -> str:
+        """Say why none of `keys` was found: how the plan that comes nearest differs."""
+        best: list[str] | None = None
+        for sidecar in self.sidecars():
+            for key in keys:
+                if (sidecar.key.architecture, sidecar.key.frames) == (key.architecture, key.frames):
+                    differences = _differences(sidecar.key, key)
+                    if best is None or len(differences) < len(best):
+                        best = differences
+        wanted = keys[0]
+        start = f"no engine for {wanted.frames} frames was built"
+        if best is None:
+            return f"{start} in {self.folder}"
+        return f"{start} that fits: the nearest is {' and '.join(best)}"
+
+    def _paths(self, key: PlanKey) -> tuple[Path, Path]:
+        return self.folder / f"{key.name}.plan", self.folder / f"{key.name}.json"
+
+
+def _differences(built: PlanKey, wanted: PlanKey) -> list[str]:
+    """Say in words how a plan differs from the one that is wanted."""
+    pairs = {
+        "target": "for {0}, not {1}",
+        "tensorrt_version": "of TensorRT {0}; this is {1}",
+        "sm": "for a GPU of SM {0}; this one has SM {1}",
+        "l4t": "of L4T {0}; this is {1}",
+        "precision": "in {0}, not {1}",
+        "graph_sha256": "of another graph: the bundle was exported anew since",
+        "composed_sha256": "of other weights: the bundle's weights changed since (build again, or "
+        "build once with --refit any for weights that will change)",
+    }
+    if "any" in (built.refit, wanted.refit) or built.refit != wanted.refit:
+        pairs.pop("composed_sha256")
+    differences = [
+        text.format(getattr(built, field), getattr(wanted, field))
+        for field, text in pairs.items()
+        if getattr(built, field) != getattr(wanted, field)
+    ]
+    return differences or [f"built for --refit {built.refit}"]
+
+
+def _read_sidecar(path: Path) -> Sidecar:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise EngineError(f"{path}, the sidecar of a plan, is missing", _REBUILD) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise EngineError(f"{path} cannot be read: {error}", _REBUILD) from error
+    return Sidecar.from_json(text, str(path))
+
+
+def _weight(raw: dict[str, Any]) -> PlanWeight:
+    values = raw.pop("values")
+    return PlanWeight(**raw, values=None if values is None else tuple(values))
+
+
+def _sha256_of(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EngineError(
+            f"the cache {folder} cannot be written: {error.strerror or error}",
+            "free space on the disk, or name another folder with --cache or FFN_EDGE_CACHE.",
+        ) from error

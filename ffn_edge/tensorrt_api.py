@@ -1,0 +1,122 @@
+"""TensorRT 10.3 to 11 and TensorRT-RTX through one door; the modules are imported only here.
+
+Everything that differs between them stands in this file. Elsewhere the code uses only what all
+of them have: strongly typed networks, named weights, `execute_async_v3`, enums by name.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import re
+import sys
+from collections import deque
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+from ffn_edge.errors import EngineError
+
+Target = Literal["tensorrt", "rtx"]
+_OLDEST = (10, 3)  # has all that is used here
+_MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+_HINTS = {
+    "tensorrt": "on a Jetson it comes with JetPack: sudo apt install python3-libnvinfer, and make "
+    "the virtual environment with --system-site-packages. On a PC: pip install tensorrt.",
+    "rtx": "pip install tensorrt-rtx-cu12 (or tensorrt-rtx-cu13).",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One TensorRT.
+
+    Attributes:
+        target: which of the two products.
+        module: its Python module.
+        version: such as "10.3.0".
+        log: its logger. There is one a process: TensorRT keeps the first that it is given.
+    """
+
+    target: Target
+    module: ModuleType
+    version: str
+    log: Any
+
+    @property
+    def keeps_timings(self) -> bool:
+        """Whether a timing cache makes the next build faster; in RTX it is a no-op."""
+        return self.target == "tensorrt"
+
+    @property
+    def plan_fits_any_gpu(self) -> bool:
+        """Whether a plan runs on other architectures than the one it was built on.
+
+        RTX compiles its kernels when the engine is first used.
+        """
+        return self.target == "rtx"
+
+    def errors(self) -> str:
+        """Return what TensorRT has complained of since the last call, and forget it."""
+        text = "; ".join(self.log.errors)
+        self.log.errors.clear()
+        return text
+
+
+def is_out_of_memory(said: str) -> bool:
+    """Return whether TensorRT's complaint is of too little memory, and not of memory misused."""
+    return (
+        re.search(r"out ?of ?memory|insufficient memory|memory is insufficient", said, re.I)
+        is not None
+    )
+
+
+def is_installed(target: Target) -> bool:
+    """Return whether there is a module to import. It may still not load."""
+    name = _MODULES[target]
+    try:
+        return name in sys.modules or importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # an import hook may say no in this way
+        return False
+
+
+@functools.cache
+def load(target: Target) -> Api:
+    """Import TensorRT.
+
+    Raises:
+        EngineError: it is not installed, does not load, or is too old.
+    """
+    try:
+        module = importlib.import_module(_MODULES[target])
+    except (ImportError, OSError, RuntimeError) as error:  # libraries of it may fail to load
+        raise EngineError(
+            f"{_MODULES[target]} cannot be imported ({error})", _HINTS[target]
+        ) from error
+    version = str(module.__version__)
+    if target == "tensorrt" and _numbers(version) < _OLDEST:
+        raise EngineError(
+            f"TensorRT {version} is too old: an engine needs 10.3",
+            "on a Jetson, install JetPack 6.1 or later; on a PC, pip install --upgrade tensorrt.",
+        )
+    return Api(target, module, version, _logger(module))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+def _logger(module: ModuleType) -> Any:
+    class Log(module.ILogger):  # type: ignore[misc, name-defined]
+        """Keeps the last errors, for the EngineError that follows them."""
+
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.errors: deque[str] = deque(maxlen=4)
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (module.ILogger.ERROR, module.ILogger.INTERNAL_ERROR):
+                self.errors.append(" ".join(msg.split()))
+
+    return Log()

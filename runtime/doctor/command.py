@@ -1,0 +1,67 @@
+"""`ffn-edge doctor`: parse, call the library, print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ffn_edge.runtime.doctor.examine import examine
+from ffn_edge.runtime.doctor.report import Report
+
+_STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+
+
+@click.command(short_help="Report what this machine can do.")
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--cache", type=click.Path(file_okay=False, path_type=Path), envvar="FFN_EDGE_CACHE",
+    help="Where TensorRT's engines are kept.  [default: ~/.cache/ffn-edge]",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.pass_context
+def doctor(context: click.Context, bundle: Path | None, cache: Path | None, as_json: bool) -> None:
+    """Report what this machine can do.
+
+    Every problem comes with its remedy, and the last line says whether `ffn-edge run` would work:
+    with BUNDLE, whose engines are opened and tried, or without one, with any. The exit code is 0
+    if it would, and else 1. A "note" is good to know, or would make more possible.
+
+    \b
+    Examples:
+      ffn-edge doctor
+      ffn-edge doctor bundle --json
+    """
+    with Console(stderr=True).status("looking at this machine"):
+        report = examine(bundle, cache=cache)
+    if as_json:
+        click.echo(json.dumps(report.fields(), indent=1))
+    else:
+        Console().print(_table(report))
+        click.echo(report.verdict)
+    context.exit(0 if report.works else 1)
+
+
+def _table(report: Report) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("found", overflow="fold")
+    for group in report.groups:
+        table.add_section()
+        table.add_row(Text(group.name, style="bold"))
+        for line in group.lines:
+            found = Text(line.found)
+            if line.remedy:
+                found.append(f"\nRemedy: {line.remedy}", style="bold")
+            table.add_row(
+                Text(f"  {line.name}", overflow="fold"),
+                Text(line.status, style=_STYLES[line.status]),
+                found,
+            )
+    return table

@@ -1,0 +1,181 @@
+"""What `ffn-edge doctor` says of built engines, and of a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ffn_edge.bundle import Bundle
+from ffn_edge.errors import EngineError
+from ffn_edge.plan_cache import PRECISIONS, REFITS, Plan, PlanCache, PlanKey, Sidecar, plan_key
+from ffn_edge.runtime.doctor.probes import PRODUCTS, Facts, existing
+from ffn_edge.runtime.doctor.report import Failure, Line, attempt
+from ffn_edge.runtime.engine import Backend, EngineOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Engines that were opened and closed again: what ran them, and what was warned of."""
+
+    backend: Backend
+    warnings: tuple[str, ...]
+
+
+def open_bundle(facts: Facts, bundle: Bundle, cache: PlanCache) -> Opened:
+    """Open the engines of a bundle as `ffn-edge run` does; TensorRT's prove their answers.
+
+    Raises:
+        FfnEdgeError: `ffn-edge run` would not work.
+    """
+    contract = bundle.manifest.input
+    if contract.batch != 1 or contract.height != contract.width:  # as `Session` says
+        raise EngineError(
+            f"the bundle takes {contract.batch} clips of {contract.width}x{contract.height} at "
+            "once; `ffn-edge run` gives one square clip at a time",
+            "export it again without --batch.",
+        )
+    warnings: list[str] = []
+    options = EngineOptions(cache=cache.folder)
+    with facts.probes.open_engines(bundle, options, say=warnings.append) as engines:
+        return Opened(engines.backend, tuple(warnings))
+
+
+def bundle_lines(
+    path: Path, bundle: Bundle | Failure, opened: Opened | Failure | None
+) -> Iterator[Line]:
+    """Report a bundle, and what opens its engines."""
+    if isinstance(bundle, Failure):
+        yield Line("bundle", bundle.message, "problem", bundle.remedy)
+        return
+    manifest = bundle.manifest
+    yield Line("bundle", f"{path}, whole")
+    yield Line("architecture", f"{manifest.architecture}, {len(manifest.classes)} classes")
+    yield Line("frame counts", ", ".join(map(str, manifest.frame_counts)))
+    if isinstance(opened, Failure):
+        yield Line("engines", opened.message, "problem", opened.remedy)
+    elif opened is not None:
+        yield Line("engines", describe(opened.backend))
+        for warning in opened.warnings:
+            yield Line("engines", warning, "note")
+
+
+def describe(backend: Backend) -> str:
+    """Say in words what runs the engines, and why."""
+    return (
+        f"{backend.name} {backend.version} in {backend.precision} on {backend.device}, "
+        f"{'1 thread' if backend.threads == 1 else f'{backend.threads} threads'}: {backend.reason}"
+    )
+
+
+def plan_lines(facts: Facts, cache: PlanCache, bundle: Bundle | None) -> Iterator[Line]:
+    """Report the cache of TensorRT's engines, and those of a bundle that are not in it."""
+    sidecars = list(cache.sidecars())
+    count = "1 engine" if len(sidecars) == 1 else f"{len(sidecars)} engines"
+    yield Line("cache", f"{cache.folder}: {count}")
+    there = existing(cache.folder)
+    if facts.ready and not facts.probes.may(there, os.W_OK | os.X_OK):
+        yield Line(
+            "cache", f"this user may not write to {there}: `ffn-edge build` would fail", "problem",
+            "name another folder with --cache or FFN_EDGE_CACHE.",
+        )  # fmt: skip
+    wanted = None if bundle is None else _wanted(facts, bundle)
+    for sidecar in sidecars:
+        plan = attempt(functools.partial(cache.find, sidecar.key))
+        if plan is not None:  # else it was renamed, and is a stray
+            yield _plan_line(facts, cache, sidecar, plan, wanted)
+    yield from _stray_lines(cache, {sidecar.key.name for sidecar in sidecars})
+    if bundle is None or wanted is None:
+        return
+    for frames, keys in wanted.items():
+        # A Failure is true as well: what is damaged has had its line.
+        if not any(attempt(functools.partial(cache.find, key)) for key in keys):
+            yield _missing_line(facts, cache, bundle, frames, keys)
+
+
+def _wanted(facts: Facts, bundle: Bundle) -> dict[int, list[PlanKey]]:
+    """Return what would serve a bundle here: for each frame count, the one preferred first."""
+    if isinstance(facts.gpu, Failure) or not facts.ready:
+        return {}
+    return {
+        frames: [
+            dataclasses.replace(
+                plan_key(api, facts.gpu, bundle, frames, precision, refit), l4t=facts.l4t
+            )
+            for api in facts.ready.values()
+            for precision in PRECISIONS
+            for refit in REFITS
+        ]
+        for frames in bundle.manifest.frame_counts
+    }
+
+
+def _plan_line(
+    facts: Facts,
+    cache: PlanCache,
+    sidecar: Sidecar,
+    plan: Plan | Failure,
+    wanted: dict[int, list[PlanKey]] | None,
+) -> Line:
+    key = sidecar.key
+    name = f"{key.architecture}, {key.frames} frames, {key.precision}"
+    product = PRODUCTS.get(key.target, key.target)
+    gpu = "any GPU" if key.sm == "any" else f"{sidecar.gpu} (SM {key.sm})"
+    found = f"{product} {key.tensorrt_version}, {gpu}, {sidecar.plan.bytes / 1e6:.1f} MB"
+    if isinstance(plan, Failure):
+        return Line(name, f"{found}; {plan.message}", "problem", plan.remedy)
+    misfit = _misfit(facts, key)
+    if misfit:
+        remedy = f"of no use here: rm {cache.folder / key.name}.*"
+        return Line(name, f"{found}; does not fit: {misfit}", "note", remedy)
+    if wanted is None:
+        return Line(name, f"{found}; fits this machine")
+    if key in wanted.get(key.frames, ()):
+        return Line(name, f"{found}; fits this machine and the bundle")
+    return Line(name, f"{found}; fits this machine, but is of another bundle")
+
+
+def _misfit(facts: Facts, key: PlanKey) -> str:
+    """Say why an engine cannot be used on this machine; nothing if it can."""
+    api = facts.ready.get(key.target)
+    if api is None or isinstance(facts.gpu, Failure):
+        return f"{PRODUCTS.get(key.target, key.target)} does not work here"
+    differences = []
+    if key.tensorrt_version != api.version:
+        differences.append(f"this is TensorRT {api.version}")
+    if key.sm not in ("any", facts.gpu.sm):
+        differences.append(f"this GPU has SM {facts.gpu.sm}")
+    if key.l4t != facts.l4t:
+        differences.append(f"built on L4T {key.l4t or 'none'}, this is {facts.l4t or 'none'}")
+    return " and ".join(differences)
+
+
+def _stray_lines(cache: PlanCache, known: set[str]) -> Iterator[Line]:
+    """Report what is in the cache but has no sidecar that can be read."""
+    stems = {path.stem for ending in ("plan", "json") for path in cache.folder.glob(f"*.{ending}")}
+    for stem in sorted(stems - known):
+        sidecar = attempt(functools.partial(_read_sidecar, cache.folder / f"{stem}.json"))
+        message = sidecar.message if isinstance(sidecar, Failure) else "it was renamed"
+        remedy = f"build it again with `ffn-edge build`, or rm {cache.folder / stem}.*"
+        yield Line(stem, message, "problem", remedy)
+
+
+def _read_sidecar(path: Path) -> Sidecar:
+    if not path.exists():
+        raise EngineError(f"{path}, the sidecar of a plan, is missing")
+    return Sidecar.from_json(path.read_text(encoding="utf-8"), str(path))
+
+
+def _missing_line(
+    facts: Facts, cache: PlanCache, bundle: Bundle, frames: int, keys: list[PlanKey]
+) -> Line:
+    """Say why no engine serves a frame count of a bundle here, and how to build one."""
+    target = keys[0].target
+    option = "" if target == "tensorrt" else f" --target {target}"
+    return Line(
+        f"{frames} frames", cache.nearest([key for key in keys if key.target == target]),
+        facts.without_tensorrt, f"build on this machine: ffn-edge build {bundle.path}{option}",
+    )  # fmt: skip

@@ -1,0 +1,194 @@
+"""What `ffn-edge doctor` says of the board, its cameras and sensors, its memory and disk."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ffn_edge.runtime.doctor.probes import Facts, existing, read
+from ffn_edge.runtime.doctor.report import Failure, Line, attempt
+
+# NVIDIA's JetPack archive, exact releases only: developer.nvidia.com/embedded/jetpack-archive
+_JETPACK_OF_L4T = {
+    "36.3.0": "6.0",
+    "36.4.0": "6.1",
+    "36.4.3": "6.2",
+    "36.4.4": "6.2.1",
+    "38.2.0": "7.0",
+    "38.2.1": "7.0",
+    "38.4.0": "7.1",
+}
+_OLDEST_L4T = (36, 4)  # JetPack 6.1: the first with TensorRT 10.3
+_MIB = 1 << 20
+_LITTLE_MEMORY, _TOO_LITTLE_MEMORY = 1536 * _MIB, 512 * _MIB
+_TOO_LITTLE_DISK = 256 * _MIB
+
+# Power sensors: JetPack 5 and later in hwmon, JetPack 4 in iio; Thor's input in an INA238.
+_POWER_FILES = (
+    "ina3221*/*/hwmon/hwmon*/in[1-3]_input",
+    "ina3221*/*/hwmon/hwmon*/curr[1-3]_input",
+    "ina3221*/*/iio:device*/in_power*_input",
+    "ina238/*/hwmon/hwmon*/power1_input",
+)
+_RAIL_NAMES = ("ina3221*/*/hwmon/hwmon*/in[1-3]_label", "ina3221*/*/iio:device*/rail_name_*")
+
+
+def board_lines(facts: Facts) -> Iterator[Line]:
+    """Report the board and, on a Jetson, its software and power mode."""
+    if not facts.is_jetson:
+        yield Line("board", f"{facts.board or 'a PC'}; not a Jetson")
+        return
+    yield Line("board", facts.board or "unknown")
+    if facts.l4t is None:
+        yield Line(
+            "Jetson Linux (L4T)", "unknown: /etc/nv_tegra_release is missing", "note",
+            "in a container, mount it: -v /etc/nv_tegra_release:/etc/nv_tegra_release:ro",
+        )  # fmt: skip
+    elif tuple(map(int, facts.l4t.split(".")[:2])) < _OLDEST_L4T:
+        yield Line(
+            "Jetson Linux (L4T)", f"{facts.l4t}; its TensorRT is older than 10.3", "problem",
+            "flash JetPack 6.1 or later, or run engines on the CPU: --backend onnxruntime.",
+        )  # fmt: skip
+    else:
+        yield Line("Jetson Linux (L4T)", facts.l4t)
+    jetpack = _JETPACK_OF_L4T.get(facts.l4t or "")
+    if jetpack is not None:
+        yield Line("JetPack", jetpack)
+    yield _power_mode_line(facts)
+
+
+def _power_mode_line(facts: Facts) -> Line:
+    printed = attempt(lambda: facts.probes.output_of(["nvpmodel", "-q"]))
+    if printed is None:
+        return Line("power mode", "unknown: there is no nvpmodel", "note")
+    if isinstance(printed, Failure):
+        return Line("power mode", f"unknown: nvpmodel failed ({printed.message})", "note")
+    match = re.search(r"NV Power Mode:\s*(\S+)", printed)
+    if match is None:
+        return Line("power mode", "unknown: nvpmodel does not say", "note", "sudo nvpmodel -q")
+    return Line("power mode", f"{match[1]}; a latency profile belongs to one power mode")
+
+
+def camera_lines(facts: Facts) -> Iterator[Line]:
+    """Report the cameras, and whether this user may open them."""
+    cameras = sorted(facts.root.glob("dev/video[0-9]*"))
+    closed = _closed(facts, cameras, os.R_OK | os.W_OK)
+    opened = [path for path in cameras if path not in closed]
+    if opened:
+        yield Line("cameras", ", ".join(map(str, opened)))
+    if closed:
+        yield Line(
+            "cameras", f"not for this user: {', '.join(map(str, closed))}", "problem",
+            "sudo usermod -aG video $USER, then log in again.",
+        )  # fmt: skip
+    if not cameras:
+        yield Line("cameras", "none: there is no /dev/video*", "note")
+
+
+def sensor_lines(facts: Facts) -> Iterator[Line]:
+    """Report which sensors of power and temperature are there and open to this user."""
+    drivers = facts.root / "sys/bus/i2c/drivers"
+    files = [path for each in _POWER_FILES for path in sorted(drivers.glob(each))]
+    closed = _closed(facts, files, os.R_OK)
+    rails = [read(path) for each in _RAIL_NAMES for path in sorted(drivers.glob(each))]
+    named = ", ".join(rail for rail in rails if rail and rail != "NC")
+    if closed:
+        folders = sorted({path.parent for path in closed})
+        yield Line(
+            "power (INA)", f"not for this user: {_listed(folders)}", "problem",
+            f"sudo chmod a+r {' '.join(f'{folder}/*_input' for folder in folders)}, after each "
+            "start of the machine.",
+        )  # fmt: skip
+    elif files:
+        yield Line("power (INA)", named or f"{len(files)} files, without names")
+    elif facts.is_jetson:
+        yield Line(
+            "power (INA)", "none: this board has no sensor, or a container hides it", "note",
+            "in a container, mount /sys: -v /sys:/sys:ro. A Nano 2GB has no sensor.",
+        )  # fmt: skip
+    else:
+        yield Line("power (INA)", "none; Jetson boards have it", "note")
+    yield _thermal_line(facts)
+    yield from _rapl_lines(facts)
+
+
+def _thermal_line(facts: Facts) -> Line:
+    zones = sorted(facts.root.glob("sys/class/thermal/thermal_zone*"))
+    if not zones:
+        return Line("temperatures", "none: no thermal zones", "note")
+    closed = _closed(facts, [zone / "temp" for zone in zones], os.R_OK)
+    if closed:
+        return Line(
+            "temperatures", f"not for this user: {_listed(closed)}", "note",
+            f"sudo chmod a+r {' '.join(map(str, closed))}, after each start of the machine.",
+        )  # fmt: skip
+    return Line("temperatures", ", ".join(read(zone / "type") or zone.name for zone in zones))
+
+
+def _rapl_lines(facts: Facts) -> Iterator[Line]:
+    """Report the energy counters of an x86 processor; other machines have none to speak of."""
+    counters = sorted(facts.root.glob("sys/class/powercap/intel-rapl:*/energy_uj"))
+    if not counters:
+        return
+    if _closed(facts, counters, os.R_OK):
+        yield Line(
+            "energy (RAPL)", "only root may read it", "note",
+            f"sudo chmod a+r {' '.join(map(str, counters))}, after each start of the machine.",
+        )  # fmt: skip
+    else:
+        yield Line(
+            "energy (RAPL)",
+            ", ".join(read(path.parent / "name") or path.parent.name for path in counters),
+        )
+
+
+def resource_lines(facts: Facts, folders: dict[str, Path]) -> Iterator[Line]:
+    """Report free memory, and free disk space of the file systems that `folders` are on."""
+    yield from _memory_lines(facts)
+    for name, folder in folders.items():
+        there = existing(folder)
+        free = facts.probes.free_bytes(there)
+        found = f"{_size(free)} free at {there}"
+        if free < _TOO_LITTLE_DISK:
+            yield Line(name, found, "problem", "free space: 256 MiB at least.")
+        else:
+            yield Line(name, found)
+
+
+def _memory_lines(facts: Facts) -> Iterator[Line]:
+    text = read(facts.root / "proc/meminfo") or ""
+    sizes = {
+        name: int(kib) * 1024 for name, kib in re.findall(r"(?m)^(\w+):\s+(\d+) kB", text)
+    }  # fmt: skip
+    if "MemAvailable" not in sizes or "MemTotal" not in sizes:
+        yield Line("memory", "unknown: /proc/meminfo does not say", "note")
+        return
+    free = sizes["MemAvailable"]
+    found = f"{_size(free)} available of {_size(sizes['MemTotal'])}"
+    if free < _TOO_LITTLE_MEMORY:
+        yield Line("memory", found, "problem", "end other programs; ffn-edge run --resident one.")
+    elif free < _LITTLE_MEMORY:
+        yield Line(
+            "memory", found, "note", "ffn-edge run --resident one keeps one engine at a time."
+        )
+    else:
+        yield Line("memory", found)
+    if sizes.get("SwapTotal"):
+        swap = f"{_size(sizes.get('SwapFree', 0))} free of {_size(sizes['SwapTotal'])}"
+        yield Line("swap", swap)
+    else:
+        yield Line("swap", "none")
+
+
+def _closed(facts: Facts, paths: Iterable[Path], mode: int) -> list[Path]:
+    return [path for path in paths if not facts.probes.may(path, mode)]
+
+
+def _listed(paths: list[Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count // _MIB} MiB"

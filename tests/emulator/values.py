@@ -1,0 +1,242 @@
+"""Small types of TensorRT: loggers, Dims, Weights, and memory that TensorRT hands out."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy.typing as npt
+
+from .graph import NUMPY_TYPES
+from .machine import Machine
+from .memory import host_array, is_mapped
+from .signatures import Types
+
+
+class Reporter:
+    """How TensorRT's objects speak to the logger that they were given."""
+
+    def __init__(self, machine: Machine, types: Types, logger: Any) -> None:
+        self.logger = logger
+        self._machine = machine
+        self._severity: Any = types.classes["ILogger.Severity"]
+
+    def error(self, message: str) -> None:
+        """Say why a call fails."""
+        self._say("ERROR", message)
+
+    def warning(self, message: str) -> None:
+        """Say what may be wrong."""
+        self._say("WARNING", message)
+
+    def info(self, message: str) -> None:
+        """Say what happens."""
+        self._say("INFO", message)
+
+    def _say(self, severity: str, message: str) -> None:
+        self._machine.log.append((severity, message))
+        self._machine.count("ILogger.log")
+        self.logger.log(self._severity[severity], message)
+
+
+class ILogger:
+    """Base of loggers; a subclass defines `log`."""
+
+    def __init__(self) -> None:
+        pass
+
+    def log(self, severity: Any, msg: str) -> None:
+        """Take a message."""
+        raise TypeError('Tried to call pure virtual function "ILogger::log"')
+
+
+class Logger:
+    """A logger that writes to stderr."""
+
+    _min_severity: Any
+    _sets: ClassVar = {"min_severity": "ILogger.Severity"}
+    _types: Types
+
+    def __init__(self, min_severity: Any = None) -> None:
+        severities: Any = self._types.classes["ILogger.Severity"]
+        self._min_severity = min_severity or severities["WARNING"]
+
+    @property
+    def min_severity(self) -> Any:
+        """The least severity that is written."""
+        return self._min_severity
+
+    @min_severity.setter
+    def min_severity(self, value: Any) -> None:
+        self._min_severity = value
+
+    def log(self, severity: Any, msg: str) -> None:
+        """Write a message."""
+        if severity <= self._min_severity:
+            print(f"[TRT] [{severity.name[0]}] {msg}", file=sys.stderr)
+
+
+class IErrorRecorder:
+    """Base of error recorders."""
+
+    def __init__(self) -> None:
+        pass
+
+
+class IProgressMonitor:
+    """Base of progress monitors; a subclass defines the three methods."""
+
+    def __init__(self) -> None:
+        pass
+
+    def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
+        """Take the start of a phase."""
+        raise TypeError('Tried to call pure virtual function "IProgressMonitor::phaseStart"')
+
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        """Take a completed step; False ends the build."""
+        raise TypeError('Tried to call pure virtual function "IProgressMonitor::stepComplete"')
+
+    def phase_finish(self, phase_name: str) -> None:
+        """Take the end of a phase."""
+        raise TypeError('Tried to call pure virtual function "IProgressMonitor::phaseFinish"')
+
+
+class Dims:
+    """A shape. It equals tuples and lists, and cannot be held against another Dims."""
+
+    _dims: tuple[int, ...]
+
+    def __init__(self, shape: Any = ()) -> None:
+        self._dims = tuple(shape)
+
+    def __len__(self) -> int:
+        return len(self._dims)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._dims[index]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._dims)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, tuple | list):
+            raise TypeError("__eq__(): incompatible function arguments.")
+        return self._dims == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self._dims)
+
+    @property
+    def MAX_DIMS(self) -> int:  # noqa: N802
+        """The most dimensions that a tensor has."""
+        return 8
+
+
+class Weights:
+    """A view of weights that somebody else owns, or a description of what is wanted."""
+
+    _array: npt.NDArray[Any] | None
+    _count: int
+    _dtype: Any
+    _pointer: int
+    _types: Types
+
+    def __init__(
+        self,
+        type: Any = None,
+        ptr: int = 0,
+        count: int = 0,
+        a: npt.NDArray[Any] | None = None,
+    ) -> None:
+        kinds: Any = self._types.classes["DataType"]
+        self._dtype = type or kinds["FLOAT"]
+        self._pointer, self._count, self._array = ptr, count, a
+        if a is None:
+            return
+        if not a.flags.c_contiguous:
+            raise ValueError(
+                "Could not convert non-contiguous NumPy array to Weights. "
+                "Please use numpy.ascontiguousarray() to fix this."
+            )
+        name = next((n for n, kind in NUMPY_TYPES.items() if kind == a.dtype), None)
+        if name is None:
+            raise ValueError(
+                f"[TRT] [E] Could not implicitly convert NumPy data type: {a.dtype} to TensorRT."
+            )
+        self._dtype, self._pointer, self._count = kinds[name], a.ctypes.data, a.size
+
+    def __len__(self) -> int:
+        return int(self._count)
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the elements."""
+        return self._dtype
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(self._count)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return int(self._count) * NUMPY_TYPES[self._dtype.name].itemsize
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """Return a view."""
+        kind = NUMPY_TYPES[self._dtype.name]
+        nbytes = int(self._count) * kind.itemsize
+        if nbytes and not is_mapped(self._pointer, nbytes):
+            raise AssertionError("the real binding would crash: weights at an invalid address")
+        return host_array(self._pointer if nbytes else 0, nbytes).view(kind)
+
+
+def host_memory_class(types: Types) -> type:
+    """Make IHostMemory: a buffer with two properties, and not even a length.
+
+    Only types written in C can be buffers before Python 3.12, hence bytes underneath.
+    """
+
+    class IHostMemory(bytes):
+        __slots__ = ()
+
+        def __init__(self) -> None:
+            raise TypeError("IHostMemory: No constructor defined!")
+
+        __hash__ = object.__hash__
+        __eq__ = object.__eq__
+        __repr__ = __str__ = object.__repr__
+        __len__ = __getitem__ = __iter__ = __contains__ = None  # type: ignore[assignment]
+        __add__ = __mul__ = __rmul__ = __mod__ = None  # type: ignore[assignment]
+
+        def __bool__(self) -> bool:
+            return True
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "nbytes":
+                return bytes.__len__(self)
+            if name == "dtype":
+                kinds: Any = types.classes["DataType"]
+                return kinds["INT8"]
+            if name.startswith("__"):
+                return object.__getattribute__(self, name)
+            raise AttributeError(f"'IHostMemory' object has no attribute '{name}'")
+
+    types.classes["IHostMemory"] = IHostMemory
+    return IHostMemory
+
+
+def host_memory(types: Types, data: bytes) -> Any:
+    """Return bytes as an IHostMemory."""
+    return bytes.__new__(types.classes["IHostMemory"], data)
+
+
+def volume(iterable: Any) -> int:
+    """Return the product of a shape."""
+    return math.prod(iterable)

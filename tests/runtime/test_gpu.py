@@ -1,0 +1,108 @@
+"""On a real GPU with TensorRT: the checks of `test_tensorrt`, as far as a real device can fail.
+
+    python -m pytest -m gpu
+
+Skipped without a device. Not yet run on one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from ffn_edge.bundle import Bundle
+from ffn_edge.errors import EngineError
+from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
+from ffn_edge.gpu import Device, find_gpu
+from ffn_edge.plan_cache import PlanCache
+from ffn_edge.runtime.engine import EngineOptions, open_engines
+from ffn_edge.tensorrt_api import Target, is_installed, load
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    """What is installed here; skips where nothing works."""
+    try:
+        find_gpu()
+        found: Target = "tensorrt" if is_installed("tensorrt") else "rtx"
+        load(found)
+    except EngineError as error:
+        pytest.skip(f"no GPU with TensorRT: {error.message}")
+    return found
+
+
+@pytest.fixture(scope="module", params=["fp16", "fp32"])
+def options(
+    request: pytest.FixtureRequest,
+    target: Target,
+    exported: Bundle,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> EngineOptions:
+    """Engines that were built here, in either precision."""
+    folder = tmp_path_factory.mktemp("cache")
+    choice = BuildOptions(target=target, precision=request.param)
+    build_plans(exported, PlanCache(folder), choice)
+    return EngineOptions(backend=target, cache=folder, precision=request.param)
+
+
+def clip_of(bundle: Bundle, frames: int) -> np.ndarray:
+    size = bundle.manifest.input.height
+    return np.random.default_rng(frames).integers(0, 256, (1, frames, size, size, 3), np.uint8)
+
+
+@pytest.mark.parametrize("resident", ["all", "one"])
+def test_engines_give_what_onnx_runtime_gives(
+    resident: str, options: EngineOptions, exported: Bundle
+) -> None:
+    chosen = EngineOptions(
+        backend=options.backend,
+        cache=options.cache,
+        precision=options.precision,
+        resident=resident,
+    )
+    with open_engines(exported, chosen) as engines:
+        for frames in (2, 4, 2):
+            clip = clip_of(exported, frames)
+            session = onnxruntime.InferenceSession(
+                str(exported.graph_path(frames)), providers=["CPUExecutionProvider"]
+            )
+            expected = session.run(None, {"frames": clip})[0]
+            logits = engines[frames].infer(clip)
+            # TF32 and float16 both have ten bits of mantissa.
+            assert np.abs(logits - expected).max() < 2e-2 * np.abs(expected).max()
+            device_ms = engines[frames].device_ms
+            assert device_ms is not None
+            assert device_ms > 0
+
+
+def test_a_ring_on_the_device_gives_what_the_host_gives(
+    options: EngineOptions, exported: Bundle
+) -> None:
+    clip = clip_of(exported, 4)
+    with open_engines(exported, options) as engines:
+        assert engines.new_ring is not None
+        expected = engines[4].infer(clip)
+        with engines.new_ring(6) as ring:
+            for row in range(4):
+                ring.store(row + 2, clip[0, row])
+            assert np.array_equal(engines[4].infer(ring.gather(np.arange(2, 6))), expected)
+            assert np.array_equal(engines[4].infer(ring.gather(np.arange(2, 6))), expected)
+
+
+def test_closing_gives_the_device_memory_back(options: EngineOptions, exported: Bundle) -> None:
+    def free_bytes() -> int:
+        import pycuda.driver
+
+        with Device():
+            return int(pycuda.driver.mem_get_info()[0])
+
+    with open_engines(exported, options):  # libraries load for the first time, and stay
+        pass
+    before = free_bytes()
+    for _ in range(3):
+        with open_engines(exported, options):
+            pass
+    assert free_bytes() >= before - (8 << 20)

@@ -1,0 +1,759 @@
+"""Build, refit and run on TensorRT: on an emulator with the interfaces of the real versions.
+
+See `tests/emulator`: it has what a version has, computes in ONNX Runtime on memory of its own,
+runs queued work only at a synchronise, and fails as the real one does.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import gc
+import json
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from ffn_edge import cli, network, tensorrt_api
+from ffn_edge.bundle import Bundle
+from ffn_edge.compose import compose
+from ffn_edge.errors import BundleError, EngineError, ExportError
+from ffn_edge.export.bundle_writer import export_bundle
+from ffn_edge.export.tensorrt_plan import BuildOptions, Built, build_plans, write_plan_graph
+from ffn_edge.gpu import OutOfMemoryError
+from ffn_edge.network import FrameFlexibleNetwork
+from ffn_edge.network.checkpoint import ModelCard
+from ffn_edge.plan_cache import PlanCache
+from ffn_edge.runtime.engine import EngineOptions, OpenEngines, open_engines
+from ffn_edge.runtime.policy import Limits
+from ffn_edge.runtime.run import RunOptions, open_session
+from tests.emulator import VERSIONS, Emulator
+
+ROOT = Path(__file__).parents[2]
+Frames = npt.NDArray[np.uint8]
+Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
+
+
+def target_of(version: str) -> Any:
+    return "rtx" if version.startswith("rtx") else "tensorrt"
+
+
+@pytest.fixture(autouse=True)
+def forget_tensorrt() -> Iterator[None]:
+    """Each test loads TensorRT anew."""
+    tensorrt_api.load.cache_clear()
+    yield
+    tensorrt_api.load.cache_clear()
+
+
+@pytest.fixture(params=VERSIONS)
+def device(request: pytest.FixtureRequest) -> Iterator[Emulator]:
+    """A device with each of the versions; nothing may be left on it."""
+    with Emulator(request.param) as device:
+        yield device
+        gc.collect()  # an error's traceback holds what it passed
+        assert device.alive == []
+
+
+@pytest.fixture
+def orin() -> Iterator[Emulator]:
+    """A device with the version of JetPack 6; nothing may be left on it."""
+    with Emulator("10.3.0") as device:
+        yield device
+        gc.collect()  # an error's traceback holds what it passed
+        assert device.alive == []
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> EngineOptions:
+    return EngineOptions(backend="tensorrt", cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def clip_video(write_video: Callable[..., Path]) -> Path:
+    """Two seconds of changing colours."""
+    return write_video("clip.mp4", ["red", "green", "blue", "green", "red"] * 4)
+
+
+def invoke(command: str, *arguments: str) -> Result:
+    found = cli.cli.get_command(click.Context(cli.cli), command)
+    assert found is not None
+    return CliRunner().invoke(found, arguments, catch_exceptions=False)
+
+
+def build(bundle: Bundle, folder: Path | None, **choices: Any) -> list[Built]:
+    return build_plans(bundle, PlanCache(folder), BuildOptions(**choices))
+
+
+def random_clip(bundle: Bundle, frames: int, seed: int = 0) -> Frames:
+    size = bundle.manifest.input.height
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (1, frames, size, size, 3), np.uint8)
+
+
+def by_onnxruntime(graph: Path, clip: Frames) -> npt.NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    logits: npt.NDArray[np.float32] = session.run(None, {"frames": clip})[0]
+    return logits
+
+
+def relative(logits: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
+    return float(np.abs(logits - expected).max() / np.abs(expected).max())
+
+
+# ------------------------------------------------------------------------------ the whole path
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_engines_that_share_a_weight_file_give_what_onnx_runtime_gives(
+    version: str, precision: str, exported: Bundle, tmp_path: Path
+) -> None:
+    with Emulator(version) as device:
+        built = build(exported, tmp_path / "cache", target=target_of(version), precision=precision)
+        chosen = EngineOptions(backend=target_of(version), cache=tmp_path / "cache")
+        with open_engines(exported, chosen) as engines:
+            assert engines.backend.precision == precision
+            for frames, engine in engines.items():
+                clip = random_clip(exported, frames)
+                logits = engine.infer(clip)
+                write_plan_graph(exported, frames, precision, tmp_path)
+                # The same graph in ONNX Runtime. It fuses otherwise where weights are constants,
+                # as they are here and not in the emulator, so values are rounded elsewhere.
+                expected = by_onnxruntime(tmp_path / "graph.onnx", clip)
+                assert relative(logits, expected) < (2e-3 if precision == "fp16" else 1e-5)
+                # float16 against the bundle's own float32 graph: rounding of weights and values.
+                reference = by_onnxruntime(exported.graph_path(frames), clip)
+                assert relative(logits, reference) < (1e-2 if precision == "fp16" else 1e-5)
+                assert engine.device_ms is not None
+        assert device.alive == []
+    for each in built:
+        assert each.plan.sidecar.flags == ("STRIP_PLAN", "REFIT_IDENTICAL")
+        weights = sum(weight.count for weight in each.plan.sidecar.weights)
+        assert each.plan.sidecar.plan.bytes < weights  # stripped: a fraction of 2 or 4 bytes each
+
+
+def test_a_video_is_watched_on_every_version(
+    device: Emulator, exported: Bundle, tmp_path: Path, clip_video: Path
+) -> None:
+    target = target_of(device.version)
+    build(exported, tmp_path, target=target)
+    chosen = RunOptions(
+        window_s=0.4, hop_s=0.1, engines=EngineOptions(backend=target, cache=tmp_path)
+    )
+    cpu = dataclasses.replace(chosen, engines=EngineOptions(backend="onnxruntime", threads=1))
+    said: list[str] = []
+
+    for frames in exported.manifest.frame_counts:
+        with open_session(
+            exported, str(clip_video), Limits(frames=frames), chosen, say=said.append
+        ) as session:
+            results = list(session)
+        with open_session(exported, str(clip_video), Limits(frames=frames), cpu) as session:
+            expected = list(session)
+        # The device's ring gives the engine the very frames that the host's gives.
+        assert [result.time_s for result in results] == [result.time_s for result in expected]
+        for result, other in zip(results, expected, strict=True):
+            assert result.top[0].class_name == other.top[0].class_name
+            assert result.top[0].probability == pytest.approx(other.top[0].probability, abs=0.01)
+            assert result.device_ms is not None
+            assert 0 < result.device_ms <= result.engine_ms + 5
+    assert any(f"{target} {device.version.removeprefix('rtx-')} in fp16" in line for line in said)
+
+
+def test_the_commands_work_from_build_to_verify(
+    orin: Emulator, exported: Bundle, tmp_path: Path, clip_video: Path
+) -> None:
+    path, cache = str(exported.path), ["--cache", str(tmp_path)]
+    rows = json.loads(invoke("build", path, *cache, "--json").stdout)
+    assert [row["frames"] for row in rows] == [2, 4]
+    assert all(row["gpu"] == orin.gpu and row["sm"] == "87" for row in rows)
+
+    verified = json.loads(
+        invoke("verify", path, *cache, "--backend", "tensorrt", "--clips", "2", "--json").stdout
+    )
+    pairs = [each["pair"] for each in verified["frames"]["4"]["comparisons"]]
+    assert pairs == ["graph = composed", "graph = tensorrt fp16"]
+    assert verified["passed"]
+
+    lines = invoke(
+        "run", path, *cache, "--backend", "tensorrt", "--source", str(clip_video), "--frames", "4",
+        "--window", "0.4", "--json",
+    )  # fmt: skip
+    first, *_, summary = map(json.loads, lines.stdout.splitlines())
+    assert first["frames"] == 4
+    assert first["device_ms"] > 0
+    assert "summary" in summary
+
+
+def test_half_precision_of_the_bundle_and_batches_work_too(
+    orin: Emulator, tiny: FrameFlexibleNetwork, tmp_path: Path
+) -> None:
+    card = ModelCard(classes=tuple("abcde"), size=32, short_side=32)
+    bundle = export_bundle(tiny, card, tmp_path / "bundle", weights_dtype="fp16", batch=2)
+    build(bundle, tmp_path / "cache")
+    clip = np.concatenate([random_clip(bundle, 4, seed) for seed in (1, 2)])
+    chosen = EngineOptions(backend="tensorrt", cache=tmp_path / "cache")
+    with open_engines(bundle, chosen) as engines:
+        logits = engines[4].infer(clip)
+    assert relative(logits, by_onnxruntime(bundle.graph_path(4), clip)) < 1e-2
+
+
+# ------------------------------------------------------------------------------ what it costs
+
+
+def test_a_switch_allocates_nothing_refits_nothing_and_copies_only_new_frames(
+    orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    build(exported, options.cache)
+    size = exported.manifest.input.height
+    frame_bytes = size * size * 3
+    with open_engines(exported, options) as engines:
+        assert engines.new_ring is not None
+        with engines.new_ring(8) as ring:
+            for row in range(8):
+                ring.store(row, np.full((size, size, 3), row, np.uint8))
+            engines[4].infer(ring.gather(np.array([1, 3, 5, 7])))
+            orin.reset_counters()
+            engines[2].infer(ring.gather(np.array([3, 7])))
+            assert orin.uploaded_bytes == 0  # the 4-frame clip has brought both
+            assert orin.copied_bytes == 2 * frame_bytes
+            ring.store(1, np.full((size, size, 3), 99, np.uint8))
+            engines[4].infer(ring.gather(np.array([3, 5, 7, 1])))
+            assert orin.uploaded_bytes == frame_bytes
+            assert orin.copied_bytes == 6 * frame_bytes
+            assert orin.downloaded_bytes == 2 * 4 * len(exported.manifest.classes)
+            for costly in (
+                "driver.mem_alloc",
+                "driver.pagelocked_empty",
+                "Refitter.refit_cuda_engine",
+                "Runtime.deserialize_cuda_engine",
+                "ICudaEngine.create_execution_context",
+            ):
+                assert orin.calls[costly] == 0, costly
+
+
+def test_scratch_memory_is_the_largest_engines_and_not_the_sum(
+    orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    build(exported, options.cache)
+    with open_engines(exported, options) as engines:
+        needs = [engine.scratch_bytes for engine in engines.values()]  # type: ignore[attr-defined]
+        assert needs[0] < needs[1]
+        sizes = [size for _, size in orin.allocations]
+        assert sizes.count(needs[1]) == 1
+        assert needs[0] not in sizes
+    assert orin.live_bytes == 0
+
+
+def test_refitting_holds_one_layer_in_host_memory_and_not_a_model(
+    orin: Emulator, randomise: Randomise, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = randomise(network.build("tsm_resnet18", 5, (2, 4)))
+    card = ModelCard(classes=tuple("abcde"), size=32, short_side=32)
+    bundle = export_bundle(model, card, tmp_path / "bundle")
+    build(bundle, tmp_path / "cache")
+    sizes = [array.nbytes for _, array in compose(bundle.tensors(), bundle.manifest.layers, 2)]
+    chosen = EngineOptions(backend="tensorrt", cache=tmp_path / "cache")
+    peaks: list[int] = []
+
+    # Between loading the plan and handing over the last weight: what the refit itself holds.
+    def begin() -> None:
+        tracemalloc.start()
+
+    def end() -> None:
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+
+    orin.before["Refitter.get_all_weights"] = begin
+    orin.before["Refitter.refit_cuda_engine"] = end
+    with open_engines(bundle, chosen):
+        pass
+
+    assert len(peaks) == 2
+    # The largest layer, pieces of it in float16, and Python's own small objects.
+    assert max(peaks) < 1.2 * max(sizes) + 1e6 < 0.5 * sum(sizes)
+
+
+# ------------------------------------------------------------------------------ one at a time
+
+
+def test_one_engine_at_a_time_gives_the_same_in_less_memory(
+    orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    build(exported, options.cache)
+    clips = {frames: random_clip(exported, frames) for frames in (2, 4)}
+    with open_engines(exported, options) as engines:
+        together = {frames: engines[frames].infer(clip) for frames, clip in clips.items()}
+        bytes_together = orin.live_bytes
+    orin.reset_counters()
+    one = dataclasses.replace(options, resident="one")
+    with open_engines(exported, one) as engines:
+        for frames in (2, 4, 2):
+            assert np.array_equal(engines[frames].infer(clips[frames]), together[frames])
+            assert orin.alive.count("IExecutionContext") == 1
+        assert orin.live_bytes < bytes_together
+        orin.reset_counters()
+        engines[2].infer(clips[2])  # no switch
+        assert orin.calls["Refitter.refit_cuda_engine"] == 0
+
+
+def test_a_clip_that_lies_on_the_device_survives_a_switch_that_loads_an_engine(
+    orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    build(exported, options.cache)
+    clip = random_clip(exported, 4)
+    with open_engines(exported, dataclasses.replace(options, resident="one")) as engines:
+        assert engines.new_ring is not None
+        expected = engines[4].infer(clip)
+        engines[2].infer(random_clip(exported, 2))
+        with engines.new_ring(4) as ring:
+            for row in range(4):
+                ring.store(row, clip[0, row])
+            assert np.array_equal(engines[4].infer(ring.gather(np.arange(4))), expected)
+
+
+def test_too_little_memory_for_all_keeps_one_and_says_so(
+    orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    build(exported, options.cache)
+    said: list[str] = []
+    orin.fail("create_execution_context", nth=2, error="out of memory")
+    with open_engines(exported, options, say=said.append) as engines:
+        for frames in (2, 4):
+            clip = random_clip(exported, frames)
+            expected = by_onnxruntime(exported.graph_path(frames), clip)
+            assert relative(engines[frames].infer(clip), expected) < 1e-2
+        assert orin.alive.count("IExecutionContext") == 1
+    assert any("out of memory" in line and "one engine at a time" in line for line in said)
+
+
+@pytest.mark.parametrize("nth", range(1, 12))
+def test_an_allocation_that_fails_falls_back_or_is_one_clear_error(
+    nth: int, orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    build(exported, options.cache)
+    said: list[str] = []
+    orin.fail("mem_alloc", nth=nth)
+    with open_engines(exported, options, say=said.append) as engines:
+        engines[4].infer(random_clip(exported, 4))
+        opened = orin.calls["driver.mem_alloc"]
+    if nth <= opened - 7:  # it hit while opening: seven allocations, and then all anew
+        assert any("one engine at a time" in line for line in said)
+
+
+def test_memory_that_is_short_even_for_one_engine_is_one_clear_error(
+    orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    build(exported, options.cache)
+    for nth in (1, 2):
+        orin.fail("mem_alloc", nth=nth)
+    with (
+        pytest.raises(OutOfMemoryError, match="out of memory") as caught,
+        open_engines(exported, options),
+    ):
+        pass
+    assert "end other programs" in caught.value.hint
+
+
+def test_memory_that_runs_out_while_running_gives_up_the_other_engines(
+    orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    build(exported, options.cache)
+    said: list[str] = []
+    with open_engines(exported, options, say=said.append) as engines:
+        assert engines.new_ring is not None
+        clip = random_clip(exported, 4)
+        expected = engines[4].infer(clip)
+        with engines.new_ring(4) as ring:
+            for row in range(4):
+                ring.store(row, clip[0, row])
+            placed = ring.gather(np.arange(4))
+            orin.fail("execute_refused", error="out of memory")
+            assert np.array_equal(engines[4].infer(placed), expected)
+        assert orin.alive.count("IExecutionContext") == 1
+        assert len(said) == 1
+        assert "one engine at a time" in said[0]
+        orin.fail("execute_refused", error="out of memory")
+        with pytest.raises(OutOfMemoryError, match="out of memory"):
+            engines[4].infer(clip)
+
+
+def test_a_ring_that_does_not_fit_gives_up_the_other_engines(
+    orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    build(exported, options.cache)
+    said: list[str] = []
+    with open_engines(exported, options, say=said.append) as engines:
+        assert engines.new_ring is not None
+        orin.fail("mem_alloc")
+        with engines.new_ring(4) as ring:
+            engines[4].infer(ring.gather(np.arange(4)))
+        assert len(said) == 1
+        assert "one engine at a time" in said[0]
+
+
+# ------------------------------------------------------------------------------ what it refuses
+
+
+@pytest.mark.parametrize(
+    ("fault", "nth", "message"),
+    [
+        ("deserialize", 1, "cannot load the plan"),
+        ("deserialize", 2, "cannot load the plan"),
+        ("refit", 1, "did not take the weights"),
+        ("set_named_weights", 7, "refuses the weights of"),
+        ("create_execution_context", 2, "cannot make an execution context"),
+        ("execute_refused", 1, "did not run"),
+        ("stale", 2, "does not change with the input"),
+        ("wrong", 1, "its logits are off by"),
+    ],
+)
+def test_an_engine_that_fails_at_startup_is_refused(
+    fault: str, nth: int, message: str, orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    build(exported, options.cache)
+    orin.fail(fault, nth=nth, error="internal error")
+    with (
+        pytest.raises(EngineError, match=message) as caught,
+        open_engines(exported, options),
+    ):
+        pass
+    assert "ffn-edge build" in caught.value.hint
+
+
+@pytest.mark.parametrize("nth", [1, 3, 5])
+def test_a_device_that_fails_at_startup_or_while_running_ends_in_order(
+    nth: int, exported: Bundle, options: EngineOptions
+) -> None:
+    with Emulator("10.3.0") as device:
+        build(exported, options.cache)
+        device.fail("execute", nth=nth)  # the first four are the known answers
+        with (
+            pytest.raises(EngineError, match="illegal memory access"),
+            open_engines(exported, options) as engines,
+        ):
+            engines[2].infer(random_clip(exported, 2))
+        gc.collect()  # the error's traceback holds what it passed
+        # The driver refuses to pop a context that failed; the rest is gone.
+        assert set(device.alive) <= {"Context"}
+        assert device.live_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 4, 32, 32, 3), np.float32),
+        np.zeros((1, 2, 32, 32, 3), np.uint8),
+        np.zeros((4, 32, 32, 3), np.uint8),
+    ],
+    ids=["float32", "2 frames", "no batch"],
+)
+def test_frames_of_another_shape_or_type_are_refused(
+    wrong: npt.NDArray[Any], orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    build(exported, options.cache)
+    with (
+        open_engines(exported, options) as engines,
+        pytest.raises(EngineError, match=r"takes uint8 \(1, 4, 32, 32, 3\); got"),
+    ):
+        engines[4].infer(wrong)
+
+
+def test_nothing_built_is_said_with_the_command_that_builds(
+    orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    with (
+        pytest.raises(EngineError, match="no engine for 2 frames was built in") as caught,
+        open_engines(exported, options),
+    ):
+        pass
+    assert f"ffn-edge build {exported.path}" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"version": "10.13.3.9"}, r"of TensorRT 10\.3\.0; this is 10\.13\.3\.9"),
+        ({"sm": (11, 0)}, "for a GPU of SM 87; this one has SM 110"),
+    ],
+    ids=["version", "gpu"],
+)
+def test_a_plan_of_another_version_or_gpu_is_not_even_opened(
+    other: dict[str, Any], message: str, exported: Bundle, options: EngineOptions
+) -> None:
+    with Emulator("10.3.0"):
+        build(exported, options.cache)
+    tensorrt_api.load.cache_clear()
+    with Emulator(other.pop("version", "10.3.0"), **other) as device:
+        with pytest.raises(EngineError, match=message), open_engines(exported, options):
+            pass
+        assert device.calls["Runtime.deserialize_cuda_engine"] == 0
+        assert device.alive == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"half"])
+def test_a_damaged_plan_never_reaches_tensorrt(
+    damage: bytes, orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    built = build(exported, options.cache)
+    built[0].plan.path.write_bytes(damage)
+    with (
+        pytest.raises(EngineError, match=f"has {len(damage)} bytes") as caught,
+        open_engines(exported, options),
+    ):
+        pass
+    assert "ffn-edge build" in caught.value.hint
+    assert orin.calls["Runtime.deserialize_cuda_engine"] == 0
+
+
+@pytest.fixture
+def changed(randomise: Randomise, exported: Bundle, tmp_path: Path) -> Bundle:
+    """The bundle of a network of the same shape with other weights."""
+    torch.manual_seed(1)
+    model = randomise(network.build("tsm_tiny", 5, (2, 4)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 0.9
+    manifest = exported.manifest
+    card = ModelCard(classes=manifest.classes, size=32, short_side=40)
+    return export_bundle(model, card, tmp_path / "changed")
+
+
+def test_weights_that_changed_since_the_build_are_refused(
+    orin: Emulator, exported: Bundle, changed: Bundle, options: EngineOptions
+) -> None:
+    build(exported, options.cache)
+    with (
+        pytest.raises(EngineError, match=r"the bundle.s weights changed since.*--refit any"),
+        open_engines(changed, options),
+    ):
+        pass
+
+
+def test_engines_for_any_weights_take_those_that_changed(
+    orin: Emulator, exported: Bundle, changed: Bundle, options: EngineOptions
+) -> None:
+    built = build(exported, options.cache, refit="any")
+    assert all(each.plan.sidecar.flags == ("STRIP_PLAN", "REFIT") for each in built)
+    clip = random_clip(changed, 4)
+    for bundle in (exported, changed):
+        with open_engines(bundle, options) as engines:
+            logits = engines[4].infer(clip)
+        assert relative(logits, by_onnxruntime(bundle.graph_path(4), clip)) < 1e-2
+
+
+def test_an_engine_that_needs_a_weight_the_sidecar_lacks_is_refused(
+    orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    built = build(exported, options.cache)
+    sidecar = built[0].plan.sidecar
+    fewer = dataclasses.replace(
+        sidecar, weights=tuple(each for each in sidecar.weights if each.name != "conv1.weight")
+    )
+    built[0].plan.path.with_suffix(".json").write_text(fewer.to_json())
+    with (
+        pytest.raises(EngineError, match=r"no weights for conv1\.weight of"),
+        open_engines(exported, options),
+    ):
+        pass
+
+
+def test_a_weight_of_another_type_is_refused(
+    orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    built = build(exported, options.cache)
+    sidecar = built[0].plan.sidecar
+    other = dataclasses.replace(
+        sidecar, weights=tuple(dataclasses.replace(w, dtype="float32") for w in sidecar.weights)
+    )
+    built[0].plan.path.with_suffix(".json").write_text(other.to_json())
+    with (
+        pytest.raises(EngineError, match=r"conv1\.weight of .* is 1200 values of"),
+        open_engines(exported, options),
+    ):
+        pass
+
+
+def test_a_bundle_without_known_answers_is_to_be_exported_again(
+    orin: Emulator, exported: Bundle, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(exported, options.cache)
+    monkeypatch.setattr("ffn_edge.known_answer.answer_name", lambda frames: "nowhere")
+    with (
+        pytest.raises(BundleError, match="no known answer for 2 frames"),
+        open_engines(exported, options),
+    ):
+        pass
+
+
+# ------------------------------------------------------------------------------ building
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message", "hint"),
+    [
+        ("build", "out of memory", "built no engine: .*out of memory", "--workspace 256MiB"),
+        ("build", "internal error", "built no engine: .*internal error", "ffn-edge doctor"),
+        ("parse", None, "cannot parse the graph: node", "--backend onnxruntime"),
+    ],
+)
+def test_a_build_that_fails_says_why_and_leaves_nothing(
+    fault: str,
+    error: str | None,
+    message: str,
+    hint: str,
+    orin: Emulator,
+    exported: Bundle,
+    tmp_path: Path,
+) -> None:
+    orin.fail(fault, nth=2, error=error)  # the second frame count
+    with pytest.raises(ExportError, match=message) as caught:
+        build(exported, tmp_path / "cache")
+    assert hint in caught.value.hint
+    left = sorted(path.suffix for path in (tmp_path / "cache").glob("*.*") if path.is_file())
+    assert left == [".cache", ".json", ".plan"]  # the first frame count is whole
+    again = build(exported, tmp_path / "cache")
+    assert [each.reused for each in again] == [True, False]
+
+
+def test_a_timing_cache_is_kept_for_each_version_and_a_foreign_one_is_not_used(
+    exported: Bundle, tmp_path: Path
+) -> None:
+    for version in ("10.3.0", "10.13.3.9"):
+        tensorrt_api.load.cache_clear()
+        with Emulator(version):
+            build(exported, tmp_path / "cache")
+    first = tmp_path / "cache/timings-10.3.0-87.cache"
+    second = tmp_path / "cache/timings-10.13.3.9-87.cache"
+    assert first.read_bytes() != second.read_bytes()
+
+    second.write_bytes(first.read_bytes())
+    tensorrt_api.load.cache_clear()
+    with Emulator("10.13.3.9"):
+        build(exported, tmp_path / "cache", precision="fp32")
+    assert first.read_bytes() != second.read_bytes()
+
+
+def test_rtx_keeps_no_timing_cache(exported: Bundle, tmp_path: Path) -> None:
+    with Emulator("rtx-1.7.1.116"):
+        build(exported, tmp_path / "cache", target="rtx")
+    assert not list((tmp_path / "cache").glob("timings-*"))
+
+
+def test_rtx_plans_that_hold_their_weights_run_without_a_refit(
+    exported: Bundle, options: EngineOptions
+) -> None:
+    with Emulator("rtx-1.7.1.116", gpu=None):
+        built = build(exported, options.cache, target="rtx")
+    assert all(each.plan.sidecar.key.refit == "none" for each in built)
+    tensorrt_api.load.cache_clear()
+    with Emulator("rtx-1.7.1.116") as device:
+        chosen = dataclasses.replace(options, backend="rtx")
+        clip = random_clip(exported, 4)
+        with open_engines(exported, chosen) as engines:
+            logits = engines[4].infer(clip)
+        assert relative(logits, by_onnxruntime(exported.graph_path(4), clip)) < 1e-2
+        assert device.calls["Refitter.refit_cuda_engine"] == 0
+        assert device.alive == []
+
+
+# ------------------------------------------------------------------------------ what is there
+
+
+@pytest.mark.parametrize(
+    ("machine", "message", "hint"),
+    [
+        ({"gpu": None}, "PyCUDA cannot be loaded", "no NVIDIA driver"),
+        ({"pycuda": False}, "PyCUDA is not installed", "ffn-edge[jetson]"),
+        ({"tensorrt": False}, "tensorrt cannot be imported", "comes with JetPack"),
+    ],
+    ids=["no driver", "TensorRT without PyCUDA", "a driver without TensorRT"],
+)
+def test_what_is_missing_is_named_with_its_remedy(
+    machine: dict[str, Any], message: str, hint: str, exported: Bundle, options: EngineOptions
+) -> None:
+    with Emulator("10.3.0", **machine):
+        for attempt in (
+            lambda: build(exported, options.cache),
+            lambda: open_engines(exported, options).__enter__(),
+        ):
+            with pytest.raises(EngineError, match=message) as caught:
+                attempt()
+            assert hint in caught.value.hint
+
+
+def opened_automatically(bundle: Bundle, cache: Path | None) -> OpenEngines:
+    with open_engines(bundle, EngineOptions(cache=cache)) as engines:
+        engines[4].infer(random_clip(bundle, 4))
+        return engines
+
+
+def test_auto_takes_tensorrt_where_it_works_and_says_why_where_not(
+    exported: Bundle, options: EngineOptions
+) -> None:
+    with Emulator("10.3.0"):
+        nothing_built = opened_automatically(exported, options.cache).backend
+        build(exported, options.cache)
+        works = opened_automatically(exported, options.cache).backend
+    assert (works.name, works.reason) == ("tensorrt", "the fastest that works here")
+    assert works.device == "NVIDIA Orin (emulated), SM 87"
+    assert nothing_built.name == "onnxruntime"
+    assert "no engine for 2 frames was built" in nothing_built.reason
+
+
+def test_auto_falls_back_when_an_engine_gives_wrong_answers(
+    orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    build(exported, options.cache)
+    orin.fail("wrong")
+    backend = opened_automatically(exported, options.cache).backend
+    assert backend.name == "onnxruntime"
+    assert "not to be trusted" in backend.reason
+
+
+# ------------------------------------------------------------------------------ signatures
+
+
+def test_every_call_that_the_code_makes_was_checked_against_the_recorded_signatures(
+    exported: Bundle, tmp_path: Path
+) -> None:
+    # The emulator binds each call to the signature of its version. So it is enough that the
+    # whole path, run above, has called whatever the source names.
+    called: set[str] = set()
+    for version in VERSIONS:
+        tensorrt_api.load.cache_clear()
+        with Emulator(version) as device:
+            target = target_of(version)
+            for refit in ("identical", "any"):
+                build(exported, tmp_path / refit, target=target, refit=refit)
+            chosen = EngineOptions(backend=target, cache=tmp_path / "identical", resident="one")
+            with open_engines(exported, chosen) as engines:
+                assert engines.new_ring is not None
+                with engines.new_ring(4) as ring:
+                    engines[4].infer(ring.gather(np.arange(4)))
+            called |= {name.partition(".")[2] for name in device.calls}
+            methods = device.methods
+    named = set()
+    for file in (
+        "export/tensorrt_plan.py",
+        "runtime/tensorrt_engine.py",
+        "runtime/tensorrt_group.py",
+        "ffn_edge/gpu.py",
+        "ffn_edge/tensorrt_api.py",
+    ):
+        tree = ast.parse((ROOT / file).read_text())
+        named |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    # What only errors reach is called by the tests of those errors.
+    on_errors = {"get_error", "node", "node_operator", "desc", "num_errors"}
+    assert (named & methods) - on_errors <= called

@@ -1,0 +1,43 @@
+"""What a Jetson says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ffn_edge.jetson import board_model, l4t_release
+
+LINES = {
+    "36.4.3": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, "
+    "DATE: Wed Jan  8 01:49:37 UTC 2025",
+    "35.4.1": "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64, "
+    "DATE: Tue Aug  1 19:57:35 UTC 2023",
+    "38.2": "# R38 (release), REVISION: 2, GCID: 1, BOARD: generic",
+}
+
+
+@pytest.mark.parametrize("release", LINES)
+def test_the_release_of_jetson_linux_is_read(release: str, tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").write_text(LINES[release] + "\n# KERNEL_VARIANT: oot\n")
+    assert l4t_release(tmp_path) == release
+
+
+@pytest.mark.parametrize("text", ["", "Ubuntu 22.04\n"])
+def test_a_file_that_says_nothing_is_no_release(text: str, tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").write_text(text)
+    assert l4t_release(tmp_path) is None
+
+
+def test_another_machine_is_no_jetson(tmp_path: Path) -> None:
+    assert l4t_release(tmp_path) is None
+    assert board_model(tmp_path) is None
+
+
+def test_the_board_is_named_without_the_zero_at_its_end(tmp_path: Path) -> None:
+    (tmp_path / "proc/device-tree").mkdir(parents=True)
+    name = "NVIDIA Jetson Orin Nano Developer Kit"
+    (tmp_path / "proc/device-tree/model").write_bytes(name.encode() + b"\0")
+    assert board_model(tmp_path) == name

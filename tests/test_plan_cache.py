@@ -1,0 +1,251 @@
+"""The cache of plans: found by what they depend on, whole or refused, built by one at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ffn_edge.bundle import FileRecord
+from ffn_edge.errors import EngineError
+from ffn_edge.plan_cache import Plan, PlanCache, PlanKey, PlanWeight, Sidecar, default_folder
+
+KEY = PlanKey(
+    target="tensorrt",
+    tensorrt_version="10.3.0",
+    sm="87",
+    l4t="36.4.3",
+    precision="fp16",
+    refit="identical",
+    architecture="tsm_tiny",
+    frames=4,
+    graph_sha256="a" * 64,
+    composed_sha256="b" * 64,
+)
+CONSTANT = PlanWeight(
+    name="scale", dtype="float32", count=2, source="constant", values=(0.1, 1e-30)
+)
+
+
+def store(cache: PlanCache, key: PlanKey = KEY, data: bytes = b"plan") -> Plan:
+    sidecar = Sidecar(
+        key=key,
+        gpu="Orin",
+        flags=("STRIP_PLAN",),
+        weights=(CONSTANT,),
+        plan=FileRecord(bytes=0, sha256=""),
+        build_seconds=1.25,
+        created="2026-01-01T00:00:00+00:00",
+        producer="ffn-edge",
+    )
+    with cache.lock(), cache.workplace() as folder:
+        (folder / "plan").write_bytes(data)
+        return cache.store(sidecar, folder / "plan")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> PlanCache:
+    return PlanCache(tmp_path / "cache")
+
+
+def test_what_was_stored_is_found_again_value_for_value(cache: PlanCache) -> None:
+    stored = store(cache)
+
+    found = PlanCache(cache.folder).find(KEY)
+
+    assert found == stored
+    assert found is not None
+    assert found.read() == b"plan"
+    assert found.sidecar.weights == (CONSTANT,)
+    left = sorted(path.suffix for path in cache.folder.iterdir())
+    assert left == ["", ".json", ".plan"]  # the lock, and nothing of the build
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(PlanKey)])
+def test_a_plan_is_found_only_by_all_that_it_depends_on(field: str, cache: PlanCache) -> None:
+    store(cache)
+    other = dataclasses.replace(KEY, **{field: 8 if field == "frames" else "other"})
+
+    assert cache.find(other) is None
+
+
+def test_an_empty_cache_finds_nothing_and_makes_nothing(cache: PlanCache) -> None:
+    assert cache.find(KEY) is None
+    assert list(cache.sidecars()) == []
+    assert not cache.folder.exists()
+
+
+def empty(plan: Path, sidecar: Path) -> None:
+    plan.write_bytes(b"")
+
+
+def truncate(plan: Path, sidecar: Path) -> None:
+    plan.write_bytes(plan.read_bytes()[:-1])
+
+
+def alter(plan: Path, sidecar: Path) -> None:
+    plan.write_bytes(b"PLAN")
+
+
+def remove_plan(plan: Path, sidecar: Path) -> None:
+    plan.unlink()
+
+
+def remove_sidecar(plan: Path, sidecar: Path) -> None:
+    sidecar.unlink()
+
+
+def edit(plan: Path, sidecar: Path) -> None:
+    sidecar.write_text(sidecar.read_text().replace('"sm": "87"', '"sm": "110"'))
+
+
+def drop_its_hash(plan: Path, sidecar: Path) -> None:
+    fields = json.loads(sidecar.read_text())
+    del fields["sha256"]
+    sidecar.write_text(json.dumps(fields))
+
+
+def garble(plan: Path, sidecar: Path) -> None:
+    sidecar.write_bytes(b"\xff\xfe\x00")
+
+
+def another_schema(plan: Path, sidecar: Path) -> None:
+    sidecar.write_text(sidecar.read_text().replace('"schema_version": 1', '"schema_version": 9', 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (empty, "has 0 bytes"),
+        (truncate, "has 3 bytes; the manifest says 4"),
+        (alter, "was altered"),
+        (remove_plan, "is missing"),
+        (remove_sidecar, "the sidecar of a plan, is missing"),
+        (edit, "was edited"),
+        (drop_its_hash, "was edited"),
+        (garble, "cannot be read"),
+        (another_schema, "schema version 9; this release reads 1"),
+    ],
+)
+def test_a_damaged_plan_is_refused_before_tensorrt_sees_it(
+    damage: Callable[[Path, Path], None], message: str, cache: PlanCache
+) -> None:
+    path = store(cache).path
+    damage(path, path.with_suffix(".json"))
+
+    with pytest.raises(EngineError, match=message) as caught:
+        cache.find(KEY)
+
+    assert "ffn-edge build" in caught.value.hint
+
+
+def test_a_sidecar_under_another_name_is_refused(cache: PlanCache) -> None:
+    path = store(cache).path
+    other = dataclasses.replace(KEY, tensorrt_version="10.13.3")
+    path.rename(cache.folder / f"{other.name}.plan")
+    path.with_suffix(".json").rename(cache.folder / f"{other.name}.json")
+
+    with pytest.raises(EngineError, match="belongs to another plan"):
+        cache.find(other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tensorrt_version": "10.13.3"}, "of TensorRT 10.3.0; this is 10.13.3"),
+        ({"sm": "110"}, "for a GPU of SM 87; this one has SM 110"),
+        ({"l4t": "38.2"}, "of L4T 36.4.3; this is 38.2"),
+        ({"precision": "fp32"}, "in fp16, not fp32"),
+        ({"graph_sha256": "c" * 64}, "the bundle was exported anew since"),
+        ({"composed_sha256": "c" * 64}, "--refit any"),
+        ({"target": "rtx"}, "for tensorrt, not rtx"),
+        ({"frames": 8}, "no engine for 8 frames was built in"),
+        ({"architecture": "tsm_resnet50"}, "no engine for 4 frames was built in"),
+    ],
+)
+def test_what_comes_nearest_says_why_it_does_not_fit(
+    changes: dict[str, object], said: str, cache: PlanCache
+) -> None:
+    store(cache)
+    store(cache, dataclasses.replace(KEY, tensorrt_version="8.6.1", sm="53"))
+
+    assert said in cache.nearest([dataclasses.replace(KEY, **changes)])
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(EngineError, match="cannot be written") as caught,
+        PlanCache(tmp_path / "file").lock(),
+    ):
+        pass
+    assert "--cache" in caught.value.hint
+
+
+def test_a_second_build_waits_for_the_first(cache: PlanCache) -> None:
+    waited = threading.Event()
+    order: list[str] = []
+
+    def second() -> None:
+        with PlanCache(cache.folder).lock(waited.set):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with cache.lock():
+        thread.start()
+        assert waited.wait(timeout=10)
+        order.append("first")
+    thread.join(timeout=10)
+
+    assert order == ["first", "second"]
+
+
+_HOLDS_THE_LOCK = """
+import sys, time
+from pathlib import Path
+from ffn_edge.plan_cache import PlanCache
+cache = PlanCache(Path(sys.argv[1]))
+with cache.lock(), cache.workplace() as folder:
+    (folder / "half.plan").write_bytes(b"half")
+    print("building", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_build_that_is_killed_leaves_neither_a_lock_nor_a_half_plan(cache: PlanCache) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLDS_THE_LOCK, str(cache.folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process, process.stdout:
+        assert process.stdout.readline() == "building\n"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(timeout=10)
+        assert list(cache.folder.glob(".build-*/half.plan"))
+        start = time.monotonic()
+        stored = store(cache)
+        assert time.monotonic() - start < 10
+
+    assert cache.find(KEY) == stored
+    assert not list(cache.folder.glob(".build-*"))
+
+
+def test_the_default_folder_follows_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("FFN_EDGE_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "ffn-edge"
+    monkeypatch.setenv("FFN_EDGE_CACHE", str(tmp_path / "mine"))
+    assert default_folder() == tmp_path / "mine"
