@@ -48,7 +48,6 @@ def build_fields(built: Sequence[Built]) -> list[dict[str, Any]]:
             "bytes": each.plan.sidecar.plan.bytes,
             "reused": each.reused,
             "build_seconds": each.plan.sidecar.build_seconds,
-            "gpu": each.plan.sidecar.gpu,
             "flags": list(each.plan.sidecar.flags),
             **dataclasses.asdict(each.plan.sidecar.key),
         }
@@ -59,7 +58,7 @@ def build_fields(built: Sequence[Built]) -> list[dict[str, Any]]:
 def build_table(built: Sequence[Built]) -> Table:
     """Return what was built as a table for the terminal."""
     key = built[0].plan.sidecar.key
-    where = "any RTX GPU" if key.sm == "any" else f"{built[0].plan.sidecar.gpu}, SM {key.sm}"
+    where = "any RTX GPU" if key.sm == "any" else f"{key.gpu}, SM {key.sm}"
     table = Table(title=f"{key.architecture} in {key.precision} for {where}", min_width=60)
     for heading in ("frames", "engine", "built in", ""):
         table.add_column(heading, justify="right")

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,6 +32,7 @@ from ffn_edge.errors import EngineError, ExportError
 from ffn_edge.export.composed_graph import read_by_nodes, rewired
 from ffn_edge.export.half_precision import half, in_half
 from ffn_edge.gpu import Gpu, find_gpu
+from ffn_edge.known_answer import known_logits
 from ffn_edge.plan_cache import Plan, PlanCache, PlanWeight, Sidecar, plan_key
 from ffn_edge.tensorrt_api import Api, Target, is_out_of_memory, load
 
@@ -96,6 +97,8 @@ def build_plans(
     """
     api = load(options.target)
     gpu = None if api.plan_fits_any_gpu and not _has_gpu() else find_gpu()
+    for frames in bundle.manifest.frame_counts:
+        known_logits(bundle.tensors(), frames)  # without, no engine would be trusted
     built = []
     for frames in bundle.manifest.frame_counts:
         with cache.lock(lambda: say("waiting for another build in this cache")):
@@ -141,7 +144,6 @@ def _build(
         flags = _build_plan(api, gpu, folder, options, refit, cache, progress)
         sidecar = Sidecar(
             key=key,
-            gpu="any" if api.plan_fits_any_gpu else gpu.name if gpu else "none",
             flags=flags,
             weights=weights,
             plan=FileRecord(bytes=0, sha256=""),
@@ -263,7 +265,7 @@ def _build_plan(
     """Build the graph in `folder` into a plan beside it; return the builder's flags by name."""
     trt = api.module
     api.errors()
-    builder = trt.Builder(api.log)
+    builder = api.make("Builder", api.log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, api.log)
     if not parser.parse_from_file(str(folder / _GRAPH)):
@@ -284,14 +286,15 @@ def _build_plan(
         monitor = _monitor(trt, progress, stopped)
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
-        if plan is None and stopped.is_set():
-            raise KeyboardInterrupt
+    if stopped.is_set():  # also if it came too late to cancel this one
+        raise KeyboardInterrupt
     if plan is None or plan.nbytes == 0:
         raise _build_error(api, options)
     with open(folder / _PLAN, "wb") as file:
         file.write(memoryview(plan))
     if timings is not None:
-        with atomic_file(timings) as temporary:
+        # A failure makes the next build slower, and no more.
+        with suppress(OSError), atomic_file(timings) as temporary:
             temporary.write_bytes(memoryview(config.get_timing_cache().serialize()))
     return names
 

@@ -53,3 +53,7 @@ class BundleError(FfnEdgeError):
 
 class EngineError(FfnEdgeError):
     """An inference engine that cannot be opened or used on this machine."""
+
+
+class OutOfMemoryError(EngineError):
+    """The device, or its host, has too little memory left."""

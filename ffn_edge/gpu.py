@@ -19,13 +19,9 @@ from typing import Any
 import numpy.typing as npt
 
 from ffn_edge.compose import Array
-from ffn_edge.errors import EngineError
+from ffn_edge.errors import EngineError, OutOfMemoryError
 
 _ALIGNMENT = 256  # of device addresses, as cuMemAlloc gives them
-
-
-class OutOfMemoryError(EngineError):
-    """The device, or its host, has too little memory left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +113,7 @@ class Device:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._stream is not None:
-            self._quietly(self._stream.synchronize)
+        self.settle()
         for allocation in reversed(self._allocations):
             self._quietly(allocation.free)
         self._allocations.clear()
@@ -161,7 +156,10 @@ class Device:
         return array
 
     def upload(self, address: int, array: Array) -> None:
-        """Copy a contiguous host array to the device, and wait."""
+        """Copy a contiguous host array to the device.
+
+        The array may be changed afterwards; that the bytes have arrived, `wait_for_all` tells.
+        """
         with self.errors("copy to the device"):
             self._cuda.memcpy_htod(address, array)
 
@@ -193,6 +191,20 @@ class Device:
         """
         with self.errors("run on the device"):
             self._stream.synchronize()
+
+    def wait_for_all(self) -> None:
+        """Wait for every stream of the device, the one of plain copies among them.
+
+        Raises:
+            EngineError: something failed.
+        """
+        with self.errors("run on the device"):
+            self._context.synchronize()
+
+    def settle(self) -> None:
+        """Wait for the stream, whatever became of what is on it: before things are released."""
+        if self._stream is not None:
+            self._quietly(self._stream.synchronize)
 
     def start_clock(self) -> None:
         """Mark on the stream where a measured piece of work begins."""

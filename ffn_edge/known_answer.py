@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ffn_edge.bundle import InputContract
 from ffn_edge.compose import Array, vector_name
-from ffn_edge.errors import BundleError
+from ffn_edge.errors import EngineError
 
 # Largest |Δlogit| / |logit| of a clip against the stored answer, by the precision of the engine.
 # float32: TensorRT multiplies in TF32 where the GPU can (10 bits of mantissa, 1e-3) and adds up
@@ -48,10 +48,10 @@ def known_logits(tensors: Mapping[str, Array], frames: int) -> npt.NDArray[np.fl
     """Return the stored logits: float32 (2, N, classes).
 
     Raises:
-        BundleError: the bundle has none.
+        EngineError: the bundle has none.
     """
     if answer_name(frames) not in tensors:
-        raise BundleError(
+        raise EngineError(
             f"the bundle holds no known answer for {frames} frames",
             "it was exported by an older release: export it again with `ffn-edge export`.",
         )

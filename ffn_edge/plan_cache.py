@@ -32,6 +32,9 @@ from ffn_edge.jetson import l4t_release
 from ffn_edge.tensorrt_api import Api
 
 SCHEMA_VERSION = 1
+# To be raised by a change of `export/composed_graph.py`, `export/half_precision.py` or
+# `export/tensorrt_plan.py` that makes other engines of the same bundle.
+RECIPE = 1
 PRECISIONS = ("fp16", "fp32")
 REFITS = ("identical", "any", "none")
 # What a build leaves behind when it is killed, and the next one removes.
@@ -57,6 +60,7 @@ class PlanKey:
         target: "tensorrt" or "rtx".
         tensorrt_version: plans are not portable between versions.
         sm: the GPU's architecture, such as "87"; "any" where the plan runs on all.
+        gpu: its name, or "any": TensorRT warns of plans from another model of one architecture.
         l4t: the Jetson Linux release, or None.
         precision: "fp16" or "fp32".
         refit: "identical" weights only, "any" weights, or "none": the plan holds its weights.
@@ -64,11 +68,13 @@ class PlanKey:
         frames: T.
         graph_sha256: of the bundle's graph.
         composed_sha256: of the weights it was built with; None if any will do.
+        recipe: how this project turns a graph into what TensorRT parses; see `RECIPE`.
     """
 
     target: str
     tensorrt_version: str
     sm: str
+    gpu: str
     l4t: str | None
     precision: str
     refit: str
@@ -76,6 +82,7 @@ class PlanKey:
     frames: int
     graph_sha256: str
     composed_sha256: str | None
+    recipe: int = RECIPE
 
     @property
     def name(self) -> str:
@@ -99,10 +106,12 @@ def plan_key(
     """
     manifest = bundle.manifest
     sub_network = manifest.sub_networks[frames]
+    bound = None if api.plan_fits_any_gpu else gpu
     return PlanKey(
         target=api.target,
         tensorrt_version=api.version,
-        sm="any" if api.plan_fits_any_gpu or gpu is None else gpu.sm,
+        sm=bound.sm if bound else "any",
+        gpu=bound.name if bound else "any",
         l4t=l4t_release(),
         precision=precision,
         refit=refit,
@@ -139,7 +148,6 @@ class Sidecar:
 
     schema_version: int = SCHEMA_VERSION
     key: PlanKey
-    gpu: str
     flags: tuple[str, ...]
     weights: tuple[PlanWeight, ...]
     plan: FileRecord
@@ -174,7 +182,6 @@ class Sidecar:
         try:
             return cls(
                 key=PlanKey(**raw["key"]),
-                gpu=raw["gpu"],
                 flags=tuple(raw["flags"]),
                 weights=tuple(_weight(each) for each in raw["weights"]),
                 plan=FileRecord(**raw["plan"]),
@@ -239,6 +246,9 @@ class PlanCache:
         try:
             for leftover in self.folder.glob(f"{_UNFINISHED}*"):  # of a build that was killed
                 shutil.rmtree(leftover, ignore_errors=True)
+            for name in ("*.plan", "*.json", "*.cache"):  # of one that was killed while storing
+                for leftover in self.folder.glob(f".{name}"):
+                    leftover.unlink(missing_ok=True)
             yield
         finally:
             lock.release()
@@ -303,7 +313,7 @@ class PlanCache:
 
     def sidecars(self) -> Iterator[Sidecar]:
         """Yield all that can be read, for reports."""
-        for path in sorted(self.folder.glob("*.json")):
+        for path in sorted(self.folder.glob("[!.]*.json")):
             try:
                 yield _read_sidecar(path)
             except EngineError:
@@ -314,7 +324,8 @@ class PlanCache:
         best: list[str] | None = None
         for sidecar in self.sidecars():
             for key in keys:
-                if (sidecar.key.architecture, sidecar.key.frames) == (key.architecture, key.frames):
+                same = ("architecture", "frames", "refit")
+                if all(getattr(sidecar.key, each) == getattr(key, each) for each in same):
                     differences = _differences(sidecar.key, key)
                     if best is None or len(differences) < len(best):
                         best = differences
@@ -334,20 +345,19 @@ def _differences(built: PlanKey, wanted: PlanKey) -> list[str]:
         "target": "for {0}, not {1}",
         "tensorrt_version": "of TensorRT {0}; this is {1}",
         "sm": "for a GPU of SM {0}; this one has SM {1}",
+        "gpu": "for {0}; this is {1}",
         "l4t": "of L4T {0}; this is {1}",
+        "recipe": "of another release of ffn-edge",
         "precision": "in {0}, not {1}",
         "graph_sha256": "of another graph: the bundle was exported anew since",
         "composed_sha256": "of other weights: the bundle's weights changed since (build again, or "
         "build once with --refit any for weights that will change)",
     }
-    if "any" in (built.refit, wanted.refit) or built.refit != wanted.refit:
-        pairs.pop("composed_sha256")
-    differences = [
+    return [
         text.format(getattr(built, field), getattr(wanted, field))
         for field, text in pairs.items()
         if getattr(built, field) != getattr(wanted, field)
     ]
-    return differences or [f"built for --refit {built.refit}"]
 
 
 def _read_sidecar(path: Path) -> Sidecar:
@@ -374,6 +384,8 @@ def _written(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.filename and not str(error.filename).startswith(str(folder)):
+            raise  # of another file
         raise EngineError(
             f"the cache {folder} cannot be written: {error.strerror or error}",
             "free space on the disk, or name another folder with --cache or FFN_EDGE_CACHE.",

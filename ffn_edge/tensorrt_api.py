@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
-from ffn_edge.errors import EngineError
+from ffn_edge.errors import EngineError, OutOfMemoryError
 
 Target = Literal["tensorrt", "rtx"]
 _OLDEST = (10, 3)  # has all that is used here
@@ -56,6 +56,23 @@ class Api:
         RTX compiles its kernels when the engine is first used.
         """
         return self.target == "rtx"
+
+    def make(self, name: str, *arguments: Any) -> Any:
+        """Return a new object of one of TensorRT's classes, such as a Runtime.
+
+        Raises:
+            EngineError: TensorRT cannot make it. Its bindings know but a TypeError for that.
+        """
+        self.errors()
+        try:
+            return getattr(self.module, name)(*arguments)
+        except TypeError as error:
+            message = f"TensorRT {self.version} cannot make a {name}: {self.errors() or error}"
+            if is_out_of_memory(message):
+                raise OutOfMemoryError(message, "end other programs.") from error
+            raise EngineError(
+                message, "the driver may be older than this TensorRT needs; see `ffn-edge doctor`."
+            ) from error
 
     def errors(self) -> str:
         """Return what TensorRT has complained of since the last call, and forget it."""

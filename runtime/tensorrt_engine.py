@@ -3,7 +3,8 @@
     plan ─ deserialise ─ refit: compose layer by layer, upload, hand over ─ context ─ infer
 
 The composed weights go to the device one layer at a time and are handed to the refitter there,
-so host memory never holds a second model. Engines that run one at a time share their scratch
+so host memory never holds a second model. Device memory does, until the refit ends; on a Jetson
+both are the same chips. Engines that run one at a time share their scratch
 memory, their input and their output; `tensorrt_group` owns those.
 
 Legend: N clips of T frames, H x W pixels.
@@ -21,8 +22,8 @@ import numpy.typing as npt
 
 from ffn_edge.bundle import Manifest, WeightFile
 from ffn_edge.compose import Array, ComposedHash, blocks, compose
-from ffn_edge.errors import EngineError
-from ffn_edge.gpu import Device, OutOfMemoryError, aligned
+from ffn_edge.errors import EngineError, OutOfMemoryError
+from ffn_edge.gpu import Device, aligned
 from ffn_edge.plan_cache import Plan, PlanWeight
 from ffn_edge.runtime.clip_buffer import Clip, PlacedClip
 from ffn_edge.tensorrt_api import Api, is_out_of_memory
@@ -120,7 +121,7 @@ class TensorRTEngine:
         """
         self._api.errors()
         try:
-            self._runtime = self._api.module.Runtime(self._api.log)
+            self._runtime = self._api.make("Runtime", self._api.log)
             self._engine = self._runtime.deserialize_cuda_engine(self._plan.read())
             if self._engine is None:
                 raise self._failure("cannot load the plan")
@@ -162,7 +163,8 @@ class TensorRTEngine:
     def infer(self, frames: Clip) -> npt.NDArray[np.float32]:
         """Classify clips: uint8 (N, T, H, W, 3), RGB, or placed by a ring -> float32 (N, classes).
 
-        `device_ms` is then how long the device took, copies included.
+        `device_ms` is then how long the device took, copies included, and the loading of the
+        engine if that was necessary.
 
         Raises:
             EngineError: `frames` has another shape or type, or the device failed.
@@ -218,11 +220,11 @@ class TensorRTEngine:
             EngineError: a weight is missing or of another kind, or the weights are not those that
                 the plan was built with.
         """
-        trt, key = self._api.module, self._plan.sidecar.key
-        self._refitter = refitter = trt.Refitter(self._engine, self._api.log)
+        key = self._plan.sidecar.key
+        self._refitter = self._api.make("Refitter", self._engine, self._api.log)
         # Identical weights were valid when the plan was built, and the hash tells identity.
-        refitter.weights_validation = key.refit == "any"
-        wanted = set(refitter.get_all_weights())
+        self._refitter.weights_validation = key.refit == "any"
+        wanted = set(self._refitter.get_all_weights())
         sizes = {weight.name: _bytes(weight) for weight in self._plan.sidecar.weights}
         # Handed-over weights must outlive the refit: one allocation for all of them.
         arena = self._device.allocate(sum(aligned(sizes[name]) for name in wanted & set(sizes)))
@@ -235,17 +237,18 @@ class TensorRTEngine:
                     self._hand_over(weight, values, address)
                     wanted.discard(weight.name)
                 del values  # before the next is composed
-            missing = sorted(wanted | set(refitter.get_missing_weights()))
+            missing = sorted(wanted | set(self._refitter.get_missing_weights()))
             if missing:
                 raise EngineError(
                     f"the bundle has no weights for {', '.join(missing[:10])}"
                     f"{' and others' if len(missing) > 10 else ''} of {self._plan.path}",
                     _REBUILD,
                 )
-            if not refitter.refit_cuda_engine():
+            self._device.wait_for_all()  # TensorRT reads the weights on a stream of its own
+            if not self._refitter.refit_cuda_engine():
                 raise self._failure("did not take the weights")
         finally:
-            self._refitter = refitter = None
+            self._refitter = None
             self._device.free(arena)
 
     def _weights(self) -> Iterator[tuple[PlanWeight, Array]]:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.errors import EngineError
-from ffn_edge.gpu import Device, Gpu, OutOfMemoryError
+from ffn_edge.errors import EngineError, OutOfMemoryError
+from ffn_edge.gpu import Device, Gpu
 from ffn_edge.known_answer import TOLERANCES, fault, known_clips, known_logits
-from ffn_edge.plan_cache import PRECISIONS, REFITS, Plan, PlanCache, plan_key
+from ffn_edge.plan_cache import PRECISIONS, REFITS, Plan, PlanCache, default_folder, plan_key
 from ffn_edge.runtime.clip_buffer import Ring
 from ffn_edge.runtime.device_ring import DeviceRing
 from ffn_edge.runtime.tensorrt_engine import EngineMemory, TensorRTEngine
@@ -159,6 +159,7 @@ class TensorRTGroup:
 
     def _close(self) -> None:
         """Release in order: engines, memory, the device."""
+        self._device.settle()  # to destroy what still runs is undefined
         for engine in self.engines.values():
             engine.__exit__(None, None, None)
         self._memory = None
@@ -194,10 +195,14 @@ class TensorRTGroup:
             plan = self._cache.find(key)
             if plan is not None:
                 return plan
-        target = "" if self._target == "tensorrt" else f" --target {self._target}"
+        choices = "" if self._target == "tensorrt" else f" --target {self._target}"
+        if self._wanted_precision:
+            choices += f" --precision {self._wanted_precision}"
+        if self._cache.folder != default_folder():
+            choices += f" --cache {self._cache.folder}"
         raise _NotBuiltError(
             self._cache.nearest(keys),
-            f"build on this machine: ffn-edge build {self._bundle.path}{target}",
+            f"build on this machine: ffn-edge build {self._bundle.path}{choices}",
         )
 
     def _make_ready(self, engine: TensorRTEngine) -> None:
@@ -208,7 +213,11 @@ class TensorRTGroup:
         for other in self.engines.values():
             other.__exit__(None, None, None)
         engine.__enter__()
-        self._share_scratch()
+        try:
+            self._share_scratch()
+        except BaseException:  # without scratch memory it must not count as open
+            engine.__exit__(None, None, None)
+            raise
 
     def _share_scratch(self) -> None:
         """Give every open engine the same scratch memory, as large as any of them needs."""
@@ -217,7 +226,7 @@ class TensorRTGroup:
         if self._scratch is None or needed > self._scratch_bytes:
             if self._scratch is not None:
                 self._device.free(self._scratch)
-                self._scratch = None
+                self._scratch, self._scratch_bytes = None, 0
             self._scratch = self._device.allocate(needed)
             self._scratch_bytes = needed
         for engine in loaded:
@@ -241,6 +250,7 @@ class TensorRTGroup:
         if self.resident == "one":
             return False
         self._keep_one(None)
+        self._device.settle()
         for engine in self.engines.values():
             engine.__exit__(None, None, None)
         return True

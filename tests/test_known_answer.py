@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ffn_edge.bundle import Bundle, InputContract
-from ffn_edge.errors import BundleError
+from ffn_edge.errors import EngineError
 from ffn_edge.known_answer import TOLERANCES, fault, known_clips, known_logits
 from ffn_edge.network import FrameFlexibleNetwork
 
@@ -54,7 +54,7 @@ def test_a_bundle_holds_the_answers_of_its_network(
 
 
 def test_a_bundle_without_answers_is_to_be_exported_again() -> None:
-    with pytest.raises(BundleError, match="no known answer for 4 frames") as caught:
+    with pytest.raises(EngineError, match="no known answer for 4 frames") as caught:
         known_logits({}, 4)
     assert "export it again" in caught.value.hint
 

@@ -23,6 +23,7 @@ KEY = PlanKey(
     target="tensorrt",
     tensorrt_version="10.3.0",
     sm="87",
+    gpu="Orin",
     l4t="36.4.3",
     precision="fp16",
     refit="identical",
@@ -39,7 +40,6 @@ CONSTANT = PlanWeight(
 def store(cache: PlanCache, key: PlanKey = KEY, data: bytes = b"plan") -> Plan:
     sidecar = Sidecar(
         key=key,
-        gpu="Orin",
         flags=("STRIP_PLAN",),
         weights=(CONSTANT,),
         plan=FileRecord(bytes=0, sha256=""),
@@ -73,7 +73,7 @@ def test_what_was_stored_is_found_again_value_for_value(cache: PlanCache) -> Non
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(PlanKey)])
 def test_a_plan_is_found_only_by_all_that_it_depends_on(field: str, cache: PlanCache) -> None:
     store(cache)
-    other = dataclasses.replace(KEY, **{field: 8 if field == "frames" else "other"})
+    other = dataclasses.replace(KEY, **{field: 8 if field in ("frames", "recipe") else "other"})
 
     assert cache.find(other) is None
 
@@ -163,6 +163,8 @@ def test_a_sidecar_under_another_name_is_refused(cache: PlanCache) -> None:
     [
         ({"tensorrt_version": "10.13.3"}, "of TensorRT 10.3.0; this is 10.13.3"),
         ({"sm": "110"}, "for a GPU of SM 87; this one has SM 110"),
+        ({"gpu": "AGX Orin"}, "for Orin; this is AGX Orin"),
+        ({"recipe": 2}, "of another release of ffn-edge"),
         ({"l4t": "38.2"}, "of L4T 36.4.3; this is 38.2"),
         ({"precision": "fp32"}, "in fp16, not fp32"),
         ({"graph_sha256": "c" * 64}, "the bundle was exported anew since"),
@@ -179,6 +181,33 @@ def test_what_comes_nearest_says_why_it_does_not_fit(
     store(cache, dataclasses.replace(KEY, tensorrt_version="8.6.1", sm="53"))
 
     assert said in cache.nearest([dataclasses.replace(KEY, **changes)])
+
+
+def test_plans_with_their_weights_inside_say_that_those_changed(cache: PlanCache) -> None:
+    store(cache, dataclasses.replace(KEY, refit="none"))
+    wanted = dataclasses.replace(KEY, composed_sha256="c" * 64)
+    keys = [dataclasses.replace(wanted, refit=refit) for refit in ("identical", "none")]
+    assert "of other weights" in cache.nearest(keys)
+
+
+def test_what_was_half_stored_when_a_build_was_killed_is_swept_and_never_read(
+    cache: PlanCache,
+) -> None:
+    stored = store(cache)
+    sidecar = stored.path.with_suffix(".json").read_text()
+    leftovers = [cache.folder / f".half-{name}" for name in ("a.json", "b.plan", "c.cache")]
+    for leftover in leftovers:
+        leftover.write_text(sidecar)
+    assert len(list(cache.sidecars())) == 1
+    with cache.lock():
+        pass
+    assert not any(leftover.exists() for leftover in leftovers)
+    assert cache.find(KEY) == stored
+
+
+def test_an_error_elsewhere_is_not_blamed_on_the_cache(cache: PlanCache, tmp_path: Path) -> None:
+    with cache.lock(), pytest.raises(FileNotFoundError), cache.workplace():
+        (tmp_path / "bundle.onnx").read_bytes()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def _plan_line(
     key = sidecar.key
     name = f"{key.architecture}, {key.frames} frames, {key.precision}"
     product = PRODUCTS.get(key.target, key.target)
-    gpu = "any GPU" if key.sm == "any" else f"{sidecar.gpu} (SM {key.sm})"
+    gpu = "any GPU" if key.sm == "any" else f"{key.gpu} (SM {key.sm})"
     found = f"{product} {key.tensorrt_version}, {gpu}, {sidecar.plan.bytes / 1e6:.1f} MB"
     if isinstance(plan, Failure):
         return Line(name, f"{found}; {plan.message}", "problem", plan.remedy)

@@ -249,6 +249,19 @@ def test_two_processes_build_into_one_cache_and_each_plan_once(
     assert [sum(each) for each in zip(*reused, strict=True)] == [1, 1]
 
 
+def test_an_interruption_that_comes_too_late_to_cancel_a_build_ends_it_all_the_same(
+    exported: Bundle, cache: PlanCache
+) -> None:
+    def progress(phase: str, done: int, total: int) -> None:
+        # The last that TensorRT reports: nothing asks any more whether to go on.
+        if phase == "Building engine" and done == total:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        build_plans(exported, cache, RTX["fp16"], progress=progress)
+    assert [path.name for path in cache.folder.iterdir()] == ["lock"]
+
+
 _INTERRUPTED = """
 import os, signal, sys
 from pathlib import Path

@@ -198,7 +198,7 @@ def store_plan(cache: PlanCache, bundle: Bundle, frames: int, **changes: object)
     key = dataclasses.replace(key, l4t="36.4.3")
     sidecar = Sidecar(
         key=dataclasses.replace(key, **changes),  # type: ignore[arg-type]
-        gpu="Orin", flags=(), weights=(), plan=FileRecord(bytes=0, sha256=""), build_seconds=1.0,
+        flags=(), weights=(), plan=FileRecord(bytes=0, sha256=""), build_seconds=1.0,
         created="2026-01-01", producer="the tests",
     )  # fmt: skip
     with cache.lock(), cache.workplace() as folder:

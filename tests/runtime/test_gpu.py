@@ -1,11 +1,14 @@
 """On a real GPU with TensorRT: the checks of `test_tensorrt`, as far as a real device can fail.
 
-    python -m pytest -m gpu
+    python -m pytest -m gpu    # on a PC with PyTorch; on a Jetson:
+    FFN_EDGE_TEST_BUNDLE=bundle python -m pytest --noconftest tests/runtime/test_gpu.py
 
 Skipped without a device. Not yet run on one.
 """
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 import onnxruntime
@@ -20,6 +23,14 @@ from ffn_edge.runtime.engine import EngineOptions, open_engines
 from ffn_edge.tensorrt_api import Target, is_installed, load
 
 pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def tested(request: pytest.FixtureRequest) -> Bundle:
+    """The bundle that the user names, since a Jetson has no PyTorch to export one."""
+    named = os.environ.get("FFN_EDGE_TEST_BUNDLE")
+    bundle: Bundle = Bundle.load(named) if named else request.getfixturevalue("exported")
+    return bundle
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +49,13 @@ def target() -> Target:
 def options(
     request: pytest.FixtureRequest,
     target: Target,
-    exported: Bundle,
+    tested: Bundle,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> EngineOptions:
     """Engines that were built here, in either precision."""
     folder = tmp_path_factory.mktemp("cache")
     choice = BuildOptions(target=target, precision=request.param)
-    build_plans(exported, PlanCache(folder), choice)
+    build_plans(tested, PlanCache(folder), choice)
     return EngineOptions(backend=target, cache=folder, precision=request.param)
 
 
@@ -55,7 +66,7 @@ def clip_of(bundle: Bundle, frames: int) -> np.ndarray:
 
 @pytest.mark.parametrize("resident", ["all", "one"])
 def test_engines_give_what_onnx_runtime_gives(
-    resident: str, options: EngineOptions, exported: Bundle
+    resident: str, options: EngineOptions, tested: Bundle
 ) -> None:
     chosen = EngineOptions(
         backend=options.backend,
@@ -63,11 +74,12 @@ def test_engines_give_what_onnx_runtime_gives(
         precision=options.precision,
         resident=resident,
     )
-    with open_engines(exported, chosen) as engines:
-        for frames in (2, 4, 2):
-            clip = clip_of(exported, frames)
+    with open_engines(tested, chosen) as engines:
+        counts = tested.manifest.frame_counts
+        for frames in (*counts, counts[0]):
+            clip = clip_of(tested, frames)
             session = onnxruntime.InferenceSession(
-                str(exported.graph_path(frames)), providers=["CPUExecutionProvider"]
+                str(tested.graph_path(frames)), providers=["CPUExecutionProvider"]
             )
             expected = session.run(None, {"frames": clip})[0]
             logits = engines[frames].infer(clip)
@@ -79,30 +91,32 @@ def test_engines_give_what_onnx_runtime_gives(
 
 
 def test_a_ring_on_the_device_gives_what_the_host_gives(
-    options: EngineOptions, exported: Bundle
+    options: EngineOptions, tested: Bundle
 ) -> None:
-    clip = clip_of(exported, 4)
-    with open_engines(exported, options) as engines:
+    most = max(tested.manifest.frame_counts)
+    clip = clip_of(tested, most)
+    with open_engines(tested, options) as engines:
         assert engines.new_ring is not None
-        expected = engines[4].infer(clip)
-        with engines.new_ring(6) as ring:
-            for row in range(4):
+        expected = engines[most].infer(clip)
+        with engines.new_ring(most + 2) as ring:
+            for row in range(most):
                 ring.store(row + 2, clip[0, row])
-            assert np.array_equal(engines[4].infer(ring.gather(np.arange(2, 6))), expected)
-            assert np.array_equal(engines[4].infer(ring.gather(np.arange(2, 6))), expected)
+            for _ in range(2):
+                placed = ring.gather(np.arange(2, most + 2))
+                assert np.array_equal(engines[most].infer(placed), expected)
 
 
-def test_closing_gives_the_device_memory_back(options: EngineOptions, exported: Bundle) -> None:
+def test_closing_gives_the_device_memory_back(options: EngineOptions, tested: Bundle) -> None:
     def free_bytes() -> int:
         import pycuda.driver
 
         with Device():
             return int(pycuda.driver.mem_get_info()[0])
 
-    with open_engines(exported, options):  # libraries load for the first time, and stay
+    with open_engines(tested, options):  # libraries load for the first time, and stay
         pass
     before = free_bytes()
     for _ in range(3):
-        with open_engines(exported, options):
+        with open_engines(tested, options):
             pass
     assert free_bytes() >= before - (8 << 20)

@@ -26,10 +26,9 @@ from click.testing import CliRunner, Result
 from ffn_edge import cli, network, tensorrt_api
 from ffn_edge.bundle import Bundle
 from ffn_edge.compose import compose
-from ffn_edge.errors import BundleError, EngineError, ExportError
+from ffn_edge.errors import EngineError, ExportError, OutOfMemoryError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.tensorrt_plan import BuildOptions, Built, build_plans, write_plan_graph
-from ffn_edge.gpu import OutOfMemoryError
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.plan_cache import PlanCache
@@ -352,6 +351,21 @@ def test_an_allocation_that_fails_falls_back_or_is_one_clear_error(
         assert any("one engine at a time" in line for line in said)
 
 
+@pytest.mark.parametrize("nth", range(1, 7))
+def test_nothing_is_left_on_the_device_while_the_error_is_in_hand(
+    nth: int, orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    # A traceback that held an engine would destroy it after its device.
+    build(exported, options.cache)
+    orin.fail("mem_alloc", nth=nth)
+    try:
+        with open_engines(exported, dataclasses.replace(options, resident="one")):
+            assert nth > orin.calls["driver.mem_alloc"]
+    except OutOfMemoryError:
+        held = [name for name in orin.alive if name not in ("Event", "Stream")]
+        assert held == []
+
+
 def test_memory_that_is_short_even_for_one_engine_is_one_clear_error(
     orin: Emulator, exported: Bundle, options: EngineOptions
 ) -> None:
@@ -591,7 +605,7 @@ def test_a_bundle_without_known_answers_is_to_be_exported_again(
     build(exported, options.cache)
     monkeypatch.setattr("ffn_edge.known_answer.answer_name", lambda frames: "nowhere")
     with (
-        pytest.raises(BundleError, match="no known answer for 2 frames"),
+        pytest.raises(EngineError, match="no known answer for 2 frames"),
         open_engines(exported, options),
     ):
         pass
@@ -720,6 +734,37 @@ def test_auto_falls_back_when_an_engine_gives_wrong_answers(
     backend = opened_automatically(exported, options.cache).backend
     assert backend.name == "onnxruntime"
     assert "not to be trusted" in backend.reason
+
+
+def test_a_runtime_that_cannot_be_made_is_an_error_and_auto_goes_on(
+    orin: Emulator, exported: Bundle, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(exported, options.cache)
+
+    def broken(*arguments: object) -> object:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(tensorrt_api.load("tensorrt").module, "Runtime", broken)
+    with (
+        pytest.raises(EngineError, match="cannot make a Runtime: pybind11") as caught,
+        open_engines(exported, options),
+    ):
+        pass
+    assert "driver" in caught.value.hint
+    assert opened_automatically(exported, options.cache).backend.name == "onnxruntime"
+
+
+def test_the_hint_names_what_was_asked_for(
+    orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    build(exported, options.cache, precision="fp16")
+    asked = dataclasses.replace(options, precision="fp32")
+    with (
+        pytest.raises(EngineError, match="in fp16, not fp32") as caught,
+        open_engines(exported, asked),
+    ):
+        pass
+    assert f"--precision fp32 --cache {options.cache}" in caught.value.hint
 
 
 # ------------------------------------------------------------------------------ signatures
