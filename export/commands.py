@@ -80,14 +80,14 @@ def export(
         Console().print(export_table(bundle))
 
 
-_SHIFTS = {None: 0, "B": 0, "KiB": 10, "MiB": 20, "GiB": 30}
+_SHIFTS = {"KiB": 10, "MiB": 20, "GiB": 30}
 
 
 def _size(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
-    """Read a number of bytes: 268435456, 256MiB or 1GiB."""
+    """Read a number of bytes: 256MiB or 1GiB."""
     if value is None:
         return None
-    match = re.fullmatch(r"([1-9]\d*)\s*(B|KiB|MiB|GiB)?", value)
+    match = re.fullmatch(r"([1-9]\d*)\s*(KiB|MiB|GiB)", value)
     if match is None:
         raise click.BadParameter(f"{value!r} is not a size; write 256MiB or 1GiB")
     return int(match[1]) << _SHIFTS[match[2]]
@@ -142,8 +142,9 @@ def build(
     """Build TensorRT engines, on the device.
 
     Once for each device: an engine fits one TensorRT version on one GPU architecture. Engines
-    that were built before are used again. They hold no weights; `ffn-edge run` fills them from
-    the bundle's weight file.
+    that were built before are used again, whatever --workspace says. They hold no weights (but
+    for RTX engines that are built without a GPU); `ffn-edge run` fills them from the bundle's
+    weight file.
 
     \b
     Examples:

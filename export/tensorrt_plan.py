@@ -99,6 +99,11 @@ def build_plans(
     gpu = None if api.plan_fits_any_gpu and not _has_gpu() else find_gpu()
     for frames in bundle.manifest.frame_counts:
         known_logits(bundle.tensors(), frames)  # without, no engine would be trusted
+    if gpu is None and options.refit == "any":
+        raise ExportError(
+            "without a GPU, TensorRT-RTX builds engines that hold their weights for good",
+            "leave out --refit any, or build where the GPU is.",
+        )
     built = []
     for frames in bundle.manifest.frame_counts:
         with cache.lock(lambda: say("waiting for another build in this cache")):

@@ -61,7 +61,7 @@ def _driver() -> ModuleType:
     except ModuleNotFoundError as error:
         raise EngineError(
             f"PyCUDA is not installed ({error})",
-            'pip install "ffn-edge[jetson]"; it is compiled here, so nvcc must be on the PATH '
+            "pip install pycuda; it is compiled here, so nvcc must be on the PATH "
             "(export PATH=/usr/local/cuda/bin:$PATH).",
         ) from error
     except ImportError as error:  # libcuda.so.1 comes with the driver

@@ -194,7 +194,11 @@ def _open_best(
         except EngineError as error:
             reasons.append(f"{target}: {error.message}")
     return _open_onnxruntime(
-        stack, bundle, wanted, options, "; ".join(reasons) or "TensorRT is not installed"
+        stack,
+        bundle,
+        wanted,
+        options,
+        "not TensorRT, as " + ("; ".join(reasons) or "it is not installed"),
     )
 
 

@@ -129,7 +129,10 @@ def _plan_line(
         return Line(name, f"{found}; {plan.message}", "problem", plan.remedy)
     misfit = _misfit(facts, key)
     if misfit:
-        remedy = f"of no use here: rm {cache.folder / key.name}.*"
+        if key.sm == "any":  # it was perhaps built here for another machine
+            remedy = "for a machine with an RTX GPU: copy the folder there."
+        else:
+            remedy = f"of no use here: rm {cache.folder / key.name}.*"
         return Line(name, f"{found}; does not fit: {misfit}", "note", remedy)
     if wanted is None:
         return Line(name, f"{found}; fits this machine")

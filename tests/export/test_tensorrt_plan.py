@@ -205,7 +205,7 @@ def test_the_command_prints_what_it_built(exported: Bundle, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("size", "enough"), [("1", False), ("64 KiB", False), ("64MiB", True), ("1GiB", True)]
+    ("size", "enough"), [("1KiB", False), ("64 KiB", False), ("64MiB", True), ("1GiB", True)]
 )
 def test_the_workspace_is_given_in_binary_units(
     size: str, enough: bool, exported: Bundle, tmp_path: Path
@@ -219,7 +219,7 @@ def test_the_workspace_is_given_in_binary_units(
         assert "larger --workspace" in done.exception.hint
 
 
-@pytest.mark.parametrize("size", ["0", "1GB", "-1", "much", "1.5GiB"])
+@pytest.mark.parametrize("size", ["0", "256", "1GB", "-1", "much", "1.5GiB"])
 def test_what_is_no_size_is_refused(size: str) -> None:
     done = CliRunner().invoke(build_command, ["bundle", "--workspace", size])
     assert done.exit_code == 2
@@ -313,6 +313,13 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(
     assert "--cache" in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in cache.folder.iterdir()] == ["lock"]
+
+
+def test_without_a_gpu_engines_for_any_weights_are_refused(
+    exported: Bundle, cache: PlanCache
+) -> None:
+    with pytest.raises(ExportError, match="hold their weights for good"):
+        build_plans(exported, cache, BuildOptions(target="rtx", refit="any"))
 
 
 def test_a_cache_that_cannot_be_written_is_named(exported: Bundle, tmp_path: Path) -> None:

@@ -689,7 +689,7 @@ def test_rtx_plans_that_hold_their_weights_run_without_a_refit(
     ("machine", "message", "hint"),
     [
         ({"gpu": None}, "PyCUDA cannot be loaded", "no NVIDIA driver"),
-        ({"pycuda": False}, "PyCUDA is not installed", "ffn-edge[jetson]"),
+        ({"pycuda": False}, "PyCUDA is not installed", "pip install pycuda"),
         ({"tensorrt": False}, "tensorrt cannot be imported", "comes with JetPack"),
     ],
     ids=["no driver", "TensorRT without PyCUDA", "a driver without TensorRT"],
