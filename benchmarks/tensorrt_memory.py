@@ -128,6 +128,12 @@ def main(arch: str, build_only: tuple[str, str, str] | None) -> None:
                 write_plan_graph(bundle, frames, precision, folder)
             child = [sys.executable, __file__, "--build-only", str(bundle.path), precision]
             grown = int(subprocess.check_output([*child, str(folder / f"rtx-{precision}")]))
+            plans = (folder / f"rtx-{precision}").glob("*.plan")
+            megabytes = sorted(plan.stat().st_size / 1e6 for plan in plans)
+            print(
+                f"RTX engines in {precision} with their weights: "
+                f"{megabytes[0]:.1f} to {megabytes[-1]:.1f} MB"
+            )
             refitted = refit(bundle, precision, folder / precision)
             one = "one frame count, float32"
             rows = (

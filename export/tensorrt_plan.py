@@ -12,12 +12,11 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -32,8 +31,10 @@ from ffn_edge.errors import EngineError, ExportError
 from ffn_edge.export.composed_graph import read_by_nodes, rewired
 from ffn_edge.export.half_precision import half, in_half
 from ffn_edge.gpu import Gpu, find_gpu
+from ffn_edge.host_memory import memory_sizes
 from ffn_edge.known_answer import known_logits
 from ffn_edge.plan_cache import Plan, PlanCache, PlanWeight, Sidecar, plan_key
+from ffn_edge.signals import on_signals
 from ffn_edge.tensorrt_api import Api, Target, is_out_of_memory, load
 
 _GRAPH, _WEIGHTS, _PLAN = "graph.onnx", "weights.bin", "engine.plan"
@@ -97,8 +98,9 @@ def build_plans(
     """
     api = load(options.target)
     gpu = None if api.plan_fits_any_gpu and not _has_gpu() else find_gpu()
+    tensors = bundle.tensors()
     for frames in bundle.manifest.frame_counts:
-        known_logits(bundle.tensors(), frames)  # without, no engine would be trusted
+        known_logits(tensors, frames)  # without, no engine would be trusted
     if gpu is None and options.refit == "any":
         raise ExportError(
             "without a GPU, TensorRT-RTX builds engines that hold their weights for good",
@@ -287,9 +289,11 @@ def _build_plan(
     timings = cache.timings(api.version, gpu.sm) if api.keeps_timings and gpu else None
     if timings is not None:
         _read_timings(config, timings)
-    with _until_interrupted() as stopped:
-        monitor = _monitor(trt, progress, stopped)
-        config.progress_monitor = monitor
+    stopped = threading.Event()
+    monitor = _monitor(trt, progress, stopped)
+    config.progress_monitor = monitor
+    # An exception could not pass through TensorRT's builder.
+    with on_signals(stopped.set, signal.SIGINT):
         plan = builder.build_serialized_network(network, config)
     if stopped.is_set():  # also if it came too late to cancel this one
         raise KeyboardInterrupt
@@ -329,13 +333,7 @@ def _workspace(asked: int | None) -> int:
     """Return the limit of a tactic's scratch memory in bytes."""
     if asked is not None:
         return asked
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):  # a Jetson's GPU has the same memory
-                return min(_MOST_WORKSPACE, int(line.split()[1]) * 1024 // 4)
-    except OSError:
-        pass
-    return _MOST_WORKSPACE
+    return min(_MOST_WORKSPACE, memory_sizes().get("MemAvailable", 4 * _MOST_WORKSPACE) // 4)
 
 
 def _read_timings(config: Any, path: Path) -> None:
@@ -368,22 +366,3 @@ def _monitor(trt: Any, progress: Progress, stopped: threading.Event) -> Any:
             return not stopped.is_set()
 
     return Monitor()
-
-
-@contextmanager
-def _until_interrupted() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C sets. An exception could not pass through TensorRT's builder."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # Python allows no handler here
-        yield stopped
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopped.set()
-        signal.signal(signal.SIGINT, before)  # a second Ctrl-C ends it as it always does
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)

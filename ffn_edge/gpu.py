@@ -142,7 +142,7 @@ class Device:
         self._allocations.remove(allocation)
         self._quietly(allocation.free)
 
-    def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """Allocate page-locked host memory, which the device can copy by itself.
 
         It is freed with the device, and must not be read after that.
@@ -151,7 +151,7 @@ class Device:
             OutOfMemoryError: there is too little.
         """
         with self.errors("allocate page-locked memory"):
-            array: Array = self._cuda.pagelocked_empty(shape, dtype)
+            array: npt.NDArray[Any] = self._cuda.pagelocked_empty(shape, dtype)
         self._pinned.append(array.base)
         return array
 

@@ -20,7 +20,7 @@ from ffn_edge.errors import EngineError, OutOfMemoryError
 
 Target = Literal["tensorrt", "rtx"]
 _OLDEST = (10, 3)  # has all that is used here
-_MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 _HINTS = {
     "tensorrt": "on a Jetson it comes with JetPack: sudo apt install python3-libnvinfer, and make "
     "the virtual environment with --system-site-packages. On a PC: pip install tensorrt.",
@@ -91,10 +91,16 @@ def is_out_of_memory(said: str) -> bool:
 
 def is_installed(target: Target) -> bool:
     """Return whether there is a module to import. It may still not load."""
-    name = _MODULES[target]
+    return has_module(MODULES[target])
+
+
+def has_module(name: str) -> bool:
+    """Return whether a top-level module could be imported, and import nothing."""
+    if sys.modules.get(name) is not None:
+        return True
     try:
-        return name in sys.modules or importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # an import hook may say no in this way
+        return importlib.util.find_spec(name) is not None
+    except ImportError:  # a finder that someone installed may refuse
         return False
 
 
@@ -106,10 +112,10 @@ def load(target: Target) -> Api:
         EngineError: it is not installed, does not load, or is too old.
     """
     try:
-        module = importlib.import_module(_MODULES[target])
+        module = importlib.import_module(MODULES[target])
     except (ImportError, OSError, RuntimeError) as error:  # libraries of it may fail to load
         raise EngineError(
-            f"{_MODULES[target]} cannot be imported ({error})", _HINTS[target]
+            f"{MODULES[target]} cannot be imported ({error})", _HINTS[target]
         ) from error
     version = str(module.__version__)
     if target == "tensorrt" and _numbers(version) < _OLDEST:

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ffn_edge.errors import EngineError
 from ffn_edge.frames import segment_centres
 
 Frames = npt.NDArray[np.uint8]
@@ -34,6 +35,15 @@ class PlacedClip:
 
 
 Clip = Frames | PlacedClip
+
+
+def check_clip(clip: Clip, shape: tuple[int, ...]) -> None:
+    """Raise an EngineError unless `clip` is uint8 of an engine's input shape, (N, T, H, W, 3)."""
+    if clip.shape != shape or clip.dtype != np.uint8:
+        raise EngineError(
+            f"the engine for {shape[1]} frames takes uint8 {shape}; got {clip.dtype} {clip.shape}",
+            "a clip is (N, T, H, W, 3), RGB in 0..255, not normalised.",
+        )
 
 
 class Ring(Protocol):

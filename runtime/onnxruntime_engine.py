@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from ffn_edge.bundle import Manifest
 from ffn_edge.errors import EngineError
-from ffn_edge.runtime.clip_buffer import Clip
+from ffn_edge.runtime.clip_buffer import Clip, check_clip
 
 _INPUT, _OUTPUT = "frames", "logits"
 _ERRORS_ONLY = 3  # a warning of ONNX Runtime is for its developers
@@ -127,12 +127,7 @@ class OnnxRuntimeEngine:
         Raises:
             EngineError: `frames` has another shape or type, or the graph failed.
         """
-        if frames.shape != self._input_shape or frames.dtype != np.uint8:
-            raise EngineError(
-                f"the engine for {self.frames} frames takes uint8 {self._input_shape}; "
-                f"got {frames.dtype} {frames.shape}",
-                "a clip is (N, T, H, W, 3), RGB in 0..255, not normalised.",
-            )
+        check_clip(frames, self._input_shape)
         if self._session is None:
             raise EngineError("the engine is not open", "use it inside `with`.")
         try:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import FfnEdgeError, VideoError
@@ -25,6 +23,7 @@ from ffn_edge.runtime.session import Session, Timing
 from ffn_edge.runtime.sinks import AnnotatedVideo, Sink
 from ffn_edge.runtime.sources import Frame, Stream, open_source
 from ffn_edge.runtime.summary import Summary
+from ffn_edge.signals import on_signals
 
 # Enough to start with; the policy learns the rest from the run itself.
 _QUICK_RUNS = 5
@@ -196,36 +195,13 @@ def run_session(
                 on_skip=skip,
             )
         )
-        stack.enter_context(_stopping_on_signals(session))
+        stack.enter_context(on_signals(session.stop, signal.SIGINT, signal.SIGTERM))
         # Closed here and not some time later, so that no thread writes to a sink that is closed.
         results = stack.enter_context(closing(iter(session)))
         targets = [summary, *sinks, *([] if video is None else [video])]
         for result in results:
             for target in targets:
                 target.write(result)
-
-
-@contextmanager
-def _stopping_on_signals(session: Session) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # Python allows no handler here
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        session.stop()
-        restore()
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        restore()
 
 
 def _doubt(profile: Profile | None, bundle: Bundle, engines: OpenEngines) -> str:

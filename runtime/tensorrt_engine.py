@@ -25,7 +25,7 @@ from ffn_edge.compose import Array, ComposedHash, blocks, compose
 from ffn_edge.errors import EngineError, OutOfMemoryError
 from ffn_edge.gpu import Device, aligned
 from ffn_edge.plan_cache import Plan, PlanWeight
-from ffn_edge.runtime.clip_buffer import Clip, PlacedClip
+from ffn_edge.runtime.clip_buffer import Clip, PlacedClip, check_clip
 from ffn_edge.tensorrt_api import Api, is_out_of_memory
 
 _INPUT, _OUTPUT = "frames", "logits"
@@ -54,8 +54,8 @@ class EngineMemory:
         shape = (contract.batch, len(manifest.classes))
         self.input = int(device.allocate(size))
         self.output = int(device.allocate(4 * math.prod(shape)))
-        self.staging = device.pinned((size,), np.uint8)
-        self.logits = device.pinned(shape, np.float32)
+        self.staging: npt.NDArray[np.uint8] = device.pinned((size,), np.uint8)
+        self.logits: npt.NDArray[np.float32] = device.pinned(shape, np.float32)
 
 
 class TensorRTEngine:
@@ -170,13 +170,7 @@ class TensorRTEngine:
             EngineError: `frames` has another shape or type, or the device failed.
             OutOfMemoryError: there is too little memory.
         """
-        shape, dtype = frames.shape, frames.dtype
-        if shape != self._shape or dtype != np.uint8:
-            raise EngineError(
-                f"the engine for {self.frames} frames takes uint8 {self._shape}; "
-                f"got {dtype} {shape}",
-                "a clip is (N, T, H, W, 3), RGB in 0..255, not normalised.",
-            )
+        check_clip(frames, self._shape)
         try:
             return self._run(frames)
         except OutOfMemoryError:
@@ -195,8 +189,7 @@ class TensorRTEngine:
             raise self._failure("did not run")
         self._device.download_async(self._memory.logits, self._memory.output)
         self.device_ms = self._device.stop_clock()
-        logits: npt.NDArray[np.float32] = self._memory.logits.copy()  # type: ignore[assignment]
-        return logits
+        return self._memory.logits.copy()
 
     def _check_ports(self) -> None:
         """Hold the engine's own input and output against the manifest's."""

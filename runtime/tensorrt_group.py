@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import EngineError, OutOfMemoryError
@@ -155,7 +156,7 @@ class TensorRTGroup:
                 engine.__enter__()
             self._share_scratch()
         for engine in self.engines.values():
-            self._check_answers(engine)
+            self._check_answers(engine, known_logits(tensors, engine.frames))
 
     def _close(self) -> None:
         """Release in order: engines, memory, the device."""
@@ -173,7 +174,7 @@ class TensorRTGroup:
             EngineError: one was not built, or is damaged.
         """
         wanted = (self._wanted_precision,) if self._wanted_precision else PRECISIONS
-        missing: EngineError | None = None
+        missing: _NotBuiltError | None = None
         for precision in wanted:
             try:
                 plans = {
@@ -185,7 +186,7 @@ class TensorRTGroup:
             self.precision = precision
             return plans
         assert missing is not None
-        raise EngineError(missing.message, missing.hint)
+        raise missing
 
     def _find_plan(self, frames: int, precision: str) -> Plan:
         keys = [
@@ -232,10 +233,9 @@ class TensorRTGroup:
         for engine in loaded:
             engine.use_scratch(int(self._scratch), self._scratch_bytes)
 
-    def _check_answers(self, engine: TensorRTEngine) -> None:
+    def _check_answers(self, engine: TensorRTEngine, expected: npt.NDArray[np.float32]) -> None:
         """Raise an EngineError unless an engine gives the logits that export stored."""
         manifest, frames = self._bundle.manifest, engine.frames
-        expected = known_logits(self._bundle.tensors(), frames)
         logits = np.stack([engine.infer(clip) for clip in known_clips(manifest.input, frames)])
         wrong = fault(logits, expected, TOLERANCES[self.precision])
         if wrong is not None:

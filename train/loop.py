@@ -25,6 +25,7 @@ from ffn_edge.classes import read_classes
 from ffn_edge.errors import CheckpointError, DataError, RecipeError
 from ffn_edge.network import FrameFlexibleNetwork, build
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
+from ffn_edge.signals import on_signals
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.evaluate import evaluate
@@ -183,11 +184,12 @@ def train(
         state = _State()
         if resume:
             state = parts.load(folder / LAST, recipe)
+        stop = threading.Event()  # is read between steps
         with (
             RunLog(
                 folder, recipe.epochs * steps_per_epoch, state.step, state.epoch, processes.first
             ) as log,
-            _stop_signals() as stop,
+            on_signals(stop.set, signal.SIGINT, signal.SIGTERM, once=False),
         ):
             saved_at = time.monotonic()
 
@@ -475,21 +477,3 @@ def _number(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _number(inner) for name, inner in value.items()}
     return float(value)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Turn SIGTERM and Ctrl-C into a flag that the loop reads between steps."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread only; a caller in another one stops us itself
-        return
-    previous = {
-        number: signal.signal(number, lambda *_: stop.set())
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

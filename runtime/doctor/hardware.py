@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ffn_edge.host_memory import memory_sizes
 from ffn_edge.runtime.doctor.probes import Facts, existing, read
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
 
@@ -158,10 +159,7 @@ def resource_lines(facts: Facts, folders: dict[str, Path]) -> Iterator[Line]:
 
 
 def _memory_lines(facts: Facts) -> Iterator[Line]:
-    text = read(facts.root / "proc/meminfo") or ""
-    sizes = {
-        name: int(kib) * 1024 for name, kib in re.findall(r"(?m)^(\w+):\s+(\d+) kB", text)
-    }  # fmt: skip
+    sizes = memory_sizes(facts.root)
     if "MemAvailable" not in sizes or "MemTotal" not in sizes:
         yield Line("memory", "unknown: /proc/meminfo does not say", "note")
         return

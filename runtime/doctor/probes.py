@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import re
 import shutil
@@ -20,10 +19,9 @@ from ffn_edge.opencv import build_information
 from ffn_edge.runtime.doctor.report import Failure, Status, attempt
 from ffn_edge.runtime.engine import OpenEngines, open_engines
 from ffn_edge.runtime.onnxruntime_engine import installed_version
-from ffn_edge.tensorrt_api import Api, Target, load
+from ffn_edge.tensorrt_api import Api, Target, has_module, load
 
 PRODUCTS = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
-MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 _TARGETS: tuple[Target, ...] = ("tensorrt", "rtx")  # the one that is preferred first
 _COMMAND_TIMEOUT_S = 5.0
 
@@ -46,15 +44,6 @@ def _version_of(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _has_module(name: str) -> bool:
-    if sys.modules.get(name) is not None:
-        return True
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ImportError:  # a finder that someone installed may refuse
-        return False
 
 
 def _output_of(command: Sequence[str]) -> str | None:
@@ -96,7 +85,7 @@ class Probes:
 
     python: Callable[[], Python] = _this_python
     version_of: Callable[[str], str | None] = _version_of
-    has_module: Callable[[str], bool] = _has_module
+    has_module: Callable[[str], bool] = has_module
     output_of: Callable[[Sequence[str]], str | None] = _output_of
     may: Callable[[Path, int], bool] = os.access
     free_bytes: Callable[[Path], int] = _free_bytes
