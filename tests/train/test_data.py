@@ -13,7 +13,7 @@ from ffn_edge.classes import read_classes
 from ffn_edge.errors import DataError, FrameCountError
 from ffn_edge.frames import segment_centres
 from ffn_edge.train.clips import render_clips
-from ffn_edge.train.data import Sample, VideoDataset, read_list
+from ffn_edge.train.data import Sample, VideoDataset
 from ffn_edge.train.datasets import DatasetFacts, dataset_facts
 from ffn_edge.video import VideoReader, VideoWriter
 
@@ -281,74 +281,6 @@ def test_where_every_video_is_broken_a_training_sample_has_no_clip(listed: Path)
     sample = dataset(listed)[0, 0]
     assert sample.clips == {}
     assert set(sample.broken) == {str(listed.parent / f"video {i}.mp4") for i in range(6)}
-
-
-# --- list files ---------------------------------------------------------------------------------
-
-
-def test_both_kinds_of_list_are_told_apart_by_their_fields(tmp_path: Path) -> None:
-    (tmp_path / "my videos").mkdir()
-    (tmp_path / "my videos" / "one two.mp4").touch()
-    (tmp_path / "my videos" / "frames").mkdir()
-    path = tmp_path / "list.txt"
-    path.write_text("my videos/one two.mp4 1\n\nmy videos/frames 37 2\n")
-    videos = read_list(path, num_classes=3)
-    assert [(v.path, v.num_frames, v.label) for v in videos] == [
-        (tmp_path / "my videos" / "one two.mp4", None, 1),
-        (tmp_path / "my videos" / "frames", 37, 2),
-    ]
-
-
-def test_paths_are_relative_to_the_root(tmp_path: Path) -> None:
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "videos" / "a.mp4").touch()
-    path = tmp_path / "list.txt"
-    path.write_text("a.mp4 0\n")
-    assert read_list(path, num_classes=1, root=tmp_path / "videos")[0].path.is_file()
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("video.mp4", "does not end in a label"),
-        ("video.mp4 swimming", "does not end in a label"),
-        ("video.mp4 1.5", "does not end in a label"),
-        ("video.mp4 3", r"label 3 is not in 0\.\.2"),
-        ("video.mp4 -1", r"label -1 is not in 0\.\.2"),
-        ("frames 20 7", r"label 7 is not in 0\.\.2"),
-        ("frames 0 1", "frames has 0 frames"),
-        ("frames -5 1", "frames has -5 frames"),
-        ("nowhere.mp4 1", r"there is nothing at .*nowhere\.mp4"),
-        ("nowhere/video.mp4 1", r"there is nothing at .*video\.mp4"),
-    ],
-)
-def test_a_wrong_line_is_refused_by_file_and_number(
-    tmp_path: Path, line: str, message: str
-) -> None:
-    (tmp_path / "video.mp4").touch()
-    (tmp_path / "frames").mkdir()
-    path = tmp_path / "train.txt"
-    path.write_text(f"video.mp4 0\n{line}\nvideo.mp4 2\n")
-    with pytest.raises(DataError, match=message) as caught:
-        read_list(path, num_classes=3)
-    assert f"{path}, line 2:" in caught.value.message
-    assert caught.value.hint
-
-
-@pytest.mark.parametrize("content", [b"", b"\n\n"])
-def test_an_empty_list_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "train.txt"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"train\.txt lists no video"):
-        read_list(path, num_classes=3)
-
-
-def test_a_list_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train\.txt cannot be read"):
-        read_list(tmp_path / "train.txt", num_classes=3)
-    (tmp_path / "train.txt").write_bytes(b"\xff\xfe\x00video")
-    with pytest.raises(DataError, match=r"train\.txt cannot be read"):
-        read_list(tmp_path / "train.txt", num_classes=3)
 
 
 def test_class_names_of_another_data_set_are_refused(listed: Path) -> None:

@@ -1,0 +1,1 @@
+"""Which frame count to run next. See `interface` for the terms, `adaptive` for ours."""

@@ -1,0 +1,241 @@
+"""What every policy is told and what it answers. No clock, no I/O.
+
+A policy is a pure function in three parts: `start` makes its first state, `observe` the state
+after an inference, and `decide` picks the frame count of the next one. Time is in seconds on any
+clock; the caller passes it in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from ffn_edge.errors import FfnEdgeError, FrameCountError
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatingPoint:
+    """One engine.
+
+    Attributes:
+        frames: its frame count.
+        base_ms: its profiled latency when nothing interferes.
+        accuracy: of its sub-network, in 0..1; None if it was not measured.
+        power_w: what it draws while it works, above the idle machine; None if it was not measured.
+    """
+
+    frames: int
+    base_ms: float
+    accuracy: float | None = None
+    power_w: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is known before the first inference.
+
+    Attributes:
+        points: the engines.
+        ratios: profiled latencies over their base, of all engines together; they stand for the
+            slowdown and its tail until enough is observed. None known is `()`.
+        idle_w: what the machine draws when no engine works; None if it was not measured.
+        period_s: the time from the start of one inference to the next; 0 is back to back.
+        switch_ms: how much longer the first inference after a switch takes.
+    """
+
+    points: Sequence[OperatingPoint]
+    ratios: Sequence[float] = ()
+    idle_w: float | None = None
+    period_s: float = 0.0
+    switch_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the user asks for.
+
+    Attributes:
+        latency_ms: the deadline of one inference; None is no deadline.
+        miss_rate: the share of inferences that may miss it.
+        frames: always run this frame count, whatever the other limits.
+        power_w: the most that the machine may draw, on average over ten seconds; None is no limit.
+        battery_j: the energy that must last ...
+        until_s: ... to this time, on the clock of `now`.
+
+    Raises:
+        FfnEdgeError: a value out of its range.
+    """
+
+    latency_ms: float | None = None
+    miss_rate: float = 0.05
+    frames: int | None = None
+    power_w: float | None = None
+    battery_j: float | None = None
+    until_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, example in (
+            ("a deadline", self.latency_ms, "--latency-ms 80"),
+            ("a power budget", self.power_w, "--power-w 10"),
+            ("a battery", self.battery_j, "--battery-wh 20 --until 18:00"),
+        ):
+            if value is not None and not 0 < value < math.inf:
+                raise FfnEdgeError(
+                    f"{name} is a positive number; got {value}",
+                    f"for example {example}, or leave it out for no limit.",
+                )
+        if not 0 < self.miss_rate < 1:
+            raise FfnEdgeError(
+                f"a miss rate lies between 0 and 1; got {self.miss_rate}",
+                "0.05 allows 5 of 100 inferences to miss the deadline.",
+            )
+        if (self.battery_j is None) != (self.until_s is None):
+            raise FfnEdgeError(
+                "a battery's energy and the time that it must last belong together",
+                "--battery-wh 20 --until 18:00",
+            )
+
+    def budget_w(self, spent_j: float, now: float) -> float | None:
+        """Return the mean power that may be drawn from now on; None is no limit.
+
+        Args:
+            spent_j: of the battery, since the start.
+            now: on the clock of `until_s`.
+        """
+        if self.battery_j is None or self.until_s is None:
+            return self.power_w
+        left_w = max(0.0, self.battery_j - spent_j) / max(self.until_s - now, 1.0)
+        return left_w if self.power_w is None else min(left_w, self.power_w)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensed:
+    """What the sensors say at the end of an inference. None is not known.
+
+    Attributes:
+        power_w: mean power of the machine since the observation before; and
+        energy_j: what it drew in that time.
+        fault: why the power is not known, though it was asked for: no sensor, a stale one.
+        temperature_c: of the hottest zone.
+        over_current: how many over-current events came since the observation before.
+        throttled: what holds the clocks down now, in words.
+    """
+
+    power_w: float | None = None
+    energy_j: float | None = None
+    fault: str | None = None
+    temperature_c: float | None = None
+    over_current: int = 0
+    throttled: str | None = None
+
+
+NOTHING_SENSED = Sensed()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """An inference that was made.
+
+    Attributes:
+        frames: its frame count.
+        latency_ms: how long it took.
+        now: when it ended.
+        limits: that held when it was decided.
+        sensed: what the sensors said at its end.
+    """
+
+    frames: int
+    latency_ms: float
+    now: float
+    limits: Limits
+    sensed: Sensed = NOTHING_SENSED
+
+    @property
+    def missed(self) -> bool:
+        """Whether it took longer than the deadline."""
+        deadline_ms = self.limits.latency_ms
+        return deadline_ms is not None and self.latency_ms > deadline_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The frame count to run, why, and for every other one why not.
+
+    Attributes:
+        frames: to run next.
+        reason: in words, with the numbers.
+        rejected: every other frame count and why it was not chosen.
+        warning: a limit that cannot be kept, or is not known to be kept, and why.
+    """
+
+    frames: int
+    reason: str
+    rejected: dict[int, str] = field(default_factory=dict)
+    warning: str | None = None
+
+
+def fixed(points: Iterable[OperatingPoint], frames: int) -> Decision:
+    """Return the decision for a frame count that was asked for.
+
+    Raises:
+        FrameCountError: it is none of the engines'.
+    """
+    others = {point.frames: f"{frames} frames were asked for" for point in points}
+    if others.pop(frames, None) is None:
+        served = ", ".join(map(str, others))
+        raise FrameCountError(
+            f"there are engines for {served} frames; {frames} was asked for",
+            f"choose one of {served}.",
+        )
+    return Decision(frames=frames, reason="asked for", rejected=others)
+
+
+class Policy(Protocol[State]):
+    """A way to choose. It holds settings only; what it learns is in the state."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    def start(self, setting: Setting) -> State:
+        """Return the state before the first inference."""
+
+    def observe(self, state: State, observation: Observation) -> State:
+        """Return the state after an inference."""
+
+    def decide(self, state: State, limits: Limits, now: float) -> Decision:
+        """Choose the frame count of the next inference.
+
+        Raises:
+            FrameCountError: `limits.frames` is none of the engines'.
+        """
+
+
+class Controller:
+    """A policy with its state: what the session and the simulator drive."""
+
+    def __init__(self, policy: Policy[Any], setting: Setting) -> None:
+        self.policy = policy
+        self.setting = setting
+        self._state = policy.start(setting)
+
+    def decide(self, limits: Limits, now: float) -> Decision:
+        """Choose the frame count of the next inference. See `Policy.decide`."""
+        return self.policy.decide(self._state, limits, now)
+
+    def observe(self, observation: Observation) -> None:
+        """Learn from an inference."""
+        self._state = self.policy.observe(self._state, observation)
+
+
+def by_accuracy(points: Iterable[OperatingPoint]) -> list[OperatingPoint]:
+    """Sort, best first: by accuracy (ties to fewer frames), or if any is unknown by frames."""
+    listed = list(points)
+    accuracies = {p.frames: p.accuracy for p in listed if p.accuracy is not None}
+    if len(accuracies) == len(listed):
+        return sorted(listed, key=lambda p: (-accuracies[p.frames], p.frames))
+    return sorted(listed, key=lambda p: -p.frames)

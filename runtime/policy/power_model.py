@@ -1,0 +1,87 @@
+"""What the machine would draw at each frame count: profiled, and corrected by what it does draw."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+# The share of a new observation in the correction: more at once where it draws more than
+# expected, since a budget is kept in time or not at all.
+_RISE, _FALL = 0.5, 0.06
+# Sensors lag by some tenths of a second, and the filters in drivers by more: what is measured
+# just after a switch belongs to both frame counts.
+_SETTLE_S = 1.5
+# A budget holds for averages over ten seconds. Overdrawn joules are paid back over half of that,
+# and saved ones beyond a hundredth of it are forfeited.
+_PAY_BACK_S, _SAVED_S = 5.0, 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class PowerModel:
+    """The machine's power beyond the profile, and the account of joules against a budget.
+
+    Attributes:
+        idle_w: what the machine draws when no engine works.
+        beyond_w: what it draws beyond idle and engine: other programs, heat, a wrong profile.
+        balance_j: joules that the budget allowed and that were not drawn; negative is overdrawn.
+        spent_j: joules since the start.
+        switched: when the frame count last changed.
+        heard: when the power was last known, or the first observation was; None before it.
+        observed: the time of the last observation; None before the first.
+    """
+
+    idle_w: float
+    beyond_w: float = 0.0
+    balance_j: float = 0.0
+    spent_j: float = 0.0
+    switched: float = float("-inf")
+    heard: float | None = None
+    observed: float | None = None
+
+    def observe(
+        self,
+        now: float,
+        power_w: float | None,
+        expected_w: float,
+        budget_w: float | None,
+        *,
+        switched: bool,
+    ) -> PowerModel:
+        """Return the model after the time since the last observation.
+
+        Args:
+            now: its end.
+            power_w: the mean power over it; None is not known.
+            expected_w: the model's own prediction for it.
+            budget_w: what was allowed; None is no limit.
+            switched: whether the frame count changed with it.
+        """
+        seconds = 0.0 if self.observed is None else max(0.0, now - self.observed)
+        since = now if switched else self.switched
+        # Unknown joules are taken as expected: neither a debt nor a saving is invented.
+        drawn_w = expected_w if power_w is None else power_w
+        balance_j = self.balance_j
+        if budget_w is not None:
+            balance_j += (budget_w - drawn_w) * seconds
+            balance_j = min(balance_j, budget_w * _SAVED_S)
+        beyond_w = self.beyond_w
+        if power_w is not None and now - since >= _SETTLE_S:
+            error_w = power_w - expected_w
+            beyond_w += error_w * (_RISE if error_w > 0 else _FALL)
+        return dataclasses.replace(
+            self,
+            beyond_w=beyond_w,
+            balance_j=balance_j,
+            spent_j=self.spent_j + drawn_w * seconds,
+            switched=since,
+            heard=now if power_w is not None or self.heard is None else self.heard,
+            observed=now,
+        )
+
+    def predicted_w(self, engine_w: float, busy: float) -> float:
+        """Return the mean power with an engine that draws `engine_w` for a share of the time."""
+        return self.idle_w + self.beyond_w + engine_w * busy
+
+    def allowed_w(self, budget_w: float) -> float:
+        """Return the power that keeps the budget and pays overdrawn joules back."""
+        return budget_w + min(0.0, self.balance_j) / _PAY_BACK_S
