@@ -32,7 +32,25 @@ _COMMANDS = {
         "cpu",
         "Report what this machine can do.",
     ),
-    "profile": (_RUN, "profile", "cpu", "Measure each engine's latency here."),
+    "power": (
+        "ffn_edge.runtime.power.command",
+        "power",
+        "nvml",
+        "Show what power can be measured here.",
+    ),
+    "profile": (_RUN, "profile", "cpu", "Measure each engine's latency and power here."),
+    "calibrate": (
+        "ffn_edge.runtime.calibrate_command",
+        "calibrate",
+        "cpu,video",
+        "Learn from labelled clips how sure each answer is.",
+    ),
+    "simulate": (
+        "ffn_edge.runtime.simulate.command",
+        "simulate",
+        "plot",
+        "Compare policies on a simulated board.",
+    ),
     "run": (_RUN, "run", "cpu,video", "Recognise actions, adapting the frame count."),
     "demo": (
         "ffn_edge.demo.command",

@@ -57,3 +57,7 @@ class EngineError(FfnEdgeError):
 
 class OutOfMemoryError(EngineError):
     """The device, or its host, has too little memory left."""
+
+
+class SensorError(FfnEdgeError):
+    """A sensor of power that is missing, closed to this user, or does not answer."""

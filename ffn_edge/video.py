@@ -1,4 +1,4 @@
-"""Videos, cameras and frame folders in; MP4 files out.
+"""Videos and frame folders in; MP4 files out.
 
 Legend: N frames of height H and width W. Frames are uint8 BGR, as OpenCV decodes them, until
 `ffn_edge.picture.crop_resize` makes them RGB.
@@ -168,52 +168,6 @@ class VideoReader:
                 "its header states: it is cut off, damaged, or of variable frame rate",
                 "copy or download it again, or encode it again at a constant frame rate.",
             )
-
-
-class Camera:
-    """A camera by its number: `with Camera(0) as camera: frame = camera.read()`.
-
-    Attributes:
-        fps: frames a second as the driver states; `UNSTATED_FPS` where it states none.
-    """
-
-    fps: float
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-
-    def __enter__(self) -> Camera:
-        """Open the camera.
-
-        Raises:
-            VideoError: there is none of this number, or another program holds it.
-        """
-        self._capture: Any = opencv().VideoCapture(self.index)
-        if not self._capture.isOpened():
-            raise VideoError(
-                f"camera {self.index} cannot be opened",
-                "check that it is plugged in and that no other program uses it; on Linux "
-                "`ls /dev/video*` lists the cameras.",
-            )
-        self.fps = _stated_fps(self._capture)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._capture.release()
-
-    def read(self) -> Images:
-        """Wait for the next frame: uint8 (H, W, 3), BGR.
-
-        Raises:
-            VideoError: the camera stopped.
-        """
-        frame: Images
-        found, frame = self._capture.read()
-        if not found:
-            raise VideoError(
-                f"camera {self.index} stopped sending frames", "check its cable, and start again."
-            )
-        return frame
 
 
 class VideoWriter:

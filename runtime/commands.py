@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,25 +15,27 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
-from ffn_edge.bundle import Bundle
-from ffn_edge.runtime.options import engine_options, take_engine_options
-from ffn_edge.runtime.policy import Limits
+from ffn_edge.bundle import Bundle, Manifest
+from ffn_edge.runtime.options import engine_options, root_option, seconds_until, take_engine_options
+from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.profile import PROFILE, Profile, profile_bundle
 from ffn_edge.runtime.run import RunOptions, run_session
 from ffn_edge.runtime.sinks import JsonLines, LiveView, Sink
 from ffn_edge.runtime.summary import Summary
 
 
-@click.command(short_help="Measure each engine's latency here.")
+@click.command(short_help="Measure each engine's latency and power here.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--runs", type=click.IntRange(min=1), default=50, show_default=True, help="Of each engine."
 )
+@root_option
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
-def profile(bundle: Path, runs: int, as_json: bool, **options: Any) -> None:
-    """Measure each engine's latency here.
+def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) -> None:
+    """Measure each engine's latency and power here.
 
     The distributions go to BUNDLE/profile.json, where `ffn-edge run` finds them.
 
@@ -41,11 +44,12 @@ def profile(bundle: Path, runs: int, as_json: bool, **options: Any) -> None:
       ffn-edge profile bundle --runs 100 --threads 2
     """
     engines = take_engine_options(options)
+    loaded = Bundle.load(bundle)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("profiling", total=runs)
         measured = profile_bundle(
-            Bundle.load(bundle), engines, runs=runs,
+            loaded, engines, runs=runs, root=root,
             on_round=lambda done: bar.update(task, completed=done),
             say=functools.partial(console.print, markup=False, highlight=False, soft_wrap=True),
         )  # fmt: skip
@@ -53,14 +57,15 @@ def profile(bundle: Path, runs: int, as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(measured.to_json(), nl=False)
     else:
-        Console().print(_profile_table(measured))
+        Console().print(_profile_table(measured, loaded.manifest))
 
 
 @click.command(short_help="Recognise actions, adapting the frame count.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--source", required=True,
-    help="A video file, a .txt file with one video path a line, or a camera's number.",
+    help="A video file, a .txt file with one video path a line, a camera's number, csi://0, or a "
+    "stream such as rtsp://camera/1.",
 )  # fmt: skip
 @click.option(
     "--latency-ms", type=click.FloatRange(min=0, min_open=True),
@@ -68,8 +73,29 @@ def profile(bundle: Path, runs: int, as_json: bool, **options: Any) -> None:
 )  # fmt: skip
 @click.option("--frames", type=int, help="Always this frame count, whatever the deadline.")
 @click.option(
-    "--quantile", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.95,
-    show_default=True, help="The share of inferences that must keep the deadline.",
+    "--miss-rate", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05,
+    show_default=True, help="The share of inferences that may miss the deadline.",
+)  # fmt: skip
+@click.option(
+    "--power-w", type=click.FloatRange(min=0, min_open=True),
+    help="The most that the machine may draw, on average over ten seconds.  [default: no limit]",
+)  # fmt: skip
+@click.option(
+    "--battery-wh", type=click.FloatRange(min=0, min_open=True),
+    help="The energy that must last until --until.",
+)  # fmt: skip
+@click.option(
+    "--until", "until_s", callback=seconds_until, metavar="TIME",
+    help="Such as 18:00, or 90m or 2.5h from now.",
+)  # fmt: skip
+@click.option(
+    "--escalate",
+    is_flag=True,
+    help="Look again, with more frames, where few are not sure. Needs `ffn-edge calibrate`.",
+)
+@click.option(
+    "--limits", "limits_file", type=click.Path(dir_okay=False, path_type=Path),
+    help="A JSON file with latency_ms, miss_rate or power_w, read again whenever it changes.",
 )  # fmt: skip
 @click.option(
     "--window", "window_s", type=float, default=2.0, show_default=True,
@@ -89,6 +115,11 @@ def profile(bundle: Path, runs: int, as_json: bool, **options: Any) -> None:
 @click.option(
     "--annotate", type=click.Path(path_type=Path), help="Write the video with the results, as MP4."
 )
+@click.option(
+    "--record", type=click.Path(dir_okay=False, path_type=Path),
+    help="Write what the policy saw, for `ffn-edge simulate --trace`.",
+)  # fmt: skip
+@root_option
 @engine_options
 @click.option(
     "--json", "as_json", is_flag=True,
@@ -98,28 +129,41 @@ def run(
     bundle: Path,
     source: str,
     latency_ms: float | None,
+    miss_rate: float,
     frames: int | None,
-    quantile: float,
+    power_w: float | None,
+    battery_wh: float | None,
+    until_s: float | None,
     output: Path | None,
     annotate: Path | None,
+    record: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Recognise actions, adapting the frame count.
 
-    Each inference runs the most accurate frame count that is predicted to keep the deadline; the
-    choice is explained in each JSON line. Ctrl-C ends the run with a summary (exit code 0).
+    Each inference runs the most accurate frame count that is predicted to keep the deadline and
+    the power budget; the choice is explained in each JSON line. Ctrl-C ends the run with a
+    summary (exit code 0).
 
     \b
     Examples:
       ffn-edge run bundle --source clip.mp4 --latency-ms 80 --output lines.jsonl
-      ffn-edge run bundle --source 0 --latency-ms 80            # a camera
+      ffn-edge run bundle --source 0 --latency-ms 50 --miss-rate 0.01 --power-w 10
+      ffn-edge run bundle --source csi://0 --battery-wh 20 --until 18:00
       ffn-edge run bundle --source clip.mp4 --frames 8 --annotate out.mp4
     """
     console = Console(stderr=True)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     summary = Summary(latency_ms)
-    limits = Limits(latency_ms=latency_ms, quantile=quantile, frames=frames)
+    limits = Limits(
+        latency_ms=latency_ms,
+        miss_rate=miss_rate,
+        frames=frames,
+        power_w=power_w,
+        battery_j=None if battery_wh is None else battery_wh * 3600,
+        until_s=None if until_s is None else time.monotonic() + until_s,
+    )
     loaded = Bundle.load(bundle)
     engines = take_engine_options(options)
     to_stdout = output is None and (as_json or not sys.stdout.isatty())
@@ -129,10 +173,10 @@ def run(
             if output is not None or to_stdout:
                 sinks.append(stack.enter_context(JsonLines(output or sys.stdout)))
             if console.is_terminal and not (to_stdout and sys.stdout.isatty()):
-                sinks.append(stack.enter_context(LiveView(console, latency_ms)))
+                sinks.append(stack.enter_context(LiveView(console)))
             run_session(
                 loaded, source, limits, RunOptions(engines=engines, **options),
-                summary=summary, sinks=sinks, annotate=annotate, say=say,
+                summary=summary, sinks=sinks, annotate=annotate, record=record, say=say,
             )  # fmt: skip
     finally:  # a run that fails has inferences to tell of, too
         if summary.inferences:
@@ -143,16 +187,39 @@ def run(
         click.echo(json.dumps({"summary": summary.fields()}))
 
 
-def _profile_table(measured: Profile) -> Table:
-    where = measured.conditions
-    table = Table(
-        title="latency in ms",
-        caption=f"{where.machine.cpu}, {where.threads} threads, "
-        f"{where.backend} {where.backend_version} in {where.precision} on {where.device}",
-    )
-    table.add_column("frames", justify="right")
-    for heading in next(iter(measured.latencies.values())).summary():
+def _profile_table(measured: Profile, manifest: Manifest) -> Table:
+    where, power = measured.conditions, measured.power
+    settings = [f"power mode {where.power_mode}"] if where.power_mode else []
+    settings += [
+        f"{what} clock {clock}"
+        for what, clock in (
+            ("CPU", where.clocks.cpu), ("GPU", where.clocks.gpu), ("memory", where.clocks.memory)
+        )
+        if clock
+    ]  # fmt: skip
+    if measured.end.temperature_c is not None:
+        settings.append(f"{measured.end.temperature_c:.0f} °C at the end")
+    caption = [
+        f"{where.machine.cpu}, {where.threads} threads, {where.backend} {where.backend_version} "
+        f"in {where.precision} on {where.device}",
+        *([", ".join(settings)] if settings else []),
+    ]
+    table = Table(title="latency in ms")
+    headings = ["frames", "GMAC", "p50", "p90", "p95", "p99"]
+    if power.idle_w is None:
+        caption.append(f"power: not measured, because {power.fault}")
+    else:
+        headings += ["W above idle", "J per clip"]
+        caption.append(f"idle: {power.idle_w:.2f} W; {power.meter}, {power.scope}")
+    for heading in headings:
         table.add_column(heading, justify="right")
     for frames, latency in measured.latencies.items():
-        table.add_row(str(frames), *(f"{ms:.2f}" for ms in latency.summary().values()))
+        figures = latency.summary()
+        row = [f"{manifest.sub_networks[frames].macs / 1e9:.2f}"]
+        row += [f"{figures[name]:.2f}" for name in ("p50", "p90", "p95", "p99")]
+        energy_j = measured.energy_j(frames)
+        if energy_j is not None:
+            row += [f"{power.above_idle_w[frames]:.2f}", f"{energy_j:.3g}"]
+        table.add_row(str(frames), *row)
+    table.caption = Text("\n".join(caption), style="table.caption")
     return table

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 from ffn_edge.errors import VideoError
 from ffn_edge.runtime.sources import Frame, Stream
+
+# Before each attempt to open a stream that was lost; the last one is repeated.
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 
 
 class LiveReader:
@@ -22,21 +25,37 @@ class LiveReader:
 
     The thread opens and closes the stream too: a driver that hangs, hangs the thread alone. It
     is then left behind, since nothing can wake it.
+
+    Attributes:
+        failure: how a stream that comes back was lost; None while it is there.
+        first_s: when the first frame was taken, in seconds of the stream; set once `wait` found
+            one.
     """
 
+    first_s: float
+
     def __init__(
-        self, stream: Stream, take: Callable[[Frame], None], *, patience_s: float = 5.0
+        self,
+        stream: Stream,
+        take: Callable[[Frame], None],
+        *,
+        patience_s: float = 5.0,
+        opening_s: float = 25.0,
     ) -> None:
         """Remember what to read.
 
         Args:
             stream: not yet open.
             take: is called with each frame, in the thread.
-            patience_s: how long the stream may take to open, and a frame may be overdue.
+            patience_s: how long a frame may be overdue.
+            opening_s: how long the stream may take to open: a camera on a network that is
+                tried in two ways, for as long as each of them may take.
         """
+        self.failure: VideoError | None = None
         self._stream = stream
         self._take = take
         self._patience_s = patience_s
+        self._opening_s = opening_s
         self._thread = threading.Thread(target=self._run, name="live-reader", daemon=True)
         self._may_start = threading.Event()
         self._must_leave = threading.Event()
@@ -44,9 +63,15 @@ class LiveReader:
         self._news = threading.Condition()
         self._is_open = False
         self._has_ended = False
+        self._is_taking = False
         self._error: BaseException | None = None
         self._newest_s = -math.inf
         self._heard = 0.0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread lives. After the end it does only where the driver hangs."""
+        return self._thread.is_alive()
 
     def __enter__(self) -> LiveReader:
         """Open the stream.
@@ -56,15 +81,22 @@ class LiveReader:
         """
         self._heard = time.monotonic()
         self._thread.start()
-        while not self._await(lambda: self._is_open):
-            self._raise_error()
+        try:
+            while not self._await(lambda: self._is_open, self._opening_s):
+                self._raise_error()
+        except BaseException:
+            self._leave()  # a stream that opens later is closed again
+            raise
         self._patience_s += 1 / self._stream.fps
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._leave()
+        self._thread.join(timeout=1.0)
+
+    def _leave(self) -> None:
         self._must_leave.set()
         self._may_start.set()
-        self._thread.join(timeout=1.0)
 
     def start(self) -> None:
         """Let the frames come."""
@@ -79,28 +111,34 @@ class LiveReader:
             stopped: is asked now and then whether to give up.
 
         Returns:
-            Whether there is one; else the stream has ended, or `stopped` said so.
+            Whether there is one; else the stream has ended or was lost (see `failure`), or
+            `stopped` said so.
 
         Raises:
-            VideoError: no frame came for too long, or the stream failed.
+            VideoError: a stream that does not come back failed, or sent no frame for too long.
         """
-        while not stopped():
-            if self._await(lambda: self._newest_s >= until_s):
-                return True
-            if self._has_ended:
-                self._raise_error()
-                return False
+        try:
+            while not stopped():
+                if self._await(lambda: self._newest_s >= until_s, self._patience_s):
+                    return True
+                if self._has_ended:
+                    self._raise_error()
+                    return False
+        except VideoError as error:
+            if self._is_taking or not self._stream.comes_back:
+                raise
+            self.failure = error
         return False
 
-    def _await(self, condition: Callable[[], bool]) -> bool:
+    def _await(self, condition: Callable[[], bool], patience_s: float) -> bool:
         """Wait for `condition`, for a moment only: a signal cannot wake a waiting thread."""
         with self._news:
             self._news.wait_for(lambda: condition() or self._has_ended, timeout=0.05)
-            overdue = time.monotonic() - self._heard > self._patience_s
+            overdue = time.monotonic() - self._heard > patience_s
             if condition() or self._has_ended or not overdue:
                 return condition()
         raise VideoError(
-            f"{self._stream.name} has sent nothing for {self._patience_s:.1f} s",
+            f"{self._stream.name} has sent nothing for {patience_s:.1f} s",
             "check its cable and that no other program uses it, and start again.",
         )
 
@@ -133,6 +171,81 @@ class LiveReader:
         for frame in self._stream:
             if self._must_leave.is_set():
                 return
+            self._is_taking = True  # what fails here is not the stream
             self._take(frame)
+            self._is_taking = False
             with self._telling():
+                if self._newest_s == -math.inf:
+                    self.first_s = frame.time_s
                 self._newest_s = frame.time_s
+
+
+def live_readers(
+    stream: Stream,
+    take: Callable[[Frame], None],
+    stopped: Callable[[], bool],
+    *,
+    say: Callable[[str], None] = lambda message: None,
+    patience_s: float = 5.0,
+    pauses_s: Sequence[float] = PAUSES_S,
+) -> Generator[LiveReader, None, None]:
+    """Yield a reader of a live stream, and another one each time that a lost one is back.
+
+        with closing(live_readers(stream, take, stopped)) as readers:
+            for reader in readers:                    # the stream is open
+                reader.start()
+                while reader.wait(until_s, stopped):
+                    ...
+
+    Only a stream that has sent a frame can be lost; one that never did, failed.
+
+    Args:
+        stream: not yet open.
+        take: see `LiveReader`.
+        stopped: is asked now and then whether to give up.
+        say: is told, once each, when the stream is lost and when its frames are back; the
+            latter in the reader's thread.
+        patience_s: see `LiveReader`.
+        pauses_s: to wait before each attempt to open it again; the last one is repeated.
+
+    Raises:
+        VideoError: the stream cannot be opened, or fails before its first frame.
+    """
+    has_sent = False
+    came_at = math.inf  # when the first frame since the last opening came
+    lost_at: float | None = None
+    attempts = 0
+
+    def take_and_tell(frame: Frame) -> None:
+        nonlocal has_sent, came_at, lost_at
+        has_sent = True
+        came_at = min(came_at, time.monotonic())
+        if lost_at is not None:
+            say(f"{stream.name} is back after {came_at - lost_at:.0f} s")
+            lost_at = None
+        take(frame)
+
+    while not stopped():
+        reader = LiveReader(stream, take_and_tell, patience_s=patience_s)
+        came_at = math.inf
+        try:
+            with reader:
+                yield reader
+            failure = reader.failure
+        except VideoError as error:  # it could not be opened
+            failure = error
+        if failure is None:
+            return
+        if not has_sent:
+            raise failure
+        now = time.monotonic()
+        if lost_at is None:
+            lost_at = now
+            say(f"{failure.message}; trying to open it again until it is back")
+        if now - came_at > pauses_s[-1]:  # it held for a while: this is another outage
+            attempts = 0
+        pause_s = pauses_s[min(attempts, len(pauses_s) - 1)]
+        attempts += 1
+        # A driver that hangs still has the stream.
+        while not stopped() and (reader.is_running or time.monotonic() - now < pause_s):
+            time.sleep(0.05)

@@ -1,11 +1,21 @@
-"""Which machine this is, as far as latency depends on it."""
+"""Which machine this is, and how it is set, as far as latency depends on it."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from ffn_edge.runtime.power.sysfs import number_in
+
+# The GPU of a Jetson: the name of its device ends in this.
+_GPU_DEVICES = ("gpu", "ga10b", "gv11b", "gp10b", "gm20b", "gb10b")
+_MEMORY_CLOCK = "sys/kernel/debug/bpmp/debug/clk/emc"
+# Governors round: clocks this close are one.
+_SAME_CLOCK = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +33,75 @@ class Machine:
     cores: int
     system: str
     python: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockRange:
+    """Between which rates a governor may choose. `nvpmodel` sets it, `jetson_clocks` makes it one.
+
+    Raises:
+        ValueError: a rate that is not positive, or a range that is empty.
+    """
+
+    low_hz: float
+    high_hz: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low_hz <= self.high_hz < math.inf:
+            raise ValueError("a clock ranges from a positive rate to one that is no lower")
+
+    def is_close_to(self, other: ClockRange) -> bool:
+        """Return whether both ends are equal up to 2 %."""
+        return math.isclose(self.low_hz, other.low_hz, rel_tol=_SAME_CLOCK) and math.isclose(
+            self.high_hz, other.high_hz, rel_tol=_SAME_CLOCK
+        )
+
+    def __str__(self) -> str:
+        low, high = f"{self.low_hz / 1e6:.0f}", f"{self.high_hz / 1e6:.0f}"
+        return f"fixed at {high} MHz" if low == high else f"of {low} to {high} MHz"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clocks:
+    """What the clocks may be; None where it is not told.
+
+    The rates of the moment say less: a governor lowers them as soon as nothing works.
+
+    Attributes:
+        cpu: of the fastest cores.
+        gpu: of a Jetson's GPU.
+        memory: of a Jetson's memory; only root may read it.
+    """
+
+    cpu: ClockRange | None = None
+    gpu: ClockRange | None = None
+    memory: ClockRange | None = None
+
+
+def clocks_now(root: Path = Path("/")) -> Clocks:
+    """Read the ranges of the clocks.
+
+    Args:
+        root: where the file system begins.
+    """
+    policies = root.glob("sys/devices/system/cpu/cpufreq/policy*")
+    gpus = [
+        device
+        for device in root.glob("sys/class/devfreq/*")
+        if device.name.rpartition(".")[2] in _GPU_DEVICES
+    ]
+    memory = root / _MEMORY_CLOCK
+    # jetson_clocks locks the memory at its rate, whatever the range.
+    is_locked = number_in(memory / "mrq_rate_locked") == 1
+    low, high = ("rate", "rate") if is_locked else ("min_rate", "max_rate")
+    return Clocks(
+        # The kernel gives kHz for processors, and Hz for devices.
+        cpu=_fastest(
+            _range(each / "scaling_min_freq", each / "scaling_max_freq", 1000) for each in policies
+        ),
+        gpu=_fastest(_range(each / "min_freq", each / "max_freq") for each in gpus),
+        memory=_range(memory / low, memory / high),
+    )
 
 
 def this_machine() -> Machine:
@@ -52,6 +131,18 @@ def usable_cores() -> int:
         except OSError:  # some containers hide it
             return len(allowed)
     return len(siblings)
+
+
+def _fastest(ranges: Iterable[ClockRange | None]) -> ClockRange | None:
+    known = [each for each in ranges if each is not None]
+    return max(known, key=lambda each: (each.high_hz, each.low_hz), default=None)
+
+
+def _range(low: Path, high: Path, unit_hz: int = 1) -> ClockRange | None:
+    low_value, high_value = number_in(low), number_in(high)
+    if low_value is None or high_value is None or not 0 < low_value <= high_value:
+        return None
+    return ClockRange(low_hz=low_value * unit_hz, high_hz=high_value * unit_hz)
 
 
 def _cpu_name() -> str:

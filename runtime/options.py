@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +13,31 @@ import click
 from ffn_edge.plan_cache import PRECISIONS
 from ffn_edge.runtime.engine import BACKENDS, EngineOptions
 from ffn_edge.runtime.tensorrt_group import RESIDENT
+
+
+def seconds_until(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Read a time of day, today or tomorrow, or a length of time, as seconds from now.
+
+    Raises:
+        click.BadParameter: it is not "18:00", "90m", "2.5h", "45s" or alike.
+    """
+    if value is None:
+        return None
+    length = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", value)
+    if length and float(length[1]) > 0:
+        return float(length[1]) * {"s": 1, "m": 60, "h": 3600}[length[2]]
+    try:
+        of_day = datetime.strptime(value, "%H:%M").time()
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{value!r} is no time such as 18:00, and no length such as 90m or 2.5h."
+        ) from error
+    now = datetime.now()
+    then = datetime.combine(now.date(), of_day)
+    if then <= now:
+        then += timedelta(days=1)
+    return (then - now).total_seconds()
+
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -35,6 +62,12 @@ _OPTIONS = (
         "--cache", type=click.Path(file_okay=False, path_type=Path), envvar="FFN_EDGE_CACHE",
         help="Where TensorRT's engines are kept.  [default: ~/.cache/ffn-edge]",
     ),
+)  # fmt: skip
+
+
+root_option = click.option(
+    "--root", type=click.Path(file_okay=False, path_type=Path), default=Path("/"),
+    help="Where the machine's file system begins, for its sensors.  [default: /]",
 )  # fmt: skip
 
 

@@ -1,11 +1,13 @@
-"""How long each engine takes on this machine: measured, kept beside the bundle, and checked."""
+"""How long each engine takes on this machine, and what power: measured, kept, and checked."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,14 +18,26 @@ import numpy as np
 from ffn_edge.atomic import write_text
 from ffn_edge.bundle import Bundle, InputContract
 from ffn_edge.errors import FfnEdgeError
+from ffn_edge.runtime.clip_buffer import Frames
+from ffn_edge.runtime.conditions import (
+    Conditions,
+    Moment,
+    conditions_from_fields,
+    conditions_now,
+    this_moment,
+)
 from ffn_edge.runtime.engine import Backend, Engine, EngineOptions, open_engines
-from ffn_edge.runtime.machine import Machine, this_machine
+from ffn_edge.runtime.health import Health
+from ffn_edge.runtime.power.meter import Meter
+from ffn_edge.runtime.power_profile import PowerProfile, measure_power, meter_for
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PROFILE = "profile.json"
 
 _DEFAULTS = EngineOptions()
+_ROOT = Path("/")
 _PROFILE_AGAIN = "measure again with `ffn-edge profile`."
+_NO_POWER = PowerProfile(meter="none", scope="nothing", fault="only latency was measured")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,58 +69,34 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
-    """What a profile belongs to. Under other conditions its latencies are not to be trusted."""
-
-    bundle: str
-    machine: Machine
-    backend: str
-    backend_version: str
-    device: str
-    precision: str
-    threads: int
-
-    def differences(self, other: Conditions) -> list[str]:
-        """Say what differs from `other`, as far as it moves latency."""
-        pairs = {
-            "bundle": (self.bundle[:12], other.bundle[:12]),
-            "processor": (self.machine.cpu, other.machine.cpu),
-            "cores": (self.machine.cores, other.machine.cores),
-            "backend": (
-                f"{self.backend} {self.backend_version}",
-                f"{other.backend} {other.backend_version}",
-            ),
-            "device": (self.device, other.device),
-            "precision": (self.precision, other.precision),
-            "threads": (self.threads, other.threads),
-        }
-        return [
-            f"{what} {mine}, not {theirs}"
-            for what, (mine, theirs) in pairs.items()
-            if mine != theirs
-        ]
-
-
-def conditions_now(bundle: Bundle, backend: Backend) -> Conditions:
-    """Return the conditions under which a bundle runs here and now."""
-    return Conditions(
-        bundle=bundle.identity,
-        machine=this_machine(),
-        backend=backend.name,
-        backend_version=backend.version,
-        device=backend.device,
-        precision=backend.precision,
-        threads=backend.threads,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """The latency of each engine, by frame count, and what it belongs to."""
+    """The operating points: latency and power of each engine, and what they belong to.
+
+    Attributes:
+        conditions: what they belong to.
+        latencies: by frame count.
+        power: of the same engines, or why it was not measured.
+        begin: when the measurement began ...
+        end: ... and ended.
+        created: date and time.
+    """
 
     conditions: Conditions
     latencies: dict[int, Latency]
+    power: PowerProfile
+    begin: Moment
+    end: Moment
     created: str
+
+    def energy_j(self, frames: int) -> float | None:
+        """Return what one inference takes, above the idle machine; None if it is not known.
+
+        Whole microjoules.
+        """
+        power_w = self.power.above_idle_w.get(frames)
+        if power_w is None:
+            return None
+        return round(power_w * self.latencies[frames].median_ms / 1e3, 6)
 
     def to_json(self) -> str:
         """Return the text of `profile.json`."""
@@ -114,13 +104,23 @@ class Profile:
             "schema_version": SCHEMA_VERSION,
             "created": self.created,
             "conditions": dataclasses.asdict(self.conditions),
+            "begin": dataclasses.asdict(self.begin),
+            "end": dataclasses.asdict(self.end),
+            "meter": {
+                "name": self.power.meter,
+                "scope": self.power.scope,
+                "fault": self.power.fault,
+            },
+            "idle_w": self.power.idle_w,
+            "power_w": {frames: self.power.above_idle_w.get(frames) for frames in self.latencies},
+            "energy_j": {frames: self.energy_j(frames) for frames in self.latencies},
             "latency_ms": {
-                frames: {**latency.summary(), "samples": latency.samples_ms}
+                # Whole microseconds: a clock tells no more.
+                frames: _rounded({**latency.summary(), "samples": latency.samples_ms})
                 for frames, latency in self.latencies.items()
             },
         }
-        # Whole microseconds: a clock tells no more.
-        return json.dumps(_rounded(fields), indent=1) + "\n"
+        return json.dumps(fields, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str = PROFILE) -> Profile:
@@ -140,15 +140,18 @@ class Profile:
                 _PROFILE_AGAIN,
             )
         try:
-            conditions = raw["conditions"]
+            latencies = {
+                int(frames): Latency(_samples(latency["samples"]))
+                for frames, latency in raw["latency_ms"].items()
+            }
+            if not latencies:
+                raise ValueError("it has no engine")
             return cls(
-                conditions=Conditions(
-                    **{**conditions, "machine": Machine(**conditions["machine"])}
-                ),
-                latencies={
-                    int(frames): Latency(_samples(latency["samples"]))
-                    for frames, latency in raw["latency_ms"].items()
-                },
+                conditions=conditions_from_fields(raw["conditions"]),
+                latencies=latencies,
+                power=_power(raw, latencies),
+                begin=Moment(**raw["begin"]),
+                end=Moment(**raw["end"]),
                 created=str(raw["created"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -182,9 +185,7 @@ def profile_engines(
     """
     if runs < 1:
         raise FfnEdgeError(f"a profile needs at least one run; got {runs}", "--runs 50")
-    rng = np.random.default_rng(0)
-    shape = (contract.batch, max(engines), contract.height, contract.width, 3)
-    clip = rng.integers(0, 256, shape, np.uint8)
+    clips = _noise(engines, contract)
     samples: dict[int, list[float]] = {frames: [] for frames in engines}
     numbers = range(-warm_up, runs)
     if by_turns:
@@ -193,9 +194,8 @@ def profile_engines(
         schedule = [(number, frames) for frames in engines for number in numbers]
     measured = 0
     for number, frames in schedule:
-        frames_only = np.ascontiguousarray(clip[:, :frames])
         start = time.perf_counter()
-        engines[frames].infer(frames_only)
+        engines[frames].infer(clips[frames])
         elapsed_ms = (time.perf_counter() - start) * 1e3
         if number >= 0:
             samples[frames].append(elapsed_ms)
@@ -205,11 +205,32 @@ def profile_engines(
     return {frames: Latency(tuple(sorted(taken))) for frames, taken in samples.items()}
 
 
+def profile_power(
+    engines: Mapping[int, Engine],
+    contract: InputContract,
+    meter: Meter,
+    root: Path,
+    say: Callable[[str], None],
+) -> PowerProfile:
+    """Measure the machine's power at rest and with each engine. See `measure_power`."""
+    clips = _noise(engines, contract)
+    work = {t: functools.partial(engine.infer, clips[t]) for t, engine in engines.items()}
+    return measure_power(work, meter, Health(root), say)
+
+
+def _noise(engines: Iterable[int], contract: InputContract) -> dict[int, Frames]:
+    """Return a clip for each frame count. What it shows does not matter to an engine's speed."""
+    rng = np.random.default_rng(0)
+    size = (contract.height, contract.width, 3)
+    return {t: rng.integers(0, 256, (contract.batch, t, *size), np.uint8) for t in engines}
+
+
 def profile_bundle(
     bundle: Bundle,
     options: EngineOptions = _DEFAULTS,
     *,
     runs: int = 50,
+    root: Path = _ROOT,
     on_round: Callable[[int], None] | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> Profile:
@@ -219,33 +240,57 @@ def profile_bundle(
         bundle: what to measure.
         options: what runs the engines.
         runs: how many inferences of each engine.
+        root: where the machine's file system begins, for its sensors.
         on_round: see `profile_engines`.
-        say: is told what to be warned of.
+        say: is told what is measured, and what to be warned of.
 
     Raises:
         EngineError: the backend is not installed, or cannot run the bundle.
         FfnEdgeError: the folder cannot be written.
     """
-    with open_engines(bundle, options, say=say) as engines:
+    begin = this_moment(root)
+    with (
+        open_engines(bundle, options, say=say) as engines,
+        closing(meter_for(engines.backend, root)) as meter,
+    ):
+        contract = bundle.manifest.input
+        # First, while nothing has warmed the machine: it should be at rest for this.
+        power = profile_power(engines, contract, meter, root, say)
         latencies = profile_engines(
-            engines,
-            bundle.manifest.input,
-            runs=runs,
-            by_turns=engines.switch_is_free,
-            on_round=on_round,
+            engines, contract, runs=runs, by_turns=engines.switch_is_free, on_round=on_round
         )
-    return save_profile(bundle, engines.backend, latencies)
+    return save_profile(bundle, engines.backend, latencies, power=power, begin=begin, root=root)
 
 
-def save_profile(bundle: Bundle, backend: Backend, latencies: dict[int, Latency]) -> Profile:
+def save_profile(
+    bundle: Bundle,
+    backend: Backend,
+    latencies: dict[int, Latency],
+    *,
+    power: PowerProfile = _NO_POWER,
+    begin: Moment | None = None,
+    root: Path = _ROOT,
+) -> Profile:
     """Write `profile.json` into the bundle's folder, atomically, and return what was written.
+
+    Args:
+        bundle: what was measured.
+        backend: what ran its engines.
+        latencies: by frame count.
+        power: of the same engines, if it was measured.
+        begin: when the measurement began; None is now.
+        root: where the machine's file system begins, for its sensors.
 
     Raises:
         FfnEdgeError: the folder cannot be written.
     """
+    end = this_moment(root)
     profile = Profile(
-        conditions=conditions_now(bundle, backend),
+        conditions=conditions_now(bundle, backend, root),
         latencies=latencies,
+        power=power,
+        begin=begin or end,
+        end=end,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
     try:
@@ -272,6 +317,20 @@ def load_profile(folder: Path) -> Profile | None:
     except (OSError, UnicodeDecodeError) as error:
         raise FfnEdgeError(f"{path} cannot be read: {error}", _PROFILE_AGAIN) from error
     return Profile.from_json(text, str(path))
+
+
+def _power(raw: Any, frame_counts: Iterable[int]) -> PowerProfile:
+    powers = {t: raw["power_w"][str(t)] for t in frame_counts}
+    above_idle_w = {t: power_w for t, power_w in powers.items() if power_w is not None}
+    if above_idle_w and above_idle_w != powers:
+        raise ValueError("the power of some engines is missing")
+    return PowerProfile(
+        meter=str(raw["meter"]["name"]),
+        scope=str(raw["meter"]["scope"]),
+        idle_w=raw["idle_w"],
+        above_idle_w=above_idle_w,
+        fault=raw["meter"]["fault"],
+    )
 
 
 def _samples(raw: Any) -> tuple[float, ...]:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import FfnEdgeError, VideoError
+from ffn_edge.runtime.calibration import load_calibration
+from ffn_edge.runtime.conditions import conditions_now
 from ffn_edge.runtime.engine import EngineOptions, OpenEngines, open_engines
-from ffn_edge.runtime.policy import Limits, OperatingPoint, State, initial_state
+from ffn_edge.runtime.health import Health
+from ffn_edge.runtime.limits_file import LimitsFile
+from ffn_edge.runtime.policy.adaptive import Adaptive
+from ffn_edge.runtime.policy.interface import Controller, Limits, OperatingPoint, Policy, Setting
+from ffn_edge.runtime.power.meter import Meter, NullMeter
+from ffn_edge.runtime.power.sampler import Sampler
+from ffn_edge.runtime.power_profile import PowerProfile, meter_for
 from ffn_edge.runtime.profile import (
     Latency,
     Profile,
-    conditions_now,
     load_profile,
     profile_engines,
+    profile_power,
 )
+from ffn_edge.runtime.second_look import SecondLook
 from ffn_edge.runtime.session import Session, Timing
+from ffn_edge.runtime.simulate.trace import TraceWriter
 from ffn_edge.runtime.sinks import AnnotatedVideo, Sink
 from ffn_edge.runtime.sources import Frame, Stream, open_source
 from ffn_edge.runtime.summary import Summary
@@ -39,10 +51,18 @@ class RunOptions(Timing):
     Attributes:
         realtime: play files at their own pace, as a camera would.
         engines: what runs the engines.
+        policy: what picks the frame count.
+        limits_file: limits that change during the run; see `LimitsFile`.
+        root: where the machine's file system begins, for its sensors.
+        escalate: look again, with more frames, where few are not sure.
     """
 
     realtime: bool = False
     engines: EngineOptions = field(default_factory=EngineOptions)
+    policy: Policy[Any] = field(default_factory=Adaptive)
+    limits_file: Path | None = None
+    root: Path = Path("/")
+    escalate: bool = False
 
 
 _DEFAULTS = RunOptions()
@@ -58,6 +78,7 @@ def open_session(
     say: Callable[[str], None] = lambda message: None,
     on_frame: Callable[[Frame, Stream], None] | None = None,
     on_skip: Callable[[str, VideoError], None] | None = None,
+    trace: TraceWriter | None = None,
 ) -> Iterator[Session]:
     """Open the engines of a bundle, learn their latency, and yield the session over a source.
 
@@ -73,60 +94,119 @@ def open_session(
         say: is told what was chosen and what to be warned of.
         on_frame: see `Session`.
         on_skip: see `Session`.
+        trace: open; is told what the policy knows at the start.
 
     Raises:
         FfnEdgeError: the source, the bundle, the backend or a value cannot be used.
     """
+    limits_file = None
+    if options.limits_file is not None:
+        limits_file = LimitsFile(options.limits_file, limits, say)
     streams = open_source(source, realtime=options.realtime)
+    is_live = all(stream.live for stream in streams.streams)
     wanted = None if limits.frames is None else (limits.frames,)
-    with open_engines(bundle, options.engines, frame_counts=wanted, say=say) as engines:
+    with ExitStack() as stack:
+        engines = stack.enter_context(
+            open_engines(bundle, options.engines, frame_counts=wanted, say=say)
+        )
         chosen = engines.backend
         say(
             f"{bundle.manifest.architecture}, {', '.join(map(str, engines))} frames, with "
             f"{chosen.name} {chosen.version} in {chosen.precision} on {chosen.device}, "
             f"{chosen.threads} threads: {chosen.reason}"
         )
+        meter = stack.enter_context(closing(meter_for(chosen, options.root)))
+        if isinstance(meter, NullMeter) and limits.needs_power:
+            say(f"warning: {meter.error}; without it a power budget is kept by the fewest frames")
+        setting = learn_setting(
+            bundle,
+            engines,
+            say,
+            meter=meter if limits.needs_power else None,
+            root=options.root,
+            period_s=options.hop_s if is_live else 0.0,
+        )
+        second_look = None
+        if options.escalate:
+            second_look = SecondLook(load_calibration(bundle), setting)
+        if trace is not None:
+            conditions = conditions_now(bundle, chosen, options.root)
+            trace.begin(setting, limits, dataclasses.asdict(conditions))
+        sampler = stack.enter_context(Sampler(meter, Health(options.root)))
         yield Session(
             streams,
             engines,
             bundle.manifest,
-            learn_state(bundle, engines, say),
-            limits,
+            Controller(options.policy, setting),
+            limits_file or (lambda: limits),
             options,
+            sense=sampler.sense,
+            second_look=second_look,
             new_ring=engines.new_ring,
             on_frame=on_frame,
             on_skip=on_skip,
+            say=say,
         )
 
 
-def learn_state(bundle: Bundle, engines: OpenEngines, say: Callable[[str], None]) -> State:
-    """Return what is known of the engines' latency: from the profile, or measured quickly.
+def learn_setting(
+    bundle: Bundle,
+    engines: OpenEngines,
+    say: Callable[[str], None],
+    *,
+    meter: Meter | None = None,
+    root: Path = Path("/"),
+    period_s: float = 0.0,
+) -> Setting:
+    """Return what is known of the engines: from the profile, or measured quickly.
 
     Either way every engine has run when this returns, so that the first inference of the run is
     as fast as the others.
+
+    Args:
+        bundle: what runs.
+        engines: open.
+        say: is told what is measured, and why.
+        meter: measures the engines' power where the profile does not know it; None is never.
+        root: where the machine's file system begins, for its sensors.
+        period_s: see `Setting`.
     """
+    contract = bundle.manifest.input
     try:
         profile = load_profile(bundle.path)
-        doubt = _doubt(profile, bundle, engines)
+        doubt = _doubt(profile, bundle, engines, root)
     except FfnEdgeError as error:
         profile, doubt = None, error.message
     if profile is None or doubt:
+        profile = None
         say(f"{doubt}; measuring quickly. `ffn-edge profile` measures thoroughly.")
         latencies = profile_engines(
-            engines,
-            bundle.manifest.input,
-            runs=_QUICK_RUNS,
-            warm_up=1,
-            by_turns=engines.switch_is_free,
+            engines, contract, runs=_QUICK_RUNS, warm_up=1, by_turns=engines.switch_is_free
         )
     else:
         latencies = {frames: profile.latencies[frames] for frames in engines}
-        profile_engines(engines, bundle.manifest.input, runs=1, warm_up=0)
-    return state_from_latencies(bundle, latencies)
+        profile_engines(engines, contract, runs=1, warm_up=0)
+    power = None if profile is None else profile.power
+    if meter is not None and (power is None or power.fault or power.meter != meter.name):
+        power = profile_power(engines, contract, meter, root, say)
+    switch_ms = 0.0
+    if not engines.switch_is_free and len(engines) > 1:
+        switched = profile_engines(engines, contract, runs=1, warm_up=0)
+        switch_ms = max(switched[t].median_ms - latencies[t].median_ms for t in engines)
+    return setting_from_latencies(
+        bundle, latencies, power=power, period_s=period_s, switch_ms=max(0.0, switch_ms)
+    )
 
 
-def state_from_latencies(bundle: Bundle, latencies: dict[int, Latency]) -> State:
-    """Return the policy's first state from measured latencies and the manifest's accuracies."""
+def setting_from_latencies(
+    bundle: Bundle,
+    latencies: dict[int, Latency],
+    *,
+    power: PowerProfile | None = None,
+    period_s: float = 0.0,
+    switch_ms: float = 0.0,
+) -> Setting:
+    """Return the policy's setting: what was measured, and the manifest's accuracies."""
     sub_networks = bundle.manifest.sub_networks
     points = []
     ratios: list[float] = []
@@ -138,10 +218,17 @@ def state_from_latencies(bundle: Bundle, latencies: dict[int, Latency]) -> State
                 frames=frames,
                 base_ms=base_ms,
                 accuracy=None if accuracy is None else accuracy.top1,
+                power_w=None if power is None else power.above_idle_w.get(frames),
             )
         )
         ratios += [sample_ms / base_ms for sample_ms in latency.samples_ms]
-    return initial_state(points, ratios)
+    return Setting(
+        points=points,
+        ratios=ratios,
+        idle_w=None if power is None else power.idle_w,
+        period_s=period_s,
+        switch_ms=switch_ms,
+    )
 
 
 def run_session(
@@ -153,6 +240,7 @@ def run_session(
     summary: Summary,
     sinks: Sequence[Sink] = (),
     annotate: Path | None = None,
+    record: Path | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> None:
     """Run a bundle over a source, and give every result to every sink, until the source ends.
@@ -167,6 +255,7 @@ def run_session(
         summary: counts the results; a run that fails leaves what it counted until then.
         sinks: open.
         annotate: an MP4 file to write, or None.
+        record: a trace to write, or None; see `TraceWriter`.
         say: is told what was chosen and what to be warned of.
 
     Raises:
@@ -184,6 +273,7 @@ def run_session(
         )
     with ExitStack() as stack:
         video = None if annotate is None else stack.enter_context(AnnotatedVideo(annotate))
+        trace = None if record is None else stack.enter_context(TraceWriter(record))
         session = stack.enter_context(
             open_session(
                 bundle,
@@ -193,6 +283,7 @@ def run_session(
                 say=say,
                 on_frame=None if video is None else video.frame,
                 on_skip=skip,
+                trace=trace,
             )
         )
         stack.enter_context(on_signals(session.stop, signal.SIGINT, signal.SIGTERM))
@@ -200,15 +291,17 @@ def run_session(
         results = stack.enter_context(closing(iter(session)))
         targets = [summary, *sinks, *([] if video is None else [video])]
         for result in results:
+            if trace is not None:
+                trace.write(result.observation)
             for target in targets:
                 target.write(result)
 
 
-def _doubt(profile: Profile | None, bundle: Bundle, engines: OpenEngines) -> str:
+def _doubt(profile: Profile | None, bundle: Bundle, engines: OpenEngines, root: Path) -> str:
     """Say why a profile cannot be trusted here; nothing if it can."""
     if profile is None:
         return "there is no profile of this bundle yet"
-    differences = profile.conditions.differences(conditions_now(bundle, engines.backend))
+    differences = profile.conditions.differences(conditions_now(bundle, engines.backend, root))
     if differences:
         return f"the profile was made for {'; '.join(differences)}"
     missing = [str(frames) for frames in engines if frames not in profile.latencies]

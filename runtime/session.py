@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,18 @@ from ffn_edge.bundle import Manifest
 from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
 from ffn_edge.picture import prepare_frame
 from ffn_edge.runtime.clip_buffer import ClipBuffer, HostRing, Ring, window_capacity
-from ffn_edge.runtime.engine import Engine, Logits, NewRing
-from ffn_edge.runtime.live_reader import LiveReader
-from ffn_edge.runtime.policy import Decision, Limits, State, decide, observe
+from ffn_edge.runtime.confidence import Logits
+from ffn_edge.runtime.engine import Engine, NewRing
+from ffn_edge.runtime.live_reader import live_readers
+from ffn_edge.runtime.policy.interface import (
+    NOTHING_SENSED,
+    Controller,
+    Decision,
+    Limits,
+    Observation,
+    Sensed,
+)
+from ffn_edge.runtime.second_look import SecondLook
 from ffn_edge.runtime.sources import Frame, Source, Stream
 
 _TOP = 5
@@ -69,11 +78,11 @@ class Result:
         elapsed_s: the same in seconds of the whole run, over all videos of a list.
         source: the stream's name.
         decision: the frame count, and why.
-        latency_ms: from the decision to the logits: what the deadline is for.
-        engine_ms: of it, the engine's share.
+        observation: what the policy learned: latency from the decision to the logits, which is
+            what the deadline is for; the limits; power, energy and heat since the result before.
+        engine_ms: of the latency, the engine's share.
         device_ms: of the engine's share, the device's own clock; None where it has none.
-        overhead_ms: around the engine: deciding, gathering the clip, reading the logits.
-        missed: whether it took longer than the deadline.
+        overhead_ms: around the engine: deciding, gathering the clip, sensing, reading the logits.
         top: the most probable classes, best first.
     """
 
@@ -81,12 +90,21 @@ class Result:
     elapsed_s: float
     source: str
     decision: Decision
-    latency_ms: float
+    observation: Observation
     engine_ms: float
     device_ms: float | None
     overhead_ms: float
-    missed: bool
     top: tuple[Prediction, ...]
+
+    @property
+    def latency_ms(self) -> float:
+        """From the decision to the logits."""
+        return self.observation.latency_ms
+
+    @property
+    def missed(self) -> bool:
+        """Whether that was more than the deadline."""
+        return self.observation.missed
 
 
 class Session:
@@ -102,27 +120,34 @@ class Session:
         source: Source,
         engines: Mapping[int, Engine],
         manifest: Manifest,
-        state: State,
-        limits: Limits,
+        controller: Controller,
+        limits: Callable[[], Limits],
         timing: Timing = _DEFAULT_TIMING,
         *,
+        sense: Callable[[float], Sensed] = lambda now: NOTHING_SENSED,
+        second_look: SecondLook | None = None,
         new_ring: NewRing | None = None,
         on_frame: Callable[[Frame, Stream], None] | None = None,
         on_skip: Callable[[str, VideoError], None] | None = None,
+        say: Callable[[str], None] = lambda message: None,
     ) -> None:
         """Put the parts together; nothing is opened yet.
 
         Args:
             source: what to watch.
-            engines: open, one for each of the state's operating points.
+            engines: open, one for each of the controller's operating points.
             manifest: the bundle's.
-            state: what is known of the engines' latency.
-            limits: what to keep.
+            controller: picks the frame count; its clock is `time.monotonic`.
+            limits: what to keep; is asked before every inference.
             timing: when to classify what.
+            sense: is asked after every inference what the sensors say, and given the time.
+            second_look: escalates what few frames are not sure of; None is never.
             new_ring: makes the ring that the engines read from, of so many frames; None is one
                 in host memory.
             on_frame: is called with every frame; on a live source, in its reader's thread.
             on_skip: is called with each video of a list that is broken.
+            say: is told of a limit that cannot be kept, and of a live stream that is lost and
+                its return; in any thread.
 
         Raises:
             EngineError: the bundle takes several clips at once, or no square ones.
@@ -143,10 +168,15 @@ class Session:
         self._new_ring = new_ring or self._host_ring
         self._on_frame = on_frame
         self._on_skip = on_skip
-        self._state = state
+        self._controller = controller
+        self._sense = sense
+        self._second_look = second_look
+        self._say = say
         self._stopped = False
         self._offset_s = 0.0  # the length of the streams before this one
         self._latest_s = 0.0  # the time of this stream's newest frame
+        self._live_since: float | None = None
+        self._has_warned = False
 
     def stop(self) -> None:
         """End soon, after the inference that runs. For signal handlers and other threads."""
@@ -159,6 +189,7 @@ class Session:
             VideoError: the source cannot be read, or stops; of a list, every video.
             EngineError: an engine failed.
         """
+        self._warn(self._controller.decide(self._limits(), time.monotonic()))
         broken = 0
         for stream in self._source.streams:
             if self._is_over():
@@ -174,6 +205,7 @@ class Session:
             finally:
                 self._offset_s += self._latest_s
                 self._latest_s = 0.0
+                self._live_since = None
         if broken == len(self._source.streams):
             raise VideoError(
                 f"none of the {broken} videos of the list could be read", "see the messages above."
@@ -190,12 +222,18 @@ class Session:
             yield from self._end()
 
     def _watch_live(self, stream: Stream) -> Iterator[Result]:
-        with LiveReader(stream, self._take) as reader, self._window(stream):
-            reader.start()
-            while reader.wait(self._due_s, self._is_over):
-                yield self._infer()
-            if not self._is_over():
-                yield from self._end()
+        self._live_since = time.monotonic()
+        readers = live_readers(stream, self._take, self._is_over, say=self._say)
+        with closing(readers):
+            for reader in readers:
+                with self._window(stream):
+                    reader.start()
+                    if reader.wait(0.0, self._is_over):
+                        self._due_s += reader.first_s  # one that was lost starts anew
+                    while reader.wait(self._due_s, self._is_over):
+                        yield self._infer()
+                    if reader.failure is None and not self._is_over():
+                        yield from self._end()
 
     @contextmanager
     def _window(self, stream: Stream) -> Iterator[None]:
@@ -229,45 +267,71 @@ class Session:
             self._on_frame(frame, self._stream)
 
     def _is_over(self) -> bool:
-        return self._stopped or self._offset_s + self._latest_s >= self._timing.max_seconds
+        latest_s = self._latest_s
+        if self._live_since is not None:  # time goes on where no frame comes
+            latest_s = max(latest_s, time.monotonic() - self._live_since)
+        return self._stopped or self._offset_s + latest_s >= self._timing.max_seconds
 
     def _infer(self) -> Result:
-        start = time.perf_counter()
-        decision = decide(self._state, self._limits, self._offset_s + self._latest_s)
-        clip, time_s = self._buffer.gather(decision.frames)
-        engine_start = time.perf_counter()
-        engine = self._engines[decision.frames]
-        logits = engine.infer(clip)
-        engine_end = time.perf_counter()
-        latency_ms = (engine_end - start) * 1e3
-        engine_ms = (engine_end - engine_start) * 1e3
-        elapsed_s = self._offset_s + time_s
-        self._state = observe(self._state, decision.frames, latency_ms, elapsed_s)
-        top = top_classes(logits[0], self._classes)
-        self._used_s = time_s
+        start = time.monotonic()
+        limits = self._limits()
+        decision = self._controller.decide(limits, start)
+        self._warn(decision)
+        logits: Logits
+        ran: tuple[tuple[int, float], ...] = ()
+        if self._second_look is None:
+            logits, engine_ms = self._run(decision.frames)
+        else:
+            logits, ran = self._second_look.answer(decision, limits, self._run)
+            engine_ms = sum(latency_ms for _, latency_ms in ran)
+            if ran == ((decision.frames, engine_ms),):
+                ran = ()
+        end = time.monotonic()
+        observation = Observation(
+            frames=decision.frames,
+            latency_ms=(end - start) * 1e3,
+            now=end,
+            limits=limits,
+            sensed=self._sense(end),
+            ran=ran,
+        )
+        self._controller.observe(observation)
+        top = top_classes(logits, self._classes)
+        time_s = self._used_s
         # On a live source, hops that are past are left out.
         hops = math.floor((time_s - self._due_s) / self._timing.hop_s) + 1
         self._due_s += max(hops, 0) * self._timing.hop_s
-        deadline_ms = self._limits.latency_ms
         return Result(
             time_s=time_s,
-            elapsed_s=elapsed_s,
+            elapsed_s=self._offset_s + time_s,
             source=self._stream.name,
             decision=decision,
-            latency_ms=latency_ms,
+            observation=observation,
             engine_ms=engine_ms,
-            device_ms=engine.device_ms,
-            overhead_ms=(time.perf_counter() - start) * 1e3 - engine_ms,
-            missed=deadline_ms is not None and latency_ms > deadline_ms,
+            device_ms=self._engines[decision.frames].device_ms if not ran else None,
+            overhead_ms=(time.monotonic() - start) * 1e3 - engine_ms,
             top=top,
         )
+
+    def _warn(self, decision: Decision) -> None:
+        """Say that a limit cannot be kept, when that begins."""
+        if decision.warning is not None and not self._has_warned:
+            self._say(f"warning: {decision.warning}")
+        self._has_warned = decision.warning is not None
+
+    def _run(self, frames: int) -> tuple[Logits, float]:
+        """Classify the window; return the logits, (C,), and the engine's milliseconds."""
+        clip, self._used_s = self._buffer.gather(frames)
+        start = time.monotonic()
+        logits = self._engines[frames].infer(clip)
+        return logits[0], (time.monotonic() - start) * 1e3
 
 
 def top_classes(logits: Logits, classes: tuple[str, ...]) -> tuple[Prediction, ...]:
     """Return the most probable classes, at most five, best first.
 
     Args:
-        logits: float32 (classes,).
+        logits: (classes,).
         classes: their names.
 
     Raises:

@@ -95,16 +95,26 @@ class JsonLines:
 
 def result_fields(result: Result) -> dict[str, object]:
     """Return what a JSON line says of a result."""
+    sensed = result.observation.sensed
     return {
         "time_s": round(result.time_s, 3),
         "source": result.source,
         "frames": result.decision.frames,
         "reason": result.decision.reason,
         "rejected": result.decision.rejected,
+        "warning": result.decision.warning,
+        "missed": result.missed,
         "latency_ms": round(result.latency_ms, 3),
         "engine_ms": round(result.engine_ms, 3),
-        "device_ms": None if result.device_ms is None else round(result.device_ms, 3),
+        "device_ms": _rounded(result.device_ms),
         "overhead_ms": round(result.overhead_ms, 3),
+        "ran": {frames: round(ms, 3) for frames, ms in result.observation.ran} or None,
+        "power_w": _rounded(sensed.power_w),
+        "energy_j": _rounded(sensed.energy_j),
+        "sensor_fault": sensed.fault,
+        "temperatures_c": dict(sensed.zones_c),
+        "throttled": sensed.throttled,
+        "over_current": sensed.over_current,
         "top5": [
             {"class": best.class_name, "probability": round(best.probability, 4)}
             for best in result.top
@@ -112,11 +122,14 @@ def result_fields(result: Result) -> dict[str, object]:
     }
 
 
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
 class LiveView:
     """The latest result in the terminal, redrawn four times a second by rich's own thread."""
 
-    def __init__(self, console: Console, deadline_ms: float | None) -> None:
-        self._deadline_ms = deadline_ms
+    def __init__(self, console: Console) -> None:
         self._latest: Result | None = None
         self._live = Live(
             console=console,
@@ -146,12 +159,17 @@ class LiveView:
         result = self._latest
         if result is None:
             return Text("waiting for the first window of frames ...")
-        deadline = f" of {self._deadline_ms:g} ms" if self._deadline_ms else ""
+        limits, sensed = result.observation.limits, result.observation.sensed
+        deadline = f" of {limits.latency_ms:g} ms" if limits.latency_ms else ""
+        budget = f" of {limits.power_w:g} W" if limits.power_w else ""
+        heat = "" if sensed.temperature_c is None else f"   {sensed.temperature_c:.0f} °C"
         head = Text.assemble(
             f"{result.source}  {result.time_s:8.2f} s   ",
             (f"{result.decision.frames} frames", "bold cyan"),
             "   ",
             (f"{result.latency_ms:.1f} ms{deadline}", "bold red" if result.missed else "green"),
+            "" if sensed.power_w is None else f"   {sensed.power_w:.2f} W{budget}",
+            f"{heat}   {sensed.throttled or ''}",
         )
         classes = Table.grid(padding=(0, 1))
         for best in result.top:

@@ -1,7 +1,7 @@
 """Where frames come from: a video file, a list of video files, or a camera.
 
-A source is one or more streams. A stream is opened by `with` and iterated once, and yields
-frames with their time.
+A source is one or more streams. A stream is opened by `with` and iterated, and yields frames with
+their time.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
+from ffn_edge.camera import Camera
 from ffn_edge.errors import VideoError
-from ffn_edge.video import Camera, Images, VideoReader
+from ffn_edge.video import Images, VideoReader
 from ffn_edge.video_list import videos_of
 
 
@@ -26,11 +27,12 @@ class Frame(NamedTuple):
 
 
 class Stream(Protocol):
-    """One video or camera: `with stream: for frame in stream`. It is opened once.
+    """One video or camera: `with stream: for frame in stream`.
 
     Attributes:
         name: for people.
         live: frames come when they come, and those not taken in time are lost.
+        comes_back: it may be opened again when it failed, and its time goes on meanwhile.
         fps: frames a second; set once the stream is open.
     """
 
@@ -38,6 +40,8 @@ class Stream(Protocol):
     def name(self) -> str: ...  # noqa: D102
     @property
     def live(self) -> bool: ...  # noqa: D102
+    @property
+    def comes_back(self) -> bool: ...  # noqa: D102
     @property
     def fps(self) -> float: ...  # noqa: D102
     def __enter__(self) -> Stream: ...
@@ -52,6 +56,8 @@ class Stream(Protocol):
 
 class VideoStream:
     """A video file: every frame as fast as it is taken, or, `realtime`, at the video's own pace."""
+
+    comes_back = False
 
     def __init__(self, path: Path, *, realtime: bool = False) -> None:
         self.name = str(path)
@@ -98,24 +104,35 @@ class VideoStream:
 
 
 class CameraStream:
-    """A camera by its number; the time of a frame is when it arrived."""
+    """A camera by its address; the time of a frame is when it arrived.
+
+    Time starts with the first frame of all: a camera may take a second to warm up, and may be away
+    between two openings.
+    """
 
     live = True
+    comes_back = True
 
-    def __init__(self, index: int) -> None:
-        self.name = f"camera {index}"
-        self._camera = Camera(index)
+    def __init__(self, address: str) -> None:
+        """Read the address; see `Camera`.
+
+        Raises:
+            VideoError: it is none.
+        """
+        self._camera = Camera(address)
+        self.name = self._camera.name
+        self._start_s: float | None = None
 
     @property
     def fps(self) -> float:
-        """Frames a second, as the driver states."""
+        """Frames a second, as the camera states."""
         return self._camera.fps
 
     def __enter__(self) -> CameraStream:
         """Open the camera.
 
         Raises:
-            VideoError: there is none of this number, or it is in use.
+            VideoError: there is none, it does not answer, or it is in use.
         """
         self._camera.__enter__()
         return self
@@ -134,12 +151,12 @@ class CameraStream:
         Raises:
             VideoError: it stopped.
         """
-        image = self._camera.read()
-        start = time.monotonic()  # a camera may take a second to warm up: that is no time of ours
-        yield Frame(image, 0.0)
         while True:
             image = self._camera.read()
-            yield Frame(image, time.monotonic() - start)
+            now = time.monotonic()
+            if self._start_s is None:
+                self._start_s = now
+            yield Frame(image, now - self._start_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,20 +176,22 @@ def open_source(text: str, *, realtime: bool = False) -> Source:
     """Read what a user calls a source. No video or camera is opened yet.
 
     Args:
-        text: a camera's number ("0"), a text file (*.txt) with one video path a line, relative
-            to that file, or a video file.
+        text: a camera's address (see `Camera`): a number ("0"), "csi://0" or a network stream's
+            URL; a text file (*.txt) with one video path a line, relative to that file; or a video
+            file.
         realtime: play files at their own pace, as a camera would.
 
     Raises:
-        VideoError: there is no such file, or the list names no video.
+        VideoError: there is no such file, the list names no video, or the address is none.
     """
-    if text.isdecimal():
-        return Source(streams=(CameraStream(int(text)),))
+    if text.isdecimal() or "://" in text:
+        return Source(streams=(CameraStream(text),))
     path = Path(text)
     if not path.is_file():
         raise VideoError(
             f"there is no video at {text}",
-            "name a video file, a .txt file with one video path a line, or a camera such as 0.",
+            "name a video file, a .txt file with one video path a line, or a camera, such as 0, "
+            "csi://0 or rtsp://host/path.",
         )
     streams = tuple(VideoStream(video, realtime=realtime) for video in videos_of(path))
     return Source(streams=streams, skip_broken=path.suffix.lower() == ".txt")

@@ -21,6 +21,7 @@ class _AtFrames:
 
     inferences: int = 0
     seconds: float = 0.0
+    energy_j: float = 0.0
     misses: int = 0
     most_ms: float = 0.0
     bins: Counter[int] = field(default_factory=Counter)
@@ -44,6 +45,10 @@ class Summary:
         self._last: Result | None = None
         self._switches = 0
         self._overhead_ms = 0.0
+        self._burst = self._longest_burst = 0
+        self._measured = 0  # results whose energy is known
+        self._over_current = 0
+        self._escalated = 0
         self._skipped: list[str] = []
 
     @property
@@ -60,6 +65,14 @@ class Summary:
         at = self._by_frames.setdefault(result.decision.frames, _AtFrames())
         at.inferences += 1
         at.misses += result.missed
+        self._burst = self._burst + 1 if result.missed else 0
+        self._longest_burst = max(self._longest_burst, self._burst)
+        self._escalated += len(result.observation.ran) > 1
+        sensed = result.observation.sensed
+        self._over_current += sensed.over_current
+        if sensed.energy_j is not None:
+            self._measured += 1
+            at.energy_j += sensed.energy_j
         at.most_ms = max(at.most_ms, result.latency_ms)
         at.bins[math.floor(math.log(result.latency_ms) / _BIN)] += 1
         self._overhead_ms += result.overhead_ms
@@ -71,11 +84,19 @@ class Summary:
 
     def fields(self) -> dict[str, Any]:
         """Return all figures, ready for JSON."""
+        misses = sum(at.misses for at in self._by_frames.values())
+        energy_j = sum(at.energy_j for at in self._by_frames.values())
         return {
             "inferences": self.inferences,
             "switches": self._switches,
             "deadline_ms": self._deadline_ms,
-            "misses": sum(at.misses for at in self._by_frames.values()),
+            "misses": misses,
+            "miss_rate": round(misses / max(1, self.inferences), 4),
+            "longest_burst": self._longest_burst,
+            "energy_j": round(energy_j, 3) if self._measured else None,
+            "energy_per_clip_j": round(energy_j / self._measured, 4) if self._measured else None,
+            "over_current": self._over_current,
+            "escalated": self._escalated,
             "mean_overhead_ms": round(self._overhead_ms / max(1, self.inferences), 3),
             "skipped": self._skipped,
             "frames": {
@@ -94,9 +115,19 @@ class Summary:
     def table(self) -> Table:
         """Return the figures as a table for the terminal."""
         figures = self.fields()
-        deadline = f" · deadline {self._deadline_ms:g} ms" if self._deadline_ms else ""
+        title = [f"{figures['inferences']} inferences", f"{figures['switches']} switches"]
+        if self._deadline_ms:
+            title.append(f"deadline {self._deadline_ms:g} ms missed by {figures['miss_rate']:.1%}")
+            if figures["longest_burst"] > 1:
+                title.append(f"at most {figures['longest_burst']} in a row")
+        if figures["energy_per_clip_j"] is not None:
+            title.append(f"{figures['energy_per_clip_j']:.3g} J a clip")
+        if figures["escalated"]:
+            title.append(f"{figures['escalated']} escalated")
+        if figures["over_current"]:
+            title.append(f"{figures['over_current']} over-current events")
         table = Table(
-            title=f"{figures['inferences']} inferences · {figures['switches']} switches{deadline}",
+            title=" · ".join(title),
             caption=f"around the engine: {figures['mean_overhead_ms']:.2f} ms on average"
             + "".join(f"\nskipped {line}" for line in self._skipped),
         )

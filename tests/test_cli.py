@@ -58,7 +58,11 @@ def test_the_group_tells_of_a_command_what_the_command_tells(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "evaluate", "export", "verify", "build", "doctor", "profile", "run"]
+    "name",
+    [
+        *("train", "evaluate", "export", "verify", "build", "doctor", "power", "profile"),
+        *("calibrate", "run", "simulate"),
+    ],
 )
 def test_every_command_that_reports_has_json(name: str) -> None:
     assert "--json" in {option for p in command(name).params for option in p.opts}

@@ -91,6 +91,7 @@ def test_what_every_stage_agrees_on_imports_no_stage() -> None:
         ("tensorrt", {"ffn_edge.tensorrt_api"}),
         ("tensorrt_rtx", {"ffn_edge.tensorrt_api"}),
         ("pycuda", {"ffn_edge.gpu"}),
+        ("pynvml", {"ffn_edge.runtime.power.nvml"}),
     ],
 )
 def test_a_device_library_is_imported_only_by_the_files_that_drive_it(
@@ -120,7 +121,7 @@ def run_fresh(program: str) -> subprocess.CompletedProcess[str]:
         "class Blocker:\n"
         "    blocked = {'torch', 'torchvision', 'onnx', 'onnxscript', 'onnxruntime', 'cv2',\n"
         "               'matplotlib', 'tensorboard', 'skimage', 'tensorrt', 'tensorrt_rtx',\n"
-        "               'pycuda'}\n"
+        "               'pycuda', 'pynvml'}\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.partition('.')[0] in self.blocked:\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ from ffn_edge.errors import VideoError
 from ffn_edge.opencv import use_one_thread
 from ffn_edge.picture import Box, crop_resize, prepare_frame
 from ffn_edge.video import (
-    UNSTATED_FPS,
-    Camera,
     VideoReader,
     VideoWriter,
     read_frame_folder,
@@ -250,7 +248,8 @@ def test_bad_files_leave_stderr_to_us(movie: Path, tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from ffn_edge.errors import VideoError
-from ffn_edge.video import Camera, VideoReader
+from ffn_edge.camera import Camera
+from ffn_edge.video import VideoReader
 for path in Path({str(tmp_path)!r}).iterdir():
     try:
         with VideoReader(path) as reader:
@@ -259,7 +258,7 @@ for path in Path({str(tmp_path)!r}).iterdir():
         continue
     raise SystemExit(f"{{path}} was read")
 try:
-    Camera(99).__enter__()
+    Camera("99").__enter__()
 except VideoError:
     pass
 """
@@ -272,52 +271,15 @@ def test_without_opencv_the_module_imports_and_using_it_says_what_to_install() -
 import sys
 sys.modules["cv2"] = None
 from ffn_edge.errors import FfnEdgeError
-from ffn_edge.video import Camera
+from ffn_edge.camera import Camera
 try:
-    Camera(0).__enter__()
+    Camera("0").__enter__()
 except FfnEdgeError as error:
     sys.exit(0 if 'pip install "ffn-edge[video]"' in error.hint else "wrong hint")
 sys.exit("no error")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-# --- cameras ------------------------------------------------------------------------------------
-
-
-class FakeCamera:
-    """A camera that sends two frames and stops."""
-
-    def __init__(self, index: int) -> None:
-        self.frames: Iterator[np.ndarray] = iter([numbered_frame(0), numbered_frame(1)])
-
-    def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
-        return True
-
-    def get(self, prop: int) -> float:
-        return 0.0
-
-    def read(self) -> tuple[bool, np.ndarray | None]:
-        frame = next(self.frames, None)
-        return frame is not None, frame
-
-    def release(self) -> None:
-        pass
-
-
-def test_a_camera_gives_frames_until_it_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cv2, "VideoCapture", FakeCamera)
-    with Camera(3) as camera:
-        assert camera.fps == UNSTATED_FPS
-        assert numbers_on(np.stack([camera.read(), camera.read()])) == [0, 1]
-        with pytest.raises(VideoError, match="camera 3 stopped"):
-            camera.read()
-
-
-def test_a_camera_that_is_not_there_is_refused() -> None:
-    with pytest.raises(VideoError, match="camera 99 cannot be opened"):
-        Camera(99).__enter__()
 
 
 # --- writing ------------------------------------------------------------------------------------

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from ffn_edge.atomic import write_text
@@ -20,7 +22,7 @@ from ffn_edge.export.clips import clips_from_videos
 from ffn_edge.export.verify import Verified, verify
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.runtime.engine import open_engines
-from ffn_edge.runtime.policy import Limits
+from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.profile import Latency, profile_engines, save_profile
 from ffn_edge.runtime.run import open_session
 from ffn_edge.runtime.session import Result
@@ -35,6 +37,7 @@ EVALUATED = (2, 4, 6, 8, 10, 12, 14, 16, 18, 20)
 STREAM_SECONDS = 240.0
 # The background load works in the middle third of the stream.
 LOAD_FROM, LOAD_UNTIL = 1 / 3, 2 / 3
+MISS_RATE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +51,27 @@ class TimelineRun:
     correct: tuple[bool, ...]
     """Per result, whether the top class was the action that filled most of the window."""
 
-    def missed(self, *, under_load: bool) -> float:
-        """Return the share of deadlines missed while the load was on, or while it was off."""
+    def missed(self, *, under_load: bool | None = None) -> float:
+        """Return the share of deadlines missed while the load was on, or off, or in all."""
         begin, end = self.load_s
         return statistics.fmean(
             result.missed
             for result in self.results
-            if (begin <= result.elapsed_s < end) is under_load
+            if under_load is None or (begin <= result.elapsed_s < end) is under_load
         )
 
     def share_at(self, frames: int) -> float:
         """Return the share of inferences that ran with `frames`."""
         return statistics.fmean(result.decision.frames == frames for result in self.results)
+
+    def moves(self, since_s: float, until_s: float = math.inf) -> list[tuple[int, Result]]:
+        """Return where the frame count changed: what it was before, and the first result after."""
+        return [
+            (before.decision.frames, after)
+            for before, after in pairwise(self.results)
+            if since_s <= after.elapsed_s < until_s
+            and before.decision.frames != after.decision.frames
+        ]
 
 
 @dataclass(slots=True)
@@ -153,7 +165,7 @@ def run_demo(
                     stream,
                     actions,
                     name,
-                    Limits(latency_ms=deadline_ms, frames=frames),
+                    Limits(latency_ms=deadline_ms, miss_rate=MISS_RATE, frames=frames),
                 )
             )
     write_text(folder / "demo.json", json.dumps(_figures(demo), indent=1) + "\n")
@@ -175,7 +187,7 @@ def _run_on_stream(
     with BackgroundLoad() as load, open_session(bundle, str(stream), limits) as session:
         for result in session:
             results.append(result)
-            load.switch(load_s[0] <= result.elapsed_s < load_s[1])
+            load.set_level(1.0 if load_s[0] <= result.elapsed_s < load_s[1] else 0.0)
     if limits.latency_ms is None or not results:
         raise FfnEdgeError("the run gave no result", "look at the stream in the demo's folder.")
     return TimelineRun(
@@ -211,6 +223,7 @@ def _figures(demo: DemoResult) -> dict[str, object]:
                 "deadline_ms": run.deadline_ms,
                 "missed_under_load": run.missed(under_load=True),
                 "missed_otherwise": run.missed(under_load=False),
+                "missed": run.missed(),
                 "correct": statistics.fmean(run.correct),
             }
             for run in demo.runs

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ffn_edge.host_memory import memory_sizes
 from ffn_edge.runtime.doctor.probes import Facts, existing, read
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
+from ffn_edge.runtime.health import power_mode_in
+from ffn_edge.runtime.power.ina import find_rails
 
 # NVIDIA's JetPack archive, exact releases only: developer.nvidia.com/embedded/jetpack-archive
 _JETPACK_OF_L4T = {
@@ -25,15 +26,6 @@ _OLDEST_L4T = (36, 4)  # JetPack 6.1: the first with TensorRT 10.3
 _MIB = 1 << 20
 _LITTLE_MEMORY, _TOO_LITTLE_MEMORY = 1536 * _MIB, 512 * _MIB
 _TOO_LITTLE_DISK = 256 * _MIB
-
-# Power sensors: JetPack 5 and later in hwmon, JetPack 4 in iio; Thor's input in an INA238.
-_POWER_FILES = (
-    "ina3221*/*/hwmon/hwmon*/in[1-3]_input",
-    "ina3221*/*/hwmon/hwmon*/curr[1-3]_input",
-    "ina3221*/*/iio:device*/in_power*_input",
-    "ina238/*/hwmon/hwmon*/power1_input",
-)
-_RAIL_NAMES = ("ina3221*/*/hwmon/hwmon*/in[1-3]_label", "ina3221*/*/iio:device*/rail_name_*")
 
 
 def board_lines(facts: Facts) -> Iterator[Line]:
@@ -66,10 +58,10 @@ def _power_mode_line(facts: Facts) -> Line:
         return Line("power mode", "unknown: there is no nvpmodel", "note")
     if isinstance(printed, Failure):
         return Line("power mode", f"unknown: nvpmodel failed ({printed.message})", "note")
-    match = re.search(r"NV Power Mode:\s*(\S+)", printed)
-    if match is None:
+    mode = power_mode_in(printed)
+    if mode is None:
         return Line("power mode", "unknown: nvpmodel does not say", "note", "sudo nvpmodel -q")
-    return Line("power mode", f"{match[1]}; a latency profile belongs to one power mode")
+    return Line("power mode", f"{mode}; a latency profile belongs to one power mode")
 
 
 def camera_lines(facts: Facts) -> Iterator[Line]:
@@ -90,11 +82,8 @@ def camera_lines(facts: Facts) -> Iterator[Line]:
 
 def sensor_lines(facts: Facts) -> Iterator[Line]:
     """Report which sensors of power and temperature are there and open to this user."""
-    drivers = facts.root / "sys/bus/i2c/drivers"
-    files = [path for each in _POWER_FILES for path in sorted(drivers.glob(each))]
-    closed = _closed(facts, files, os.R_OK)
-    rails = [read(path) for each in _RAIL_NAMES for path in sorted(drivers.glob(each))]
-    named = ", ".join(rail for rail in rails if rail and rail != "NC")
+    rails = find_rails(facts.root)
+    closed = _closed(facts, [file.path for rail in rails for file in rail.files], os.R_OK)
     if closed:
         folders = sorted({path.parent for path in closed})
         yield Line(
@@ -102,8 +91,8 @@ def sensor_lines(facts: Facts) -> Iterator[Line]:
             f"sudo chmod a+r {' '.join(f'{folder}/*_input' for folder in folders)}, after each "
             "start of the machine.",
         )  # fmt: skip
-    elif files:
-        yield Line("power (INA)", named or f"{len(files)} files, without names")
+    elif rails:
+        yield Line("power (INA)", ", ".join(rail.name for rail in rails))
     elif facts.is_jetson:
         yield Line(
             "power (INA)", "none: this board has no sensor, or a container hides it", "note",

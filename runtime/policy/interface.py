@@ -8,7 +8,7 @@ clock; the caller passes it in.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -99,6 +99,11 @@ class Limits:
                 "--battery-wh 20 --until 18:00",
             )
 
+    @property
+    def needs_power(self) -> bool:
+        """Whether the power must be known to keep them."""
+        return self.power_w is not None or self.battery_j is not None
+
     def budget_w(self, spent_j: float, now: float) -> float | None:
         """Return the mean power that may be drawn from now on; None is no limit.
 
@@ -120,7 +125,8 @@ class Sensed:
         power_w: mean power of the machine since the observation before; and
         energy_j: what it drew in that time.
         fault: why the power is not known, though it was asked for: no sensor, a stale one.
-        temperature_c: of the hottest zone.
+        temperature_c: of the hottest zone; and
+        zones_c: of each, by name.
         over_current: how many over-current events came since the observation before.
         throttled: what holds the clocks down now, in words.
     """
@@ -129,6 +135,7 @@ class Sensed:
     energy_j: float | None = None
     fault: str | None = None
     temperature_c: float | None = None
+    zones_c: Mapping[str, float] = field(default_factory=dict)
     over_current: int = 0
     throttled: str | None = None
 
@@ -141,11 +148,12 @@ class Observation:
     """An inference that was made.
 
     Attributes:
-        frames: its frame count.
+        frames: the frame count that was decided.
         latency_ms: how long it took.
         now: when it ended.
         limits: that held when it was decided.
         sensed: what the sensors said at its end.
+        ran: the engines that ran and their milliseconds, where it was not the one decided alone.
     """
 
     frames: int
@@ -153,6 +161,7 @@ class Observation:
     now: float
     limits: Limits
     sensed: Sensed = NOTHING_SENSED
+    ran: tuple[tuple[int, float], ...] = ()
 
     @property
     def missed(self) -> bool:
@@ -170,12 +179,17 @@ class Decision:
         reason: in words, with the numbers.
         rejected: every other frame count and why it was not chosen.
         warning: a limit that cannot be kept, or is not known to be kept, and why.
+        latencies_ms: what every frame count is predicted to take at most, with the chance of more
+            that the decision takes; empty where the policy does not predict.
+        engine_w: what the engines may draw on average within the budget; None is no limit.
     """
 
     frames: int
     reason: str
     rejected: dict[int, str] = field(default_factory=dict)
     warning: str | None = None
+    latencies_ms: Mapping[int, float] = field(default_factory=dict)
+    engine_w: float | None = None
 
 
 def fixed(points: Iterable[OperatingPoint], frames: int) -> Decision:

@@ -78,9 +78,9 @@ class PowerModel:
             observed=now,
         )
 
-    def predicted_w(self, engine_w: float, busy: float) -> float:
-        """Return the mean power with an engine that draws `engine_w` for a share of the time."""
-        return self.idle_w + self.beyond_w + engine_w * busy
+    def predicted_w(self, engine_w: float) -> float:
+        """Return the mean power where the engines draw `engine_w` on average."""
+        return self.idle_w + self.beyond_w + engine_w
 
     def allowed_w(self, budget_w: float) -> float:
         """Return the power that keeps the budget and pays overdrawn joules back."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from ffn_edge.errors import VideoError
-from ffn_edge.runtime.live_reader import LiveReader
+from ffn_edge.runtime.live_reader import LiveReader, live_readers
 from ffn_edge.runtime.sources import Frame
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
@@ -25,10 +26,15 @@ class ScriptedStream:
     fps = 100.0
 
     def __init__(
-        self, script: Callable[[], Iterator[float]], opening: Callable[[], None] = lambda: None
+        self,
+        script: Callable[[], Iterator[float]],
+        opening: Callable[[], None] = lambda: None,
+        *,
+        comes_back: bool = False,
     ) -> None:
         self.script = script
         self.opening = opening
+        self.comes_back = comes_back
         self.is_closed = threading.Event()
 
     def __enter__(self) -> ScriptedStream:
@@ -83,6 +89,16 @@ def test_an_old_frame_is_not_served_again() -> None:
         assert not reader.wait(1.01, never)  # the stream ended without another
 
 
+def test_the_time_of_the_first_frame_is_kept() -> None:
+    def late() -> Iterator[float]:
+        yield from (7.0, 8.0, 9.0)
+
+    with LiveReader(ScriptedStream(late), ignore) as reader:
+        reader.start()
+        assert reader.wait(9.0, never)
+        assert reader.first_s == 7.0
+
+
 def test_frames_come_only_after_the_start() -> None:
     taken: list[Frame] = []
     with LiveReader(ScriptedStream(endless), taken.append):
@@ -124,10 +140,21 @@ def test_a_camera_that_hangs_while_it_opens_is_an_error() -> None:
     stream = ScriptedStream(endless, opening=lambda: hung.wait() and None)
     with (
         pytest.raises(VideoError, match="has sent nothing for"),
-        LiveReader(stream, ignore, patience_s=0.1),
+        LiveReader(stream, ignore, opening_s=0.1),
     ):
         pass
     hung.set()
+
+
+def test_a_camera_that_opens_too_late_is_closed_again() -> None:
+    late = threading.Event()
+    stream = ScriptedStream(endless, opening=lambda: late.wait() and None)
+    reader = LiveReader(stream, ignore, opening_s=0.1)
+    with pytest.raises(VideoError, match="has sent nothing for"):
+        reader.__enter__()
+    assert reader.is_running
+    late.set()
+    assert stream.is_closed.wait(timeout=5)
 
 
 def test_a_camera_that_cannot_be_opened_is_an_error() -> None:
@@ -164,3 +191,153 @@ def test_leaving_closes_the_stream() -> None:
         reader.start()
         reader.wait(0.0, never)
     assert stream.is_closed.is_set()
+
+
+# --- streams that come back -----------------------------------------------------------------------
+
+
+class Outages:
+    """A stream that plays one script each time that it is opened; `None` cannot be opened."""
+
+    def __init__(self, *scripts: Callable[[], Iterator[float]] | None) -> None:
+        self.scripts = iter(scripts)
+        self.openings: list[float] = []
+        self.stream = ScriptedStream(self.play, self.open, comes_back=True)
+
+    def open(self) -> None:  # noqa: D102
+        self.openings.append(time.monotonic())
+        script = next(self.scripts)
+        if script is None:
+            raise VideoError("scripted cannot be opened")
+        self.script = script
+
+    def play(self) -> Iterator[float]:  # noqa: D102
+        return self.script()
+
+
+def stops_after(*times: float) -> Callable[[], Iterator[float]]:
+    def script() -> Iterator[float]:
+        yield from times
+        raise VideoError("scripted stopped sending frames")
+
+    return script
+
+
+def ends_after(*times: float) -> Callable[[], Iterator[float]]:
+    return lambda: iter(times)
+
+
+def play(
+    outages: Outages,
+    *,
+    take: Callable[[Frame], None] = ignore,
+    stopped: Callable[[], bool] = never,
+    patience_s: float = 5.0,
+    pauses_s: tuple[float, ...] = (0.0,),
+) -> tuple[int, list[str]]:
+    """Return how often the stream was open, and what was said of it."""
+    said: list[str] = []
+    count = 0
+    with closing(
+        live_readers(
+            outages.stream, take, stopped, say=said.append, patience_s=patience_s, pauses_s=pauses_s
+        )
+    ) as readers:
+        for reader in readers:
+            count += 1
+            reader.start()
+            while reader.wait(1e9, stopped):
+                pass
+    return count, said
+
+
+def test_a_camera_that_was_lost_comes_back() -> None:
+    taken: list[float] = []
+    outages = Outages(stops_after(0.0, 0.1), stops_after(5.0), ends_after(6.0))
+    count, said = play(outages, take=lambda frame: taken.append(frame.time_s))
+    assert count == 3
+    assert taken == [0.0, 0.1, 5.0, 6.0]
+    lost = "scripted stopped sending frames; trying to open it again until it is back"
+    assert said == [lost, "scripted is back after 0 s"] * 2
+
+
+def test_an_outage_is_said_once_however_often_one_tries() -> None:
+    none, silent = None, stops_after()  # it opens, and sends nothing
+    outages = Outages(stops_after(0.0), none, none, silent, none, ends_after(1.0))
+    count, said = play(outages)
+    assert count == 3
+    assert [message.partition(" ")[2][:7] for message in said] == ["stopped", "is back"]
+
+
+def test_pauses_grow_while_a_camera_is_away() -> None:
+    outages = Outages(stops_after(0.0), None, None, None, ends_after())
+    play(outages, pauses_s=(0.1, 0.3, 0.5))
+    pauses = [later - earlier for earlier, later in pairwise(outages.openings)]
+    assert all(took >= pause for took, pause in zip(pauses, (0.1, 0.3, 0.5, 0.5), strict=True))
+
+
+def test_a_camera_that_stalls_is_opened_again() -> None:
+    woken = threading.Event()
+
+    def stalls() -> Iterator[float]:
+        yield 0.0
+        woken.wait(timeout=0.5)  # as the time-out of a driver
+        raise VideoError("timed out")
+
+    taken: list[float] = []
+    outages = Outages(stalls, ends_after(9.0))
+    count, said = play(outages, take=lambda f: taken.append(f.time_s), patience_s=0.1)
+    assert (count, taken) == (2, [0.0, 9.0])
+    assert said[0].startswith("scripted has sent nothing for 0.1 s; trying to open it again")
+
+
+def test_a_driver_that_hangs_is_waited_for_and_hands_over_no_frame_later() -> None:
+    wakes = threading.Event()
+
+    def hangs() -> Iterator[float]:
+        yield 0.0
+        wakes.wait()
+        yield 1.0  # stale
+
+    taken: list[float] = []
+    outages = Outages(hangs, ends_after(9.0))
+    threading.Timer(1.5, wakes.set).start()
+    count, _ = play(outages, take=lambda f: taken.append(f.time_s), patience_s=0.1)
+    assert (count, taken) == (2, [0.0, 9.0])
+    assert outages.openings[1] - outages.openings[0] >= 1.5
+
+
+@pytest.mark.parametrize("first", [None, stops_after()])
+def test_a_camera_that_never_sent_a_frame_is_an_error(
+    first: Callable[[], Iterator[float]] | None,
+) -> None:
+    outages = Outages(first, ends_after(0.0))
+    with pytest.raises(VideoError, match=r"cannot be opened|stopped sending"):
+        play(outages)
+    assert len(outages.openings) == 1
+
+
+def test_what_fails_at_the_taker_is_no_outage() -> None:
+    def fail(frame: Frame) -> None:
+        raise VideoError("no room for the annotated video")
+
+    outages = Outages(ends_after(0.0), ends_after(1.0))
+    with pytest.raises(VideoError, match="no room"):
+        play(outages, take=fail)
+    assert len(outages.openings) == 1
+
+
+def test_a_file_that_breaks_is_not_opened_again() -> None:
+    outages = Outages(stops_after(0.0), ends_after(1.0))
+    outages.stream.comes_back = False
+    with pytest.raises(VideoError, match="stopped sending"):
+        play(outages)
+    assert len(outages.openings) == 1
+
+
+def test_an_outage_ends_when_told_to_stop() -> None:
+    told = threading.Event()
+    outages = Outages(stops_after(0.0))
+    threading.Timer(0.3, told.set).start()
+    count, _ = play(outages, stopped=told.is_set, pauses_s=(60.0,))
+    assert count == 1

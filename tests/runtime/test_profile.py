@@ -10,18 +10,26 @@ import numpy as np
 import pytest
 
 from ffn_edge.bundle import Bundle, InputContract
-from ffn_edge.errors import FfnEdgeError
+from ffn_edge.errors import FfnEdgeError, SensorError
+from ffn_edge.runtime import power_profile
+from ffn_edge.runtime import profile as profile_module
 from ffn_edge.runtime.engine import Engine, EngineOptions, cpu_backend, open_engines
+from ffn_edge.runtime.machine import ClockRange, Clocks
+from ffn_edge.runtime.power.meter import Meter, NullMeter, PowerReading
+from ffn_edge.runtime.power_profile import PowerProfile
 from ffn_edge.runtime.profile import (
     PROFILE,
+    Conditions,
     Latency,
+    Moment,
     Profile,
     conditions_now,
     load_profile,
+    profile_bundle,
     profile_engines,
     save_profile,
 )
-from ffn_edge.runtime.run import learn_state
+from ffn_edge.runtime.run import learn_setting
 
 CONTRACT = InputContract(batch=1, height=4, width=4, short_side=4, mean=(0.0,) * 3, std=(1.0,) * 3)
 
@@ -92,15 +100,39 @@ def test_no_runs_are_refused() -> None:
         profile_engines({2: RecordingEngine(2, [])}, CONTRACT, runs=0)  # type: ignore[arg-type]
 
 
+POWER = PowerProfile(
+    meter="INA3221", scope="module input", idle_w=4.5, above_idle_w={2: 1.0, 4: 2.5, 8: 0.0}
+)
+BEGIN = Moment(temperature_c=41.5, cpu_hz=1.5e9, gpu_hz=306e6, memory_hz=None)
+
+
 def saved(bundle: Bundle, threads: int = 1) -> Profile:
     latencies = {2: Latency((1.0, 2.0)), 4: Latency((2.0, 4.0)), 8: Latency((4.0, 8.0))}
-    return save_profile(bundle, cpu_backend(threads), latencies)
+    return save_profile(bundle, cpu_backend(threads), latencies, power=POWER, begin=BEGIN)
 
 
 def test_a_profile_is_read_back_as_it_was_written(bundle: Bundle) -> None:
     written = saved(bundle)
     assert load_profile(bundle.path) == written
+    assert written.power == POWER
+    assert written.begin == BEGIN
     assert Bundle.load(bundle.path).identity == bundle.identity  # the bundle is still whole
+
+
+def test_a_profile_without_power_says_why_and_is_read_back(bundle: Bundle) -> None:
+    written = save_profile(bundle, cpu_backend(1), {2: Latency((1.0,))})
+    assert written.power.fault == "only latency was measured"
+    assert written.energy_j(2) is None
+    assert load_profile(bundle.path) == written
+
+
+def test_energy_is_power_times_the_median_latency(bundle: Bundle) -> None:
+    profile = saved(bundle)
+    assert [profile.energy_j(t) for t in (2, 4, 8)] == pytest.approx([1.5e-3, 7.5e-3, 0.0])
+    written = json.loads((bundle.path / PROFILE).read_text())
+    assert written["energy_j"] == pytest.approx({"2": 1.5e-3, "4": 7.5e-3, "8": 0.0})
+    assert written["power_w"] == {"2": 1.0, "4": 2.5, "8": 0.0}
+    assert written["idle_w"] == 4.5
 
 
 def test_without_a_profile_there_is_none(bundle: Bundle) -> None:
@@ -116,12 +148,15 @@ def test_a_profile_names_the_machine(bundle: Bundle) -> None:
     assert all(conditions["machine"].values())
 
 
-def test_an_unknown_schema_version_is_refused(bundle: Bundle) -> None:
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_schema_version_is_refused(bundle: Bundle, version: int) -> None:
     saved(bundle)
     path = bundle.path / PROFILE
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(FfnEdgeError, match="schema version 2; this release reads 1"):
+    path.write_text(path.read_text().replace('"schema_version": 2', f'"schema_version": {version}'))
+    message = f"schema version {version}; this release reads 2"
+    with pytest.raises(FfnEdgeError, match=message) as caught:
         load_profile(bundle.path)
+    assert "`ffn-edge profile`" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -130,8 +165,8 @@ def test_an_unknown_schema_version_is_refused(bundle: Bundle) -> None:
         "",
         "[]",
         "{",
-        '{"schema_version": 1}',
-        '{"schema_version": 1, "created": "", "conditions": {}, "latency_ms": {}}',
+        '{"schema_version": 2}',
+        '{"schema_version": 2, "created": "", "conditions": {}, "latency_ms": {}}',
     ],
 )
 def test_a_damaged_profile_is_refused(bundle: Bundle, text: str) -> None:
@@ -140,11 +175,43 @@ def test_a_damaged_profile_is_refused(bundle: Bundle, text: str) -> None:
         load_profile(bundle.path)
 
 
-def test_a_profile_with_impossible_latencies_is_refused(bundle: Bundle) -> None:
+@pytest.mark.parametrize(
+    ("where", "value", "complaint"),
+    [
+        (("latency_ms", "2", "samples"), [-1.0], "positive number of milliseconds"),
+        (("latency_ms", "2", "samples"), [0.0], "positive number of milliseconds"),
+        (("latency_ms", "2", "samples"), [1.0, float("inf")], "positive number of milliseconds"),
+        (("latency_ms", "2", "samples"), [float("nan")], "positive number of milliseconds"),
+        (("latency_ms", "2", "samples"), [], "positive number of milliseconds"),
+        (("latency_ms",), {}, "has no engine"),
+        (("power_w", "2"), -0.1, "not negative"),
+        (("power_w", "2"), float("nan"), "not negative"),
+        (("power_w", "2"), None, "the power of some engines is missing"),
+        (("power_w",), {}, "KeyError"),
+        (("idle_w",), -4.5, "not negative"),
+        (("idle_w",), float("inf"), "not negative"),
+        (("idle_w",), "4.5", "TypeError"),
+        (("idle_w",), None, "either the power at rest and of each engine, or a fault"),
+        (("meter", "fault"), "no sensor", "either the power at rest"),
+        (("begin", "temperature_c"), float("nan"), "a temperature or a clock is a number"),
+        (("conditions", "clocks", "cpu"), {"low_hz": 2e9, "high_hz": 1e9}, "a clock ranges"),
+        (("conditions", "clocks", "cpu"), {"low_hz": -1, "high_hz": 1e9}, "a clock ranges"),
+    ],
+)
+def test_a_profile_with_impossible_values_is_refused(
+    bundle: Bundle, where: tuple[str, ...], value: object, complaint: str
+) -> None:
     saved(bundle)
     path = bundle.path / PROFILE
-    path.write_text(path.read_text().replace("1.0,", "-1.0,"))
-    with pytest.raises(FfnEdgeError, match="positive number of milliseconds"):
+    raw = json.loads(path.read_text())
+    *outer, last = where
+    holder = raw
+    for key in outer:
+        holder = holder[key]
+    assert last in holder
+    holder[last] = value
+    path.write_text(json.dumps(raw))
+    with pytest.raises(FfnEdgeError, match=f"is damaged: .*{complaint}"):
         load_profile(bundle.path)
 
 
@@ -155,8 +222,21 @@ def test_a_folder_that_cannot_be_written_is_named(bundle: Bundle, tmp_path: Path
         saved(elsewhere)
 
 
+CLOCKS = Clocks(
+    cpu=ClockRange(low_hz=730e6, high_hz=1.5e9),
+    gpu=ClockRange(low_hz=918e6, high_hz=918e6),
+    memory=ClockRange(low_hz=204e6, high_hz=3199e6),
+)
+
+
+def with_clocks(conditions: Conditions, **clocks: ClockRange | None) -> Conditions:
+    return dataclasses.replace(conditions, clocks=dataclasses.replace(conditions.clocks, **clocks))
+
+
 def test_each_condition_that_moves_latency_is_compared(bundle: Bundle) -> None:
-    now = conditions_now(bundle, cpu_backend(1))
+    now = dataclasses.replace(
+        conditions_now(bundle, cpu_backend(1)), power_mode="MAXN", clocks=CLOCKS
+    )
     assert now.differences(now) == []
     others = {
         "bundle": dataclasses.replace(now, bundle="0" * 64),
@@ -166,17 +246,97 @@ def test_each_condition_that_moves_latency_is_compared(bundle: Bundle) -> None:
         "device": dataclasses.replace(now, device="Orin, SM 87"),
         "precision": dataclasses.replace(now, precision="fp16"),
         "threads": dataclasses.replace(now, threads=99),
+        "power mode": dataclasses.replace(now, power_mode="15W"),
+        "CPU clock": with_clocks(now, cpu=ClockRange(low_hz=1.5e9, high_hz=1.5e9)),
+        "GPU clock": with_clocks(now, gpu=ClockRange(low_hz=306e6, high_hz=624e6)),
+        "memory clock": with_clocks(now, memory=ClockRange(low_hz=2133e6, high_hz=2133e6)),
     }
     for what, other in others.items():
         (difference,) = other.differences(now)
         assert difference.startswith(what)
 
 
-def learnt_with(bundle: Bundle, engines: dict[int, Engine]) -> tuple[list[str], list[float]]:
-    """Return what `learn_state` said, and the bases it found."""
+def test_a_difference_of_clocks_is_said_in_words(bundle: Bundle) -> None:
+    fixed = dataclasses.replace(conditions_now(bundle, cpu_backend(1)), clocks=CLOCKS)
+    governed = with_clocks(fixed, gpu=ClockRange(low_hz=306e6, high_hz=918e6))
+    assert fixed.differences(governed) == ["GPU clock fixed at 918 MHz, not of 306 to 918 MHz"]
+
+
+def test_clocks_within_two_percent_or_unknown_do_not_differ(bundle: Bundle) -> None:
+    now = dataclasses.replace(conditions_now(bundle, cpu_backend(1)), clocks=CLOCKS)
+    rounded = with_clocks(now, gpu=ClockRange(low_hz=904e6, high_hz=921e6))
+    assert now.differences(rounded) == []
+    unknown = dataclasses.replace(now, clocks=Clocks(), power_mode=None)
+    assert unknown.differences(dataclasses.replace(now, power_mode="15W")) == []
+
+
+class RisingMeter:
+    """A meter that shows one watt more each time."""
+
+    name = "fake"
+    scope = "a test"
+
+    def __init__(self) -> None:
+        self.watts = 0.0
+        self.is_closed = False
+
+    def read(self, now: float) -> PowerReading:  # noqa: D102
+        self.watts += 1.0
+        return PowerReading(time_s=now, total_w=self.watts, rails_w={})
+
+    def close(self) -> None:  # noqa: D102
+        self.is_closed = True
+
+
+def profiled_with(
+    meter: Meter, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Profile, list[str]]:
+    """Return a profile of the bundle, and what was said."""
+    monkeypatch.setattr(profile_module, "meter_for", lambda backend, root: meter)
+    monkeypatch.setattr(power_profile, "SETTLE_S", 0.1)
+    monkeypatch.setattr(power_profile, "MEASURE_S", 0.3)
     said: list[str] = []
-    state = learn_state(bundle, engines, said.append)
-    return said, [point.base_ms for point in state.points]
+    return profile_bundle(bundle, EngineOptions(threads=1), runs=2, say=said.append), said
+
+
+def test_a_bundle_is_profiled_with_the_power_of_each_engine(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = RisingMeter()
+    profile, said = profiled_with(meter, bundle, monkeypatch)
+    power = profile.power
+    assert (power.meter, power.scope, power.fault) == ("fake", "a test", None)
+    assert power.idle_w is not None
+    # Each engine was measured later than the one before.
+    assert 0 < power.above_idle_w[2] < power.above_idle_w[4] < power.above_idle_w[8]
+    assert "measuring power for 2 s with fake: a test" in said
+    assert meter.is_closed
+    loaded = load_profile(bundle.path)
+    assert loaded is not None
+    assert loaded.power == power
+
+
+def test_without_a_meter_a_bundle_is_profiled_all_the_same(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(*_: object) -> None:
+        raise AssertionError("there is nothing to wait for")
+
+    monkeypatch.setattr(power_profile, "powers", wait)
+    meter = NullMeter({"INA": SensorError("there is no INA3221")})
+    profile, said = profiled_with(meter, bundle, monkeypatch)
+    assert "there is no INA3221" in str(profile.power.fault)
+    assert profile.power.above_idle_w == {}
+    assert profile.energy_j(2) is None
+    assert all(len(latency.samples_ms) == 2 for latency in profile.latencies.values())
+    assert said == []
+
+
+def learnt_with(bundle: Bundle, engines: dict[int, Engine]) -> tuple[list[str], list[float]]:
+    """Return what `learn_setting` said, and the bases it found."""
+    said: list[str] = []
+    setting = learn_setting(bundle, engines, said.append)
+    return said, [point.base_ms for point in setting.points]
 
 
 def test_a_profile_made_here_is_trusted(bundle: Bundle) -> None:

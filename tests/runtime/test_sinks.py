@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from ffn_edge.errors import FfnEdgeError, VideoError
-from ffn_edge.runtime.policy import Decision
+from ffn_edge.runtime.policy.interface import Decision, Limits, Observation, Sensed
 from ffn_edge.runtime.session import Prediction, Result
 from ffn_edge.runtime.sinks import AnnotatedVideo, JsonLines, LiveView
 from ffn_edge.runtime.sources import Frame, Stream, VideoStream
@@ -25,17 +25,28 @@ NewResult = Callable[..., Result]
 def new_result() -> NewResult:
     """Make a result; keyword arguments replace its fields."""
 
-    def new(frames: int = 8, **changes: object) -> Result:
+    def new(frames: int = 8, latency_ms: float = 41.0, **changes: object) -> Result:
         fields: dict[str, object] = {
             "time_s": 1.23456,
             "elapsed_s": 1.23456,
             "source": "ein Film.mp4",
             "decision": Decision(frames=frames, reason="it fits", rejected={16: "too slow"}),
-            "latency_ms": 41.0,
+            "observation": Observation(
+                frames=frames,
+                latency_ms=latency_ms,
+                now=7.0,
+                limits=Limits(latency_ms=50.0, power_w=10.0),
+                sensed=Sensed(
+                    power_w=7.25,
+                    energy_j=1.8,
+                    temperature_c=61.5,
+                    zones_c={"cpu-thermal": 61.5},
+                    over_current=1,
+                ),
+            ),
             "engine_ms": 40.0,
             "device_ms": None,
             "overhead_ms": 1.1,
-            "missed": False,
             "top": (Prediction("öffnen", 0.75), Prediction("schließen", 0.25)),
         }
         return Result(**{**fields, **changes})  # type: ignore[arg-type]
@@ -55,10 +66,19 @@ def test_every_line_is_json_with_all_fields(tmp_path: Path, new_result: NewResul
         "frames": 8,
         "reason": "it fits",
         "rejected": {"16": "too slow"},
+        "warning": None,
+        "missed": False,
         "latency_ms": 41.0,
         "engine_ms": 40.0,
         "device_ms": None,
         "overhead_ms": 1.1,
+        "ran": None,
+        "power_w": 7.25,
+        "energy_j": 1.8,
+        "sensor_fault": None,
+        "temperatures_c": {"cpu-thermal": 61.5},
+        "throttled": None,
+        "over_current": 1,
         "top5": [
             {"class": "öffnen", "probability": 0.75},
             {"class": "schließen", "probability": 0.25},
@@ -93,7 +113,7 @@ def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
 def shown_by(results: list[Result]) -> str:
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=100, color_system=None)
-    with LiveView(console, 80.0) as view:
+    with LiveView(console) as view:
         for result in results:
             view.write(result)
     return text.getvalue()
@@ -104,8 +124,17 @@ def test_before_the_first_result_the_live_view_says_what_it_waits_for() -> None:
 
 
 def test_the_live_view_shows_the_latest_result(new_result: NewResult) -> None:
-    shown = shown_by([new_result(frames=4), new_result(missed=True)])
-    for part in ("8 frames", "41.0 ms of 80 ms", "öffnen", "0.75", "8: it fits", "16: too slow"):
+    shown = shown_by([new_result(frames=4), new_result(latency_ms=51.0)])
+    for part in (
+        "8 frames",
+        "51.0 ms of 50 ms",
+        "7.25 W of 10 W",
+        "62 °C",
+        "öffnen",
+        "0.75",
+        "8: it fits",
+        "16: too slow",
+    ):
         assert part in shown
 
 

@@ -69,10 +69,30 @@ def test_a_list_that_is_no_text_is_refused(tmp_path: Path) -> None:
         open_source(str(tmp_path / "list.txt"))
 
 
-def test_a_number_is_a_camera() -> None:
-    (stream,) = open_source("3").streams
-    assert stream.name == "camera 3"
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("3", "camera 3"),
+        ("csi://0?width=640&height=480&fps=30", "CSI camera 0"),
+        ("rtsp://me:secret@host/stream", "rtsp://host/stream"),
+        ("http://host:8080/video", "http://host:8080/video"),
+    ],
+)
+def test_a_number_or_an_address_is_a_camera_that_comes_back(text: str, name: str) -> None:
+    (stream,) = open_source(text).streams
+    assert stream.name == name
     assert stream.live
+    assert stream.comes_back
+
+
+def test_an_address_of_no_known_kind_is_refused() -> None:
+    with pytest.raises(VideoError, match="ftp://host/a is no camera"):
+        open_source("ftp://host/a")
+
+
+def test_a_file_does_not_come_back(write_video: Callable[..., Path]) -> None:
+    (stream,) = open_source(str(write_video("a.mp4", ["red"])), realtime=True).streams
+    assert not stream.comes_back
 
 
 def test_a_camera_that_is_not_there_is_refused() -> None:
@@ -82,14 +102,16 @@ def test_a_camera_that_is_not_there_is_refused() -> None:
 
 
 class WarmingCamera:
-    """Takes a while for its first frame, and stops after the third."""
+    """Takes a while for its first frame, and stops after the third, each time it is opened."""
 
+    name = "camera 0"
     fps = 30.0
 
-    def __init__(self, index: int) -> None:
-        self.read_count = 0
+    def __init__(self, address: str) -> None:
+        self.address = address
 
     def __enter__(self) -> WarmingCamera:
+        self.read_count = 0
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -107,9 +129,22 @@ class WarmingCamera:
 def test_a_cameras_time_starts_with_its_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "Camera", WarmingCamera)
     times = []
-    with CameraStream(0) as stream, pytest.raises(VideoError, match="stopped"):
+    with CameraStream("0") as stream, pytest.raises(VideoError, match="stopped"):
         for frame in stream:
             times.append(frame.time_s)
     assert times[0] == 0.0
     assert times == sorted(times)
     assert times[-1] < 0.2
+
+
+def test_a_cameras_time_goes_on_while_it_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "Camera", WarmingCamera)
+    times: list[float] = []
+    stream = CameraStream("0")
+    for _ in range(2):
+        with stream, pytest.raises(VideoError, match="stopped"):
+            for frame in stream:
+                times.append(frame.time_s)
+    assert len(times) == 6
+    assert times == sorted(times)
+    assert times[3] - times[2] > 0.19  # it warms up again

@@ -10,22 +10,29 @@ import pytest
 from rich.console import Console
 
 from ffn_edge.errors import VideoError
-from ffn_edge.runtime.policy import Decision
+from ffn_edge.runtime.policy.interface import Decision, Limits, Observation, Sensed
 from ffn_edge.runtime.session import Prediction, Result
 from ffn_edge.runtime.summary import Summary
 
 
-def result(elapsed_s: float, frames: int, latency_ms: float, missed: bool = False) -> Result:
+def result(
+    elapsed_s: float, frames: int, latency_ms: float, energy_j: float | None = None
+) -> Result:
     return Result(
         time_s=elapsed_s,
         elapsed_s=elapsed_s,
         source="a.mp4",
         decision=Decision(frames=frames, reason=""),
-        latency_ms=latency_ms,
+        observation=Observation(
+            frames=frames,
+            latency_ms=latency_ms,
+            now=elapsed_s,
+            limits=Limits(latency_ms=50.0),
+            sensed=Sensed(energy_j=energy_j),
+        ),
         engine_ms=latency_ms,
         device_ms=None,
         overhead_ms=0.5,
-        missed=missed,
         top=(Prediction("red", 1.0),),
     )
 
@@ -33,7 +40,7 @@ def result(elapsed_s: float, frames: int, latency_ms: float, missed: bool = Fals
 def test_a_summary_counts_time_switches_and_misses() -> None:
     summary = Summary(deadline_ms=50.0)
     for one in (
-        result(1.0, 16, 80.0, missed=True),
+        result(1.0, 16, 80.0),
         result(1.25, 8, 40.0),
         result(1.5, 8, 41.0),
         result(2.5, 16, 45.0),
@@ -53,6 +60,22 @@ def test_a_summary_counts_time_switches_and_misses() -> None:
     assert fields["frames"][8]["seconds"] == 1.25
     assert fields["frames"][16]["misses"] == 1
     json.dumps(fields)
+
+
+def test_a_summary_tells_the_miss_rate_and_the_longest_burst() -> None:
+    summary = Summary(deadline_ms=50.0)
+    for number, latency_ms in enumerate((60.0, 40.0, 60.0, 60.0, 60.0, 40.0, 60.0, 40.0)):
+        summary.write(result(number / 4, 8, latency_ms))
+    assert (summary.fields()["miss_rate"], summary.fields()["longest_burst"]) == (0.625, 3)
+
+
+def test_a_summary_adds_the_energy_that_is_known() -> None:
+    summary = Summary()
+    assert summary.fields()["energy_j"] is None
+    for number, energy_j in enumerate((None, 2.0, 4.0)):
+        summary.write(result(number / 4, 8, 40.0, energy_j))
+    fields = summary.fields()
+    assert (fields["energy_j"], fields["energy_per_clip_j"]) == (6.0, 3.0)
 
 
 def test_quantiles_are_right_to_a_hundredth_without_keeping_the_latencies() -> None:

@@ -33,7 +33,7 @@ from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.plan_cache import PlanCache
 from ffn_edge.runtime.engine import EngineOptions, OpenEngines, open_engines
-from ffn_edge.runtime.policy import Limits
+from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.run import RunOptions, open_session
 from tests.emulator import VERSIONS, Emulator
 

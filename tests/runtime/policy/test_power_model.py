@@ -10,7 +10,7 @@ from ffn_edge.runtime.policy.power_model import PowerModel
 def observed(model: PowerModel, times: int, power_w: float | None, **options: float) -> PowerModel:
     for _ in range(times):
         now = (model.observed or 0.0) + 0.25
-        expected_w = model.predicted_w(8.0, 0.5)
+        expected_w = model.predicted_w(4.0)
         model = model.observe(
             now,
             power_w,
@@ -23,8 +23,8 @@ def observed(model: PowerModel, times: int, power_w: float | None, **options: fl
 
 def test_what_the_machine_draws_beyond_the_profile_is_learned_to_the_last_watt() -> None:
     model = observed(PowerModel(4.0), 200, 11.0)
-    assert model.predicted_w(8.0, 0.5) == pytest.approx(11.0, abs=0.01)
-    assert model.predicted_w(8.0, 1.0) == pytest.approx(15.0, abs=0.01)
+    assert model.predicted_w(4.0) == pytest.approx(11.0, abs=0.01)
+    assert model.predicted_w(8.0) == pytest.approx(15.0, abs=0.01)
 
 
 def test_more_power_than_expected_is_learned_faster_than_less() -> None:

@@ -1,0 +1,225 @@
+"""Cameras: by number, at a Jetson's CSI connector, or over the network."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from ffn_edge.errors import VideoError
+from ffn_edge.opencv import opencv
+from ffn_edge.video import UNSTATED_FPS, Images
+
+NETWORK_SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "tcp")
+
+_EXAMPLES = (
+    "a camera is 0, csi://0?width=1280&height=720&fps=30, or the URL of a stream, such as "
+    "rtsp://host/path."
+)
+_CSI_DEFAULTS = {"width": 1280, "height": 720, "fps": 30}
+# What a URL consists of (RFC 3986), without the quotes and the "!" that GStreamer would read, and
+# without "#": a stream has no fragments.
+_URL = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@$&()*+,;=%]+")
+# A live source that is slower than this is away.
+_TIMEOUTS = {"CAP_PROP_OPEN_TIMEOUT_MSEC": 10_000, "CAP_PROP_READ_TIMEOUT_MSEC": 4_000}
+# Each thread of FFmpeg's decoder holds one frame back.
+_NETWORK_THREADS = 2
+# Some streams state the ticks of their clock, such as 90000, in place of their frames.
+_MOST_FPS = 480.0
+
+# Frames that are not taken in time are dropped at both ends: the newest one is always served.
+_TO_BGR = (
+    "nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR "
+    "! appsink drop=true max-buffers=1 sync=false"
+)
+_CSI_PIPELINE = (
+    "nvarguscamerasrc sensor-id={sensor} "
+    "! video/x-raw(memory:NVMM),width={width},height={height},framerate={fps}/1 "
+    "! queue max-size-buffers=3 leaky=downstream ! " + _TO_BGR
+)
+_RTSP_PIPELINE = (
+    'rtspsrc location="{url}" latency=0 drop-on-latency=true '
+    "! rtph264depay ! h264parse ! nvv4l2decoder ! " + _TO_BGR
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One way to open a camera: what OpenCV is given, for which of its backends ("CAP_..."), how.
+
+    `settings` are properties of OpenCV that a capture is opened with.
+    """
+
+    source: int | str
+    backend: str
+    settings: Mapping[str, int]
+
+
+class Camera:
+    """A camera by its address: `with Camera("0") as camera: frame = camera.read()`.
+
+    It may be opened again after it was closed.
+
+    Attributes:
+        name: for people; without user, password and query of a URL.
+        fps: frames a second as it states; `UNSTATED_FPS` where it states none that can be.
+    """
+
+    fps: float
+
+    def __init__(self, address: str) -> None:
+        """Read an address; nothing is opened yet.
+
+        Args:
+            address: a number; "csi://0" with the options width, height and fps in its query, a
+                camera at a Jetson's connector 0; or a network stream's URL.
+
+        Raises:
+            VideoError: it is none of these.
+        """
+        scheme = address.partition("://")[0]
+        if address.isascii() and address.isdecimal():
+            self.name = f"camera {int(address)}"
+            self._hint = (
+                "check that it is plugged in and that no other program uses it; on Linux "
+                "`ls /dev/video*` lists the cameras."
+            )
+            backend = "CAP_V4L2" if sys.platform == "linux" else "CAP_ANY"
+            self._ways: tuple[_Way, ...] = (_Way(int(address), backend, {}),)
+        elif scheme == "csi":
+            sensor, options = _csi_options(address)
+            self.name = f"CSI camera {sensor}"
+            self._hint = (
+                "check its cable and its mode (`v4l2-ctl --list-formats-ext`), then "
+                "`sudo systemctl restart nvargus-daemon`."
+            )
+            pipeline = _CSI_PIPELINE.format(sensor=sensor, **options)
+            self._ways = (_Way(pipeline, "CAP_GSTREAMER", _TIMEOUTS),)
+        elif scheme in NETWORK_SCHEMES:
+            self.name = _without_secrets(address)
+            self._hint = "check the address, user and password, for example with `ffprobe URL`."
+            self._ways = _network_ways(address, self.name)
+        else:
+            raise VideoError(f"{_without_secrets(address)} is no camera", _EXAMPLES)
+
+    def __enter__(self) -> Camera:
+        """Open the camera.
+
+        Raises:
+            VideoError: there is none, it does not answer, or another program holds it.
+        """
+        cv2 = opencv()
+        ways = [way for way in self._ways if _has_backend(way.backend)]
+        if not ways:
+            raise _missing_backend(self.name, self._ways[-1].backend)
+        for way in ways:
+            settings = [
+                number
+                for name, value in way.settings.items()
+                for number in (getattr(cv2, name), value)
+            ]
+            self._capture: Any = cv2.VideoCapture(way.source, getattr(cv2, way.backend), settings)
+            if self._capture.isOpened():
+                self.fps = _plausible_fps(self._capture.get(cv2.CAP_PROP_FPS))
+                return self
+            self._capture.release()
+        raise VideoError(f"{self.name} cannot be opened", self._hint)
+
+    def __exit__(self, *_: object) -> None:
+        self._capture.release()
+
+    def read(self) -> Images:
+        """Wait for the next frame: uint8 (H, W, 3), BGR.
+
+        Raises:
+            VideoError: the camera stopped.
+        """
+        frame: Images
+        found, frame = self._capture.read()
+        if not found:
+            raise VideoError(f"{self.name} stopped sending frames", self._hint)
+        return frame
+
+
+def has_hardware_decoder(root: Path = Path("/")) -> bool:
+    """Return whether GStreamer has Jetson's decoder, nvv4l2decoder: by the file of its plugin."""
+    return any(root.glob("usr/lib/*/gstreamer-1.0/libgstnvvideo4linux2.so"))
+
+
+def _csi_options(address: str) -> tuple[int, dict[str, int]]:
+    """Return the sensor and width, height and fps of "csi://0?width=1280&height=720&fps=30"."""
+    try:
+        parts = urlsplit(address)
+        options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        values = {name: _whole(value) for name, value in options}
+        sensor = _whole(parts.netloc)
+    except ValueError as error:
+        raise VideoError(f"{address} is no CSI camera: {error}", _EXAMPLES) from error
+    unknown = sorted(values.keys() - _CSI_DEFAULTS)
+    if unknown or len(values) < len(options) or parts.path.strip("/") or 0 in values.values():
+        raise VideoError(
+            f"{address} is no CSI camera: its options are width, height and fps, each at most "
+            "once and not 0",
+            _EXAMPLES,
+        )
+    return sensor, {**_CSI_DEFAULTS, **values}
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5):
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def _network_ways(url: str, name: str) -> tuple[_Way, ...]:
+    if not _URL.fullmatch(url):
+        raise VideoError(
+            f"the address of {name} has a character that a URL cannot have",
+            "write it by its number, as in %20 for a space, %21 for ! and %23 for #; and quote the "
+            "address for the shell.",
+        )
+    if not url.partition("://")[2].strip("/"):
+        raise VideoError(f"{name} names no host", _EXAMPLES)
+    ffmpeg = _Way(url, "CAP_FFMPEG", {**_TIMEOUTS, "CAP_PROP_N_THREADS": _NETWORK_THREADS})
+    if url.startswith("rtsp") and has_hardware_decoder():
+        # It decodes H.264; where the stream is another, it fails, and FFmpeg is next.
+        return _Way(_RTSP_PIPELINE.format(url=url), "CAP_GSTREAMER", _TIMEOUTS), ffmpeg
+    return (ffmpeg,)
+
+
+def _without_secrets(url: str) -> str:
+    """Return a URL without user, password and query."""
+    scheme, separator, rest = url.partition("://")
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    path = rest[len(host) :]
+    if "@" in path:  # it may belong to a password with a "/" or "?": nothing of it is safe to show
+        return f"{scheme}{separator}..."
+    return scheme + separator + host.rpartition("@")[2] + re.split(r"[?#]", path)[0]
+
+
+def _has_backend(name: str) -> bool:
+    cv2 = opencv()
+    return name == "CAP_ANY" or bool(cv2.videoio_registry.hasBackend(getattr(cv2, name)))
+
+
+def _missing_backend(name: str, backend: str) -> VideoError:
+    if backend == "CAP_GSTREAMER":
+        return VideoError(
+            f"{name} needs GStreamer, which this OpenCV was built without",
+            "use the OpenCV that comes with JetPack; pip's hides it: pip uninstall opencv-python "
+            "opencv-python-headless.",
+        )
+    library = "Video4Linux" if backend == "CAP_V4L2" else "FFmpeg"
+    return VideoError(
+        f"{name} needs {library}, which this OpenCV was built without",
+        'pip install "ffn-edge[video]"; on a Jetson, use the OpenCV that comes with JetPack.',
+    )
+
+
+def _plausible_fps(stated: float) -> float:
+    return stated if math.isfinite(stated) and 0 < stated <= _MOST_FPS else UNSTATED_FPS

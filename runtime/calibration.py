@@ -1,0 +1,315 @@
+"""What validation clips tell of a bundle's answers: how sure to be, and when a second look pays.
+
+Kept as `calibration.json` beside the bundle's manifest, which it belongs to.
+
+Legend: N clips, C classes. A cascade answers with few frames where that answer's margin is large
+enough, and escalates the other clips to more frames.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from ffn_edge.atomic import write_text
+from ffn_edge.bundle import Bundle
+from ffn_edge.errors import FfnEdgeError
+from ffn_edge.runtime.confidence import (
+    Labels,
+    Logits,
+    accuracy,
+    calibration_error,
+    fit_scales,
+    log_loss,
+    margins,
+)
+
+SCHEMA_VERSION = 1
+CALIBRATION = "calibration.json"
+
+_SHARES = 32  # equal steps of the share that a cascade escalates
+_CALIBRATE_AGAIN = "calibrate with `ffn-edge calibrate BUNDLE --list val.txt`."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confidence:
+    """One frame count alone, on the validation clips.
+
+    Attributes:
+        temperature: what its logits are divided by, to be probabilities that hold.
+        accuracy: in 0..1.
+        log_loss_before: of the logits as they are, in nats.
+        log_loss_after: of the logits over the temperature.
+        error_before: the expected calibration error, in 0..1.
+        error_after: the same over the temperature.
+    """
+
+    temperature: float
+    accuracy: float
+    log_loss_before: float
+    log_loss_after: float
+    error_before: float
+    error_after: float
+
+    def __post_init__(self) -> None:
+        _check(0 < self.temperature < np.inf, "a temperature is a positive number")
+        _check(0 <= self.accuracy <= 1, "an accuracy lies in 0..1")
+        for error in (self.error_before, self.error_after):
+            _check(0 <= error <= 1, "a calibration error lies in 0..1")
+        for loss in (self.log_loss_before, self.log_loss_after):
+            _check(0 <= loss < np.inf, "a log loss is a number, and not negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cascade:
+    """Two frame counts, one after the other where the first is not sure.
+
+    Its columns run from no clip escalated to all.
+
+    Attributes:
+        first: the frame count that every clip gets.
+        second: the one that only some get, larger.
+        weights: of the two's logits, in the answer to a clip that got both.
+        thresholds: of the first answer's margin, ascending; smaller ones are escalated.
+        shares: of the clips that a threshold escalates, in 0..1.
+        accuracies: of the whole with that threshold, in 0..1.
+    """
+
+    first: int
+    second: int
+    weights: tuple[float, float]
+    thresholds: tuple[float, ...]
+    shares: tuple[float, ...]
+    accuracies: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check(all(0 <= w < np.inf for w in self.weights), "a weight is a number, not negative")
+        _check(any(self.weights), "one of the weights is positive")
+        lengths = {len(self.thresholds), len(self.shares), len(self.accuracies)}
+        _check(len(lengths) == 1 and lengths.pop() > 1, "a cascade's columns are equally long")
+        _check(self.shares[0] == 0, "a cascade's first row escalates none")
+        for column in (self.thresholds, self.shares, self.accuracies):
+            _check(all(0 <= value <= 1 for value in column), "a cascade's columns lie in 0..1")
+        for column in (self.thresholds, self.shares):
+            _check(list(column) == sorted(column), "thresholds and shares ascend")
+
+    def best_within(self, share: float) -> int:
+        """Return the row of the best accuracy that escalates at most `share`; ties to fewer.
+
+        Args:
+            share: not negative.
+        """
+        affordable = self.accuracies[: bisect_right(self.shares, share)]
+        return affordable.index(max(affordable))
+
+    @property
+    def useful_share(self) -> float:
+        """The smallest share of the best accuracy: to escalate more gained nothing."""
+        return self.shares[self.best_within(1.0)]
+
+    def threshold_for(self, share: float) -> float:
+        """Return the margin below which to escalate, so that of such clips `share` are.
+
+        A share of 0 or less escalates none.
+        """
+        return float(np.interp(share, self.shares, self.thresholds)) if share > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """All that was learnt from the validation clips.
+
+    Attributes:
+        bundle: the identity of the bundle.
+        clips: how many there were.
+        created: when, in ISO 8601.
+        confidences: by frame count, each of the bundle's.
+        cascades: of each two of them.
+    """
+
+    bundle: str
+    clips: int
+    created: str
+    confidences: Mapping[int, Confidence]
+    cascades: tuple[Cascade, ...]
+
+    def __post_init__(self) -> None:
+        _check(self.clips > 0, "there is no calibration without a clip")
+        pairs = [(cascade.first, cascade.second) for cascade in self.cascades]
+        _check(
+            sorted(pairs) == list(itertools.combinations(sorted(self.confidences), 2)),
+            "a calibration has a cascade of each two frame counts",
+        )
+
+    def to_json(self) -> str:
+        """Return the text of `calibration.json`."""
+        fields = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        return json.dumps(fields, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = CALIBRATION) -> Calibration:
+        """Read the text of a `calibration.json`.
+
+        Raises:
+            FfnEdgeError: it is damaged, or has a schema version that this release does not know.
+        """
+        try:
+            raw = json.loads(text)
+            version = raw["schema_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise FfnEdgeError(f"{where} is not a calibration", _CALIBRATE_AGAIN) from error
+        if version != SCHEMA_VERSION:
+            raise FfnEdgeError(
+                f"{where} has schema version {version!r}; this release reads {SCHEMA_VERSION}",
+                _CALIBRATE_AGAIN,
+            )
+        try:
+            return cls(
+                bundle=str(raw["bundle"]),
+                clips=int(raw["clips"]),
+                created=str(raw["created"]),
+                confidences={
+                    int(frames): Confidence(**_numbers(fields))
+                    for frames, fields in raw["confidences"].items()
+                },
+                cascades=tuple(_cascade(fields) for fields in raw["cascades"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise FfnEdgeError(
+                f"{where} is damaged: {type(error).__name__}: {error}", _CALIBRATE_AGAIN
+            ) from error
+
+
+def calibrate(bundle: Bundle, logits: Mapping[int, Logits], labels: Labels) -> Calibration:
+    """Learn temperatures and cascades from what the engines answered to validation clips.
+
+    Args:
+        bundle: what was asked.
+        logits: by frame count, each of the bundle's: float (N, C).
+        labels: of the clips.
+
+    Raises:
+        FfnEdgeError: nothing in the answers speaks for the labels.
+    """
+    confidences = {}
+    for frames, answers in logits.items():
+        (scale,) = fit_scales(answers[None], labels)
+        if not scale > 0:
+            raise FfnEdgeError(
+                f"the answers of {frames} frames say nothing of the labels: they are right for "
+                f"{accuracy(answers, labels):.1%} of {len(labels)} clips",
+                "does the list belong to this bundle? Its labels are numbers of the bundle's "
+                "classes, in their order.",
+            )
+        confidences[frames] = Confidence(
+            temperature=float(1 / scale),
+            accuracy=accuracy(answers, labels),
+            log_loss_before=log_loss(answers, labels),
+            log_loss_after=log_loss(answers * scale, labels),
+            error_before=calibration_error(answers, labels),
+            error_after=calibration_error(answers * scale, labels),
+        )
+    return Calibration(
+        bundle=bundle.identity,
+        clips=len(labels),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        confidences=confidences,
+        cascades=tuple(
+            _learn_cascade(first, second, confidences[first].temperature, logits, labels)
+            for first, second in itertools.combinations(sorted(logits), 2)
+        ),
+    )
+
+
+def save_calibration(bundle: Bundle, calibration: Calibration) -> None:
+    """Write `calibration.json` into the bundle's folder, atomically.
+
+    Raises:
+        FfnEdgeError: the folder cannot be written.
+    """
+    path = bundle.path / CALIBRATION
+    try:
+        write_text(path, calibration.to_json())
+    except OSError as error:
+        raise FfnEdgeError(
+            f"{path} cannot be written: {error.strerror}",
+            "copy the bundle to a folder that you may write.",
+        ) from error
+
+
+def load_calibration(bundle: Bundle) -> Calibration:
+    """Read the calibration in a bundle's folder.
+
+    Raises:
+        FfnEdgeError: there is none, it cannot be read, or it belongs to another bundle.
+    """
+    path = bundle.path / CALIBRATION
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise FfnEdgeError(f"{bundle.path} is not calibrated", _CALIBRATE_AGAIN) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise FfnEdgeError(f"{path} cannot be read: {error}", _CALIBRATE_AGAIN) from error
+    calibration = Calibration.from_json(text, str(path))
+    if calibration.bundle != bundle.identity:
+        raise FfnEdgeError(
+            f"{path} belongs to bundle {calibration.bundle[:12]}, not to {bundle.identity[:12]}",
+            _CALIBRATE_AGAIN,
+        )
+    if set(calibration.confidences) != set(bundle.manifest.frame_counts):
+        raise FfnEdgeError(
+            f"{path} is damaged: it has other frame counts than the bundle", _CALIBRATE_AGAIN
+        )
+    return calibration
+
+
+def _learn_cascade(
+    first: int, second: int, temperature: float, logits: Mapping[int, Logits], labels: Labels
+) -> Cascade:
+    both = np.stack([logits[first], logits[second]])
+    weights = fit_scales(both, labels)
+    right_first = both[0].argmax(axis=-1) == labels
+    right_both = np.tensordot(weights, both, 1).argmax(axis=-1) == labels
+    margin = margins(both[0], temperature)
+    ascending = np.append(np.sort(margin), 1.0)
+    counts = np.unique(np.linspace(0, len(labels), _SHARES + 1).round().astype(int))
+    thresholds = ascending[counts]
+    escalated = margin < thresholds[:, None]  # (rows, N)
+    right = np.where(escalated, right_both, right_first)
+    return Cascade(
+        first=first,
+        second=second,
+        weights=(float(weights[0]), float(weights[1])),
+        thresholds=tuple(thresholds.tolist()),
+        shares=tuple(escalated.mean(axis=-1).tolist()),
+        accuracies=tuple(right.mean(axis=-1).tolist()),
+    )
+
+
+def _cascade(raw: Mapping[str, Any]) -> Cascade:
+    first_weight, second_weight = map(float, raw["weights"])
+    return Cascade(
+        first=int(raw["first"]),
+        second=int(raw["second"]),
+        weights=(first_weight, second_weight),
+        thresholds=tuple(map(float, raw["thresholds"])),
+        shares=tuple(map(float, raw["shares"])),
+        accuracies=tuple(map(float, raw["accuracies"])),
+    )
+
+
+def _numbers(raw: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in raw.items()}
+
+
+def _check(holds: bool, rule: str) -> None:
+    if not holds:
+        raise ValueError(rule)

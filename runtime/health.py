@@ -1,0 +1,147 @@
+"""Heat, clocks and what holds them down, from the kernel's files. No sensor of power.
+
+Written from public kernels and other projects' samples; not run on a board.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ffn_edge.runtime.doctor.probes import Probes
+from ffn_edge.runtime.power.sysfs import number_in, text_of
+
+_ROOT = Path("/")
+_OUTPUT_OF = Probes().output_of
+_GPUS = ("*.gpu", "*.ga10b", "*.gv11b", "*.gp10b")  # in /sys/class/devfreq
+_MEMORY_CLOCK = "sys/kernel/debug/bpmp/debug/clk/emc/rate"  # only root may read it
+# Cooling devices that take speed away. Of others, such as fans, a state above 0 is no news.
+_SLOWS = re.compile(r"cpufreq|devfreq|throt|balanced|heavy|powerclamp|^processor", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthReading:
+    """The state of a machine at one moment. What is not known is left out, or None.
+
+    Attributes:
+        temperatures_c: of each thermal zone.
+        cooling: of each cooling device its state and the highest one; 0 does nothing.
+        over_current_events: since the machine was started.
+        gpu_hz: the clock of the GPU; and
+        gpu_max_hz: the highest that is allowed, as by the power mode.
+        memory_hz: the clock of the memory.
+        cpu_hz: the mean clock of the processor's cores.
+    """
+
+    temperatures_c: Mapping[str, float] = field(default_factory=dict)
+    cooling: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    over_current_events: int | None = None
+    gpu_hz: int | None = None
+    gpu_max_hz: int | None = None
+    memory_hz: int | None = None
+    cpu_hz: int | None = None
+
+    @property
+    def hottest_c(self) -> float | None:
+        """The temperature of the hottest zone."""
+        return max(self.temperatures_c.values(), default=None)
+
+    @property
+    def throttled(self) -> str | None:
+        """What holds the clocks down, in words; None is nothing that is known."""
+        holding = [
+            f"{name} at {state} of {highest}"
+            for name, (state, highest) in self.cooling.items()
+            if state > 0 and _SLOWS.search(name)
+        ]
+        return ", ".join(holding) or None
+
+
+class Health:
+    """The files that tell of heat and clocks. They are looked for once."""
+
+    def __init__(self, root: Path = _ROOT) -> None:
+        """Look for the files.
+
+        Args:
+            root: where the machine's file system begins.
+        """
+        thermal = root / "sys/class/thermal"
+        self._zones = _by_type(thermal.glob("thermal_zone*"))
+        self._cooling = _by_type(thermal.glob("cooling_device*"))
+        self._events = sorted((root / "sys/class/hwmon").glob("hwmon*/oc[0-9]*_event_cnt"))
+        devfreq = root / "sys/class/devfreq"
+        self._gpu = next((gpu for name in _GPUS for gpu in sorted(devfreq.glob(name))), None)
+        self._memory = root / _MEMORY_CLOCK
+        cpus = root / "sys/devices/system/cpu/cpufreq"
+        self._cpus = sorted(cpus.glob("policy*/scaling_cur_freq"))
+
+    def read(self) -> HealthReading:
+        """Read the files. What cannot be read is left out; nothing is raised."""
+        celsius = {name: number_in(zone / "temp") for name, zone in self._zones.items()}
+        cooling = {
+            name: (number_in(device / "cur_state"), number_in(device / "max_state"))
+            for name, device in self._cooling.items()
+        }
+        clocks_khz = _numbers(self._cpus)
+        events = _numbers(self._events)
+        gpu = self._gpu
+        return HealthReading(
+            temperatures_c={
+                name: milli / 1000
+                for name, milli in celsius.items()
+                # A zone that is switched off shows -256 °C.
+                if milli is not None and -100_000 < milli < 200_000
+            },
+            cooling={
+                name: (state, highest)
+                for name, (state, highest) in cooling.items()
+                if state is not None and highest is not None
+            },
+            over_current_events=sum(events) if events else None,
+            gpu_hz=None if gpu is None else number_in(gpu / "cur_freq"),
+            gpu_max_hz=None if gpu is None else number_in(gpu / "max_freq"),
+            memory_hz=number_in(self._memory),
+            cpu_hz=sum(clocks_khz) * 1000 // len(clocks_khz) if clocks_khz else None,
+        )
+
+
+def power_mode(
+    root: Path = _ROOT,
+    output_of: Callable[[Sequence[str]], str | None] = _OUTPUT_OF,
+) -> str | None:
+    """Return the power mode of a Jetson, such as "MAXN"; None where it is not known.
+
+    Args:
+        root: where the machine's file system begins. A program tells the power mode, so that of
+            a copied tree is not known.
+        output_of: what a program prints; None if there is no such program.
+    """
+    if root != _ROOT:
+        return None
+    try:
+        return power_mode_in(output_of(["nvpmodel", "-q"]) or "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def power_mode_in(printed: str) -> str | None:
+    """Find the power mode in what `nvpmodel -q` prints."""
+    match = re.search(r"NV Power Mode:\s*(\S+)", printed)
+    return match[1] if match else None
+
+
+def _by_type(folders: Iterable[Path]) -> dict[str, Path]:
+    """Name each folder by what its file `type` says, and those that share a type apart."""
+    named: dict[str, Path] = {}
+    for folder in sorted(folders, key=lambda folder: (len(folder.name), folder.name)):
+        name = text_of(folder / "type") or folder.name
+        named[f"{name} ({folder.name})" if name in named else name] = folder
+    return named
+
+
+def _numbers(paths: Iterable[Path]) -> list[int]:
+    return [number for path in paths if (number := number_in(path)) is not None]

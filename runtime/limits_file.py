@@ -1,0 +1,94 @@
+"""Limits that change while a run goes on: a JSON file that is read again when it changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ffn_edge.errors import FfnEdgeError
+from ffn_edge.runtime.policy.interface import Limits
+
+# A camera's battery or a supervisor may change these. A fixed frame count may not: the other
+# engines were not opened.
+_CHANGEABLE = ("latency_ms", "miss_rate", "power_w")
+
+
+class LimitsFile:
+    """The limits of the command line, and what the file says instead.
+
+        {"latency_ms": 40, "power_w": 8.5}
+
+    Replace the file whole (write another, rename it), so that it is never read half written.
+    """
+
+    def __init__(self, path: Path, base: Limits, say: Callable[[str], None]) -> None:
+        """Read the file for the first time.
+
+        Args:
+            path: it must be there.
+            base: the limits where the file says nothing; null in the file is no limit.
+            say: is told of every change, and of a file that cannot be used.
+
+        Raises:
+            FfnEdgeError: the file cannot be used.
+        """
+        self._path = path
+        self._base = base
+        self._say = say
+        self._version = self._stat()
+        self._limits = self._read()
+
+    def __call__(self) -> Limits:
+        """Return the limits of now. A file that is gone or wrong changes nothing, and is said."""
+        version = self._stat()
+        if version != self._version:
+            self._version = version
+            try:
+                self._limits = self._read()
+                self._say(f"limits: {describe(self._limits)}, as {self._path} says")
+            except FfnEdgeError as error:
+                self._say(f"{error.message}; the limits stay: {describe(self._limits)}")
+        return self._limits
+
+    def _stat(self) -> tuple[int, int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    def _read(self) -> Limits:
+        example = 'it holds a JSON object such as {"latency_ms": 40, "power_w": 8.5}.'
+        try:
+            raw = json.loads(self._path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise FfnEdgeError(f"{self._path} cannot be read: {error.strerror}", example) from error
+        except ValueError as error:
+            raise FfnEdgeError(f"{self._path} is not JSON: {error}", example) from error
+        if not isinstance(raw, dict) or not set(raw) <= set(_CHANGEABLE):
+            raise FfnEdgeError(f"{self._path} may hold {', '.join(_CHANGEABLE)} only", example)
+        try:
+            changes: dict[str, Any] = {
+                key: None if value is None else float(value) for key, value in raw.items()
+            }
+            return dataclasses.replace(self._base, **changes)
+        except (TypeError, ValueError) as error:
+            raise FfnEdgeError(f"{self._path} holds no number: {error}", example) from error
+
+
+def describe(limits: Limits) -> str:
+    """Say limits in words."""
+    words = []
+    if limits.latency_ms is not None:
+        words.append(f"{limits.latency_ms:g} ms in all but {100 * limits.miss_rate:g} %")
+    if limits.power_w is not None:
+        words.append(f"{limits.power_w:g} W")
+    if limits.battery_j is not None:
+        words.append(f"{limits.battery_j / 3600:.3g} Wh")
+    if limits.frames is not None:
+        words.append(f"{limits.frames} frames")
+    return ", ".join(words) or "none"

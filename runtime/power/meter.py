@@ -1,0 +1,73 @@
+"""What every power meter gives, and the meter of a machine that has none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from ffn_edge.errors import SensorError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerReading:
+    """What a meter shows at one moment.
+
+    Attributes:
+        time_s: when, on the clock that the caller of `read` uses.
+        total_w: of the meter's scope; None at the first reading of a mere energy counter.
+        rails_w: of each part that is measured by itself.
+        energy_j: a counter that runs since the meter was opened, whose wraps are undone; None
+            where the sensor gives power alone.
+    """
+
+    time_s: float
+    total_w: float | None
+    rails_w: Mapping[str, float]
+    energy_j: float | None = None
+
+
+class Meter(Protocol):
+    """Something that tells power. It is opened by its constructor."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    @property
+    def scope(self) -> str:
+        """What its total covers, in words."""
+
+    def read(self, now: float) -> PowerReading:
+        """Read the sensor.
+
+        Raises:
+            SensorError: it cannot be read now. It may come back.
+        """
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+
+
+class NullMeter:
+    """No meter, and why."""
+
+    name = "none"
+    scope = "nothing"
+
+    def __init__(self, reasons: Mapping[str, SensorError]) -> None:
+        """Remember why each kind of meter is missing."""
+        message = "; ".join(error.message for error in reasons.values())
+        hint = " ".join(error.hint for error in reasons.values() if error.hint)
+        self.error = SensorError(f"no power can be measured here: {message}", hint)
+
+    def read(self, now: float) -> PowerReading:
+        """Say why there is nothing to read.
+
+        Raises:
+            SensorError: always.
+        """
+        raise self.error
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,114 @@
+"""The power of an NVIDIA graphics card, through NVML (`nvidia-ml-py`, imported only here)."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from ffn_edge.errors import SensorError
+from ffn_edge.runtime.power.meter import PowerReading
+
+
+def visible_gpu(environment: Mapping[str, str] = os.environ) -> str:
+    """Return how CUDA's first device is named to `NvmlMeter`, as far as the environment tells."""
+    return environment.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip() or "0"
+
+
+class NvmlMeter:
+    """One graphics card: its energy counter if it has one, else its power.
+
+    The power is a running average of about a second on recent cards.
+    """
+
+    name = "NVML"
+
+    def __init__(self, gpu: str = "0") -> None:
+        """Load NVML and find the card.
+
+        Args:
+            gpu: its index, its UUID ("GPU-..."; the first characters will do) or its PCI address
+                ("0000:01:00.0", as CUDA gives it).
+
+        Raises:
+            SensorError: NVML or the card is missing, or it tells neither power nor energy.
+        """
+        try:
+            self._nvml: Any = importlib.import_module("pynvml")
+        except ModuleNotFoundError as error:
+            raise SensorError(
+                "a graphics card cannot be asked: nvidia-ml-py is not installed",
+                'with an NVIDIA card, pip install "ffn-edge[nvml]".',
+            ) from error
+        self._ask(self._nvml.nvmlInit)
+        try:
+            self._card = self._ask(lambda: self._find(gpu))
+            self._start_mj = self._supported(self._nvml.nvmlDeviceGetTotalEnergyConsumption)
+            if self._start_mj is None and self._power_mw() is None:
+                raise SensorError("NVML tells neither power nor energy of this GPU, as on a Jetson")
+            name = self._ask(lambda: self._nvml.nvmlDeviceGetName(self._card))
+        except BaseException:
+            self.close()
+            raise
+        how = "about 1 s average" if self._start_mj is None else "energy counter"
+        self.scope = f"GPU board ({name}), {how}"
+
+    def read(self, now: float) -> PowerReading:
+        """Ask the card. See `Meter.read`."""
+        energy_j = None
+        if self._start_mj is not None:
+            energy_mj = self._supported(self._nvml.nvmlDeviceGetTotalEnergyConsumption)
+            if energy_mj is None:
+                raise SensorError("the GPU's energy counter is gone", "was its driver reset?")
+            energy_j = (energy_mj - self._start_mj) / 1e3
+        power_mw = self._power_mw()
+        total_w = None if power_mw is None else power_mw / 1e3
+        return PowerReading(time_s=now, total_w=total_w, rails_w={}, energy_j=energy_j)
+
+    def _power_mw(self) -> int | None:
+        return self._supported(self._nvml.nvmlDeviceGetPowerUsage)
+
+    def close(self) -> None:
+        """Unload NVML. It fails only where the driver is gone."""
+        with suppress(self._nvml.NVMLError):
+            self._nvml.nvmlShutdown()
+
+    def _find(self, gpu: str) -> Any:
+        if ":" in gpu:
+            return self._nvml.nvmlDeviceGetHandleByPciBusId(gpu)
+        if gpu.isdecimal():
+            return self._nvml.nvmlDeviceGetHandleByIndex(int(gpu))
+        cards = map(self._nvml.nvmlDeviceGetHandleByIndex, range(self._nvml.nvmlDeviceGetCount()))
+        for card in cards:
+            if self._nvml.nvmlDeviceGetUUID(card).startswith(gpu):
+                return card
+        raise SensorError(f"NVML knows no GPU {gpu!r}", "`nvidia-smi -L` lists them.")
+
+    def _supported(self, call: Callable[[Any], int]) -> int | None:
+        """Ask the card one thing; None if it is not among what it tells."""
+
+        def ask() -> int | None:
+            try:
+                return call(self._card)
+            except self._nvml.NVMLError_NotSupported:
+                return None
+
+        answer: int | None = self._ask(ask)
+        return answer
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        """Call NVML; its errors become a SensorError."""
+        nvml = self._nvml
+        try:
+            return call()
+        except (nvml.NVMLError_LibraryNotFound, nvml.NVMLError_DriverNotLoaded) as error:
+            raise SensorError(
+                f"there is no NVIDIA driver ({error})",
+                "in a container, start it with --gpus all.",
+            ) from error
+        except nvml.NVMLError as error:
+            raise SensorError(
+                f"NVML does not answer: {error}", "does `nvidia-smi` work here?"
+            ) from error

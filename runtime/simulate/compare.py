@@ -1,0 +1,198 @@
+"""Many simulated runs, side by side: policies by scenario, over seeds and miss rates."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ffn_edge.runtime.policy.policies import named
+from ffn_edge.runtime.simulate.board import BoardSpec
+from ffn_edge.runtime.simulate.drive import Course, simulate
+from ffn_edge.runtime.simulate.metrics import Figures
+from ffn_edge.runtime.simulate.oracle import NAME as ORACLE
+
+BEST_STATIC = "best static"
+# What a policy may do beyond its target before the comparison marks it.
+MISSES_ALLOWED, EXCESS_ALLOWED = 1.5, 0.02
+
+# Seeds with their figures, for each course, miss rate and policy.
+Results = dict[tuple[str, float, str], dict[int, Figures]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What is run.
+
+    Attributes:
+        courses: scenarios or traces.
+        policies: by name; the oracle is run besides.
+        seeds: the noise of each run.
+        miss_rates: the targets.
+        spec: what the board is like.
+        keep: keep each run until its settling time is known; without, memory does not grow with
+            the length.
+    """
+
+    courses: Sequence[Course]
+    policies: Sequence[str]
+    seeds: Sequence[int]
+    miss_rates: Sequence[float]
+    spec: BoardSpec
+    keep: bool = True
+
+
+def compare(comparison: Comparison, on_done: Callable[[int, int], None]) -> Results:
+    """Run it all, by as many processes as there are cores.
+
+    Args:
+        comparison: what to run.
+        on_done: is called with how many parts of how many are done.
+    """
+    jobs = [
+        (comparison, course, seed) for course in comparison.courses for seed in comparison.seeds
+    ]
+    results: Results = defaultdict(dict)
+    for done, (course, seed, part) in enumerate(_finished(jobs), start=1):
+        for (miss_rate, policy), figures in part.items():
+            results[course, miss_rate, policy][seed] = figures
+        on_done(done, len(jobs))
+    return results
+
+
+_Job = tuple[Comparison, Course, int]
+_Part = tuple[str, int, dict[tuple[float, str], Figures]]
+
+
+def _finished(jobs: Sequence[_Job]) -> Iterator[_Part]:
+    """Yield the jobs' results, in any order."""
+    workers = min(len(jobs), os.cpu_count() or 1)
+    if workers <= 1:
+        yield from map(_run, jobs)
+        return
+    # Not forked: a process with threads, as numpy's may be, cannot be forked safely.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for future in as_completed([pool.submit(_run, job) for job in jobs]):
+            yield future.result()
+
+
+def _run(job: _Job) -> _Part:
+    """Run every policy on one course with one seed."""
+    comparison, course, seed = job
+    part = {}
+    for policy in (*comparison.policies, ORACLE):
+        chooser = None if policy == ORACLE else named(policy)
+        aims = policy != ORACLE and not policy.startswith("static-")
+        figures = None
+        for miss_rate in comparison.miss_rates:
+            if figures is None or aims:  # the others do the same for every target
+                figures = simulate(
+                    course, chooser, seed, miss_rate, spec=comparison.spec, keep=comparison.keep
+                ).figures
+            part[miss_rate, policy] = figures
+    return course.name, seed, part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A policy's figures over all seeds.
+
+    Attributes:
+        policy: its name.
+        mean: of each figure that is known; the miss rate and P(miss | miss) over all inferences.
+        worst: of each.
+        share: of the inferences, by frame count.
+        too_many_misses: more than 1.5 times the target, where the oracle keeps the target.
+        over_budget: a window of 10 s, or the battery, more than 2 % beyond, where the oracle keeps
+            it.
+    """
+
+    policy: str
+    mean: dict[str, float]
+    worst: dict[str, float]
+    share: dict[int, float]
+    too_many_misses: bool = False
+    over_budget: bool = False
+
+    def fields(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        return {
+            "mean": self.mean,
+            "worst": self.worst,
+            "share": self.share,
+            "too_many_misses": self.too_many_misses,
+            "over_budget": self.over_budget,
+        }
+
+
+def rows(results: Results, comparison: Comparison, course: str, miss_rate: float) -> list[Row]:
+    """Return a row for each policy, the best static one in hindsight, and the oracle, last."""
+    by_seed = {
+        policy: results[course, miss_rate, policy] for policy in (*comparison.policies, ORACLE)
+    }
+    pooled = [_row(policy, seeds, by_seed[ORACLE], miss_rate) for policy, seeds in by_seed.items()]
+    static = [row for row in pooled if row.policy.startswith("static-")]
+    kept = [
+        row for row in static
+        if row.mean["miss_rate"] <= miss_rate and row.worst.get("excess", 0.0) <= EXCESS_ALLOWED
+    ]  # fmt: skip
+    if kept:
+        best = max(kept, key=lambda row: row.mean["accuracy"])
+        frames = best.policy.removeprefix("static-")
+        again = Row(
+            policy=f"{BEST_STATIC} ({frames})", mean=best.mean, worst=best.worst, share=best.share
+        )
+        pooled.insert(len(static), again)
+    return pooled
+
+
+def _row(
+    policy: str, seeds: dict[int, Figures], oracle: dict[int, Figures], miss_rate: float
+) -> Row:
+    runs = list(seeds.values())
+    columns: dict[str, list[float | None]] = {
+        name: [getattr(run, name) for run in runs]
+        for name in (
+            "miss_rate", "longest_burst", "miss_after_miss", "accuracy", "switches_per_min",
+            "mean_power_w", "over_j", "excess", "settling_s", "decision_us", "decision_p99_us",
+        )
+    }  # fmt: skip
+    columns["regret"] = [
+        oracle[seed].accuracy - figures.accuracy for seed, figures in seeds.items()
+    ]
+    known = {
+        name: [value for value in values if value is not None] for name, values in columns.items()
+    }
+    known = {name: values for name, values in known.items() if values}
+    mean = {name: float(np.mean(values)) for name, values in known.items()}
+    mean["miss_rate"] = _miss_rate(runs)
+    misses = sum(run.misses for run in runs)
+    if misses:
+        mean["miss_after_miss"] = sum(run.misses_in_a_row for run in runs) / misses
+    worst = {name: float(max(values)) for name, values in known.items()}
+    worst["accuracy"] = min(run.accuracy for run in runs)
+    best = list(oracle.values())
+    return Row(
+        policy=policy,
+        mean=mean,
+        worst=worst,
+        share={t: float(np.mean([run.share[t] for run in runs])) for t in runs[0].share},
+        too_many_misses=_miss_rate(runs) > MISSES_ALLOWED * miss_rate
+        and _miss_rate(best) <= miss_rate,
+        over_budget=_excess(runs) > EXCESS_ALLOWED and _excess(best) <= EXCESS_ALLOWED,
+    )
+
+
+def _miss_rate(runs: Sequence[Figures]) -> float:
+    return sum(run.misses for run in runs) / sum(run.inferences for run in runs)
+
+
+def _excess(runs: Sequence[Figures]) -> float:
+    return max((run.excess or 0.0 for run in runs), default=0.0)

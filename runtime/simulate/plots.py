@@ -1,0 +1,108 @@
+"""Pictures of simulated runs. The only file of the runtime that imports matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ffn_edge.atomic import atomic_file
+from ffn_edge.errors import FfnEdgeError
+from ffn_edge.runtime.policy.policies import named
+from ffn_edge.runtime.simulate.board import BoardSpec
+from ffn_edge.runtime.simulate.drive import Course, Run, simulate
+from ffn_edge.runtime.simulate.metrics import WINDOW_S, Timeline
+
+# What is drawn, and how. The oracle comes first, so that it lies below.
+_LINES = {
+    "oracle": ("#adb5bd", "oracle"),
+    "alert": ("#c92a2a", "ALERT"),
+    "adaptive": ("#0b7285", "adaptive (ours)"),
+}
+_TALLEST = 2.5  # deadlines: a spike beyond is cut off
+
+
+def plot_course(course: Course, path: Path, *, spec: BoardSpec, miss_rate: float) -> None:
+    """Draw what three policies do on a course: frames, latency, power and temperature over time.
+
+    Raises:
+        FfnEdgeError: matplotlib is not installed, or the file cannot be written.
+    """
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise FfnEdgeError(
+            f"plots need matplotlib, which cannot be imported here ({error})",
+            'pip install "ffn-edge[plot]"',
+        ) from error
+    runs = {
+        name: simulate(course, None if name == "oracle" else named(name), 0, miss_rate, spec=spec)
+        for name in _LINES
+    }
+    figure, (frames, latency, power, heat) = pyplot.subplots(
+        4, 1, figsize=(11, 9), sharex=True, layout="constrained", height_ratios=(2, 3, 3, 2)
+    )
+    counts = [point.frames for point in runs["oracle"].setting.points]
+    for offset, (name, run) in enumerate(runs.items()):
+        colour, label = _LINES[name]
+        timeline = _timeline(run)
+        time_s = np.asarray(timeline.time_s)
+        # A little apart, so that equal choices do not hide each other.
+        chosen = np.asarray(timeline.index) + 0.09 * (offset - 1)
+        frames.step(time_s, chosen, where="post", color=colour, label=label, linewidth=1)
+        if name != "oracle":
+            latency.plot(time_s, timeline.latency_ms, ".", color=colour, markersize=2, label=label)
+        power.plot(time_s, _smooth(timeline), color=colour, label=label, linewidth=1)
+        heat.plot(time_s, timeline.temperature_c, color=colour, label=label, linewidth=1)
+    limits = _timeline(runs["adaptive"])
+    for axis, limit in ((latency, limits.deadline_ms), (power, limits.budget_w)):
+        if not np.isnan(limit).all():
+            axis.step(limits.time_s, limit, where="post", color="black", label="limit", linewidth=1)
+    if not np.isnan(limits.deadline_ms).all():
+        latency.set_ylim(0, _TALLEST * float(np.nanmax(limits.deadline_ms)))
+    frames.set(
+        ylabel="frames",
+        yticks=range(len(counts)),
+        yticklabels=counts,
+        ylim=(-0.5, len(counts) - 0.5),
+    )
+    latency.set(ylabel="latency, ms")
+    power.set(ylabel=f"power, W (mean of {WINDOW_S:g} s)")
+    heat.set(ylabel="temperature, °C", xlabel="time, s")
+    for axis in (frames, latency, power, heat):
+        axis.grid(alpha=0.3)
+    figure.suptitle(
+        f"{course.name}: at most {100 * miss_rate:g} % missed deadlines, simulated",
+        x=0.01,
+        ha="left",
+    )
+    legend = dict(zip(*reversed(latency.get_legend_handles_labels()), strict=True))
+    legend |= dict(zip(*reversed(power.get_legend_handles_labels()), strict=True))
+    figure.legend(legend.values(), legend.keys(), loc="outside upper right", ncols=len(legend))
+    try:
+        with atomic_file(path) as temporary:
+            figure.savefig(temporary, dpi=110)
+    except OSError as error:
+        raise FfnEdgeError(
+            f"{path} cannot be written: {error.strerror}", "choose a folder that you may write."
+        ) from error
+    finally:
+        pyplot.close(figure)
+
+
+def _timeline(run: Run) -> Timeline:
+    assert run.timeline is not None, "the runs of a plot are kept"
+    return run.timeline
+
+
+def _smooth(timeline: Timeline) -> list[float]:
+    """Return the mean power of the last 10 s, as the budget means it."""
+    time_s, power_w = np.asarray(timeline.time_s), np.asarray(timeline.power_w)
+    first = np.searchsorted(time_s, time_s - WINDOW_S, side="right")
+    total = np.concatenate(([0.0], np.cumsum(power_w)))
+    upto = np.arange(1, len(time_s) + 1)
+    means: list[float] = ((total[upto] - total[first]) / (upto - first)).tolist()
+    return means

@@ -1,0 +1,142 @@
+"""A recorded trace as a device: another policy meets what was seen, at the same time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from ffn_edge.runtime.policy.interface import Limits, Sensed
+from ffn_edge.runtime.simulate.board import BoardSpec
+from ffn_edge.runtime.simulate.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A trace as a `drive.Course`."""
+
+    trace: Trace
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return self.trace.name
+
+    @property
+    def length_s(self) -> float:
+        """From the begin of the first inference to the end of the last."""
+        return self.trace.observations[-1].now - self._begin_s
+
+    @property
+    def _begin_s(self) -> float:
+        first = self.trace.observations[0]
+        return first.now - first.latency_ms / 1e3
+
+    def device(self, spec: BoardSpec, seed: int, miss_rate: float) -> Replay:
+        """Return the device at the trace's beginning. The trace says all but the miss rate."""
+        return Replay(self.trace, self._begin_s, miss_rate)
+
+    def steps_s(self) -> list[float]:
+        """Return when the limits changed."""
+        seen = self.trace.observations
+        return [
+            after.now - after.latency_ms / 1e3 - self._begin_s
+            for before, after in pairwise(seen)
+            if after.limits != before.limits
+        ]
+
+
+class Replay:
+    """A device that is as slow, as hot and as thirsty as the recorded one was at the same time.
+
+    How much slower than its profile the engine was that ran holds for every engine. The power
+    holds likewise: measured over expected. Where it was not measured, the last known factor
+    holds; where the profile has no power, there is none here.
+    """
+
+    def __init__(self, trace: Trace, begin_s: float, miss_rate: float) -> None:
+        self.setting = trace.setting
+        self.energy_j = 0.0
+        self._observations = trace.observations
+        self._begin_s = begin_s
+        self._miss_rate = miss_rate
+        self._base_ms = {point.frames: point.base_ms for point in trace.setting.points}
+        powers = [point.power_w for point in trace.setting.points]
+        idle_w = trace.setting.idle_w
+        self._idle_w = idle_w or 0.0
+        self._engine_w = [power_w or 0.0 for power_w in powers]
+        self._has_power = idle_w is not None and None not in powers
+        self._factor = 1.0 if self._has_power else 0.0
+        self._number = -1
+        self._over_current = 0
+        self._now = 0.0
+        self._sensed_s = self._sensed_j = 0.0
+        self._next()
+
+    @property
+    def temperature_c(self) -> float | None:
+        """As it was recorded."""
+        return self._observations[self._number].sensed.temperature_c
+
+    def begin(self, now: float) -> list[float]:
+        """Return how long each frame count would take, in ms, were it started now."""
+        while self._number + 1 < len(self._observations) and self._start_s(self._number + 1) <= now:
+            self._next()
+        return self._latencies_ms
+
+    def sustained_w(self) -> list[float]:
+        """Return what each frame count draws on average, were these conditions to last."""
+        period_ms = self.setting.period_s * 1e3
+        return [
+            self._factor * (self._idle_w + engine_w * min(1.0, ms / period_ms if period_ms else 1))
+            for engine_w, ms in zip(self._engine_w, self._latencies_ms, strict=True)
+        ]
+
+    def work(self, index: int, until: float) -> None:
+        """Run the engine of `setting.points[index]` to a time."""
+        self._draw(self._idle_w + self._engine_w[index], until)
+
+    def rest(self, until: float) -> None:
+        """Run no engine to a time."""
+        self._draw(self._idle_w, until)
+
+    def sense(self, now: float) -> Sensed:
+        """Return what the sensors said then, but for the power, which follows from the engine."""
+        seen = self._observations[self._number].sensed
+        energy_j, elapsed = self.energy_j - self._sensed_j, now - self._sensed_s
+        self._sensed_j, self._sensed_s = self.energy_j, now
+        over_current, self._over_current = self._over_current, 0
+        known = self._has_power and seen.power_w is not None
+        return replace(
+            seen,
+            power_w=energy_j / elapsed if known else None,
+            energy_j=energy_j if known else None,
+            over_current=over_current,
+        )
+
+    def _draw(self, power_w: float, until: float) -> None:
+        self.energy_j += self._factor * power_w * (until - self._now)
+        self._now = until
+
+    def _next(self) -> None:
+        self._number += 1
+        seen = self._observations[self._number]
+        slowdown = seen.latency_ms / self._base_ms[seen.frames]
+        self._latencies_ms = [point.base_ms * slowdown for point in self.setting.points]
+        self._over_current += seen.sensed.over_current
+        self.limits = self._shifted(seen.limits)
+        if self._has_power and seen.sensed.power_w is not None and self._number > 0:
+            elapsed_ms = (seen.now - self._observations[self._number - 1].now) * 1e3
+            index = list(self._base_ms).index(seen.frames)
+            busy = min(1.0, seen.latency_ms / elapsed_ms)
+            expected_w = self._idle_w + self._engine_w[index] * busy
+            if expected_w > 0:
+                self._factor = seen.sensed.power_w / expected_w
+
+    def _start_s(self, number: int) -> float:
+        seen = self._observations[number]
+        return seen.now - seen.latency_ms / 1e3 - self._begin_s
+
+    def _shifted(self, limits: Limits) -> Limits:
+        """Put limits on this clock, which begins with the trace."""
+        until_s = None if limits.until_s is None else limits.until_s - self._begin_s
+        return replace(limits, until_s=until_s, miss_rate=self._miss_rate)

@@ -1,0 +1,165 @@
+"""What a simulated board meets. The constants come from what is cited; no policy was asked.
+
+Deadlines are in base latencies of the most frames, budgets lie between what two frame counts draw
+(see `board.Phase`), so that the same scenarios fit any board.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import accumulate, cycle, takewhile
+
+from ffn_edge.errors import FfnEdgeError
+from ffn_edge.runtime.policy.interface import Limits
+from ffn_edge.runtime.simulate.board import Board, BoardSpec, Phase
+
+# Of the power scenarios: nothing to save, the most frames too many, all but the fewest too many.
+_AMPLE, _BETWEEN_UPPER, _BETWEEN_LOWER = 1.1, 0.75, 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """Phases, and how often they come.
+
+    Attributes:
+        name: what people call it.
+        about: what happens, and where its constants come from.
+        phases: played over and over ...
+        length_s: ... for so long.
+        battery: a budget for the whole length instead of one at any time, on the scale of
+            `Phase.power`; None is no battery.
+    """
+
+    name: str
+    about: str
+    phases: tuple[Phase, ...]
+    length_s: float = 600.0
+    battery: float | None = None
+
+    def device(self, spec: BoardSpec, seed: int, miss_rate: float) -> Board:
+        """Return a board at the scenario's beginning, with these limits."""
+        most_ms = spec.points[-1].base_ms
+        battery_j = None if self.battery is None else spec.budget_w(self.battery) * self.length_s
+        limits = [
+            Limits(
+                latency_ms=None if phase.deadline is None else phase.deadline * most_ms,
+                miss_rate=miss_rate,
+                power_w=None if phase.power is None else spec.budget_w(phase.power),
+                battery_j=battery_j,
+                until_s=None if battery_j is None else self.length_s,
+            )
+            for phase in self.phases
+        ]
+        return Board(spec, self.phases, limits, seed)
+
+    def steps_s(self) -> list[float]:
+        """Return when a phase begins, the first one left out."""
+        ends = accumulate(phase.duration_s for phase in cycle(self.phases))
+        return list(takewhile(lambda end: end < self.length_s, ends))
+
+
+def _drift(levels: Iterable[float], step_s: float) -> tuple[Phase, ...]:
+    return tuple(Phase(duration_s=step_s, drift=level) for level in levels)
+
+
+_USUAL = Phase(duration_s=60.0)
+# 200 frames at 30 frames a second.
+_APPROXDET = Phase(duration_s=200 / 30)
+_HUMP = (0.0, 0.2, 0.4, 0.6, 0.4, 0.2)
+
+ALL = (
+    Scenario(
+        name="steady",
+        about="Nothing happens but noise and a rare spike. Spikes alone make the most frames miss "
+        "about 0.1 % of their deadlines, a share that was reported on a Jetson.",
+        phases=(replace(_USUAL, duration_s=600.0),),
+    ),
+    Scenario(
+        name="contention",
+        about="Another process takes 0, 20, 40, 60, 40, 20 % of the processor, for 200 frames at "
+        "30 frames a second each, over and over: the protocol of ApproxDet (SenSys 2020).",
+        phases=tuple(replace(_APPROXDET, contention=share) for share in _HUMP),
+    ),
+    Scenario(
+        name="deadline",
+        about="The deadline moves by ApproxDet's span, 300 to 80 ms, scaled to the board: 1.5, "
+        "0.75 and 0.4 base latencies of the most frames, for a minute each, down and up.",
+        phases=tuple(replace(_USUAL, deadline=factor) for factor in (1.5, 0.75, 0.4, 0.75)),
+    ),
+    Scenario(
+        name="power",
+        about="A power budget steps down and up, between what the frame counts draw.",
+        phases=tuple(
+            replace(_USUAL, power=position)
+            for position in (_AMPLE, _BETWEEN_UPPER, _BETWEEN_LOWER, _BETWEEN_UPPER)
+        ),
+    ),
+    Scenario(
+        name="heat",
+        about="The air in the housing is hot for five minutes of ten: where the most frames run on "
+        "there, the board throttles.",
+        phases=(
+            replace(_USUAL, duration_s=120.0),
+            replace(_USUAL, duration_s=300.0, ambient_c=60.0),
+            replace(_USUAL, duration_s=180.0),
+        ),
+    ),
+    Scenario(
+        name="mode",
+        about="The memory clock is lowered, as by a change of the power mode: latency grows by "
+        "11 % and by 48 %, the span that was reported for its states alone.",
+        phases=tuple(replace(_USUAL, memory=factor) for factor in (1.0, 1.11, 1.0, 1.48)),
+    ),
+    Scenario(
+        name="spikes",
+        about="One inference in a hundred begins a burst of slow ones; each is followed by another "
+        "with 74 %, the chance that was reported on a Jetson.",
+        phases=(replace(_USUAL, duration_s=600.0, spike_onset=0.01),),
+    ),
+    Scenario(
+        name="sensor",
+        about="Under a power budget the sensor goes away, freezes, and lags by two seconds, for "
+        "half a minute each.",
+        phases=(
+            replace(_USUAL, power=_BETWEEN_UPPER),
+            replace(_USUAL, power=_BETWEEN_UPPER, duration_s=30.0, sensor="gone"),
+            replace(_USUAL, power=_BETWEEN_UPPER),
+            replace(_USUAL, power=_BETWEEN_UPPER, duration_s=30.0, sensor="frozen"),
+            replace(_USUAL, power=_BETWEEN_UPPER, duration_s=90.0),
+            replace(_USUAL, power=_BETWEEN_UPPER, duration_s=30.0, sensor_delay_s=2.0),
+        ),
+    ),
+    Scenario(
+        name="battery",
+        about="An energy budget must last ten minutes; in three of them another process takes 20 % "
+        "of the processor, and draws power for it.",
+        phases=(
+            replace(_USUAL, duration_s=240.0),
+            replace(_USUAL, duration_s=180.0, contention=0.2),
+            replace(_USUAL, duration_s=180.0),
+        ),
+        battery=0.6,
+    ),
+    Scenario(
+        name="drift",
+        about="The most frames alone grow slower by up to 50 %, step by step, and recover: what "
+        "one slowdown for all frame counts cannot describe.",
+        phases=_drift((1.0, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.5, 1.4, 1.3, 1.2, 1.1), 25.0),
+    ),
+)
+
+
+def named(name: str) -> Scenario:
+    """Return the scenario that people call `name`.
+
+    Raises:
+        FfnEdgeError: there is none.
+    """
+    for scenario in ALL:
+        if scenario.name == name:
+            return scenario
+    raise FfnEdgeError(
+        f"there is no scenario {name!r}",
+        f"choose one of {', '.join(scenario.name for scenario in ALL)}, or all.",
+    )

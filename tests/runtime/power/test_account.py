@@ -1,0 +1,180 @@
+"""The account of energy: sums, gaps, and readings that cannot be true. No clock, no thread."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ffn_edge.runtime.power.account import EnergyAccount
+from ffn_edge.runtime.power.meter import PowerReading
+
+
+def at(
+    time_s: float, total_w: float | None = None, energy_j: float | None = None, rail_w: float = 0.0
+) -> PowerReading:
+    return PowerReading(time_s=time_s, total_w=total_w, rails_w={"A": rail_w}, energy_j=energy_j)
+
+
+def filled(*readings: PowerReading) -> EnergyAccount:
+    account = EnergyAccount()
+    for reading in readings:
+        account.add(reading)
+    return account
+
+
+def test_power_is_integrated_by_the_trapezoid_rule() -> None:
+    # A ramp is exact, however unevenly it is read.
+    account = filled(*(at(t, 10 + 4 * t) for t in (0.0, 0.1, 0.5, 0.6, 1.0)))
+    assert account.energy_j == pytest.approx(12.0)
+    assert account.power_w == 14.0
+    assert account.take(1.0) == (pytest.approx(12.0), pytest.approx(12.0), None)
+
+
+def test_what_is_taken_adds_up_to_the_total() -> None:
+    account = EnergyAccount()
+    taken = []
+    for step in range(200):
+        account.add(at(step * 0.05, 5 + math.sin(step)))
+        if step % 7 == 0:
+            taken.append(account.take(step * 0.05))
+    taken.append(account.take(10.0))
+    assert math.fsum(each.energy_j or 0.0 for each in taken) == pytest.approx(account.energy_j)
+
+
+def test_between_two_readings_the_latest_power_holds() -> None:
+    account = filled(at(0.0, 4.0), at(0.1, 6.0))
+    assert account.take(0.11) == (pytest.approx(5.0), pytest.approx(0.5), None)
+    assert account.take(0.12) == (6.0, 0.0, None)
+
+
+def test_a_counter_needs_no_more_than_differences() -> None:
+    # The power between the readings does not matter, and neither does what they show of it.
+    account = filled(at(0.0, 99.0, 100.0), at(0.5, 1.0, 103.0), at(1.0, 7.0, 110.0))
+    assert account.take(1.0) == (10.0, 10.0, None)
+    assert account.power_w == 7.0
+    assert filled(at(0.0, None, 0.0), at(0.5, None, 2.0)).power_w == 4.0
+
+
+def test_a_counter_that_moves_seldom_is_read_over_the_whole_time() -> None:
+    account = EnergyAccount()
+    for step in range(41):  # it moves each 100 ms, and is read each 25 ms
+        account.add(at(step * 0.025, None, float(step // 4)))
+        power_w, _, fault = account.take(step * 0.025)
+        assert fault is None
+        assert power_w is None or power_w == pytest.approx(10.0)
+    assert account.energy_j == pytest.approx(10.0)
+    assert account.take(3.0).fault == "no reading for 2.0 s: the sensor does not answer"
+
+
+def test_a_counter_that_stands_still_is_a_fault() -> None:
+    account = filled(at(0.0, None, 1.0), at(0.5, None, 2.0))
+    account.add(at(1.6, None, 2.0))
+    assert account.take(1.6).fault == "no reading for 1.1 s: the counter stands at 2.000 J"
+
+
+@pytest.mark.parametrize("wrong_j", [1.0, 1e9])
+def test_a_counter_that_leaps_counts_on_from_there(wrong_j: float) -> None:
+    account = filled(at(0.0, None, 5.0), at(0.1, None, 6.0))
+    account.add(at(0.2, None, wrong_j))
+    account.add(at(0.3, None, wrong_j + 2))
+    assert account.energy_j == pytest.approx(3.0)
+    assert (account.ignored, account.gap_s) == (1, pytest.approx(0.1))
+    assert account.take(0.3).fault is None
+
+
+def test_a_counter_knows_what_was_drawn_while_nobody_read_it_but_not_for_ever() -> None:
+    account = filled(at(0.0, None, 0.0), at(30.0, None, 300.0))
+    assert (account.energy_j, account.gap_s) == (300.0, 0.0)
+    account.add(at(130.0, None, 400.0))
+    assert (account.energy_j, account.gap_s) == (300.0, 100.0)
+
+
+def test_no_energy_is_made_up_for_a_gap() -> None:
+    account = filled(at(0.0, 10.0), at(0.5, 10.0))
+    account.fail("it is gone")
+    assert account.take(3.7) == (None, None, "no reading for 3.2 s: it is gone")
+    account.add(at(4.0, 20.0))
+    account.add(at(4.5, 20.0))
+    assert account.take(4.5) == (20.0, 10.0, None)
+    assert (account.energy_j, account.gap_s, account.failed) == (15.0, 3.5, 1)
+    assert account.covered_s == 1.0
+
+
+def test_before_the_first_reading_the_reason_is_told() -> None:
+    account = EnergyAccount()
+    assert account.take(0.0) == (None, None, "no reading yet")
+    account.fail("there is no sensor")
+    assert account.take(99.0) == (None, None, "there is no sensor")
+
+
+def test_a_sensor_that_freezes_is_a_fault_until_it_moves() -> None:
+    account = EnergyAccount()
+    for step in range(121):
+        account.add(at(step * 0.05, 4.16))
+    assert account.take(6.0).fault == "the sensor has shown exactly 4.160 W for 6 s"
+    assert account.energy_j < 4.16 * 5  # what it shows later is not counted
+    account.add(at(6.05, 4.2))
+    assert account.take(6.05).fault is None
+
+
+def test_few_equal_readings_and_rails_that_move_are_no_freeze() -> None:
+    assert filled(*(at(float(t), 4.16) for t in range(19))).fault(18.0) is None
+    moving = filled(*(at(t * 0.05, 4.16, rail_w=float(t % 2)) for t in range(200)))
+    assert moving.fault(9.95) is None
+
+
+@pytest.mark.parametrize("wrong_w", [-1.0, math.nan, math.inf, 2000.1])
+def test_a_reading_that_cannot_be_true_is_ignored(wrong_w: float) -> None:
+    account = filled(at(0.0, 10.0), at(0.1, wrong_w), at(0.2, 10.0))
+    assert (account.energy_j, account.ignored) == (pytest.approx(2.0), 1)
+    assert account.take(0.2).fault is None
+    for step in range(3, 20):
+        account.add(at(step * 0.1, wrong_w))
+    assert account.take(1.9).fault == f"no reading for 1.7 s: it showed {wrong_w:.4g} W, " + (
+        "which cannot be"
+    )
+
+
+def test_the_first_reading_may_be_wrong_too() -> None:
+    account = filled(at(0.0, -5.0))
+    assert account.take(0.0).fault == "it showed -5 W, which cannot be"
+    account.add(at(0.1))
+    assert account.take(0.1).fault == "it showed neither power nor energy"
+    account.add(at(0.2, 5.0))
+    assert account.take(0.2) == (5.0, 0.0, None)
+
+
+@pytest.mark.parametrize(("usual_w", "spike_w"), [(5.0, 655.0), (300.0, 0.0)])
+def test_a_jump_is_ignored(usual_w: float, spike_w: float) -> None:
+    account = filled(at(0.0, usual_w), at(0.1, spike_w), at(0.2, usual_w))
+    assert (account.energy_j, account.ignored) == (pytest.approx(usual_w * 0.2), 1)
+
+
+def test_a_jump_that_stays_is_real_and_one_that_jitters_is_a_fault() -> None:
+    account = filled(at(0.0, 10.0), *(at(0.1 * n, 400.0 + n) for n in range(1, 4)))
+    assert (account.power_w, account.ignored) == (403.0, 2)
+    assert account.take(0.3).fault is None
+    wild = filled(at(0.0, 1.0), *(at(0.1 * n, 1500.0 if n % 2 else 60.0) for n in range(1, 15)))
+    assert wild.ignored == 14
+    assert wild.take(1.4).fault == "no reading for 1.4 s: it jumped from 1.0 to 60.0 W"
+
+
+def test_a_clock_that_goes_backwards_is_ignored_but_not_for_ever() -> None:
+    account = filled(at(100.0, 10.0), at(100.1, 10.0), at(100.1, 10.0), at(50.0, 10.0))
+    assert (account.ignored, account.energy_j) == (2, pytest.approx(1.0))
+    account.add(at(100.2, 10.0))
+    assert account.energy_j == pytest.approx(2.0)
+    for step in range(30):  # it was set: there it goes on
+        account.add(at(50 + step * 0.1, 20.0))
+    assert account.energy_j == pytest.approx(2.0 + 20 * 1.0)
+    assert account.take(52.9).fault is None
+    account.add(at(math.nan, 20.0))
+    assert account.energy_j == pytest.approx(22.0)
+
+
+def test_a_meter_that_turns_from_a_counter_to_power_starts_anew() -> None:
+    account = filled(at(0.0, 5.0, 0.0), at(0.5, 5.0), at(1.0, 5.0), at(1.5, 5.0, 9.0))
+    assert (account.energy_j, account.gap_s) == (2.5, 1.0)
+    account.add(at(2.0, 5.0, 12.0))
+    assert account.energy_j == 5.5

@@ -1,0 +1,187 @@
+"""Every board of the table, in both layouts of the kernel, and boards that misbehave."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from typing import Any
+
+import pytest
+
+from ffn_edge.errors import SensorError
+from ffn_edge.runtime.power import sysfs
+from ffn_edge.runtime.power.ina import InaMeter
+
+NANO = {"6-0040": [("POM_5V_IN", 5000, 800), ("POM_5V_GPU", 5000, 100), ("POM_5V_CPU", 5000, 200)]}
+TX2 = {
+    "0-0040": [
+        ("VDD_SYS_GPU", 19000, 100), ("VDD_SYS_SOC", 19000, 50), ("VDD_4V0_WIFI", 4800, 10),
+    ],
+    "0-0041": [("VDD_IN", 19000, 400), ("VDD_SYS_CPU", 19000, 60), ("VDD_SYS_DDR", 19000, 70)],
+    "0-0042": [("VDD_MUX", 19000, 500)],
+}  # fmt: skip
+NX = {"1-0040": [("VDD_IN", 5000, 2000), ("VDD_CPU_GPU_CV", 5000, 800), ("VDD_SOC", 5000, 400)]}
+AGX_XAVIER = {
+    "1-0040": [("GPU", 19000, 100), ("CPU", 19000, 200), ("SOC", 19000, 300)],
+    "1-0041": [("CV", 19000, 10), ("VDDRQ", 19000, 20), ("SYS5V", 19000, 70)],
+}
+AGX_ORIN = {
+    "1-0040": [("VDD_GPU_SOC", 19000, 300), ("VDD_CPU_CV", 19000, 100), ("VIN_SYS_5V0", 5000, 800)],
+    "1-0041": [("NC", 0, 0), ("VDDQ_VDD2_1V8AO", 5000, 200), ("NC", 0, 0)],
+}
+THOR = {
+    "2-0040": [("VDD_GPU", 19000, 800), ("VDD_CPU_SOC_MSS", 19000, 300), ("VIN_SYS_5V0", 5000, 900)]
+}
+INPUT = "module input (VDD_IN)"
+BOARDS = {
+    "Nano": (NANO, 4.0, "module input (POM_5V_IN)"),
+    "TX2": (TX2, 7.6, INPUT),
+    "NX class": (NX, 10.0, INPUT),
+    "AGX Xavier": (
+        AGX_XAVIER, 13.3,
+        "sum of the rails GPU, CPU, SOC, CV, VDDRQ and SYS5V; no rail measures the input",
+    ),
+    "AGX Orin": (
+        AGX_ORIN, 12.6,
+        "sum of the rails VDD_GPU_SOC, VDD_CPU_CV, VIN_SYS_5V0 and VDDQ_VDD2_1V8AO; no rail "
+        "measures the input",
+    ),
+    "Thor on another carrier": (
+        THOR, 25.4,
+        "sum of the rails VDD_GPU, VDD_CPU_SOC_MSS and VIN_SYS_5V0; no rail measures the input",
+    ),
+    "an unknown board": (
+        {"3-0040": [("VCC_A", 5000, 100), ("VCC_B", 5000, 200)]}, 1.5,
+        "sum of the rails VCC_A and VCC_B; no rail measures the input",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["hwmon", "iio"])
+@pytest.mark.parametrize("name", BOARDS)
+def test_the_total_of_a_board_is_the_one_of_the_table(name: str, layout: str, board: Any) -> None:
+    chips, total_w, scope = BOARDS[name]
+    for number, (chip, rails) in enumerate(chips.items()):
+        getattr(board, layout)(chip, rails, number)
+    meter = InaMeter(board.root)
+    reading = meter.read(7.0)
+    assert (reading.time_s, reading.energy_j, meter.scope) == (7.0, None, scope)
+    assert reading.total_w == pytest.approx(total_w)
+    assert reading.rails_w == {
+        rail: pytest.approx(volts * amperes / 1e6)
+        for rails in chips.values()
+        for rail, volts, amperes in rails
+        if rail != "NC"
+    }
+    meter.close()
+
+
+@pytest.mark.parametrize("label", [None, "VIN"])
+def test_the_total_of_thor_is_its_carrier_board_in_microwatts(
+    label: str | None, board: Any
+) -> None:
+    board.hwmon("2-0040", THOR["2-0040"])
+    board.ina238("2-0044", 38_500_000, label=label)
+    meter = InaMeter(board.root)
+    reading = meter.read(0.0)
+    assert reading.total_w == pytest.approx(38.5)
+    assert meter.scope == "carrier board input (VIN)"
+    assert list(reading.rails_w) == ["VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0", "VIN"]
+
+
+def test_a_channel_without_a_name_and_two_of_one_name_are_told_apart(board: Any) -> None:
+    (board.hwmon("1-0040", [("A", 1000, 1000)]) / "in1_label").unlink()
+    board.hwmon("1-0041", [("B", 1000, 2000)], 2)
+    board.hwmon("1-0042", [("B", 1000, 3000)], 3)
+    rails = InaMeter(board.root).read(0.0).rails_w
+    assert rails == {"1-0040 channel 1": 1.0, "B": 2.0, "B (1-0042)": 3.0}
+
+
+def test_a_board_without_a_sensor_is_told_so(board: Any) -> None:
+    with pytest.raises(SensorError, match="no INA power sensor") as caught:
+        InaMeter(board.root)
+    assert "-v /sys:/sys:ro" in caught.value.hint
+
+
+def test_without_permission_the_command_that_gives_it_is_named(
+    open_board: Any, as_a_user: Any
+) -> None:
+    folder = open_board.hwmon("1-0040", NX["1-0040"])
+    (folder / "curr1_input").chmod(0)
+    with as_a_user(), pytest.raises(SensorError, match="this user may not read") as caught:
+        InaMeter(open_board.root)
+    assert f"sudo chmod a+r {folder}/*_input" in caught.value.hint
+
+
+def test_a_channel_that_is_switched_off_is_left_out(
+    board: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board.hwmon("1-0040", AGX_XAVIER["1-0040"])
+    fail_on(monkeypatch, "in3_input", errno.ENODATA)
+    assert InaMeter(board.root).read(0.0).total_w == pytest.approx(5.7)
+    fail_on(monkeypatch, "_input", errno.ENODATA)
+    with pytest.raises(SensorError, match="switched off"):
+        InaMeter(board.root)
+
+
+def test_a_rail_that_the_total_does_not_need_may_fail(orin_nx: Any) -> None:
+    meter = InaMeter(orin_nx.root)
+    folder = orin_nx.root / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1"
+    (folder / "in3_input").write_text("?\n")
+    reading = meter.read(0.0)
+    assert reading.total_w == pytest.approx(10.0)
+    assert list(reading.rails_w) == ["VDD_IN", "VDD_CPU_GPU_CV"]
+    (folder / "in1_input").write_text("")
+    with pytest.raises(SensorError, match=r"VDD_IN .*holds no number"):
+        meter.read(0.1)
+
+
+def test_a_sensor_that_disappears_comes_back_under_another_name(
+    orin_nx: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = InaMeter(orin_nx.root)
+    chip = orin_nx.root / "sys/bus/i2c/drivers/ina3221/1-0040"
+    assert meter.read(0.0).total_w == pytest.approx(10.0)
+    shutil.move(chip, orin_nx.root / "gone")
+    with monkeypatch.context() as patch:  # what was open answers with this, once it is gone
+        fail_on(patch, "", errno.ENODEV)
+        with pytest.raises(SensorError):
+            meter.read(1.0)
+        with pytest.raises(SensorError):
+            meter.read(1.5)
+    (orin_nx.root / "gone/hwmon/hwmon1").rename(orin_nx.root / "gone/hwmon/hwmon4")
+    shutil.move(orin_nx.root / "gone", chip)
+    with pytest.raises(SensorError):  # it does not look at once again
+        meter.read(1.6)
+    assert meter.read(2.5).total_w == pytest.approx(10.0)
+
+
+def test_a_file_of_a_driver_that_was_reloaded_is_opened_anew(
+    orin_nx: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = InaMeter(orin_nx.root)
+    real, calls = os.pread, []
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise OSError(errno.ENODEV, "No such device")
+        return real(descriptor, size, offset)
+
+    monkeypatch.setattr(sysfs.os, "pread", pread)
+    assert meter.read(0.0).total_w == pytest.approx(10.0)
+    assert len(calls) == 7  # six files, and one of them twice
+
+
+def fail_on(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """Let the kernel answer with an error where a file's name ends with `name`."""
+    monkeypatch.undo()
+    real = os.pread
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(name):
+            raise OSError(number, os.strerror(number))
+        return real(descriptor, size, offset)
+
+    monkeypatch.setattr(sysfs.os, "pread", pread)

@@ -1,0 +1,164 @@
+"""The thread that samples, on meters and machines of these tests. No time is asserted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ffn_edge.errors import SensorError
+from ffn_edge.runtime.health import Health, HealthReading
+from ffn_edge.runtime.power import sampler as sampler_module
+from ffn_edge.runtime.power.ina import InaMeter
+from ffn_edge.runtime.power.meter import PowerReading
+from ffn_edge.runtime.power.sampler import Sampler
+
+
+class Scripted:
+    """A meter that does what it is told at its n-th reading."""
+
+    name = "scripted"
+    scope = "a test"
+
+    def __init__(self, script: Callable[[int], float]) -> None:
+        self.script = script
+        self.count = 0
+
+    def read(self, now: float) -> PowerReading:
+        """Count, and do what the script says."""
+        self.count += 1
+        return PowerReading(time_s=now, total_w=self.script(self.count), rails_w={})
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what the thread does; a test that waits in vain fails."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.002)
+
+
+def test_a_real_thread_integrates_a_real_tree(orin_nx: Any) -> None:
+    zone = "sys/class/thermal/thermal_zone0"
+    orin_nx.write(f"{zone}/type", "cpu-thermal")
+    orin_nx.write(f"{zone}/temp", 51_500)
+    meter = InaMeter(orin_nx.root)
+    with Sampler(meter, Health(orin_nx.root), rate_hz=200.0) as sampler:
+        until(lambda: sampler.snapshot().samples >= 20 and sampler.snapshot().health is not None)
+        sensed = sampler.sense(time.monotonic())
+        state = sampler.snapshot()
+    assert sensed.power_w == pytest.approx(10.0)
+    assert (sensed.fault, sensed.temperature_c, sensed.over_current) == (None, 51.5, 0)
+    assert sensed.energy_j is not None and sensed.energy_j > 0
+    assert state.energy_j >= sensed.energy_j
+    assert state.power is not None and state.power.rails_w["VDD_SOC"] == pytest.approx(2.0)
+    assert (state.failed, state.ignored) == (0, 0)
+    assert 0 <= state.late_ms <= state.latest_ms
+    meter.close()
+
+
+def test_a_sensor_that_fails_never_raises_and_comes_back(board: Any) -> None:
+    broken = threading.Event()
+    broken.set()
+
+    def script(count: int) -> float:
+        if broken.is_set():
+            raise SensorError("it is unplugged")
+        return 8.0 + count % 2
+
+    with Sampler(Scripted(script), Health(board.root), rate_hz=200.0) as sampler:
+        until(lambda: sampler.snapshot().failed > 2)
+        sensed = sampler.sense(time.monotonic())
+        assert (sensed.power_w, sensed.fault) == (None, "it is unplugged")
+        broken.clear()
+        until(lambda: sampler.snapshot().samples > 2)
+        sensed = sampler.sense(time.monotonic())
+        assert sensed.fault is None
+        assert sensed.power_w is not None and 8 <= sensed.power_w <= 9
+
+
+def test_a_sensor_that_hangs_holds_nobody_up_and_is_a_fault(board: Any) -> None:
+    release = threading.Event()
+
+    def script(count: int) -> float:
+        if count > 3:
+            release.wait(10)
+        return 5.0
+
+    sampler = Sampler(Scripted(script), Health(board.root), rate_hz=200.0)
+    with sampler:
+        until(lambda: sampler.snapshot().samples == 3)
+        fault = sampler.sense(time.monotonic() + 3).fault
+        release.set()
+    assert fault is not None and fault.endswith("the sensor does not answer")
+
+
+def test_a_meter_that_is_slower_than_its_schedule_misses_readings(board: Any) -> None:
+    def script(count: int) -> float:
+        time.sleep(0.01)
+        return 5.0
+
+    start = time.monotonic()
+    with Sampler(Scripted(script), Health(board.root), rate_hz=500.0) as sampler:
+        until(lambda: sampler.snapshot().samples >= 10)
+        state = sampler.snapshot()
+        elapsed_s = time.monotonic() - start
+    assert state.missed >= 10
+    assert state.missed + state.samples <= elapsed_s * 500 + 1  # none is counted twice
+
+
+def test_files_that_are_slow_to_read_are_read_seldom(
+    board: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler_module, "_HEALTH_S", 0.0)
+    calls = []
+
+    class Slow(Health):
+        def read(self) -> HealthReading:
+            """Take 20 ms: a fiftieth of a second, which is the whole share of one second."""
+            calls.append(time.monotonic())
+            time.sleep(0.02)
+            return HealthReading()
+
+    start = time.monotonic()
+    with Sampler(Scripted(float), Slow(board.root), rate_hz=200.0) as sampler:
+        until(lambda: sampler.snapshot().samples >= 30)
+    assert 1 <= len(calls) <= 1 + (time.monotonic() - start)
+
+
+def test_over_current_events_are_told_once_and_a_reset_counter_tells_none(
+    board: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler_module, "_HEALTH_S", 0.0)
+    monkeypatch.setattr(sampler_module, "_HEALTH_SHARE", 1.0)
+    counter = board.write("sys/class/hwmon/hwmon3/oc1_event_cnt", 7)
+    board.write("sys/class/thermal/cooling_device0/type", "cpu-throttle-alert")
+    board.write("sys/class/thermal/cooling_device0/cur_state", 1)
+    board.write("sys/class/thermal/cooling_device0/max_state", 1)
+
+    def events() -> int | None:
+        health = sampler.snapshot().health
+        return None if health is None else health.over_current_events
+
+    def show(count: int) -> None:
+        new = counter.with_name("new")  # as one step: the thread may read between two
+        new.write_text(str(count))
+        new.rename(counter)
+        until(lambda: events() == count)
+
+    with Sampler(Scripted(float), Health(board.root), rate_hz=200.0) as sampler:
+        until(lambda: events() == 7)
+        assert sampler.sense(time.monotonic()).over_current == 0  # from before
+        show(10)
+        sensed = sampler.sense(time.monotonic())
+        assert (sensed.over_current, sensed.throttled) == (3, "cpu-throttle-alert at 1 of 1")
+        show(1)
+        assert sampler.sense(time.monotonic()).over_current == 0
+        show(2)
+        assert sampler.sense(time.monotonic()).over_current == 1

@@ -1,0 +1,196 @@
+"""Recorded traces: written, read back, damaged, and replayed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ffn_edge.errors import FfnEdgeError
+from ffn_edge.runtime.policy.interface import Limits, Observation, OperatingPoint, Sensed, Setting
+from ffn_edge.runtime.policy.policies import named
+from ffn_edge.runtime.simulate.board import SYNTHETIC
+from ffn_edge.runtime.simulate.drive import simulate
+from ffn_edge.runtime.simulate.replay import Recording
+from ffn_edge.runtime.simulate.trace import TraceWriter, read_trace
+
+SETTING = Setting(
+    points=(
+        OperatingPoint(frames=4, base_ms=20.0, accuracy=0.4, power_w=8.0),
+        OperatingPoint(frames=8, base_ms=40.0, accuracy=0.6, power_w=10.0),
+    ),
+    ratios=(0.9, 1.0, 1.1),
+    idle_w=5.0,
+    period_s=0.25,
+)
+LIMITS = Limits(latency_ms=70.0, power_w=9.0)
+LATER = Limits(latency_ms=30.0)
+SECONDS = 10
+
+
+def observations() -> list[Observation]:
+    """Forty inferences with 8 frames, twice as slow as profiled in the second half."""
+    seen = []
+    for hop in range(4 * SECONDS):
+        late = hop >= 2 * SECONDS
+        ms = 80.0 if late else 40.0
+        sensed = Sensed(
+            power_w=2 * (5.0 + 10.0 * ms / 250.0), energy_j=1.0, temperature_c=50.5,
+            over_current=int(hop == 30),
+            fault="no reading for 3.2 s" if hop == 35 else None,
+        )  # fmt: skip
+        seen.append(
+            Observation(
+                frames=8,
+                latency_ms=ms,
+                now=1000.0 + hop / 4 + ms / 1e3,
+                limits=LATER if late else LIMITS,
+                sensed=sensed,
+            )
+        )
+    return seen
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A trace of `observations`."""
+    file = tmp_path / "trace.jsonl"
+    with TraceWriter(file) as writer:
+        writer.begin(SETTING, LIMITS, {"bundle": "abc", "machine": {"cores": 6}})
+        for observation in observations():
+            writer.write(observation)
+    return file
+
+
+def damage(path: Path, number: int, change: Callable[[str], str]) -> None:
+    """Change one line of a file, the first being 1."""
+    lines = path.read_text().splitlines()
+    lines[number - 1] = change(lines[number - 1])
+    path.write_text("\n".join(lines))
+
+
+def with_field(name: str, value: object) -> Callable[[str], str]:
+    return lambda line: json.dumps({**json.loads(line), name: value})
+
+
+def test_a_trace_is_read_as_it_was_written(path: Path) -> None:
+    trace = read_trace(path)
+    assert trace.setting == replace(SETTING, points=list(SETTING.points))
+    assert list(trace.observations) == observations()
+    assert trace.conditions == {"bundle": "abc", "machine": {"cores": 6}}
+    assert trace.broken == ()
+
+
+def test_every_line_is_there_when_the_run_is_cut_off(tmp_path: Path) -> None:
+    with TraceWriter(tmp_path / "trace.jsonl") as writer:
+        writer.begin(SETTING, LIMITS, {})
+        writer.write(observations()[0])
+        assert len(read_trace(tmp_path / "trace.jsonl").observations) == 1
+
+
+def test_a_trace_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FfnEdgeError, match="could not be written"):
+        TraceWriter(tmp_path / "no" / "trace.jsonl").__enter__()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda line: line[: len(line) // 2], "line 3: "),
+        (lambda line: "[1, 2]", "line 3: "),
+        (lambda line: "null", "line 3: "),
+        (with_field("frames", 16), "no engine for 16 frames"),
+        (with_field("latency_ms", 0.0), "latency_ms is 0"),
+        (with_field("latency_ms", float("nan")), "latency_ms is nan"),
+        (with_field("latency_ms", "fast"), "could not convert"),
+        (with_field("now", 1.0), "time does not go forward"),
+        (with_field("now", float("inf")), "now is inf"),
+        (with_field("power_w", -3.0), "power_w is -3"),
+        (with_field("temperature_c", -300.0), "temperature_c is -300"),
+        (with_field("limits", {"latency_ms": -1.0}), "deadline is a positive number"),
+        (with_field("limits", {"speed": 1.0}), "speed"),
+        (lambda line: line.replace('"frames"', '"frame"'), "'frames' is missing"),
+    ],
+)
+def test_a_broken_line_is_left_out_and_named(
+    path: Path, change: Callable[[str], str], why: str
+) -> None:
+    damage(path, 3, change)
+    trace = read_trace(path)
+    assert len(trace.broken) == 1
+    assert trace.broken[0].startswith("line 3: ") and why in trace.broken[0]
+    assert len(trace.observations) == len(observations()) - 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda line: "", "is not a trace"),
+        (lambda line: "{}", "is not a trace"),
+        (with_field("schema_version", 2), "schema version 2"),
+        (with_field("setting", {}), "damaged"),
+        (with_field("limits", {"speed": 1}), "damaged"),
+        (with_field("setting", {"points": []}), "no engine"),
+    ],
+)  # fmt: skip
+def test_a_first_line_that_is_not_understood_is_refused(
+    path: Path, change: Callable[[str], str], message: str
+) -> None:
+    damage(path, 1, change)
+    with pytest.raises(FfnEdgeError, match=message) as caught:
+        read_trace(path)
+    assert "--record" in caught.value.hint
+
+
+def test_a_trace_without_an_inference_is_refused(path: Path) -> None:
+    path.write_text(path.read_text().splitlines()[0])
+    with pytest.raises(FfnEdgeError, match="holds no inference"):
+        read_trace(path)
+
+
+def test_a_missing_trace_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FfnEdgeError, match="cannot be read"):
+        read_trace(tmp_path / "none.jsonl")
+
+
+def test_a_replay_slows_every_engine_as_the_recorded_one_was(path: Path) -> None:
+    course = Recording(read_trace(path))
+    run = simulate(course, named("static-4"), 0, 0.01)
+    assert run.timeline is not None
+    assert run.timeline.latency_ms[:20] == pytest.approx([20.0] * 20)
+    assert run.timeline.latency_ms[20:] == pytest.approx([40.0] * 20)
+    assert run.figures.misses == 20  # of the second half's deadline of 30 ms
+    assert course.steps_s() == pytest.approx([5.0])
+
+
+def test_a_replay_draws_what_was_measured_over_what_was_expected(path: Path) -> None:
+    run = simulate(Recording(read_trace(path)), named("static-8"), 0, 0.01)
+    assert run.timeline is not None
+    assert run.timeline.power_w[5:15] == pytest.approx([2 * (5.0 + 10.0 * 0.16)] * 10)
+
+
+def test_a_replay_senses_what_was_sensed(path: Path) -> None:
+    device = Recording(read_trace(path)).device(SYNTHETIC, 0, 0.01)
+    told = []
+    for hop in range(40):
+        now = hop / 4
+        ms = device.begin(now)
+        device.work(1, now + ms[1] / 1e3)
+        told.append(device.sense(now + ms[1] / 1e3))
+        device.rest(now + 0.25)
+    assert [n for n, sensed in enumerate(told) if sensed.over_current] == [30]
+    assert [n for n, sensed in enumerate(told) if sensed.fault] == [35]
+    assert {sensed.temperature_c for sensed in told} == {50.5}
+
+
+def test_a_trace_without_power_is_replayed_without(tmp_path: Path) -> None:
+    with TraceWriter(tmp_path / "trace.jsonl") as writer:
+        writer.begin(replace(SETTING, idle_w=None), LIMITS, {})
+        for seen in observations():
+            writer.write(replace(seen, sensed=Sensed(fault="no sensor")))
+    run = simulate(Recording(read_trace(tmp_path / "trace.jsonl")), named("adaptive"), 0, 0.01)
+    assert run.figures.mean_power_w is None
+    assert run.figures.excess is None

@@ -1,0 +1,127 @@
+"""`ffn-edge calibrate`, from videos to its tables and its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ffn_edge.bundle import Bundle, InputContract
+from ffn_edge.errors import DataError, EngineError
+from ffn_edge.runtime.calibrate_command import calibrate
+from ffn_edge.runtime.calibration import CALIBRATION, load_calibration
+
+COLOURS = ("red", "green", "blue")
+
+
+@pytest.fixture
+def videos(write_video: Callable[..., Path], tmp_path: Path) -> Path:
+    """A list of six videos, two of each colour, each with some frames of another."""
+    lines = []
+    for number in range(6):
+        mine, other = COLOURS[number % 3], COLOURS[(number + 1) % 3]
+        name = f"{number}.mp4"
+        write_video(name, [mine] * 10 + [other] * (2 + number))
+        lines.append(f"{name} {number % 3}\n")
+    path = tmp_path / "val.txt"
+    path.write_text("".join(lines))
+    return path
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(
+        calibrate,
+        ["--threads", "1", *(str(argument) for argument in arguments)],
+        catch_exceptions=False,
+    )
+
+
+def test_a_bundle_is_calibrated_on_a_list_of_videos(bundle: Bundle, videos: Path) -> None:
+    result = invoke(bundle.path, "--list", videos)
+    assert result.exit_code == 0
+    assert "6 clips" in result.stdout
+    assert "100.0%" in result.stdout
+    assert "escalated" in result.stdout
+    assert f"wrote {bundle.path / CALIBRATION}" in result.stderr
+    calibration = load_calibration(bundle)
+    assert calibration.clips == 6
+    right = {t: 6 * found.accuracy for t, found in calibration.confidences.items()}
+    assert right == pytest.approx(
+        {2: 3, 4: 5, 8: 6}
+    )  # few frames miss which colour there is more of
+
+
+def test_a_bundle_stays_whole_beside_its_calibration(bundle: Bundle, videos: Path) -> None:
+    invoke(bundle.path, "--list", videos)
+    assert Bundle.load(bundle.path).identity == bundle.identity
+
+
+def test_json_is_what_the_file_holds(bundle: Bundle, videos: Path) -> None:
+    result = invoke(bundle.path, "--list", videos, "--json")
+    assert json.loads(result.stdout) == json.loads((bundle.path / CALIBRATION).read_text())
+
+
+def test_few_clips_are_warned_of(bundle: Bundle, videos: Path) -> None:
+    assert "6 clips are few: take 200 or more" in invoke(bundle.path, "--list", videos).stderr
+
+
+def test_the_paths_may_be_relative_to_another_folder(
+    bundle: Bundle, videos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "lists").mkdir()
+    elsewhere = videos.rename(tmp_path / "lists" / "val.txt")
+    with pytest.raises(DataError, match="there is nothing at"):
+        invoke(bundle.path, "--list", elsewhere)
+    assert invoke(bundle.path, "--list", elsewhere, "--root", tmp_path).exit_code == 0
+
+
+def test_a_video_that_cannot_be_read_is_left_out_and_said(bundle: Bundle, videos: Path) -> None:
+    (videos.parent / "3.mp4").write_bytes(b"no video")
+    result = invoke(bundle.path, "--list", videos)
+    assert "skipped: " in result.stderr
+    assert "3.mp4" in result.stderr
+    assert load_calibration(bundle).clips == 5
+
+
+def test_a_list_of_broken_videos_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    (tmp_path / "val.txt").write_text("a.mp4 0\n")
+    with pytest.raises(DataError, match="none of the 1 videos"):
+        invoke(bundle.path, "--list", tmp_path / "val.txt")
+    assert not (bundle.path / CALIBRATION).exists()
+
+
+def test_a_list_without_labels_is_refused(bundle: Bundle, videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "unlabelled.txt").write_text("0.mp4\n")
+    with pytest.raises(DataError, match=r"line 1: '0\.mp4' does not end in a label"):
+        invoke(bundle.path, "--list", tmp_path / "unlabelled.txt")
+
+
+def test_a_label_that_is_no_class_of_the_bundle_is_refused(
+    bundle: Bundle, videos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other.txt").write_text("0.mp4 3\n")
+    with pytest.raises(DataError, match=r"label 3 is not in 0\.\.2"):
+        invoke(bundle.path, "--list", tmp_path / "other.txt")
+
+
+def test_a_folder_of_frames_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "val.txt").write_text("frames 12 0\n")
+    with pytest.raises(DataError, match="is a folder of frames") as caught:
+        invoke(bundle.path, "--list", tmp_path / "val.txt")
+    assert caught.value.hint
+
+
+def test_a_bundle_for_several_clips_at_once_is_refused(
+    write_bundle: Callable[..., Bundle], videos: Path
+) -> None:
+    contract = InputContract(
+        batch=2, height=16, width=16, short_side=16, mean=(0.0,) * 3, std=(1.0,) * 3
+    )
+    batched = write_bundle(input=contract)
+    with pytest.raises(EngineError, match="2 clips at once"):
+        invoke(batched.path, "--list", videos)

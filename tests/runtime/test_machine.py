@@ -1,0 +1,79 @@
+"""The ranges of clocks are read from the files of a Jetson and of a desktop computer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ffn_edge.runtime.machine import ClockRange, Clocks, clocks_now
+
+CPU = "sys/devices/system/cpu/cpufreq/policy{}/scaling_{}_freq"
+MEMORY = "sys/kernel/debug/bpmp/debug/clk/emc/"
+
+
+def write(root: Path, values: dict[str, object]) -> None:
+    for name, value in values.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{value}\n")
+
+
+def mhz(low: float, high: float) -> ClockRange:
+    return ClockRange(low_hz=low * 1e6, high_hz=high * 1e6)
+
+
+def test_the_clocks_of_a_jetson_are_those_of_its_fastest_cores_its_gpu_and_its_memory(
+    tmp_path: Path,
+) -> None:
+    write(
+        tmp_path,
+        {
+            CPU.format(0, "min"): 115200, CPU.format(0, "max"): 729600,
+            CPU.format(4, "min"): 115200, CPU.format(4, "max"): 1510400,
+            "sys/class/devfreq/17000000.gpu/min_freq": 306000000,
+            "sys/class/devfreq/17000000.gpu/max_freq": 918000000,
+            "sys/class/devfreq/15340000.vic/min_freq": 1,
+            "sys/class/devfreq/15340000.vic/max_freq": 10**12,
+            MEMORY + "rate": 2133000000, MEMORY + "min_rate": 204000000,
+            MEMORY + "max_rate": 3199000000, MEMORY + "mrq_rate_locked": 0,
+        },
+    )  # fmt: skip
+    assert clocks_now(tmp_path) == Clocks(
+        cpu=mhz(115.2, 1510.4), gpu=mhz(306, 918), memory=mhz(204, 3199)
+    )
+
+
+@pytest.mark.parametrize("name", ["17000000.ga10b", "17000000.gv11b", "57000000.gpu"])
+def test_the_gpu_of_each_generation_is_known(tmp_path: Path, name: str) -> None:
+    folder = f"sys/class/devfreq/{name}/"
+    write(tmp_path, {folder + "min_freq": 918000000, folder + "max_freq": 918000000})
+    assert clocks_now(tmp_path) == Clocks(gpu=mhz(918, 918))
+
+
+def test_a_memory_that_is_locked_runs_at_its_rate(tmp_path: Path) -> None:
+    rates = {"rate": 3199000000, "min_rate": 204000000, "max_rate": 3199000000}
+    write(tmp_path, {MEMORY + name: rate for name, rate in rates.items()})
+    write(tmp_path, {MEMORY + "mrq_rate_locked": 1})
+    assert clocks_now(tmp_path).memory == mhz(3199, 3199)
+
+
+def test_clocks_that_are_not_told_are_unknown(tmp_path: Path) -> None:
+    assert clocks_now(tmp_path) == Clocks()
+
+
+@pytest.mark.parametrize("text", ["", "<unsupported>", "-1", "0", "9" * 9])
+def test_a_clock_that_cannot_be_is_unknown(tmp_path: Path, text: str) -> None:
+    write(tmp_path, {CPU.format(0, "min"): text, CPU.format(0, "max"): 1000})
+    assert clocks_now(tmp_path).cpu is None
+
+
+def test_a_range_is_said_in_words() -> None:
+    assert str(mhz(306, 918)) == "of 306 to 918 MHz"
+    assert str(mhz(918, 918)) == "fixed at 918 MHz"
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (2, 1), (-1, 1), (1, float("inf"))])
+def test_an_empty_range_is_refused(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match="a clock ranges"):
+        ClockRange(low_hz=low, high_hz=high)

@@ -1,0 +1,246 @@
+"""Runs with a budget, limits that change, an escalation and a trace: real files and engines."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ffn_edge.bundle import Bundle
+from ffn_edge.errors import FfnEdgeError
+from ffn_edge.runtime.calibrate import calibrate_bundle
+from ffn_edge.runtime.engine import EngineOptions, cpu_backend
+from ffn_edge.runtime.policy.interface import Limits
+from ffn_edge.runtime.power_profile import PowerProfile
+from ffn_edge.runtime.profile import Latency, save_profile
+from ffn_edge.runtime.run import RunOptions, open_session, run_session
+from ffn_edge.runtime.session import Result
+from ffn_edge.runtime.simulate.trace import read_trace
+from ffn_edge.runtime.sinks import result_fields
+from ffn_edge.runtime.summary import Summary
+
+ENGINES = EngineOptions(backend="onnxruntime", threads=1)
+COLOURS = ("red", "green", "blue")
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    """The file system of a board whose module draws 11 W."""
+    folder = tmp_path / "root/sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1"
+    folder.mkdir(parents=True)
+    for number, (rail, milliamperes) in enumerate({"VDD_IN": 2200, "VDD_SOC": 200}.items(), 1):
+        (folder / f"in{number}_label").write_text(f"{rail}\n")
+        (folder / f"in{number}_input").write_text("5000\n")
+        (folder / f"curr{number}_input").write_text(f"{milliamperes}\n")
+    zone = tmp_path / "root/sys/class/thermal/thermal_zone0"
+    zone.mkdir(parents=True)
+    (zone / "type").write_text("cpu-thermal\n")
+    (zone / "temp").write_text("51500\n")
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def profiled(bundle: Bundle, board: Path) -> Bundle:
+    """The bundle with a profile: 3 W at rest, and 2, 4 and 8 W more for 2, 4 and 8 frames."""
+    save_profile(
+        bundle,
+        cpu_backend(1),
+        {frames: Latency((0.1, 0.2, 0.3)) for frames in (2, 4, 8)},
+        power=PowerProfile(
+            meter="INA3221",
+            scope="module input (VDD_IN)",
+            idle_w=3.0,
+            above_idle_w={2: 2.0, 4: 4.0, 8: 8.0},
+        ),
+        root=board,
+    )
+    return bundle
+
+
+@pytest.fixture
+def video(write_video: Callable[..., Path]) -> Path:
+    """Sixty seconds of green."""
+    return write_video("long.mp4", ["green"] * 600)
+
+
+class Recorder:
+    """A sink that keeps the results, and does something after some of them."""
+
+    def __init__(self, after: int = 0, do: Callable[[], object] = lambda: None) -> None:
+        self.results: list[Result] = []
+        self._after, self._do = after, do
+
+    def write(self, result: Result) -> None:
+        """Keep a result."""
+        self.results.append(result)
+        if len(self.results) == self._after:
+            self._do()
+
+
+def run(bundle: Bundle, source: Path, limits: Limits, sink: Recorder, **options: object) -> str:
+    """Run, and return what was said."""
+    said: list[str] = []
+    record = options.pop("record", None)
+    assert record is None or isinstance(record, Path)
+    run_session(
+        bundle,
+        str(source),
+        limits,
+        RunOptions(engines=ENGINES, **options),  # type: ignore[arg-type]
+        summary=Summary(),
+        sinks=[sink],
+        record=record,
+        say=said.append,
+    )
+    return "\n".join(said)
+
+
+def test_a_budget_step_moves_the_frame_count_and_says_why(
+    profiled: Bundle, board: Path, video: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "limits.json"
+    path.write_text('{"power_w": 20}')
+
+    def step() -> None:
+        path.with_suffix(".new").write_text('{"power_w": 5.5}')
+        os.replace(path.with_suffix(".new"), path)
+
+    sink = Recorder(after=40, do=step)
+    said = run(profiled, video, Limits(), sink, root=board, limits_file=path)
+
+    frames = [result.decision.frames for result in sink.results]
+    assert set(frames[:40]) == {8}
+    assert set(frames[40:]) == {2}
+    after = sink.results[40].decision
+    assert after.rejected[8].endswith("> 5.5 W")
+    assert after.reason.endswith("<= 5.5 W")
+    assert "limits: 5.5 W" in said
+    assert "measuring" not in said
+
+
+def test_a_result_tells_power_energy_and_heat(profiled: Bundle, board: Path, video: Path) -> None:
+    sink = Recorder()
+    run(profiled, video, Limits(power_w=20.0), sink, root=board, max_seconds=30.0)
+    fields = result_fields(sink.results[-1])
+    assert fields["power_w"] == 11.0
+    assert fields["temperatures_c"] == {"cpu-thermal": 51.5}
+    assert fields["sensor_fault"] is None
+    assert isinstance(fields["energy_j"], float)
+
+
+def test_without_a_meter_a_budget_is_kept_by_the_fewest_frames_and_said_at_once(
+    profiled: Bundle, video: Path, tmp_path: Path
+) -> None:
+    sink = Recorder()
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    said = run(profiled, video, Limits(power_w=20.0), sink, root=nothing, max_seconds=30.0)
+    assert "warning: no power can be measured here" in said
+    assert {result.decision.frames for result in sink.results} <= {2, 8}
+    assert sink.results[0].observation.sensed.fault is not None
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (Limits(latency_ms=0.001), "> 0.001 ms"),
+        (Limits(power_w=2.0), "> 2 W"),
+    ],
+)
+def test_a_limit_that_nothing_keeps_is_said_at_once_and_the_run_goes_on(
+    profiled: Bundle, board: Path, video: Path, limits: Limits, words: str
+) -> None:
+    said: list[str] = []
+    options = RunOptions(engines=ENGINES, root=board, max_seconds=10.0)
+    with open_session(profiled, str(video), limits, options, say=said.append) as session:
+        results = iter(session)
+        first = next(results)
+        assert [
+            line for line in said if line.startswith("warning: nothing keeps") and words in line
+        ]
+        rest = list(results)
+    assert {first.decision.frames, *(result.decision.frames for result in rest)} == {2}
+    assert sum(line.startswith("warning") for line in said) == 1
+
+
+def test_the_power_is_measured_where_the_profile_lacks_it(
+    bundle: Bundle, board: Path, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ffn_edge.runtime.power_profile.SETTLE_S", 0.05)
+    monkeypatch.setattr("ffn_edge.runtime.power_profile.MEASURE_S", 0.1)
+    sink = Recorder()
+    said = run(bundle, video, Limits(power_w=20.0), sink, root=board, max_seconds=10.0)
+    assert "measuring power" in said
+    assert {result.decision.frames for result in sink.results} == {8}
+
+
+def test_a_recorded_run_is_read_back(
+    profiled: Bundle, board: Path, video: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "trace.jsonl"
+    sink = Recorder()
+    run(profiled, video, Limits(latency_ms=50.0), sink, root=board, max_seconds=20.0, record=path)
+    trace = read_trace(path)
+    assert [(o.frames, o.sensed.power_w) for o in trace.observations] == [
+        (result.decision.frames, result.observation.sensed.power_w) for result in sink.results
+    ]
+    assert trace.setting.idle_w == 3.0
+    assert json.loads(path.read_text().splitlines()[0])["conditions"]["bundle"] == profiled.identity
+
+
+@pytest.fixture
+def calibrated(profiled: Bundle, write_video: Callable[..., Path], tmp_path: Path) -> Bundle:
+    """The bundle, calibrated on videos of which few frames miss what they show."""
+    lines = []
+    for number in range(12):
+        mine, other = COLOURS[number % 3], COLOURS[(number + 1) % 3]
+        name = f"val {number}.mp4"
+        write_video(name, [mine] * 10 + [other] * (2 + number // 2))
+        lines.append(f"{name} {number % 3}\n")
+    path = tmp_path / "val.txt"
+    path.write_text("".join(lines))
+    calibrate_bundle(profiled, path, ENGINES)
+    return profiled
+
+
+def test_with_escalation_only_unsure_clips_are_looked_at_twice(
+    calibrated: Bundle, board: Path, write_video: Callable[..., Path]
+) -> None:
+    # Two frames see one of each colour, and eight see more of the first.
+    hard = [
+        colour
+        for mine, other in (("red", "green"), ("green", "blue"), ("blue", "red"))
+        for colour in ([mine] * 10 + [other] * 6) * 10
+    ]
+    easy = write_video("easy.mp4", ["green"] * 200)
+    sink, easily = Recorder(), Recorder()
+    run(calibrated, write_video("hard.mp4", hard), Limits(), sink, root=board, escalate=True)
+    run(calibrated, easy, Limits(), easily, root=board, escalate=True)
+
+    twice = [result for result in sink.results if len(result.observation.ran) == 2]
+    assert twice
+    for result in twice:
+        (first, first_ms), (second, second_ms) = result.observation.ran
+        assert first < second
+        assert first_ms + second_ms <= result.latency_ms
+        assert sum(best.probability for best in result.top) == pytest.approx(1.0)
+    assert not [result for result in easily.results if len(result.observation.ran) == 2]
+    assert {result.top[0].class_name for result in easily.results} == {"green"}
+
+
+def test_escalation_keeps_a_deadline_that_two_engines_cannot(
+    calibrated: Bundle, board: Path, write_video: Callable[..., Path]
+) -> None:
+    hard = write_video("hard.mp4", (["green"] * 6 + ["blue"] * 5) * 20)
+    sink = Recorder()
+    run(calibrated, hard, Limits(latency_ms=0.001), sink, root=board, escalate=True)
+    assert not [result for result in sink.results if len(result.observation.ran) == 2]
+
+
+def test_escalation_needs_a_calibration(bundle: Bundle, video: Path) -> None:
+    with pytest.raises(FfnEdgeError) as caught:
+        run(bundle, video, Limits(), Recorder(), escalate=True)
+    assert "ffn-edge calibrate" in caught.value.hint

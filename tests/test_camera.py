@@ -1,0 +1,408 @@
+"""Cameras: how an address is read, what OpenCV is given, and real streams from this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Thread, Timer
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from ffn_edge import camera
+from ffn_edge.camera import Camera, has_hardware_decoder
+from ffn_edge.errors import VideoError
+from ffn_edge.runtime.live_reader import live_readers
+from ffn_edge.runtime.sources import CameraStream
+from ffn_edge.video import UNSTATED_FPS
+
+
+class FakeCapture:
+    """Stands for `cv2.VideoCapture`: a camera that sends two frames and stops."""
+
+    opened: list[tuple[int | str, int, list[int]]]
+    refused: tuple[int, ...]  # backends that cannot open it
+    fps: float
+
+    def __init__(self, source: int | str, backend: int, settings: list[int]) -> None:
+        self.opened.append((source, backend, settings))
+        self.backend = backend
+        self.frames = iter([np.full((4, 6, 3), value, np.uint8) for value in (10, 20)])
+
+    def isOpened(self) -> bool:  # noqa: D102, N802 - OpenCV's name
+        return self.backend not in self.refused
+
+    def get(self, prop: int) -> float:  # noqa: D102
+        assert prop == cv2.CAP_PROP_FPS
+        return self.fps
+
+    def read(self) -> tuple[bool, np.ndarray | None]:  # noqa: D102
+        frame = next(self.frames, None)
+        return frame is not None, frame
+
+    def release(self) -> None:  # noqa: D102
+        pass
+
+
+@pytest.fixture
+def capture(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
+    """OpenCV with every backend, whose captures are `FakeCapture`s."""
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda backend: True)
+    monkeypatch.setattr(FakeCapture, "opened", [], raising=False)
+    monkeypatch.setattr(FakeCapture, "refused", (), raising=False)
+    monkeypatch.setattr(FakeCapture, "fps", 0.0, raising=False)
+    return FakeCapture
+
+
+def test_a_camera_gives_frames_until_it_stops(capture: type[FakeCapture]) -> None:
+    with Camera("3") as opened:
+        assert [opened.read()[0, 0, 0], opened.read()[0, 0, 0]] == [10, 20]
+        with pytest.raises(VideoError, match="camera 3 stopped"):
+            opened.read()
+    assert capture.opened == [(3, cv2.CAP_V4L2, [])]
+
+
+def test_a_camera_can_be_opened_again(capture: type[FakeCapture]) -> None:
+    stopping = Camera("0")
+    for _ in range(2):
+        with stopping:
+            assert stopping.read()[0, 0, 0] == 10
+    assert len(capture.opened) == 2
+
+
+def test_a_camera_that_is_not_there_is_refused() -> None:
+    with pytest.raises(VideoError, match="camera 99 cannot be opened"):
+        Camera("99").__enter__()
+
+
+@pytest.mark.parametrize(
+    ("stated", "fps"),
+    [(25.0, 25.0), (0.0, UNSTATED_FPS), (float("nan"), UNSTATED_FPS), (90000.0, UNSTATED_FPS)],
+)
+def test_a_rate_that_cannot_be_is_not_believed(
+    capture: type[FakeCapture], stated: float, fps: float
+) -> None:
+    capture.fps = stated
+    with Camera("rtsp://host/stream") as opened:
+        assert opened.fps == fps
+
+
+# --- the CSI connector ----------------------------------------------------------------------------
+
+
+def test_a_csi_camera_is_opened_by_its_pipeline(capture: type[FakeCapture]) -> None:
+    with Camera("csi://1?width=1920&height=1080&fps=60") as opened:
+        assert opened.name == "CSI camera 1"
+    ((pipeline, backend, settings),) = capture.opened
+    assert pipeline == (
+        "nvarguscamerasrc sensor-id=1 "
+        "! video/x-raw(memory:NVMM),width=1920,height=1080,framerate=60/1 "
+        "! queue max-size-buffers=3 leaky=downstream "
+        "! nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR "
+        "! appsink drop=true max-buffers=1 sync=false"
+    )
+    assert backend == cv2.CAP_GSTREAMER
+    assert settings == [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 10_000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 4_000,
+    ]  # fmt: skip
+
+
+def test_a_csi_camera_has_a_usual_size_and_rate(capture: type[FakeCapture]) -> None:
+    with Camera("csi://0"):
+        pass
+    assert "sensor-id=0 " in str(capture.opened[0][0])
+    assert "width=1280,height=720,framerate=30/1 " in str(capture.opened[0][0])
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "csi://",
+        "csi://front",
+        "csi://0/1",
+        "csi://-1",
+        "csi://[",
+        "csi://0?width=0",
+        "csi://0?width=640&width=320",
+        "csi://0?wide=640",
+        "csi://0?width",
+        "csi://0?width=",
+        "csi://0?width=640 ! filesink",
+        "csi://0?fps=29.97",
+        "csi://0?fps=٣",
+        "csi://0?height=1000000",
+    ],
+)
+def test_a_csi_address_with_anything_else_is_refused(address: str) -> None:
+    with pytest.raises(VideoError, match="is no CSI camera") as caught:
+        Camera(address)
+    assert "csi://0?width=1280&height=720&fps=30" in caught.value.hint
+
+
+def test_without_gstreamer_a_csi_camera_says_what_hides_it(
+    capture: type[FakeCapture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda b: b != cv2.CAP_GSTREAMER)
+    with pytest.raises(VideoError, match="CSI camera 0 needs GStreamer") as caught:
+        Camera("csi://0").__enter__()
+    assert "pip uninstall opencv-python" in caught.value.hint
+    assert capture.opened == []
+
+
+def test_a_csi_camera_that_is_not_there_is_refused(capture: type[FakeCapture]) -> None:
+    capture.refused = (cv2.CAP_GSTREAMER,)
+    with pytest.raises(VideoError, match="CSI camera 2 cannot be opened") as caught:
+        Camera("csi://2").__enter__()
+    assert "nvargus-daemon" in caught.value.hint
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+STREAM = "rtsp://viewer:s3cret@cam.local:554/h264?channel=1"
+
+
+@pytest.fixture
+def jetson_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GStreamer has nvv4l2decoder."""
+    monkeypatch.setattr(camera, "has_hardware_decoder", lambda: True)
+
+
+def test_a_network_stream_is_read_by_ffmpeg(capture: type[FakeCapture]) -> None:
+    for scheme in camera.NETWORK_SCHEMES:
+        with Camera(f"{scheme}://host:1234/stream"):
+            pass
+    assert [source for source, *_ in capture.opened] == [
+        f"{scheme}://host:1234/stream" for scheme in camera.NETWORK_SCHEMES
+    ]
+    assert {backend for _, backend, _ in capture.opened} == {cv2.CAP_FFMPEG}
+    settings = capture.opened[0][2]
+    assert dict(zip(settings[::2], settings[1::2], strict=True)) == {
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: 10_000,
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC: 4_000,
+        cv2.CAP_PROP_N_THREADS: 2,
+    }
+
+
+@pytest.mark.usefixtures("jetson_decoder")
+def test_a_jetson_decodes_rtsp_in_hardware(capture: type[FakeCapture]) -> None:
+    with Camera(STREAM):
+        pass
+    ((pipeline, backend, _),) = capture.opened
+    assert pipeline == (
+        f'rtspsrc location="{STREAM}" latency=0 drop-on-latency=true '
+        "! rtph264depay ! h264parse ! nvv4l2decoder "
+        "! nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR "
+        "! appsink drop=true max-buffers=1 sync=false"
+    )
+    assert backend == cv2.CAP_GSTREAMER
+
+
+@pytest.mark.usefixtures("jetson_decoder")
+def test_what_the_hardware_does_not_decode_is_left_to_ffmpeg(capture: type[FakeCapture]) -> None:
+    capture.refused = (cv2.CAP_GSTREAMER,)
+    with Camera(STREAM) as opened:
+        assert opened.read()[0, 0, 0] == 10
+    assert [backend for _, backend, _ in capture.opened] == [cv2.CAP_GSTREAMER, cv2.CAP_FFMPEG]
+
+
+@pytest.mark.usefixtures("jetson_decoder")
+def test_without_gstreamer_a_jetson_decodes_by_ffmpeg(
+    capture: type[FakeCapture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda b: b != cv2.CAP_GSTREAMER)
+    with Camera(STREAM):
+        pass
+    assert [backend for _, backend, _ in capture.opened] == [cv2.CAP_FFMPEG]
+
+
+@pytest.mark.usefixtures("capture")
+def test_without_ffmpeg_a_network_stream_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda backend: False)
+    with pytest.raises(VideoError, match="http://host/x needs FFmpeg"):
+        Camera("http://host/x").__enter__()
+
+
+def test_the_hardware_decoder_is_found_by_its_plugin(tmp_path: Path) -> None:
+    assert not has_hardware_decoder(tmp_path)
+    plugins = tmp_path / "usr/lib/aarch64-linux-gnu/gstreamer-1.0"
+    plugins.mkdir(parents=True)
+    (plugins / "libgstnvvideo4linux2.so").touch()
+    assert has_hardware_decoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ['a" ! filesink location="x', "a'b", "a!b", "a b", "a\nb", "a\\b", "a#b", "a{b}", "ä", "a\0"],
+)
+def test_a_url_that_gstreamer_could_read_as_more_is_refused(path: str) -> None:
+    with pytest.raises(VideoError, match="has a character that a URL cannot have"):
+        Camera(f"rtsp://host/{path}")
+
+
+def test_a_url_without_a_host_is_refused() -> None:
+    with pytest.raises(VideoError, match="names no host"):
+        Camera("rtsp://")
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        (STREAM, "rtsp://cam.local:554/h264"),
+        ("http://host/video?user=me&password=s3cret", "http://host/video"),
+        ("http://host/video?user=me@x&password=s3cret", "http://..."),
+        ("rtsp://viewer:s3@cret@host/a", "rtsp://host/a"),
+        ("rtsp://viewer:/s3cret@host/a", "rtsp://..."),
+        ("rtsp://viewer:s3@/cret@host/a", "rtsp://..."),
+        ("rtsp://viewer:s3?cret@host/a", "rtsp://..."),
+        ("udp://239.0.0.1:5000", "udp://239.0.0.1:5000"),
+    ],
+)
+@pytest.mark.usefixtures("capture")
+def test_user_password_and_query_are_never_shown(
+    monkeypatch: pytest.MonkeyPatch, address: str, name: str
+) -> None:
+    monkeypatch.setattr(FakeCapture, "refused", (cv2.CAP_FFMPEG,))
+    assert Camera(address).name == name
+    with pytest.raises(VideoError) as caught:
+        Camera(address).__enter__()
+    assert "s3" not in str(caught.value)
+    assert "cret" not in str(caught.value)
+
+
+def test_a_refused_address_does_not_show_its_password() -> None:
+    for address in ("rtsp://viewer:s3cret@host/a b", "ftp://viewer:s3cret@host/a"):
+        with pytest.raises(VideoError) as caught:
+            Camera(address)
+        assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["ftp://host/a.mp4", "front", "-1", "²", ""])
+def test_what_is_no_camera_is_refused(address: str) -> None:
+    with pytest.raises(VideoError, match="is no camera") as caught:
+        Camera(address)
+    assert "rtsp://host/path" in caught.value.hint
+
+
+# --- a real stream --------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(send: Callable[[Any], None], port: int = 0) -> Iterator[str]:
+    """Serve a motion JPEG by HTTP, as many cameras do; `send` writes its body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace;boundary=frame")
+            self.end_headers()
+            send(self.wfile)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+        server.daemon_threads = True
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/camera"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def send_picture(to: Any, value: int) -> None:
+    """Write one picture of a grey `value`."""
+    jpeg = cv2.imencode(".jpg", np.full((32, 48, 3), value, np.uint8))[1].tobytes()
+    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+    to.write(head.encode() + jpeg + b"\r\n")
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")  # FFmpeg would ask one
+
+
+def test_a_stream_over_http_is_read_and_its_end_is_noticed() -> None:
+    def three(to: Any) -> None:
+        for value in (50, 100, 150):
+            send_picture(to, value)
+
+    with serving(three) as url, Camera(url) as opened:
+        pictures = [opened.read() for _ in range(3)]
+        with pytest.raises(VideoError, match="stopped sending frames"):
+            opened.read()
+    assert [picture.shape for picture in pictures] == [(32, 48, 3)] * 3
+    assert [picture.mean() for picture in pictures] == pytest.approx([50, 100, 150], abs=3)
+
+
+def test_a_stream_that_stalls_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(camera._TIMEOUTS, "CAP_PROP_READ_TIMEOUT_MSEC", 200)
+    noticed = Event()
+
+    def stall(to: Any) -> None:
+        for _ in range(50):  # opening looks at the first ones
+            send_picture(to, 50)
+        noticed.wait(timeout=10)
+
+    with serving(stall) as url, Camera(url) as opened:
+        opened.read()
+        with pytest.raises(VideoError, match="stopped sending frames"):
+            while True:
+                opened.read()
+        noticed.set()
+
+
+def test_a_host_that_does_not_answer_is_refused() -> None:
+    with serving(lambda to: None) as url:
+        pass
+    with pytest.raises(VideoError, match="cannot be opened"):
+        Camera(url).__enter__()
+
+
+def test_a_stream_comes_back_when_its_host_does() -> None:
+    def send(to: Any) -> None:
+        for _ in range(50):
+            send_picture(to, 50)
+
+    said: list[str] = []
+    times: list[float] = []
+    parts = 0
+    with ExitStack() as first_host, ExitStack() as second_host:
+        url = first_host.enter_context(serving(send))
+        port = int(url.split(":")[2].split("/")[0])
+
+        def hear(message: str) -> None:
+            said.append(message)
+            if len(said) == 1:  # nobody answers for a while
+                first_host.close()
+                host = serving(send, port)
+                back = Timer(0.5, lambda: second_host.enter_context(host))
+                second_host.callback(back.join)
+                back.start()
+
+        readers = second_host.enter_context(
+            closing(
+                live_readers(
+                    CameraStream(url),
+                    lambda frame: times.append(frame.time_s),
+                    lambda: parts == 2,
+                    say=hear,
+                    pauses_s=(0.1,),
+                )
+            )
+        )
+        for reader in readers:
+            reader.start()
+            while reader.wait(1e9, lambda: False):
+                pass
+            parts += 1
+    assert len(times) == 100
+    assert times == sorted(times)
+    assert said[0].startswith(f"{url} stopped sending frames; trying to open it again")
+    assert said[1].startswith(f"{url} is back after")
