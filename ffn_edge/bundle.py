@@ -23,6 +23,7 @@ import numpy as np
 from ffn_edge.compose import Array
 from ffn_edge.errors import BundleError, FfnEdgeError
 from ffn_edge.frames import check_frame_counts
+from ffn_edge.versioned_json import read_versioned
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -109,16 +110,16 @@ class Manifest:
             BundleError: not JSON, a schema version that this release does not know, a field
                 that is missing or of another kind.
         """
-        try:
-            raw = json.loads(text)
-            version = raw["schema_version"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"{where} is not a bundle's manifest", _EXPORT_AGAIN) from error
-        if version != SCHEMA_VERSION:
-            raise BundleError(
-                f"{where} has schema version {version!r}; this release reads {SCHEMA_VERSION}",
-                "update ffn-edge on this machine, or export the bundle with this release.",
-            )
+        raw = read_versioned(
+            text,
+            SCHEMA_VERSION,
+            where=where,
+            kind="a bundle's manifest",
+            hint=_EXPORT_AGAIN,
+            hint_for_others="update ffn-edge on this machine, or export the bundle again with "
+            "this release.",
+            error=BundleError,
+        )
         try:
             return cls._from_fields(raw)
         except (KeyError, TypeError, ValueError, AttributeError, FfnEdgeError) as error:

@@ -30,6 +30,7 @@ from ffn_edge.errors import BundleError, EngineError
 from ffn_edge.gpu import Gpu
 from ffn_edge.jetson import l4t_release
 from ffn_edge.tensorrt_api import Api
+from ffn_edge.versioned_json import read_versioned
 
 SCHEMA_VERSION = 1
 # To be raised by a change of `export/composed_graph.py`, `export/half_precision.py` or
@@ -167,16 +168,14 @@ class Sidecar:
         Raises:
             EngineError: it is damaged or edited, or of a schema that this release does not know.
         """
-        try:
-            raw = json.loads(text)
-            version = raw["schema_version"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise EngineError(f"{where} is not the sidecar of a plan", _REBUILD) from error
-        if version != SCHEMA_VERSION:
-            raise EngineError(
-                f"{where} has schema version {version!r}; this release reads {SCHEMA_VERSION}",
-                _REBUILD,
-            )
+        raw = read_versioned(
+            text,
+            SCHEMA_VERSION,
+            where=where,
+            kind="the sidecar of a plan",
+            hint=_REBUILD,
+            error=EngineError,
+        )
         if raw.pop("sha256", None) != _sha256_of(raw):
             raise EngineError(f"{where} was edited: its sha256 is not that of its text", _REBUILD)
         try:

@@ -31,6 +31,7 @@ from ffn_edge.runtime.confidence import (
     log_loss,
     margins,
 )
+from ffn_edge.versioned_json import read_versioned
 
 SCHEMA_VERSION = 1
 CALIBRATION = "calibration.json"
@@ -161,16 +162,13 @@ class Calibration:
         Raises:
             FfnEdgeError: it is damaged, or has a schema version that this release does not know.
         """
-        try:
-            raw = json.loads(text)
-            version = raw["schema_version"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise FfnEdgeError(f"{where} is not a calibration", _CALIBRATE_AGAIN) from error
-        if version != SCHEMA_VERSION:
-            raise FfnEdgeError(
-                f"{where} has schema version {version!r}; this release reads {SCHEMA_VERSION}",
-                _CALIBRATE_AGAIN,
-            )
+        raw = read_versioned(
+            text,
+            SCHEMA_VERSION,
+            where=where,
+            kind="a calibration",
+            hint=_CALIBRATE_AGAIN,
+        )
         try:
             return cls(
                 bundle=str(raw["bundle"]),

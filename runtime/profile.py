@@ -30,6 +30,7 @@ from ffn_edge.runtime.engine import Backend, Engine, EngineOptions, open_engines
 from ffn_edge.runtime.health import Health
 from ffn_edge.runtime.power.meter import Meter
 from ffn_edge.runtime.power_profile import PowerProfile, measure_power, meter_for
+from ffn_edge.versioned_json import read_versioned
 
 SCHEMA_VERSION = 2
 PROFILE = "profile.json"
@@ -129,16 +130,13 @@ class Profile:
         Raises:
             FfnEdgeError: it is damaged, or has a schema version that this release does not know.
         """
-        try:
-            raw = json.loads(text)
-            version = raw["schema_version"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise FfnEdgeError(f"{where} is not a profile", _PROFILE_AGAIN) from error
-        if version != SCHEMA_VERSION:
-            raise FfnEdgeError(
-                f"{where} has schema version {version!r}; this release reads {SCHEMA_VERSION}",
-                _PROFILE_AGAIN,
-            )
+        raw = read_versioned(
+            text,
+            SCHEMA_VERSION,
+            where=where,
+            kind="a profile",
+            hint=_PROFILE_AGAIN,
+        )
         try:
             latencies = {
                 int(frames): Latency(_samples(latency["samples"]))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TextIO
@@ -15,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ffn_edge.errors import FfnEdgeError
 from ffn_edge.picture import draw_label
+from ffn_edge.runtime.line_file import LineFile
 from ffn_edge.runtime.session import Result
 from ffn_edge.runtime.sources import Frame, Stream
 from ffn_edge.video import VideoWriter
@@ -29,17 +27,11 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """One JSON object a line, flushed at once, so that a reader sees a result when it is there."""
+    """Each result as a line of JSON."""
 
     def __init__(self, target: TextIO | Path) -> None:
-        """Remember the target.
-
-        Args:
-            target: an open text file, or a path that is written from its start. Not atomic:
-                every line is whole by itself, and is there when the run is cut off.
-        """
-        self._target = target
-        self._stack = ExitStack()
+        """Remember the target. See `LineFile`."""
+        self._lines = LineFile(target)
 
     def __enter__(self) -> JsonLines:
         """Open the file.
@@ -47,15 +39,7 @@ class JsonLines:
         Raises:
             FfnEdgeError: it cannot be written.
         """
-        if isinstance(self._target, Path):
-            try:
-                self._file: TextIO = self._stack.enter_context(
-                    open(self._target, "w", encoding="utf-8")
-                )
-            except OSError as error:
-                raise self._unwritten(error) from error
-        else:
-            self._file = self._target
+        self._lines.__enter__()
         return self
 
     def __exit__(
@@ -64,11 +48,7 @@ class JsonLines:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            self._stack.close()  # tries once more to write what it holds
-        except OSError as failure:
-            if error is None:
-                raise self._unwritten(failure) from failure
+        self._lines.__exit__(kind, error, trace)
 
     def write(self, result: Result) -> None:
         """Write a result.
@@ -77,20 +57,7 @@ class JsonLines:
             FfnEdgeError: the disk is full.
             BrokenPipeError: nobody reads on.
         """
-        try:
-            self._file.write(json.dumps(result_fields(result)) + "\n")
-            self._file.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise self._unwritten(error) from error
-
-    def _unwritten(self, error: OSError) -> FfnEdgeError:
-        name = self._target if isinstance(self._target, Path) else self._target.name
-        return FfnEdgeError(
-            f"{name} could not be written: {error.strerror}",
-            "check that the disk has room and that the folder may be written.",
-        )
+        self._lines.write(result_fields(result))
 
 
 def result_fields(result: Result) -> dict[str, object]:

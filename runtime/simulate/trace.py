@@ -16,13 +16,13 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ffn_edge.errors import FfnEdgeError
+from ffn_edge.runtime.line_file import LineFile
 from ffn_edge.runtime.policy.interface import (
     Limits,
     Observation,
@@ -30,17 +30,17 @@ from ffn_edge.runtime.policy.interface import (
     Sensed,
     Setting,
 )
+from ffn_edge.versioned_json import read_versioned
 
 SCHEMA_VERSION = 1
 _RECORD_AGAIN = "record one with `ffn-edge run BUNDLE --source ... --record trace.jsonl`."
 
 
 class TraceWriter:
-    """Writes a trace, line by line, so that it is there when the run is cut off."""
+    """Writes what a policy saw, line by line, so that it is there when the run is cut off."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stack = ExitStack()
+        self._lines = LineFile(path)
         self._limits: Limits | None = None
 
     def __enter__(self) -> TraceWriter:
@@ -49,10 +49,7 @@ class TraceWriter:
         Raises:
             FfnEdgeError: it cannot be written.
         """
-        try:
-            self._file = self._stack.enter_context(open(self._path, "w", encoding="utf-8"))
-        except OSError as error:
-            raise self._unwritten(error) from error
+        self._lines.__enter__()
         return self
 
     def __exit__(
@@ -61,11 +58,7 @@ class TraceWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            self._stack.close()  # tries once more to write what it holds
-        except OSError as failure:
-            if error is None:
-                raise self._unwritten(failure) from failure
+        self._lines.__exit__(kind, error, trace)
 
     def begin(self, setting: Setting, limits: Limits, conditions: Mapping[str, Any]) -> None:
         """Write the first line.
@@ -79,7 +72,7 @@ class TraceWriter:
             FfnEdgeError: the disk is full.
         """
         self._limits = limits
-        self._line(
+        self._lines.write(
             {
                 "schema_version": SCHEMA_VERSION,
                 "conditions": dict(conditions),
@@ -103,20 +96,7 @@ class TraceWriter:
         if observation.limits != self._limits:
             self._limits = observation.limits
             fields["limits"] = dataclasses.asdict(observation.limits)
-        self._line(fields)
-
-    def _line(self, fields: Mapping[str, Any]) -> None:
-        try:
-            self._file.write(json.dumps(fields) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise self._unwritten(error) from error
-
-    def _unwritten(self, error: OSError) -> FfnEdgeError:
-        return FfnEdgeError(
-            f"{self._path} could not be written: {error.strerror}",
-            "check that the disk has room and that the folder may be written.",
-        )
+        self._lines.write(fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,16 +162,13 @@ def read_trace(path: Path) -> Trace:
 
 
 def _read_head(path: Path, line: str) -> tuple[Setting, Limits, Mapping[str, Any]]:
-    try:
-        raw = json.loads(line)
-        version = raw["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FfnEdgeError(f"{path} is not a trace", _RECORD_AGAIN) from error
-    if version != SCHEMA_VERSION:
-        raise FfnEdgeError(
-            f"{path} has schema version {version!r}; this release reads {SCHEMA_VERSION}",
-            _RECORD_AGAIN,
-        )
+    raw = read_versioned(
+        line,
+        SCHEMA_VERSION,
+        where=str(path),
+        kind="a trace",
+        hint=_RECORD_AGAIN,
+    )
     try:
         return _setting(raw["setting"]), Limits(**raw["limits"]), dict(raw["conditions"])
     except (KeyError, TypeError, ValueError) as error:
