@@ -29,9 +29,10 @@ from ffn_edge.bundle import Bundle
 from ffn_edge.runtime.clip_buffer import ClipBuffer, HostRing, window_capacity
 from ffn_edge.runtime.engine import Engine, EngineOptions, open_engines
 from ffn_edge.runtime.machine import usable_cores
-from ffn_edge.runtime.policy import Limits, decide, observe
+from ffn_edge.runtime.policy.adaptive import Adaptive
+from ffn_edge.runtime.policy.interface import Controller, Limits, Observation
 from ffn_edge.runtime.profile import profile_engines
-from ffn_edge.runtime.run import state_from_latencies
+from ffn_edge.runtime.run import setting_from_latencies
 from ffn_edge.runtime.session import Session, Timing, top_classes
 from ffn_edge.runtime.sinks import JsonLines
 from ffn_edge.runtime.sources import Frame, Source
@@ -66,7 +67,7 @@ import sys
 import ffn_edge.runtime.commands
 from ffn_edge.bundle import Bundle
 from ffn_edge.runtime.engine import EngineOptions
-from ffn_edge.runtime.policy import Limits
+from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.run import RunOptions, open_session
 threads, bundle, video = sys.argv[1:]
 options = RunOptions(engines=EngineOptions(threads=int(threads)), hop_s=1.0)
@@ -143,14 +144,14 @@ def around_the_engine(bundle: Bundle, folder: Path) -> Table:
     engines: dict[int, Engine] = {
         count: NoEngine(count, len(manifest.classes)) for count in manifest.frame_counts
     }
-    state = state_from_latencies(bundle, profile_engines(engines, manifest.input, runs=5))
+    setting = setting_from_latencies(bundle, profile_engines(engines, manifest.input, runs=5))
     limits = Limits(latency_ms=1e6)
     session = Session(
         Source(streams=(MemoryStream(60.0),)),
         engines,
         manifest,
-        state,
-        limits,
+        Controller(Adaptive(), setting),
+        lambda: limits,
         Timing(hop_s=1 / FPS),
     )
     overhead_ms, output_ms = [], []
@@ -168,8 +169,17 @@ def around_the_engine(bundle: Bundle, folder: Path) -> Table:
     buffer = ClipBuffer(ring, window_s=WINDOW_S, fps=FPS)
     for index in range(100):
         buffer.append(np.full((size, size, 3), index, np.uint8), index / FPS)
-    for number in range(100):
-        state = observe(state, frames, 1.0 + number / 100, number * 0.25)
+    controller = Controller(Adaptive(), setting)
+
+    def observe(number: int = 0) -> None:
+        controller.observe(
+            Observation(
+                frames=frames, latency_ms=1.0 + number / 1000, now=number * 0.25, limits=limits
+            )
+        )
+
+    for number in range(1000):
+        observe(number)
     logits = engines[frames].infer(np.empty(0, np.uint8))[0]
 
     table = Table(title=f"around the engine at {frames} frames, per inference")
@@ -178,8 +188,8 @@ def around_the_engine(bundle: Bundle, folder: Path) -> Table:
     table.add_column("95 %", justify="right")
     rows: dict[str, list[float]] = {
         "gather the clip": timed(lambda: buffer.gather(frames)),
-        "decide": timed(lambda: decide(state, limits, 50.0)),
-        "observe": timed(lambda: observe(state, frames, 1.5, 50.0)),
+        "decide": timed(lambda: controller.decide(limits, 250.0)),
+        "observe": timed(observe),
         "read the logits": timed(lambda: top_classes(logits, manifest.classes)),
         "write a JSON line": output_ms,
         "all, in the loop (target <= 1 ms)": total_ms,

@@ -155,7 +155,7 @@ def run(
     """
     console = Console(stderr=True)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    summary = Summary(latency_ms)
+    summary = Summary()
     limits = Limits(
         latency_ms=latency_ms,
         miss_rate=miss_rate,

@@ -67,17 +67,23 @@ class LimitsFile:
             raw = json.loads(self._path.read_text(encoding="utf-8"))
         except OSError as error:
             raise FfnEdgeError(f"{self._path} cannot be read: {error.strerror}", example) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FfnEdgeError(f"{self._path} is not JSON: {error}", example) from error
         if not isinstance(raw, dict) or not set(raw) <= set(_CHANGEABLE):
             raise FfnEdgeError(f"{self._path} may hold {', '.join(_CHANGEABLE)} only", example)
         try:
-            changes: dict[str, Any] = {
-                key: None if value is None else float(value) for key, value in raw.items()
-            }
+            changes: dict[str, Any] = {key: _number(value) for key, value in raw.items()}
             return dataclasses.replace(self._base, **changes)
-        except (TypeError, ValueError) as error:
+        except (TypeError, OverflowError) as error:
             raise FfnEdgeError(f"{self._path} holds no number: {error}", example) from error
+
+
+def _number(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r}")
+    return float(value)
 
 
 def describe(limits: Limits) -> str:

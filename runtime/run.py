@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.errors import FfnEdgeError, VideoError
+from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
 from ffn_edge.runtime.calibration import load_calibration
 from ffn_edge.runtime.conditions import conditions_now
 from ffn_edge.runtime.engine import EngineOptions, OpenEngines, open_engines
@@ -116,18 +116,24 @@ def open_session(
             f"{chosen.threads} threads: {chosen.reason}"
         )
         meter = stack.enter_context(closing(meter_for(chosen, options.root)))
+        needs_power = limits.needs_power or limits_file is not None
         if isinstance(meter, NullMeter) and limits.needs_power:
             say(f"warning: {meter.error}; without it a power budget is kept by the fewest frames")
         setting = learn_setting(
             bundle,
             engines,
             say,
-            meter=meter if limits.needs_power else None,
+            meter=meter if needs_power else None,
             root=options.root,
             period_s=options.hop_s if is_live else 0.0,
         )
         second_look = None
         if options.escalate:
+            if not engines.switch_is_free:
+                raise EngineError(
+                    "a second look needs all engines at once, and there is room for one",
+                    "leave out --escalate, or --resident one.",
+                )
             second_look = SecondLook(load_calibration(bundle), setting)
         if trace is not None:
             conditions = conditions_now(bundle, chosen, options.root)

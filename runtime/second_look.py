@@ -67,6 +67,8 @@ class SecondLook:
 
         def fits(first: int, second: int) -> bool:
             predicted_ms = decision.latencies_ms
+            if {first, second} & decision.barred:
+                return False
             if limits.latency_ms is None:
                 return True
             if not predicted_ms:

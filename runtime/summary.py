@@ -39,8 +39,8 @@ class _AtFrames:
 class Summary:
     """Counts the results of a run as they come."""
 
-    def __init__(self, deadline_ms: float | None = None) -> None:
-        self._deadline_ms = deadline_ms
+    def __init__(self) -> None:
+        self._deadline_ms: float | None = None  # the latest
         self._by_frames: dict[int, _AtFrames] = {}
         self._last: Result | None = None
         self._switches = 0
@@ -62,6 +62,7 @@ class Summary:
             before = self._last.decision.frames
             self._by_frames[before].seconds += result.elapsed_s - self._last.elapsed_s
             self._switches += before != result.decision.frames
+        self._deadline_ms = result.observation.limits.latency_ms
         at = self._by_frames.setdefault(result.decision.frames, _AtFrames())
         at.inferences += 1
         at.misses += result.missed
@@ -94,7 +95,7 @@ class Summary:
             "miss_rate": round(misses / max(1, self.inferences), 4),
             "longest_burst": self._longest_burst,
             "energy_j": round(energy_j, 3) if self._measured else None,
-            "energy_per_clip_j": round(energy_j / self._measured, 4) if self._measured else None,
+            "energy_per_clip_j": round(energy_j / self.inferences, 4) if self._measured else None,
             "over_current": self._over_current,
             "escalated": self._escalated,
             "mean_overhead_ms": round(self._overhead_ms / max(1, self.inferences), 3),

@@ -12,7 +12,7 @@
   a frame count return when several inferences in a row would have kept it there.
 - The share of misses is held by *feedback*: each miss lowers the chance that the next decisions
   take, each hit raises it again (adaptive conformal inference, Gibbs and Candès, NeurIPS 2021).
-  In the long run the share is then met whatever the distribution, where the fewest frames can.
+  Where too many were missed, the tail includes what came in bursts, too.
 - Power is the profile plus what the machine draws beyond it, and a bucket of joules: see
   `power_model`. Where the power is not known, a power budget is kept by the fewest frames.
 """
@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ffn_edge.runtime.policy.heat_model import HeatModel
 from ffn_edge.runtime.policy.interface import (
     Decision,
     Limits,
@@ -39,9 +40,9 @@ from ffn_edge.runtime.policy.power_model import PowerModel
 
 # In a burst, a frame count must have room for an inference that is so much slower still.
 _HEADROOM = 1.5
-# The feedback's step, and how far it may raise the chance of a miss that a decision takes. Together
-# they bound the misses beyond the share that was asked for: 0.25 / 0.05, so five, in any run.
-_FEEDBACK, _LARGEST_CHANCE, _LEAST_CHANCE = 0.05, 0.25, 0.002
+# The feedback's step; how far it may raise the chance of a miss that decisions take; and how deep
+# the debt of misses may become, below zero, where they are as careful as can be: 0.2 / 0.05, four.
+_FEEDBACK, _LARGEST_CHANCE, _DEEPEST_DEBT, _LEAST_CHANCE = 0.05, 0.25, -0.2, 0.002
 # Inferences in a row that must have kept the limits before a step up: where there is room to
 # spare, and at most. A step up that is undone within some inferences was a mistake: the next one
 # with as little room waits twice as long.
@@ -51,10 +52,6 @@ _ROOM, _PROBATION = 0.8, 30
 _STEP_UP, _MARGIN = 0.5, 0.02
 # After a step up, so many inferences tell of the engine rather than of the machine.
 _LESSONS = 4
-# Hotter than this the boards throttle (NVIDIA's boards from 95 °C or more); so many seconds ahead
-# of it, the fewest frames.
-_HOT_C, _AHEAD_S = 95.0, 10.0
-_SLOPE_S = 3.0  # the time constant of the slope
 # A power that was not heard of for so long is not known; until then the model answers.
 _SILENCE_S = 3.0
 
@@ -70,14 +67,14 @@ class State:
         switch_ms: how much longer the first inference after a switch takes.
         latency: how long each engine would take now.
         clean: how many inferences in a row would have kept the deadline, at each frame count.
-        chance: of a miss, that decisions take now; None before the first inference.
+        chance: of a miss, that decisions take now, below zero for a debt of misses; None before
+            the first inference.
         current: the index of the last inference's engine; None before the first.
         since: how many inferences it has run without a break.
         stepped_up: it was reached from a less accurate one, of its own accord.
         patience: how many clean inferences a step up needs now.
         power: what the machine would draw.
-        temperature_c: of the hottest zone, None unknown; and its slope.
-        heating_c_s: °C a second.
+        heat: how hot it is.
         fault: why the power is not known.
         alarm: why the guard was last called.
     """
@@ -94,8 +91,7 @@ class State:
     stepped_up: bool = False
     patience: int = _PATIENCE
     power: PowerModel
-    temperature_c: float | None = None
-    heating_c_s: float = 0.0
+    heat: HeatModel = HeatModel()  # noqa: RUF009 - frozen
     fault: str | None = None
     alarm: str = ""
 
@@ -158,16 +154,21 @@ class Adaptive:
         if switched:  # what the switch itself cost says nothing of the engine
             latency_ms = max(latency_ms - state.switch_ms, usual_ms)
         teaches = stepped_up and since <= _LESSONS and not observation.ran
-        latency = state.latency.observe(
-            usual_ms, latency_ms, missed=observation.missed, teaches=index if teaches else None
-        )
         rate = observation.limits.miss_rate
         chance = rate if state.chance is None else state.chance
+        latency = state.latency.observe(
+            usual_ms,
+            latency_ms,
+            missed=observation.missed,
+            teaches=index if teaches else None,
+            in_debt=chance < 0,
+        )
         if observation.limits.latency_ms is not None:
-            chance += _FEEDBACK * (rate - observation.missed)
+            # What the fewest frames missed, no other choice would have kept.
+            chance += _FEEDBACK * (rate - (observation.missed and index > 0))
         sensed = observation.sensed
-        heating_c_s = _heating(state, observation)
-        alarm = _alarm(observation, heating_c_s)
+        heat = state.heat.observe(observation.now, sensed.temperature_c)
+        alarm = "the board reported over-current" if sensed.over_current else heat.alarm
         if not alarm and observation.missed:
             said = f"a miss of {observation.latency_ms:.3g} ms with {observation.frames} frames"
         else:
@@ -187,7 +188,7 @@ class Adaptive:
             switch_ms=state.switch_ms,
             latency=latency,
             clean=clean,
-            chance=min(max(chance, _LEAST_CHANCE), _LARGEST_CHANCE),
+            chance=min(max(chance, _DEEPEST_DEBT), _LARGEST_CHANCE),
             current=index,
             since=since,
             stepped_up=stepped_up,
@@ -197,10 +198,10 @@ class Adaptive:
                 sensed.power_w,
                 state.power.predicted_w(engine_j / max(state.period_s, latency_ms / 1e3)),
                 observation.limits.budget_w(state.power.spent_j, observation.now),
+                saving_s=observation.limits.saving_s(observation.now),
                 switched=switched,
             ),
-            temperature_c=sensed.temperature_c,
-            heating_c_s=heating_c_s,
+            heat=heat,
             fault=sensed.fault,
             alarm=said,
         )
@@ -217,9 +218,9 @@ class Adaptive:
         if limits.frames is not None:
             return fixed(state.points, limits.frames)
         budget_w = limits.budget_w(state.power.spent_j, now)
-        if budget_w is not None and (why := _unknown_power(state, now)):
+        if budget_w is not None and (why := _unknown_power(state)):
             return _fewest(state, f"the power is not known, so the fewest frames: {why}")
-        chance = limits.miss_rate if state.chance is None else state.chance
+        chance = limits.miss_rate if state.chance is None else max(state.chance, _LEAST_CHANCE)
         rejected: dict[int, str] = {}
         chosen = why_chosen = None
         for index in state.ranked:
@@ -229,7 +230,10 @@ class Adaptive:
                 continue
             step_up = state.current is not None and _is_better(state, index, state.current)
             chance_here = _STEP_UP * chance if step_up else chance
-            demands = list(_demands(state, index, limits, chance_here, budget_w))
+            demands = list(_demands(state, index, limits, chance_here))
+            if budget_w is not None:
+                saving_j = budget_w * limits.saving_s(now) if step_up else 0.0
+                demands.append(_power_demand(state, index, budget_w, saving_j))
             fits, words = _judge(state, index, demands, step_up)
             if fits:
                 chosen, why_chosen = frames, words
@@ -244,6 +248,11 @@ class Adaptive:
             frames=chosen,
             reason=why_chosen,
             rejected=rejected,
+            barred=frozenset(
+                point.frames
+                for index, point in enumerate(state.points)
+                if index and state.clean[index] == 0
+            ),
             latencies_ms={
                 point.frames: state.latency.predicted_ms(index, chance)
                 for index, point in enumerate(state.points)
@@ -256,7 +265,13 @@ class Adaptive:
 
 def _fewest(state: State, why: str, rejected: dict[int, str] | None = None) -> Decision:
     others = {p.frames: (rejected or {}).get(p.frames, why) for p in state.points[1:]}
-    return Decision(frames=state.points[0].frames, reason=why, rejected=others, warning=why)
+    return Decision(
+        frames=state.points[0].frames,
+        reason=why,
+        rejected=others,
+        warning=why,
+        barred=frozenset(others),
+    )
 
 
 class _Demand(NamedTuple):
@@ -267,14 +282,8 @@ class _Demand(NamedTuple):
     limit: str
 
 
-def _demands(
-    state: State,
-    index: int,
-    limits: Limits,
-    chance: float,
-    budget_w: float | None,
-) -> Iterator[_Demand]:
-    """Yield what an engine would take of each limit, with so large a chance of more."""
+def _demands(state: State, index: int, limits: Limits, chance: float) -> Iterator[_Demand]:
+    """Yield what an engine would take of the deadline, with so large a chance of more."""
     if limits.latency_ms is not None:
         predicted_ms = state.latency.predicted_ms(index, chance)
         if state.current is not None and index != state.current:
@@ -282,16 +291,27 @@ def _demands(
         words = f"{100 * (1 - chance):.4g} % latency {predicted_ms:.3g} ms"
         limit_ms = limits.latency_ms
         yield _Demand(predicted_ms / limit_ms, words, f"{limit_ms:g} ms")
-    if budget_w is not None:
-        power_w = state.power_w(index)
-        if power_w is None:
-            yield _Demand(math.inf, "its power was not profiled: any", f"{budget_w:.3g} W")
-            return
-        allowed_w, limit = state.power.allowed_w(budget_w), f"{budget_w:.3g} W"
-        if allowed_w < budget_w:
-            limit = f"{allowed_w:.3g} W: {limit}, and {-state.power.balance_j:.2g} J overdrawn"
-        share = power_w / allowed_w if allowed_w > 0 else math.inf
-        yield _Demand(share, f"{power_w:.3g} W", limit)
+
+
+def _power_demand(state: State, index: int, budget_w: float, saving_j: float) -> _Demand:
+    """Return what an engine would take of the budget.
+
+    The first one beyond it may run as long as there are saved joules, once so many are saved: of
+    two frame counts on either side of a battery's budget, both are used.
+    """
+    power_w = state.power_w(index)
+    limit = f"{budget_w:.3g} W"
+    if power_w is None:
+        return _Demand(math.inf, "its power was not profiled: any", limit)
+    words, balance_j = f"{power_w:.3g} W", state.power.balance_j
+    allowed_w = state.power.allowed_w(budget_w)
+    if power_w > allowed_w and index and balance_j > 0 and balance_j >= saving_j:
+        fewer_w = state.power_w(index - 1)
+        if fewer_w is not None and fewer_w <= allowed_w:
+            return _Demand(0.0, words, f"{limit} and {balance_j:.2g} J saved")
+    if balance_j < 0:
+        limit = f"{allowed_w:.3g} W: {limit}, and {-balance_j:.2g} J overdrawn"
+    return _Demand(power_w / allowed_w if allowed_w > 0 else math.inf, words, limit)
 
 
 def _judge(state: State, index: int, demands: list[_Demand], step_up: bool) -> tuple[bool, str]:
@@ -310,15 +330,15 @@ def _judge(state: State, index: int, demands: list[_Demand], step_up: bool) -> t
         if wait > 0:
             return False, f"fits; a step up waits {wait} inferences more"
     kept = ", ".join(f"{words} <= {limit}" for _, words, limit in demands)
-    return True, kept or "the most accurate; there is no limit"
+    return True, kept or "the most accurate that is not ruled out"
 
 
-def _unknown_power(state: State, now: float) -> str | None:
+def _unknown_power(state: State) -> str | None:
     """Say why the power is not known; None if it is, or cannot be yet."""
-    heard = state.power.heard
-    if heard is None or now - heard <= _SILENCE_S:
+    heard, observed = state.power.heard, state.power.observed
+    if heard is None or observed is None or observed - heard <= _SILENCE_S:
         return None
-    return state.fault or f"not measured for {now - heard:.1f} s"
+    return state.fault or f"not measured for {observed - heard:.1f} s"
 
 
 def _usual(state: State, observation: Observation, index: int) -> tuple[float, float]:
@@ -335,29 +355,6 @@ def _usual(state: State, observation: Observation, index: int) -> tuple[float, f
 
 def _is_better(state: State, index: int, other: int) -> bool:
     return state.ranked.index(index) < state.ranked.index(other)
-
-
-def _heating(state: State, observation: Observation) -> float:
-    """Return the slope of the hottest zone's temperature, in °C a second, smoothed."""
-    now_c, before_c = observation.sensed.temperature_c, state.temperature_c
-    if now_c is None or before_c is None or state.power.observed is None:
-        return 0.0
-    seconds = observation.now - state.power.observed
-    if seconds <= 0:
-        return state.heating_c_s
-    share = min(1.0, seconds / _SLOPE_S)
-    return state.heating_c_s + share * ((now_c - before_c) / seconds - state.heating_c_s)
-
-
-def _alarm(observation: Observation, heating_c_s: float) -> str:
-    """Say what calls for the fewest frames at once; nothing if all is well."""
-    sensed = observation.sensed
-    if sensed.over_current:
-        return "the board reported over-current"
-    hottest = sensed.temperature_c
-    if hottest is not None and heating_c_s > 0 and hottest + heating_c_s * _AHEAD_S > _HOT_C:
-        return f"at {hottest:.0f} °C and rising by {heating_c_s:.1f} °C/s, it would soon throttle"
-    return ""
 
 
 def _clean(

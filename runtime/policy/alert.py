@@ -81,7 +81,7 @@ class Alert:
         """Return the state before the first inference."""
         floor = _PROCESS_NOISE
         if self.fitted and len(setting.ratios) > 1:
-            floor = statistics.variance(setting.ratios)
+            floor = max(statistics.variance(setting.ratios), 1e-6)
         return State(
             ranked=tuple(by_accuracy(setting.points)),
             setting=setting,

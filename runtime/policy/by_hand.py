@@ -98,8 +98,8 @@ def _watched(state: Ladder, observation: Observation) -> Ladder:
     if limits.latency_ms is not None:
         load = observation.latency_ms / limits.latency_ms
     budget_w = limits.budget_w(state.spent_j, observation.now)
-    if budget_w and power_w is not None:
-        load = max(load, power_w / budget_w)
+    if budget_w is not None and power_w is not None:
+        load = max(load, power_w / max(budget_w, 0.001))
     seconds = 0.0 if state.observed is None else max(0.0, observation.now - state.observed)
     return dataclasses.replace(
         state,
@@ -157,7 +157,7 @@ class Pid:
     def observe(self, state: Ladder, observation: Observation) -> Ladder:
         """Return the state after an inference: one step of the controller."""
         state = _watched(state, observation)
-        error = self.setpoint - state.load
+        error = max(self.setpoint - state.load, -10.0)
         highest = len(state.rungs) - 1
         # The sum is held where the rung is within the ladder: else it would wind up.
         total = min(max(state.total + error, 0.0), highest / self.integral)

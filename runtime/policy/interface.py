@@ -16,6 +16,9 @@ from ffn_edge.errors import FfnEdgeError, FrameCountError
 
 State = TypeVar("State")
 
+# Of a battery, this share is kept back: the sensors of power are no better than that.
+_RESERVE = 0.01
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatingPoint:
@@ -104,6 +107,16 @@ class Limits:
         """Whether the power must be known to keep them."""
         return self.power_w is not None or self.battery_j is not None
 
+    def saving_s(self, now: float) -> float:
+        """Return how many seconds' worth of the budget may be saved and spent later.
+
+        None of a power budget, which holds for averages over ten seconds. Of a battery up to ten,
+        but no more than a hundredth of what is left.
+        """
+        if self.power_w is not None or self.until_s is None:
+            return 0.0
+        return min(10.0, 0.01 * max(0.0, self.until_s - now))
+
     def budget_w(self, spent_j: float, now: float) -> float | None:
         """Return the mean power that may be drawn from now on; None is no limit.
 
@@ -113,7 +126,8 @@ class Limits:
         """
         if self.battery_j is None or self.until_s is None:
             return self.power_w
-        left_w = max(0.0, self.battery_j - spent_j) / max(self.until_s - now, 1.0)
+        left_j = self.battery_j * (1 - _RESERVE) - spent_j
+        left_w = max(0.0, left_j) / max(self.until_s - now, 1.0)
         return left_w if self.power_w is None else min(left_w, self.power_w)
 
 
@@ -181,6 +195,7 @@ class Decision:
         warning: a limit that cannot be kept, or is not known to be kept, and why.
         latencies_ms: what every frame count is predicted to take at most, with the chance of more
             that the decision takes; empty where the policy does not predict.
+        barred: frame counts that must not run now, not even for a part of the clips.
         engine_w: what the engines may draw on average within the budget; None is no limit.
     """
 
@@ -189,6 +204,7 @@ class Decision:
     rejected: dict[int, str] = field(default_factory=dict)
     warning: str | None = None
     latencies_ms: Mapping[int, float] = field(default_factory=dict)
+    barred: frozenset[int] = frozenset()
     engine_w: float | None = None
 
 

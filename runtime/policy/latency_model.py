@@ -39,8 +39,8 @@ class LatencyModel:
         residuals: how much slower than profiled each engine is, apart from the slowdown.
         slowdown: how much slower than profiled this machine is now.
         ratios: the latest slowdowns seen, oldest first.
-        errors: of the predicted slowdown, seen over predicted, oldest first; only of inferences
-            that followed a usual one, since the others can be foreseen.
+        errors: of the predicted slowdown, seen over predicted, oldest first; of inferences that
+            followed a usual one, since the others can be foreseen.
         ordered: the same, ascending.
         in_trouble: the last inference missed, or its error was unusual; and
         burst_chance: how likely the same is then true of the next.
@@ -92,7 +92,13 @@ class LatencyModel:
         return self.expected_ms(index) * quantile(self.ordered, 1 - chance)
 
     def observe(
-        self, usual_ms: float, latency_ms: float, *, missed: bool, teaches: int | None
+        self,
+        usual_ms: float,
+        latency_ms: float,
+        *,
+        missed: bool,
+        teaches: int | None,
+        in_debt: bool = False,
     ) -> LatencyModel:
         """Return the model after an inference.
 
@@ -101,6 +107,7 @@ class LatencyModel:
             latency_ms: what it took.
             missed: whether that was more than the deadline.
             teaches: the engine whose residual this tells of; None is none.
+            in_debt: too many were missed: what comes in bursts counts for the tail, too.
         """
         ratio = latency_ms / usual_ms
         error = ratio / self.slowdown
@@ -109,7 +116,7 @@ class LatencyModel:
         errors, ordered, burst_chance = self.errors, self.ordered, self.burst_chance
         if self.in_trouble:
             burst_chance += _BURST_LESSON * (in_trouble - burst_chance)
-        else:
+        if in_debt or not self.in_trouble:
             errors, ordered = _with_error(errors, ordered, error)
         residuals = self.residuals
         if teaches is not None and max(self.ratios) <= _STEADY * min(self.ratios):

@@ -11,9 +11,8 @@ _RISE, _FALL = 0.5, 0.06
 # Sensors lag by some tenths of a second, and the filters in drivers by more: what is measured
 # just after a switch belongs to both frame counts.
 _SETTLE_S = 1.5
-# A budget holds for averages over ten seconds. Overdrawn joules are paid back over half of that,
-# and saved ones beyond a hundredth of it are forfeited.
-_PAY_BACK_S, _SAVED_S = 5.0, 0.1
+# A budget holds for averages over ten seconds: overdrawn joules are paid back over half of that.
+_PAY_BACK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,7 @@ class PowerModel:
         expected_w: float,
         budget_w: float | None,
         *,
+        saving_s: float,
         switched: bool,
     ) -> PowerModel:
         """Return the model after the time since the last observation.
@@ -54,6 +54,7 @@ class PowerModel:
             power_w: the mean power over it; None is not known.
             expected_w: the model's own prediction for it.
             budget_w: what was allowed; None is no limit.
+            saving_s: how many seconds' worth of it may be saved; more is forfeited.
             switched: whether the frame count changed with it.
         """
         seconds = 0.0 if self.observed is None else max(0.0, now - self.observed)
@@ -63,7 +64,7 @@ class PowerModel:
         balance_j = self.balance_j
         if budget_w is not None:
             balance_j += (budget_w - drawn_w) * seconds
-            balance_j = min(balance_j, budget_w * _SAVED_S)
+            balance_j = min(balance_j, budget_w * saving_s)
         beyond_w = self.beyond_w
         if power_w is not None and now - since >= _SETTLE_S:
             error_w = power_w - expected_w

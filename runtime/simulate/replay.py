@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from statistics import median
 
 from ffn_edge.runtime.policy.interface import Limits, Sensed
 from ffn_edge.runtime.simulate.board import BoardSpec
@@ -55,6 +56,8 @@ class Replay:
 
     def __init__(self, trace: Trace, begin_s: float, miss_rate: float) -> None:
         self.setting = trace.setting
+        if not trace.setting.period_s:  # a file: at the pace that was recorded
+            self.setting = replace(trace.setting, period_s=_median_gap_s(trace))
         self.energy_j = 0.0
         self._observations = trace.observations
         self._begin_s = begin_s
@@ -120,7 +123,8 @@ class Replay:
     def _next(self) -> None:
         self._number += 1
         seen = self._observations[self._number]
-        slowdown = seen.latency_ms / self._base_ms[seen.frames]
+        ran = seen.ran or ((seen.frames, seen.latency_ms),)
+        slowdown = seen.latency_ms / sum(self._base_ms[frames] for frames, _ in ran)
         self._latencies_ms = [point.base_ms * slowdown for point in self.setting.points]
         self._over_current += seen.sensed.over_current
         self.limits = self._shifted(seen.limits)
@@ -140,3 +144,9 @@ class Replay:
         """Put limits on this clock, which begins with the trace."""
         until_s = None if limits.until_s is None else limits.until_s - self._begin_s
         return replace(limits, until_s=until_s, miss_rate=self._miss_rate)
+
+
+def _median_gap_s(trace: Trace) -> float:
+    """Return the time from the start of one inference to the next; 0 if there is but one."""
+    starts = [seen.now - seen.latency_ms / 1e3 for seen in trace.observations]
+    return median([max(0.0, after - before) for before, after in pairwise(starts)] or [0.0])

@@ -93,6 +93,8 @@ class TraceWriter:
             "latency_ms": round(observation.latency_ms, 3),
             **dataclasses.asdict(observation.sensed),
         }
+        if observation.ran:
+            fields["ran"] = [[frames, round(ms, 3)] for frames, ms in observation.ran]
         if observation.limits != self._limits:
             self._limits = observation.limits
             fields["limits"] = dataclasses.asdict(observation.limits)
@@ -136,15 +138,16 @@ def read_trace(path: Path) -> Trace:
     for number, line in enumerate(lines[1:], start=2):
         try:
             observation = _observation(json.loads(line), limits)
-            if observation.frames not in served:
-                raise ValueError(f"there is no engine for {observation.frames} frames")
+            for frames in (observation.frames, *(frames for frames, _ in observation.ran)):
+                if frames not in served:
+                    raise ValueError(f"there is no engine for {frames} frames")
             if observations and observation.now <= observations[-1].now:
                 raise ValueError("time does not go forward")
         except FfnEdgeError as error:
             broken.append(f"line {number}: {error.message}")
         except KeyError as error:
             broken.append(f"line {number}: {error} is missing")
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             broken.append(f"line {number}: {error}")
         else:
             observations.append(observation)
@@ -171,7 +174,7 @@ def _read_head(path: Path, line: str) -> tuple[Setting, Limits, Mapping[str, Any
     )
     try:
         return _setting(raw["setting"]), Limits(**raw["limits"]), dict(raw["conditions"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise FfnEdgeError(
             f"the first line of {path} is damaged: {type(error).__name__}: {error}", _RECORD_AGAIN
         ) from error
@@ -180,7 +183,7 @@ def _read_head(path: Path, line: str) -> tuple[Setting, Limits, Mapping[str, Any
 def _setting(raw: Mapping[str, Any]) -> Setting:
     points = [
         OperatingPoint(
-            frames=int(point["frames"]),
+            frames=_whole(point["frames"]),
             base_ms=_number(point, "base_ms", above=0.0),
             accuracy=_optional(point, "accuracy", above=-math.inf),
             power_w=_optional(point, "power_w"),
@@ -191,7 +194,7 @@ def _setting(raw: Mapping[str, Any]) -> Setting:
         raise ValueError("no engine, or two for the same frame count")
     return Setting(
         points=sorted(points, key=lambda point: point.frames),
-        ratios=tuple(float(ratio) for ratio in raw["ratios"]),
+        ratios=tuple(_number({"a ratio": ratio}, "a ratio", above=0.0) for ratio in raw["ratios"]),
         idle_w=_optional(raw, "idle_w"),
         period_s=_number(raw, "period_s", above=-1e-9),
         switch_ms=_number(raw, "switch_ms", above=-1e-9),
@@ -200,7 +203,7 @@ def _setting(raw: Mapping[str, Any]) -> Setting:
 
 def _observation(raw: Mapping[str, Any], limits: Limits) -> Observation:
     return Observation(
-        frames=int(raw["frames"]),
+        frames=_whole(raw["frames"]),
         latency_ms=_number(raw, "latency_ms", above=0.0),
         now=_number(raw, "now", above=-math.inf),
         limits=Limits(**raw["limits"]) if "limits" in raw else limits,
@@ -208,11 +211,21 @@ def _observation(raw: Mapping[str, Any], limits: Limits) -> Observation:
             power_w=_optional(raw, "power_w"),
             energy_j=_optional(raw, "energy_j"),
             temperature_c=_optional(raw, "temperature_c", above=-273.15),
-            over_current=int(raw.get("over_current", 0)),
+            over_current=_whole(raw.get("over_current", 0)),
             fault=raw.get("fault"),
             throttled=raw.get("throttled"),
         ),
+        ran=tuple(
+            (_whole(frames), _number({"ran": ms}, "ran", above=0.0))
+            for frames, ms in raw.get("ran", ())
+        ),
     )
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{value!r} is no whole number")
+    return value
 
 
 def _number(raw: Mapping[str, Any], key: str, *, above: float) -> float:

@@ -46,7 +46,13 @@ def test_a_change_is_read_once_and_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", '{"frames": 4}', '{"power_w": "much"}', '{"power_w": -1}', '{"miss_rate": null}'],
+    [
+        *("{", "[]", "[" * 100_000, '{"frames": 4}', '{"power_w": true}', '{"power_w": "7"}'),
+        '{"power_w": 1' + "0" * 400 + "}",
+        '{"power_w": "much"}',
+        '{"power_w": -1}',
+        '{"miss_rate": null}',
+    ],
 )
 def test_a_file_that_cannot_be_used_is_refused_at_first_and_then_changes_nothing(
     tmp_path: Path, text: str

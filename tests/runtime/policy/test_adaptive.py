@@ -279,18 +279,44 @@ def test_an_over_current_event_drops_to_the_fewest_frames_at_once(setting: NewSe
 
 
 def test_a_steep_rise_towards_the_limit_drops_to_the_fewest_frames(play: Play) -> None:
-    def heated(rate: float) -> list[int]:
-        def sense(_frames: int, now: float, _latency_ms: float) -> Sensed:
-            return Sensed(temperature_c=50.0 + rate * now)
+    def sense(_frames: int, now: float, _latency_ms: float) -> Sensed:
+        return Sensed(temperature_c=50.0 + now)
 
-        frames: list[int] = play(ADAPTIVE, Limits(latency_ms=100), 50, sense=sense).frames
-        return frames
-
-    assert set(heated(0.1)) == {16}
-    steep = heated(1.0)
+    played = play(ADAPTIVE, Limits(latency_ms=100), 44, sense=sense)
     # At one degree a second, 95 °C is ten seconds ahead from 85 °C on, after 35 s.
-    assert set(steep[:138]) == {16}
-    assert set(steep[144:]) == {4}
+    assert set(played.frames[:130]) == {16}
+    assert set(played.frames[150:]) == {4}
+    assert "it would throttle" in played.decisions[-1].rejected[16]
+    assert played.decisions[-1].barred == {8, 16}
+
+
+def test_bursts_that_the_tail_does_not_know_are_learned_when_too_many_were_missed(
+    play: Play,
+) -> None:
+    # Of fifty inferences one is slow, and the next one slower still: the first is kept by 16
+    # frames, the second is not.
+    slow = {48: 1.2, 49: 1.6}
+    played = play(
+        ADAPTIVE,
+        Limits(latency_ms=100, miss_rate=0.01),
+        1200,
+        lambda _, now: slow.get(round(now / PERIOD_S) % 50, 1.0),
+    )
+    assert sum(played.misses) <= 1.5 * 0.01 * len(played.misses)
+
+
+def test_a_hop_longer_than_any_silence_is_no_silence(setting: NewSetting) -> None:
+    limits = Limits(power_w=8.0)
+    state = ADAPTIVE.start(setting())
+    for number in range(10):
+        state = ADAPTIVE.observe(
+            state,
+            Observation(
+                frames=16, latency_ms=80.0, now=5.0 * number, limits=limits,
+                sensed=Sensed(power_w=7.0),
+            ),
+        )  # fmt: skip
+        assert ADAPTIVE.decide(state, limits, 5.0 * (number + 1)).warning is None
 
 
 def test_engines_whose_power_was_not_profiled_are_not_trusted_with_a_budget() -> None:

@@ -16,6 +16,7 @@ def observed(model: PowerModel, times: int, power_w: float | None, **options: fl
             power_w,
             expected_w,
             options.get("budget_w"),
+            saving_s=options.get("saving_s", 0.0),
             switched=bool(options.get("switched")),
         )
     return model
@@ -49,9 +50,10 @@ def test_overdrawn_joules_lower_what_is_allowed_until_they_are_paid_back() -> No
 
 
 def test_saved_joules_cannot_be_hoarded() -> None:
-    model = observed(PowerModel(4.0), 1000, 5.0, budget_w=10.0)
-    assert model.balance_j == pytest.approx(1.0)  # a tenth of a second of the budget
+    model = observed(PowerModel(4.0), 1000, 5.0, budget_w=10.0, saving_s=6.0)
+    assert model.balance_j == pytest.approx(60.0)  # six seconds of the budget
     assert model.allowed_w(10.0) == 10.0
+    assert observed(PowerModel(4.0), 1000, 5.0, budget_w=10.0).balance_j == 0.0
 
 
 def test_unknown_power_counts_as_expected_and_is_no_debt() -> None:
@@ -63,5 +65,5 @@ def test_unknown_power_counts_as_expected_and_is_no_debt() -> None:
 
 def test_time_that_goes_backwards_adds_and_takes_nothing() -> None:
     model = observed(PowerModel(4.0), 4, 8.0)
-    again = model.observe(0.1, 8.0, 8.0, 8.0, switched=False)
+    again = model.observe(0.1, 8.0, 8.0, 8.0, saving_s=0.1, switched=False)
     assert again.spent_j == model.spent_j

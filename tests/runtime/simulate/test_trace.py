@@ -103,6 +103,12 @@ def test_a_trace_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         (lambda line: "[1, 2]", "line 3: "),
         (lambda line: "null", "line 3: "),
         (with_field("frames", 16), "no engine for 16 frames"),
+        (with_field("frames", 8.9), "8.9 is no whole number"),
+        (with_field("frames", float("inf")), "inf is no whole number"),
+        (with_field("over_current", float("inf")), "inf is no whole number"),
+        (with_field("ran", [[16, 3.0]]), "no engine for 16 frames"),
+        (with_field("ran", [[8, -3.0]]), "ran is -3"),
+        (with_field("power_w", 10**400), "too large"),
         (with_field("latency_ms", 0.0), "latency_ms is 0"),
         (with_field("latency_ms", float("nan")), "latency_ms is nan"),
         (with_field("latency_ms", "fast"), "could not convert"),
@@ -164,6 +170,38 @@ def test_a_replay_slows_every_engine_as_the_recorded_one_was(path: Path) -> None
     assert run.timeline.latency_ms[20:] == pytest.approx([40.0] * 20)
     assert run.figures.misses == 20  # of the second half's deadline of 30 ms
     assert course.steps_s() == pytest.approx([5.0])
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, float("nan"), float("inf")])
+def test_ratios_that_cannot_be_are_refused(path: Path, ratio: float) -> None:
+    setting = json.loads(path.read_text().splitlines()[0])["setting"]
+    damage(path, 1, with_field("setting", {**setting, "ratios": [1.0, ratio]}))
+    with pytest.raises(FfnEdgeError, match="damaged"):
+        read_trace(path)
+
+
+def test_a_second_look_is_replayed_as_the_two_engines_that_ran(tmp_path: Path) -> None:
+    file = tmp_path / "trace.jsonl"
+    with TraceWriter(file) as writer:
+        writer.begin(SETTING, LIMITS, {})
+        for seen in observations():
+            # 20 and 40 ms as profiled: nothing was slower.
+            writer.write(replace(seen, latency_ms=60.0, ran=((4, 20.0), (8, 40.0))))
+    trace = read_trace(file)
+    assert trace.observations[0].ran == ((4, 20.0), (8, 40.0))
+    run = simulate(Recording(trace), named("static-8"), 0, 0.01)
+    assert run.timeline is not None
+    assert run.timeline.latency_ms == pytest.approx([40.0] * len(run.timeline.latency_ms))
+
+
+def test_a_file_is_replayed_at_the_pace_that_was_recorded(tmp_path: Path) -> None:
+    file = tmp_path / "trace.jsonl"
+    with TraceWriter(file) as writer:
+        writer.begin(replace(SETTING, period_s=0.0), LIMITS, {})
+        for seen in observations():
+            writer.write(seen)
+    run = simulate(Recording(read_trace(file)), named("static-8"), 0, 0.01)
+    assert run.figures.inferences == pytest.approx(len(observations()), abs=1)
 
 
 def test_a_replay_draws_what_was_measured_over_what_was_expected(path: Path) -> None:
