@@ -102,6 +102,8 @@ class MemoryStream:
 class NoEngine:
     """Answers at once, so that a thousand inferences around it can be measured."""
 
+    device_ms = None
+
     def __init__(self, frames: int, classes: int) -> None:
         self.frames = frames
         self._logits = np.random.default_rng(0).normal(size=(1, classes)).astype(np.float32)

@@ -29,6 +29,7 @@ from ffn_edge.runtime.second_look import SecondLook
 from ffn_edge.runtime.sources import Frame, Source, Stream
 
 _TOP = 5
+_WARNING_S = 60.0  # from one warning to the next
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +177,7 @@ class Session:
         self._offset_s = 0.0  # the length of the streams before this one
         self._latest_s = 0.0  # the time of this stream's newest frame
         self._live_since: float | None = None
-        self._has_warned = False
+        self._warned = -math.inf  # when
 
     def stop(self) -> None:
         """End soon, after the inference that runs. For signal handlers and other threads."""
@@ -314,10 +315,11 @@ class Session:
         )
 
     def _warn(self, decision: Decision) -> None:
-        """Say that a limit cannot be kept, when that begins."""
-        if decision.warning is not None and not self._has_warned:
+        """Say that a limit cannot be kept: when that begins, and now and then."""
+        now = time.monotonic()
+        if decision.warning is not None and now - self._warned >= _WARNING_S:
             self._say(f"warning: {decision.warning}")
-        self._has_warned = decision.warning is not None
+            self._warned = now
 
     def _run(self, frames: int) -> tuple[Logits, float]:
         """Classify the window; return the logits, (C,), and the engine's milliseconds."""

@@ -1,32 +1,43 @@
-"""A background load that can be switched on and off: processes that keep every core busy."""
+"""A background load that comes and goes: processes that keep every core busy, or a part of it."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import time
-from multiprocessing.synchronize import Event
+from ctypes import c_double
+from multiprocessing.synchronize import Barrier
 from types import TracebackType
+
+# A process alternates between work and rest, at a rhythm that is random: a regular one could
+# fall in step with what it is to disturb.
+_SHORTEST_S, _LONGEST_S = 0.01, 0.03
+_STARTED_S = 60.0
 
 
 class BackgroundLoad:
-    """As many busy processes as cores, started idle; `switch(True)` sets them to work.
+    """As many processes as cores, started at rest.
 
     with BackgroundLoad() as load:
-        load.switch(True)
+        load.set_level(0.6)  # each works 60 % of the time
+
+    The level is what they ask of the processor. Where others want it too, they get less.
     """
 
     def __enter__(self) -> BackgroundLoad:
         context = multiprocessing.get_context("spawn")
-        self._busy = context.Event()
         cores = os.cpu_count() or 1
+        self._level = context.RawValue(c_double, 0.0)
+        started = context.Barrier(cores + 1, timeout=_STARTED_S)
         self._processes = [
             # Daemons: they end with this process, however it ends.
-            context.Process(target=_work, args=(self._busy, os.getpid()), daemon=True)
+            context.Process(target=_work, args=(started, self._level, os.getpid()), daemon=True)
             for _ in range(cores)
         ]
         for process in self._processes:
             process.start()
+        started.wait()  # to start an interpreter is a load, too
         return self
 
     def __exit__(
@@ -40,19 +51,23 @@ class BackgroundLoad:
         for process in self._processes:
             process.join()
 
-    def switch(self, on: bool) -> None:
-        """Set the processes to work, or let them rest."""
-        if on:
-            self._busy.set()
-        else:
-            self._busy.clear()
+    def set_level(self, level: float) -> None:
+        """Set the share of the time that each process works, in 0..1; at once, or 30 ms later."""
+        self._level.value = level
 
 
-def _work(busy: Event, parent: int) -> None:
-    """Multiply while the load is on; end when the parent is gone."""
+def _work(started: Barrier, level: c_double, parent: int) -> None:
+    """Multiply for a share of the time; end when the parent is gone."""
+    started.wait()
+    rhythm = random.Random(os.getpid())
     while os.getppid() == parent:
-        if busy.wait(timeout=1.0):
-            end = time.perf_counter() + 0.02
-            value = 1.0
-            while time.perf_counter() < end:
-                value = value * 1.0000001 % 7.0
+        period_s = rhythm.uniform(_SHORTEST_S, _LONGEST_S)
+        work_s = level.value * period_s
+        _multiply_until(time.perf_counter() + work_s)
+        time.sleep(period_s - work_s)
+
+
+def _multiply_until(end: float) -> None:
+    value = 1.0
+    while time.perf_counter() < end:
+        value = value * 1.0000001 % 7.0

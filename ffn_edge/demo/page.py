@@ -15,7 +15,7 @@ from matplotlib import pyplot
 
 import ffn_edge
 from ffn_edge.atomic import write_text
-from ffn_edge.demo.pipeline import DemoResult, TimelineRun
+from ffn_edge.demo.pipeline import MISS_RATE, DemoResult, TimelineRun
 from ffn_edge.runtime.machine import this_machine
 from ffn_edge.train.report import Row
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _COLOURS = {"ffn": "#0b7285", "naive": "#c92a2a"}
 _NAMES = {"ffn": "Frame Flexible Network", "naive": "naive: trained at 16 frames alone"}
 
+# How many changes of the frame count are explained, from the load's begin on and from its end on.
+_EXPLAINED = 4
+
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
        color: #212529; background: #fff }
@@ -32,6 +35,7 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.5rem }
 table { border-collapse: collapse; margin: 1rem 0 } caption { text-align: left; color: #555 }
 th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #dee2e6 }
 th:first-child, td:first-child { text-align: left } tr.trained { font-weight: 600 }
+table.words th, table.words td { text-align: left; vertical-align: top }
 svg { max-width: 100%; height: auto } .note { color: #555 }
 """
 
@@ -58,11 +62,19 @@ def write_page(demo: DemoResult, path: Path) -> Path:
         "<h2>Engines on this machine</h2>",
         _latency_table(demo),
         "<h2>Adapting to what the machine can afford</h2>",
-        "<p>The same stream twice, with the same deadline. In the shaded part as many busy "
-        "processes as there are cores compete for the processor. The policy knows only the "
-        "latencies that it measures.</p>",
+        f"<p>The same stream twice, with the same deadline, which {MISS_RATE:.0%} of the "
+        "inferences may miss. In the shaded part as many busy processes as there are cores compete "
+        "for the processor. The policy knows only the latencies that it measures.</p>",
         _timeline_plot(demo.runs),
         _runs_table(demo),
+        "<p>The policy predicts the latency of every frame count, from how much slower than "
+        "profiled the machine is now and from the tail of its own errors, and runs the most "
+        "accurate one that keeps the deadline. A step down is immediate, a step up waits for "
+        "several inferences that would have kept it. Misses that follow each other call a guard, "
+        "which drops to what would have kept the deadline with room to spare; and feedback from "
+        "every miss and every hit moves the chance of a miss that the next decisions take, so that "
+        "the share that was asked for is held where the fewest frames can hold it.</p>",
+        *(_moves_table(run) for run in demo.runs if run.moves(run.load_s[0])),
         "<h2>How long it took</h2>",
         _table(
             ("stage", "seconds"),
@@ -216,6 +228,7 @@ def _runs_table(demo: DemoResult) -> str:
             f"{run.deadline_ms:.1f}",
             str(len(run.results)),
             *(f"{run.share_at(frames):.0%}" for frames in counts),
+            f"{run.missed():.1%}",
             f"{run.missed(under_load=False):.1%}",
             f"{run.missed(under_load=True):.1%}",
             f"{sum(run.correct) / len(run.correct):.1%}",
@@ -227,6 +240,7 @@ def _runs_table(demo: DemoResult) -> str:
         "deadline, ms",
         "inferences",
         *(f"at {frames}" for frames in counts),
+        "missed",
         "missed, idle",
         "missed, under load",
         "correct",
@@ -239,11 +253,34 @@ def _runs_table(demo: DemoResult) -> str:
     )
 
 
+def _moves_table(run: TimelineRun) -> str:
+    begin, end = run.load_s
+    moves = [*run.moves(begin, end)[:_EXPLAINED], *run.moves(end)[:_EXPLAINED]]
+    return _table(
+        ("second", "frames", "why", "why not as before"),
+        [
+            (
+                f"{result.elapsed_s:.2f}",
+                f"{before} → {result.decision.frames}",
+                result.decision.reason,
+                result.decision.rejected.get(before, ""),
+            )
+            for before, result in moves
+        ],
+        f"{run.name}: why the frame count moved, in the policy's own words. The first "
+        f"{_EXPLAINED} changes from {begin:.0f} s on, when the load began, and from {end:.0f} s "
+        "on, when it ended.",
+        words=True,
+    )
+
+
 def _table(
     headings: Sequence[str],
     rows: Iterable[Sequence[str]],
     caption: str = "",
     bold: set[int] | frozenset[int] = frozenset(),
+    *,
+    words: bool = False,
 ) -> str:
     head = "".join(f"<th>{_text(heading)}</th>" for heading in headings)
     body = "\n".join(
@@ -252,7 +289,8 @@ def _table(
         + "</tr>"
         for i, row in enumerate(rows)
     )
-    return f"<table><caption>{_text(caption)}</caption><tr>{head}</tr>\n{body}</table>"
+    kind = " class=words" if words else ""
+    return f"<table{kind}><caption>{_text(caption)}</caption><tr>{head}</tr>\n{body}</table>"
 
 
 def _text(value: Any) -> str:

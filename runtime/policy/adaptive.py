@@ -196,7 +196,7 @@ class Adaptive:
             power=state.power.observe(
                 observation.now,
                 sensed.power_w,
-                state.power.predicted_w(engine_j / max(state.period_s, latency_ms / 1e3)),
+                engine_j / max(state.period_s, latency_ms / 1e3),
                 observation.limits.budget_w(state.power.spent_j, observation.now),
                 saving_s=observation.limits.saving_s(observation.now),
                 switched=switched,
@@ -290,7 +290,7 @@ def _demands(state: State, index: int, limits: Limits, chance: float) -> Iterato
             predicted_ms += state.switch_ms
         words = f"{100 * (1 - chance):.4g} % latency {predicted_ms:.3g} ms"
         limit_ms = limits.latency_ms
-        yield _Demand(predicted_ms / limit_ms, words, f"{limit_ms:g} ms")
+        yield _Demand(predicted_ms / limit_ms, words, f"{limit_ms:.4g} ms")
 
 
 def _power_demand(state: State, index: int, budget_w: float, saving_j: float) -> _Demand:
@@ -309,7 +309,7 @@ def _power_demand(state: State, index: int, budget_w: float, saving_j: float) ->
         fewer_w = state.power_w(index - 1)
         if fewer_w is not None and fewer_w <= allowed_w:
             return _Demand(0.0, words, f"{limit} and {balance_j:.2g} J saved")
-    if balance_j < 0:
+    if allowed_w < 0.99 * budget_w:
         limit = f"{allowed_w:.3g} W: {limit}, and {-balance_j:.2g} J overdrawn"
     return _Demand(power_w / allowed_w if allowed_w > 0 else math.inf, words, limit)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-# The share of a new observation in the correction: more at once where it draws more than
-# expected, since a budget is kept in time or not at all.
-_RISE, _FALL = 0.5, 0.06
+# Two means of what is drawn beyond the profile, over so many seconds, of which the larger counts:
+# a rise shows soon, since a budget is kept in time or not at all, and a fall later.
+_FAST_S, _SLOW_S = 0.5, 4.0
 # Sensors lag by some tenths of a second, and the filters in drivers by more: what is measured
 # just after a switch belongs to both frame counts.
 _SETTLE_S = 1.5
@@ -21,7 +21,9 @@ class PowerModel:
 
     Attributes:
         idle_w: what the machine draws when no engine works.
-        beyond_w: what it draws beyond idle and engine: other programs, heat, a wrong profile.
+        fast_w: what it draws beyond idle and engine, by other programs, heat or a wrong profile:
+            the mean of late; and
+        slow_w: the same over longer.
         balance_j: joules that the budget allowed and that were not drawn; negative is overdrawn.
         spent_j: joules since the start.
         switched: when the frame count last changed.
@@ -30,7 +32,8 @@ class PowerModel:
     """
 
     idle_w: float
-    beyond_w: float = 0.0
+    fast_w: float = 0.0
+    slow_w: float = 0.0
     balance_j: float = 0.0
     spent_j: float = 0.0
     switched: float = float("-inf")
@@ -41,7 +44,7 @@ class PowerModel:
         self,
         now: float,
         power_w: float | None,
-        expected_w: float,
+        engine_w: float,
         budget_w: float | None,
         *,
         saving_s: float,
@@ -52,7 +55,7 @@ class PowerModel:
         Args:
             now: its end.
             power_w: the mean power over it; None is not known.
-            expected_w: the model's own prediction for it.
+            engine_w: what the engines drew of it, on average.
             budget_w: what was allowed; None is no limit.
             saving_s: how many seconds' worth of it may be saved; more is forfeited.
             switched: whether the frame count changed with it.
@@ -60,18 +63,20 @@ class PowerModel:
         seconds = 0.0 if self.observed is None else max(0.0, now - self.observed)
         since = now if switched else self.switched
         # Unknown joules are taken as expected: neither a debt nor a saving is invented.
-        drawn_w = expected_w if power_w is None else power_w
+        drawn_w = self.predicted_w(engine_w) if power_w is None else power_w
         balance_j = self.balance_j
         if budget_w is not None:
             balance_j += (budget_w - drawn_w) * seconds
             balance_j = min(balance_j, budget_w * saving_s)
-        beyond_w = self.beyond_w
-        if power_w is not None and now - since >= _SETTLE_S:
-            error_w = power_w - expected_w
-            beyond_w += error_w * (_RISE if error_w > 0 else _FALL)
+        fast_w, slow_w = self.fast_w, self.slow_w
+        if power_w is not None and seconds and now - since >= _SETTLE_S:
+            seen_w = power_w - self.idle_w - engine_w
+            fast_w += (seen_w - fast_w) * seconds / (seconds + _FAST_S)
+            slow_w += (seen_w - slow_w) * seconds / (seconds + _SLOW_S)
         return dataclasses.replace(
             self,
-            beyond_w=beyond_w,
+            fast_w=fast_w,
+            slow_w=slow_w,
             balance_j=balance_j,
             spent_j=self.spent_j + drawn_w * seconds,
             switched=since,
@@ -81,7 +86,7 @@ class PowerModel:
 
     def predicted_w(self, engine_w: float) -> float:
         """Return the mean power where the engines draw `engine_w` on average."""
-        return self.idle_w + self.beyond_w + engine_w
+        return self.idle_w + max(self.fast_w, self.slow_w) + engine_w
 
     def allowed_w(self, budget_w: float) -> float:
         """Return the power that keeps the budget and pays overdrawn joules back."""

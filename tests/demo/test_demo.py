@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
 import time
+from ctypes import c_double
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,51 +14,85 @@ import psutil
 import pytest
 
 from ffn_edge.bundle import Bundle
+from ffn_edge.demo import load
 from ffn_edge.demo.load import BackgroundLoad
 from ffn_edge.demo.page import standard_error, write_page
 from ffn_edge.demo.pipeline import DemoResult, TimelineRun, _is_correct, _run_on_stream
 from ffn_edge.export.clips import synthetic_clips
 from ffn_edge.export.verify import verify
-from ffn_edge.runtime.policy import Decision, Limits
+from ffn_edge.runtime.policy.interface import Decision, Limits, Observation
 from ffn_edge.runtime.profile import Latency
 from ffn_edge.runtime.session import Prediction, Result
 from ffn_edge.train.clips import Action, render_stream
 from ffn_edge.train.report import Row
 
+FOUR = Decision(frames=4, reason="asked for")
 
-def result_at(elapsed_s: float, class_name: str = "left", *, missed: bool = False) -> Result:
+
+def result_at(
+    elapsed_s: float,
+    class_name: str = "left",
+    *,
+    missed: bool = False,
+    decision: Decision = FOUR,
+) -> Result:
     return Result(
         time_s=elapsed_s,
         elapsed_s=elapsed_s,
         source="x",
-        decision=Decision(frames=4, reason="asked for"),
-        latency_ms=2.0,
+        decision=decision,
+        observation=Observation(
+            frames=decision.frames,
+            latency_ms=2.0,
+            now=elapsed_s,
+            limits=Limits(latency_ms=1.0 if missed else 3.0),
+        ),
         engine_ms=1.5,
         device_ms=None,
         overhead_ms=0.5,
-        missed=missed,
         top=(Prediction(class_name, 1.0),),
     )
 
 
 def test_the_load_works_only_while_it_is_on_and_leaves_nothing_behind() -> None:
-    with BackgroundLoad() as load:
-        processes = [psutil.Process(process.pid) for process in load._processes]
+    with BackgroundLoad() as busy:
+        processes = [psutil.Process(process.pid) for process in busy._processes]
 
         def busy_s() -> float:
             return sum(process.cpu_times().user for process in processes)
 
         deadline = time.monotonic() + 30
-        load.switch(True)
+        busy.set_level(1.0)
         while busy_s() < 0.5 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert busy_s() >= 0.5
-        load.switch(False)
-        time.sleep(0.2)  # a process finishes its 20 ms of work
+        busy.set_level(0.0)
+        time.sleep(0.2)  # a process finishes its 30 ms of work
         before = busy_s()
         time.sleep(0.3)
         assert busy_s() - before < 0.1
     assert not any(process.is_running() for process in processes)
+
+
+def test_the_load_rests_for_the_other_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, worked_s, rested_s = 0.0, 0.0, 0.0
+
+    def work_until(end: float) -> None:
+        nonlocal now, worked_s
+        worked_s, now = worked_s + end - now, end
+
+    def sleep(seconds: float) -> None:
+        nonlocal now, rested_s
+        rested_s, now = rested_s + seconds, now + seconds
+
+    parents = iter([1] * 50 + [0])  # which dies in the end
+    monkeypatch.setattr(load, "_multiply_until", work_until)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    load._work(multiprocessing.Barrier(1), c_double(0.6), parent=1)
+    assert worked_s == pytest.approx(0.6 * now) and rested_s == pytest.approx(0.4 * now)
+    assert 50 * 0.01 < now < 50 * 0.03
 
 
 def test_correct_is_the_action_that_fills_most_of_the_window() -> None:
@@ -70,6 +107,18 @@ def test_misses_are_counted_apart_under_load() -> None:
     run = TimelineRun("run", 1.0, (3, 6), results, (True,) * 10)
     assert run.missed(under_load=True) == pytest.approx(2 / 3)
     assert run.missed(under_load=False) == pytest.approx(1 / 7)
+    assert run.missed() == pytest.approx(3 / 10)
+
+
+def test_a_move_is_where_the_frame_count_changed_within_a_span() -> None:
+    frames = {0: 4, 1: 8, 2: 8, 3: 4, 4: 8}
+    results = tuple(
+        result_at(t, decision=Decision(frames=count, reason="")) for t, count in frames.items()
+    )
+    run = TimelineRun("run", 1.0, (2, 4), results, (True,) * 5)
+    moves = run.moves(2, 4)
+    assert [(before, after.elapsed_s) for before, after in moves] == [(8, 3)]
+    assert [before for before, after in run.moves(0)] == [4, 8, 4]
 
 
 def test_the_page_stands_alone_and_holds_what_was_measured(
@@ -79,6 +128,10 @@ def test_the_page_stands_alone_and_holds_what_was_measured(
     actions = render_stream(stream, seconds=6, seed=3)
     run = _run_on_stream(bundle, stream, actions, "fixed <4>", Limits(latency_ms=50, frames=4))
     assert len(run.results) == len(run.correct) > 10
+    sixteen = Decision(frames=16, reason="")
+    four = Decision(frames=4, reason="2 ms <= 3 ms", rejected={16: "9 ms > 3 ms"})
+    results = [result_at(0), result_at(1, decision=sixteen), result_at(2, decision=four)]
+    moved = TimelineRun("adaptive", 3.0, (1.5, 2.5), (*results, result_at(3)), (True,) * 4)
     row = Row(frames=4, sub_network=4, gmacs=0.1, top1=0.8125, top5=0.9, clips=64)
     counts = bundle.manifest.frame_counts
     demo = DemoResult(
@@ -88,12 +141,16 @@ def test_the_page_stands_alone_and_holds_what_was_measured(
         bundle=bundle,
         verified=verify(bundle, synthetic_clips(bundle.manifest.input, counts, 2)),
         latencies={t: Latency((1.0, 2.0, 3.0)) for t in counts},
-        runs=[run],
+        runs=[run, moved],
     )
     text = write_page(demo, tmp_path / "report.html").read_text()
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", text)
     assert "81.2 ± 4.9" in text and "fixed &lt;4&gt;" in text
     assert text.count("<svg") == 2
+    assert text.count("why the frame count moved") == 1  # that of one run never did
+    why = ("2.00", "16 → 4", "2 ms &lt;= 3 ms", "9 ms &gt; 3 ms")
+    assert "".join(f"<td>{cell}</td>" for cell in why) in text
+    assert "4 → 16" not in text  # before the load began
     HTMLParser().feed(text)
 
 
