@@ -15,7 +15,8 @@ from ffn_edge.errors import VideoError
 from ffn_edge.opencv import opencv
 from ffn_edge.video import UNSTATED_FPS, Images
 
-NETWORK_SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "tcp")
+_UNPACED_SCHEMES = ("http", "https", "udp", "tcp")  # a host of RTSP sends recordings as they run
+NETWORK_SCHEMES = ("rtsp", "rtsps", *_UNPACED_SCHEMES)
 
 _EXAMPLES = (
     "a camera is 0, csi://0?width=1280&height=720&fps=30, or the URL of a stream, such as "
@@ -111,7 +112,8 @@ class Camera:
         """Open the camera.
 
         Raises:
-            VideoError: there is none, it does not answer, or another program holds it.
+            VideoError: there is none, it does not answer, another program holds it, or it is a
+                video file.
         """
         cv2 = opencv()
         ways = [way for way in self._ways if _has_backend(way.backend)]
@@ -125,10 +127,23 @@ class Camera:
             ]
             self._capture: Any = cv2.VideoCapture(way.source, getattr(cv2, way.backend), settings)
             if self._capture.isOpened():
+                self._refuse_file()
                 self.fps = _plausible_fps(self._capture.get(cv2.CAP_PROP_FPS))
                 return self
             self._capture.release()
         raise VideoError(f"{self.name} cannot be opened", self._hint)
+
+    def _refuse_file(self) -> None:
+        """Refuse what has an end: it would come as fast as it is read, and again and again."""
+        if self.name.partition("://")[0] not in _UNPACED_SCHEMES:
+            return
+        frames = self._capture.get(opencv().CAP_PROP_FRAME_COUNT)
+        if frames > 0:
+            self._capture.release()
+            raise VideoError(
+                f"{self.name} is no camera but a video file of {frames:.0f} frames",
+                "download it first, and name the file.",
+            )
 
     def __exit__(self, *_: object) -> None:
         self._capture.release()

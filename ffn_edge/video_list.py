@@ -27,7 +27,7 @@ class Video:
 def read_video_list(path: Path) -> list[Path]:
     """Return the videos of a text file, one a line, relative to the file.
 
-    A line is a path, or `path label` as in the lists that training reads.
+    A line is a path, or a path and its label as in the lists that `read_list` reads.
 
     Raises:
         VideoError: the file cannot be read, or names no video.
@@ -41,9 +41,8 @@ def read_video_list(path: Path) -> list[Path]:
         ) from error
     videos = []
     for line in filter(None, map(str.strip, lines)):
-        name, _, label = line.rpartition(" ")
-        labelled = label.isdecimal() and not (path.parent / line).exists()
-        videos.append(path.parent / (name.strip() if labelled else line))
+        is_path = (path.parent / line).exists()  # though it may end in a number
+        videos.append(path.parent / (line if is_path else _split(line)[0]))
     if not videos:
         raise VideoError(f"{path} names no video", "write one `path` or `path label` a line.")
     return videos
@@ -98,12 +97,10 @@ def read_list(
 
 def _parse(line: str, where: str, num_classes: int, root: Path) -> Video:
     hint = "write `path label` for a video file, `path num_frames label` for a frame folder."
-    path, *numbers = line.rsplit(maxsplit=2)
-    if len(numbers) == 2 and not _is_number(numbers[0]):  # a path with a space, and a label
-        path, *numbers = line.rsplit(maxsplit=1)
-    if not numbers or not _is_number(numbers[-1]):
+    path, numbers = _split(line)
+    if not numbers:
         raise DataError(f"{where}: {line!r} does not end in a label", hint)
-    *num_frames, label = map(int, numbers)
+    *num_frames, label = numbers
     if not 0 <= label < num_classes:
         raise DataError(
             f"{where}: label {label} is not in 0..{num_classes - 1}",
@@ -112,6 +109,16 @@ def _parse(line: str, where: str, num_classes: int, root: Path) -> Video:
     if num_frames and num_frames[0] < 1:
         raise DataError(f"{where}: {path} has {num_frames[0]} frames", "remove the line.")
     return Video(root / path, label, num_frames[0] if num_frames else None)
+
+
+def _split(line: str) -> tuple[str, list[int]]:
+    """Return a line's path, and the one or two numbers that follow it, if any do."""
+    path, *numbers = line.rsplit(maxsplit=2)
+    if len(numbers) == 2 and not _is_number(numbers[0]):  # a path with a space, and a label
+        path, *numbers = line.rsplit(maxsplit=1)
+    if not numbers or not _is_number(numbers[-1]):
+        return line, []
+    return path, [int(number) for number in numbers]
 
 
 def _is_number(text: str) -> bool:

@@ -47,7 +47,7 @@ def calibrate_bundle(
         DataError: the list is wrong or names folders, or none of its videos can be read.
         EngineError: the backend is not installed, or cannot run the bundle, or this takes several
             clips at once.
-        FfnEdgeError: the labels are not the bundle's, or the folder cannot be written.
+        FfnEdgeError: the answers say nothing of the labels, or the folder cannot be written.
     """
     contract = bundle.manifest.input
     if contract.batch != 1:

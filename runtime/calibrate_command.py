@@ -103,7 +103,7 @@ def _cascade_table(learnt: Calibration, gmacs: dict[int, float]) -> Table:
         table.add_column(heading, justify="right")
     for cascade in learnt.cascades:
         rows = zip(cascade.thresholds, cascade.shares, cascade.accuracies, strict=True)
-        shown = list(rows)[_SHOWN_ROWS::_SHOWN_ROWS]
+        shown = list(rows)[:0:-_SHOWN_ROWS][::-1]  # the last one too, but not the first
         first, second = cascade.first, cascade.second
         for threshold, share, accuracy in shown:
             table.add_row(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ SCHEMA_VERSION = 1
 CALIBRATION = "calibration.json"
 
 _SHARES = 32  # equal steps of the share that a cascade escalates
+# In nats, of all clips together: how much likelier than by chance the labels must be. For one scale
+# labels drawn at random get there once in 1000 draws at most, since the gain is the logarithm of a
+# likelihood ratio (Markov). That the scale is fitted to them makes it no more: of many clips, twice
+# the gain is chi-squared with one degree of freedom (Wilks), which is once in 10 000.
+_LEAST_GAIN = math.log(1000)
 _CALIBRATE_AGAIN = "calibrate with `ffn-edge calibrate BUNDLE --list val.txt`."
 
 
@@ -195,26 +201,10 @@ def calibrate(bundle: Bundle, logits: Mapping[int, Logits], labels: Labels) -> C
         labels: of the clips.
 
     Raises:
-        FfnEdgeError: nothing in the answers speaks for the labels.
+        FfnEdgeError: an answer is no number, there is one class alone, or the answers say no more
+            of the labels than they would of random ones.
     """
-    confidences = {}
-    for frames, answers in logits.items():
-        (scale,) = fit_scales(answers[None], labels)
-        if not scale > 0:
-            raise FfnEdgeError(
-                f"the answers of {frames} frames say nothing of the labels: they are right for "
-                f"{accuracy(answers, labels):.1%} of {len(labels)} clips",
-                "does the list belong to this bundle? Its labels are numbers of the bundle's "
-                "classes, in their order.",
-            )
-        confidences[frames] = Confidence(
-            temperature=float(1 / scale),
-            accuracy=accuracy(answers, labels),
-            log_loss_before=log_loss(answers, labels),
-            log_loss_after=log_loss(answers * scale, labels),
-            error_before=calibration_error(answers, labels),
-            error_after=calibration_error(answers * scale, labels),
-        )
+    confidences = {t: _learn_confidence(t, answers, labels) for t, answers in logits.items()}
     return Calibration(
         bundle=bundle.identity,
         clips=len(labels),
@@ -267,6 +257,37 @@ def load_calibration(bundle: Bundle) -> Calibration:
             f"{path} is damaged: it has other frame counts than the bundle", _CALIBRATE_AGAIN
         )
     return calibration
+
+
+def _learn_confidence(frames: int, answers: Logits, labels: Labels) -> Confidence:
+    if not np.isfinite(answers).all():
+        raise FfnEdgeError(
+            f"the engine of {frames} frames answered with what is no number",
+            "`ffn-edge verify` tells whether the engines compute what the network does.",
+        )
+    classes = answers.shape[-1]
+    if classes < 2:
+        raise FfnEdgeError(
+            "a bundle of one class is always sure: there is nothing to calibrate",
+            "run it without --escalate.",
+        )
+    (scale,) = fit_scales(answers[None], labels)
+    right, loss = accuracy(answers, labels), log_loss(answers * scale, labels)
+    if not (scale > 0 and len(labels) * (math.log(classes) - loss) > _LEAST_GAIN):
+        raise FfnEdgeError(
+            f"the answers of {frames} frames say nothing of the labels that chance would not: they "
+            f"are right for {right:.1%} of {len(labels)} clips of {classes} classes",
+            "does the list belong to this bundle? Its labels are numbers of the bundle's classes, "
+            "in their order. If it does, take more clips.",
+        )
+    return Confidence(
+        temperature=float(1 / scale),
+        accuracy=right,
+        log_loss_before=log_loss(answers, labels),
+        log_loss_after=loss,
+        error_before=calibration_error(answers, labels),
+        error_after=calibration_error(answers * scale, labels),
+    )
 
 
 def _learn_cascade(

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ffn_edge.runtime.doctor.probes import Probes
+from ffn_edge.runtime.machine import gpu_devices
 from ffn_edge.runtime.power.sysfs import number_in, text_of
 
 _ROOT = Path("/")
 _OUTPUT_OF = Probes().output_of
-_GPUS = ("*.gpu", "*.ga10b", "*.gv11b", "*.gp10b")  # in /sys/class/devfreq
 _MEMORY_CLOCK = "sys/kernel/debug/bpmp/debug/clk/emc/rate"  # only root may read it
+# Thermal zones that always show the same: 100 °C on Nano, TX2 and Xavier.
+_DUMMIES = ("PMIC-Die",)
 # Cooling devices that take speed away. Of others, such as fans, a state above 0 is no news.
 _SLOWS = re.compile(r"cpufreq|devfreq|throt|balanced|heavy|powerclamp|^processor", re.IGNORECASE)
 
@@ -70,11 +72,11 @@ class Health:
             root: where the machine's file system begins.
         """
         thermal = root / "sys/class/thermal"
-        self._zones = _by_type(thermal.glob("thermal_zone*"))
+        zones = _by_type(thermal.glob("thermal_zone*"))
+        self._zones = {name: zone for name, zone in zones.items() if name not in _DUMMIES}
         self._cooling = _by_type(thermal.glob("cooling_device*"))
         self._events = sorted((root / "sys/class/hwmon").glob("hwmon*/oc[0-9]*_event_cnt"))
-        devfreq = root / "sys/class/devfreq"
-        self._gpu = next((gpu for name in _GPUS for gpu in sorted(devfreq.glob(name))), None)
+        self._gpu = next(iter(gpu_devices(root)), None)
         self._memory = root / _MEMORY_CLOCK
         cpus = root / "sys/devices/system/cpu/cpufreq"
         self._cpus = sorted(cpus.glob("policy*/scaling_cur_freq"))
@@ -87,7 +89,8 @@ class Health:
             for name, device in self._cooling.items()
         }
         clocks_khz = _numbers(self._cpus)
-        events = _numbers(self._events)
+        events = [number_in(path) for path in self._events]
+        known = [count for count in events if count is not None]
         gpu = self._gpu
         return HealthReading(
             temperatures_c={
@@ -101,7 +104,8 @@ class Health:
                 for name, (state, highest) in cooling.items()
                 if state is not None and highest is not None
             },
-            over_current_events=sum(events) if events else None,
+            # The sum of some of them would seem to fall, and to rise again.
+            over_current_events=sum(known) if known and len(known) == len(events) else None,
             gpu_hz=None if gpu is None else number_in(gpu / "cur_freq"),
             gpu_max_hz=None if gpu is None else number_in(gpu / "max_freq"),
             memory_hz=number_in(self._memory),

@@ -41,6 +41,7 @@ class LiveReader:
         *,
         patience_s: float = 5.0,
         opening_s: float = 25.0,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """Remember what to read.
 
@@ -50,12 +51,14 @@ class LiveReader:
             patience_s: how long a frame may be overdue.
             opening_s: how long the stream may take to open: a camera on a network that is
                 tried in two ways, for as long as each of them may take.
+            stopped: is asked, while it opens, whether to give up.
         """
         self.failure: VideoError | None = None
         self._stream = stream
         self._take = take
         self._patience_s = patience_s
         self._opening_s = opening_s
+        self._stopped = stopped
         self._thread = threading.Thread(target=self._run, name="live-reader", daemon=True)
         self._may_start = threading.Event()
         self._must_leave = threading.Event()
@@ -74,7 +77,7 @@ class LiveReader:
         return self._thread.is_alive()
 
     def __enter__(self) -> LiveReader:
-        """Open the stream.
+        """Open the stream. Where `stopped` says so first, it is not open.
 
         Raises:
             VideoError: it cannot be opened, or does not answer.
@@ -83,6 +86,8 @@ class LiveReader:
         self._thread.start()
         try:
             while not self._await(lambda: self._is_open, self._opening_s):
+                if self._stopped():
+                    return self
                 self._raise_error()
         except BaseException:
             self._leave()  # a stream that opens later is closed again
@@ -226,11 +231,12 @@ def live_readers(
         take(frame)
 
     while not stopped():
-        reader = LiveReader(stream, take_and_tell, patience_s=patience_s)
+        reader = LiveReader(stream, take_and_tell, patience_s=patience_s, stopped=stopped)
         came_at = math.inf
         try:
             with reader:
-                yield reader
+                if not stopped():
+                    yield reader
             failure = reader.failure
         except VideoError as error:  # it could not be opened
             failure = error

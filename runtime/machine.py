@@ -65,7 +65,10 @@ class ClockRange:
 class Clocks:
     """What the clocks may be; None where it is not told.
 
-    The rates of the moment say less: a governor lowers them as soon as nothing works.
+    The rates of the moment say less: a governor lowers them as soon as nothing works. The limits of
+    the hardware (`cpuinfo_max_freq`) say less too: no power mode changes them. But since Linux 5.3
+    the upper ends of CPU and GPU contain what heat holds down, too: a machine that is being
+    throttled has other clocks until it has cooled.
 
     Attributes:
         cpu: of the fastest cores.
@@ -85,11 +88,6 @@ def clocks_now(root: Path = Path("/")) -> Clocks:
         root: where the file system begins.
     """
     policies = root.glob("sys/devices/system/cpu/cpufreq/policy*")
-    gpus = [
-        device
-        for device in root.glob("sys/class/devfreq/*")
-        if device.name.rpartition(".")[2] in _GPU_DEVICES
-    ]
     memory = root / _MEMORY_CLOCK
     # jetson_clocks locks the memory at its rate, whatever the range.
     is_locked = number_in(memory / "mrq_rate_locked") == 1
@@ -99,9 +97,19 @@ def clocks_now(root: Path = Path("/")) -> Clocks:
         cpu=_fastest(
             _range(each / "scaling_min_freq", each / "scaling_max_freq", 1000) for each in policies
         ),
-        gpu=_fastest(_range(each / "min_freq", each / "max_freq") for each in gpus),
+        gpu=_fastest(_range(each / "min_freq", each / "max_freq") for each in gpu_devices(root)),
         memory=_range(memory / low, memory / high),
     )
+
+
+def gpu_devices(root: Path = Path("/")) -> list[Path]:
+    """Return the folders of a Jetson's GPU, which tell its clock; none elsewhere.
+
+    Args:
+        root: where the file system begins.
+    """
+    devices = sorted((root / "sys/class/devfreq").glob("*"))
+    return [each for each in devices if each.name.rpartition(".")[2] in _GPU_DEVICES]
 
 
 def this_machine() -> Machine:

@@ -152,7 +152,7 @@ class Profile:
                 end=Moment(**raw["end"]),
                 created=str(raw["created"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FfnEdgeError(
                 f"{where} is damaged: {type(error).__name__}: {error}", _PROFILE_AGAIN
             ) from error

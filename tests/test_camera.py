@@ -27,6 +27,7 @@ class FakeCapture:
     opened: list[tuple[int | str, int, list[int]]]
     refused: tuple[int, ...]  # backends that cannot open it
     fps: float
+    frame_count = -1.0  # as OpenCV says of what has no end
 
     def __init__(self, source: int | str, backend: int, settings: list[int]) -> None:
         self.opened.append((source, backend, settings))
@@ -37,8 +38,7 @@ class FakeCapture:
         return self.backend not in self.refused
 
     def get(self, prop: int) -> float:  # noqa: D102
-        assert prop == cv2.CAP_PROP_FPS
-        return self.fps
+        return {cv2.CAP_PROP_FPS: self.fps, cv2.CAP_PROP_FRAME_COUNT: self.frame_count}[prop]
 
     def read(self) -> tuple[bool, np.ndarray | None]:  # noqa: D102
         frame = next(self.frames, None)
@@ -244,6 +244,17 @@ def test_a_url_that_gstreamer_could_read_as_more_is_refused(path: str) -> None:
         Camera(f"rtsp://host/{path}")
 
 
+def test_a_video_file_on_a_network_is_no_camera(
+    capture: type[FakeCapture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "frame_count", 250.0)
+    with pytest.raises(VideoError, match=r"http://host/a\.mp4 is .* a video file of 250"):
+        Camera("http://host/a.mp4").__enter__()
+    for address in ("rtsp://host/recording", "csi://0", "0"):  # these come at their own pace
+        with Camera(address):
+            pass
+
+
 def test_a_url_without_a_host_is_refused() -> None:
     with pytest.raises(VideoError, match="names no host"):
         Camera("rtsp://")
@@ -292,13 +303,17 @@ def test_what_is_no_camera_is_refused(address: str) -> None:
 
 
 @contextmanager
-def serving(send: Callable[[Any], None], port: int = 0) -> Iterator[str]:
+def serving(
+    send: Callable[[Any], None],
+    port: int = 0,
+    kind: str = "multipart/x-mixed-replace;boundary=frame",
+) -> Iterator[str]:
     """Serve a motion JPEG by HTTP, as many cameras do; `send` writes its body."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
-            self.send_header("Content-Type", "multipart/x-mixed-replace;boundary=frame")
+            self.send_header("Content-Type", kind)
             self.end_headers()
             send(self.wfile)
 
@@ -339,6 +354,20 @@ def test_a_stream_over_http_is_read_and_its_end_is_noticed() -> None:
             opened.read()
     assert [picture.shape for picture in pictures] == [(32, 48, 3)] * 3
     assert [picture.mean() for picture in pictures] == pytest.approx([50, 100, 150], abs=3)
+
+
+def test_a_real_file_over_http_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (32, 32))
+    for _ in range(7):
+        writer.write(np.zeros((32, 32, 3), np.uint8))
+    writer.release()
+    with (
+        serving(lambda to: to.write(path.read_bytes()), kind="video/x-msvideo") as url,
+        pytest.raises(VideoError, match="is no camera but a video file of 7 frames") as caught,
+    ):
+        Camera(url).__enter__()
+    assert "download it first" in caught.value.hint
 
 
 def test_a_stream_that_stalls_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,15 @@ def test_a_list_may_have_labels_spaces_and_empty_lines(tmp_path: Path) -> None:
     assert names == ["a.mp4", "b.mp4", "c d.mp4", "take 2"]
 
 
+def test_a_list_with_labels_names_the_same_videos_to_both_readers(tmp_path: Path) -> None:
+    (tmp_path / "c d.mp4").touch()
+    for name in ("a.mp4", "b", "frames"):
+        (tmp_path / name).touch()
+    path = tmp_path / "list.txt"
+    path.write_text("a.mp4\t3\nb  1\nc d.mp4 \t 2\nframes 37 2\n")
+    assert videos_of(path) == [video.path for video in read_list(path, num_classes=4)]
+
+
 def test_anything_but_a_text_file_is_a_video() -> None:
     assert videos_of(Path("x/clip.mp4")) == [Path("x/clip.mp4")]
 

@@ -10,14 +10,15 @@ Power is integrated by the trapezoid rule; a counter of energy needs no more tha
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import NamedTuple
 
 from ffn_edge.runtime.power.meter import PowerReading
 
 _MOST_W = 2000.0  # no machine that this runs on draws more
-# A jump is both: twenty times as much (or as little), and 50 W away. Three readings that agree
-# make it real: a graphics card may well wake up from 10 to 400 W.
-_JUMP_RATIO, _JUMP_W, _AGREEING = 20.0, 50.0, 3
+# A jump is both: twenty times as much (or as little), and 50 W away. It is real once three of the
+# last hundred readings agree: a graphics card wakes up from 10 to 400 W, for a burst or for long.
+_JUMP_RATIO, _JUMP_W, _AGREEING, _RECENT = 20.0, 50.0, 3, 100
 # Real sensors flicker in their last bit, even on an idle board.
 _FROZEN_S, _FROZEN_READINGS = 5.0, 20
 # A counter knows what was drawn while nobody read it; after long, it may have wrapped unseen.
@@ -31,7 +32,8 @@ class Taken(NamedTuple):
     Attributes:
         power_w: the mean since the last call, over the time that was measured; where no reading
             fell into it, the latest power. None at a fault.
-        energy_j: what was drawn since the last call. None at a fault.
+        energy_j: what was drawn since the last call. None at a fault, and where no reading fell
+            into that time: the next one then covers both.
         fault: why the power is not known.
     """
 
@@ -43,8 +45,9 @@ class Taken(NamedTuple):
 class EnergyAccount:
     """The energy that was drawn, as far as it was measured.
 
-    A reading that cannot be true is ignored and counted. Time without good readings is counted in
-    `gap_s`, and no energy is made up for it. Everything mends itself when good readings come.
+    A reading that cannot be true is ignored and counted. Time without good readings, or with
+    ignored powers, is counted in `gap_s`, and no energy is made up for it. Everything mends itself
+    when good readings come.
 
     Attributes:
         energy_j: in total; it never decreases.
@@ -56,9 +59,9 @@ class EnergyAccount:
     """
 
     __slots__ = (
-        "_error", "_last", "_marked_j", "_marked_s", "_patience_s", "_same", "_same_since_s",
-        "_suspect_w", "_suspects", "_turned_back", "covered_s", "energy_j", "failed", "gap_s",
-        "ignored", "power_w",
+        "_accepted_s", "_error", "_is_doubted", "_last", "_marked_j", "_marked_s", "_patience_s",
+        "_recent_w", "_same", "_same_since_s", "_turned_back", "covered_s", "energy_j", "failed",
+        "gap_s", "ignored", "power_w",
     )  # fmt: skip
 
     def __init__(self, *, patience_s: float = 1.0) -> None:
@@ -71,10 +74,12 @@ class EnergyAccount:
         self.energy_j = self.covered_s = self.gap_s = 0.0
         self.power_w: float | None = None
         self.ignored = self.failed = 0
-        self._last: PowerReading | None = None  # the latest good reading
-        self._error: str | None = None  # what came instead of a good reading since
+        self._last: PowerReading | None = None  # what the next reading is compared with
+        self._accepted_s = 0.0  # when the latest good reading came ...
+        self._error: str | None = None  # ... what came instead of one since ...
+        self._is_doubted = False  # ... and whether a power was ignored among it
+        self._recent_w: deque[float] = deque(maxlen=_RECENT)  # powers, the ignored ones too
         self._same, self._same_since_s = 1, 0.0
-        self._suspect_w, self._suspects = 0.0, 0
         self._turned_back = 0
         self._marked_j = self._marked_s = 0.0
 
@@ -82,7 +87,7 @@ class EnergyAccount:
         """Add a reading."""
         watts, energy_j = reading.total_w, reading.energy_j
         if watts is not None and not 0 <= watts <= _MOST_W:
-            self._ignore(f"it showed {watts:.4g} W, which cannot be")
+            self._doubt(f"it showed {watts:.4g} W, which cannot be")
             return
         last = self._last
         if last is None:
@@ -108,7 +113,7 @@ class EnergyAccount:
         last = self._last
         if last is None:
             return self._error or "no reading yet"
-        silent_s = now - last.time_s
+        silent_s = now - self._accepted_s
         if silent_s > self._patience_s:
             return f"no reading for {silent_s:.1f} s: {self._error or 'the sensor does not answer'}"
         if self._is_frozen(last.time_s):
@@ -126,7 +131,9 @@ class EnergyAccount:
         fault = self.fault(now)
         if fault is not None:
             return Taken(None, None, fault)
-        return Taken(energy_j / covered_s if covered_s > 0 else self.power_w, energy_j, None)
+        if covered_s <= 0:
+            return Taken(self.power_w, None, None)
+        return Taken(energy_j / covered_s, energy_j, None)
 
     def _integrate(
         self, reading: PowerReading, last: PowerReading, elapsed_s: float, watts: float
@@ -137,13 +144,16 @@ class EnergyAccount:
             self.gap_s += elapsed_s
             self._restart(reading)
             return
+        self._recent_w.append(watts)
         if watts == before_w and reading.rails_w == last.rails_w:
             self._same += 1
         else:
-            if _is_jump(before_w, watts) and not self._is_confirmed(before_w, watts):
+            if _is_jump(before_w, watts) and not self._is_repeated(watts):
+                self._doubt(f"it jumped from {before_w:.1f} to {watts:.1f} W")
                 return
             self._same, self._same_since_s = 1, reading.time_s
-        if elapsed_s > self._patience_s or self._is_frozen(reading.time_s):
+        is_silent = elapsed_s > self._patience_s
+        if is_silent or self._is_doubted or self._is_frozen(reading.time_s):
             self.gap_s += elapsed_s
         else:
             self.energy_j += (before_w + watts) / 2 * elapsed_s
@@ -166,8 +176,7 @@ class EnergyAccount:
         if not 0 < mean_w <= _MOST_W:  # whatever the counter did, it counts on from here
             self.gap_s += elapsed_s
             self._ignore(f"the counter moved by {used_j:.6g} J in {elapsed_s:.2f} s")
-            error = self._error
-            self._last, self._error = reading, error
+            self._last = reading
             return
         if elapsed_s > _COUNTER_GAP_S:
             self.gap_s += elapsed_s
@@ -178,21 +187,30 @@ class EnergyAccount:
 
     def _accept(self, reading: PowerReading, power_w: float | None) -> None:
         self._last = reading
+        self._accepted_s = reading.time_s
         self.power_w = power_w
         self._error = None
-        self._suspects = self._turned_back = 0
+        self._is_doubted = False
+        self._turned_back = 0
 
     def _restart(self, reading: PowerReading) -> None:
         """Begin anew with a reading that cannot be compared with the one before."""
         if reading.total_w is None and reading.energy_j is None:
             self._ignore("it showed neither power nor energy")
             return
+        if reading.total_w is not None:
+            self._recent_w.append(reading.total_w)
         self._same, self._same_since_s = 1, reading.time_s
         self._accept(reading, reading.total_w)
 
     def _ignore(self, message: str) -> None:
         self.ignored += 1
         self._error = message
+
+    def _doubt(self, message: str) -> None:
+        """Ignore a power: what was drawn up to the next good one is not known."""
+        self._ignore(message)
+        self._is_doubted = True
 
     def _turn_back(self, reading: PowerReading) -> None:
         """Ignore a reading that is no later than the one before, but not for ever."""
@@ -201,15 +219,9 @@ class EnergyAccount:
         if self._turned_back >= _TURNED_BACK and math.isfinite(reading.time_s):
             self._restart(reading)
 
-    def _is_confirmed(self, before_w: float, watts: float) -> bool:
-        """Whether a jump was shown often enough to be real; else the reading is ignored."""
-        agrees = self._suspects > 0 and not _is_jump(self._suspect_w, watts)
-        self._suspects = self._suspects + 1 if agrees else 1
-        self._suspect_w = watts
-        if self._suspects >= _AGREEING:
-            return True
-        self._ignore(f"it jumped from {before_w:.1f} to {watts:.1f} W")
-        return False
+    def _is_repeated(self, watts: float) -> bool:
+        """Whether so much was shown often enough of late to be real."""
+        return sum(not _is_jump(seen_w, watts) for seen_w in self._recent_w) >= _AGREEING
 
     def _is_frozen(self, time_s: float) -> bool:
         return self._same >= _FROZEN_READINGS and time_s - self._same_since_s >= _FROZEN_S

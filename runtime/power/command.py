@@ -24,6 +24,7 @@ from ffn_edge.runtime.health import Health, HealthReading, power_mode
 from ffn_edge.runtime.power.find import ROOT, find_meters
 from ffn_edge.runtime.power.ina import RAILS
 from ffn_edge.runtime.power.nvml import visible_gpu
+from ffn_edge.runtime.power.schedule import Schedule
 from ffn_edge.runtime.power.watch import Watched, watch
 from ffn_edge.signals import on_signals
 
@@ -45,9 +46,9 @@ def power(watching: bool, seconds: float | None, root: Path, as_json: bool) -> N
     """Show what power can be measured here.
 
     Every meter with its rails, what each of them covers, and of what cannot be read how to make it
-    readable; then temperatures, clocks and power mode. The first meter is the one that `ffn-edge
-    run` uses, unless its engines run on the CPU: then it uses no graphics card's. The exit code is
-    0 without a sensor, too.
+    readable; then temperatures, clocks and power mode. `ffn-edge run` uses the board's, INA; where
+    there is none, that of what its engines run on: NVML for a graphics card, RAPL for the CPU. The
+    exit code is 0 without a sensor, too.
 
     \b
     Examples:
@@ -69,21 +70,23 @@ def power(watching: bool, seconds: float | None, root: Path, as_json: bool) -> N
             live = stack.enter_context(Live(console=Console(), auto_refresh=False))
         until_s = seconds or (math.inf if watching else 1.0 if meters else 0.0)
         fields: dict[str, Any] = {}
-        for elapsed_s in watch(meters, until_s, 1.0, stop):
+        for elapsed_s, schedule in watch(meters, until_s, 1.0, stop):
             reading = health.read()
-            fields = _fields(elapsed_s, meters, missing, reading, mode)
+            fields = _fields(elapsed_s, schedule, meters, missing, reading, mode)
             if live is not None:
-                live.update(_view(elapsed_s, meters, missing, reading, mode), refresh=True)
+                shown = _view(elapsed_s, schedule, meters, missing, reading, mode)
+                live.update(shown, refresh=True)
             elif watching:
                 click.echo(json.dumps(fields))
     if not watching and as_json:
         click.echo(json.dumps(fields, indent=1))
     elif not watching:
-        Console().print(_view(elapsed_s, meters, missing, reading, mode))
+        Console().print(_view(elapsed_s, schedule, meters, missing, reading, mode))
 
 
 def _fields(
     elapsed_s: float,
+    schedule: Schedule,
     meters: Sequence[Watched],
     missing: Mapping[str, SensorError],
     health: HealthReading,
@@ -92,6 +95,9 @@ def _fields(
     """Return what `--json` prints."""
     return {
         "seconds": round(elapsed_s, 3),
+        "missed": schedule.missed,
+        "late_ms": schedule.late_s * 1e3,
+        "latest_ms": schedule.latest_s * 1e3,
         "used": meters[0].meter.name if meters else None,
         "meters": [
             {
@@ -101,6 +107,8 @@ def _fields(
                 "max_w": each.total.highest if each.total.mean is not None else None,
                 "energy_j": each.account.energy_j,
                 "gap_s": each.account.gap_s,
+                "ignored": each.account.ignored,
+                "failed": each.account.failed,
                 "fault": each.account.fault(each.ended_s),
                 "rails": {
                     name: {"mean_w": rail.mean, "max_w": rail.highest}
@@ -119,26 +127,41 @@ def _fields(
 
 def _view(
     elapsed_s: float,
+    schedule: Schedule,
     meters: Sequence[Watched],
     missing: Mapping[str, SensorError],
     health: HealthReading,
     mode: str | None,
 ) -> Group:
     """Return what people see."""
-    table = Table(box=box.SIMPLE_HEAD, title=f"power over {elapsed_s:.1f} s", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    if meters:
+        table.title = f"power over {elapsed_s:.1f} s"
+        table.caption = (
+            f"readings: {schedule.missed} missed; late by {schedule.late_s * 1e3:.1f} ms on "
+            f"average, {schedule.latest_s * 1e3:.1f} ms at worst"
+        )
     table.add_column("meter", no_wrap=True)
     for heading in ("mean", "highest", "energy"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("what it covers", overflow="fold")
     for number, each in enumerate(meters):
         used = "used: " if number == 0 else ""
-        fault = each.account.fault(each.ended_s)
+        account = each.account
+        notes = [account.fault(each.ended_s)]
+        if account.gap_s or account.ignored or account.failed:
+            notes.append(
+                f"{account.ignored} readings ignored, {account.failed} failed; nothing is known of "
+                f"{account.gap_s:.1f} s"
+            )
         table.add_row(
             Text(each.meter.name, style="bold"),
             _watts(each.mean_w),
             _watts(each.total.highest if each.total.mean is not None else None),
-            f"{each.account.energy_j:.1f} J",
-            Text(used + each.meter.scope).append(f"\n{fault}" if fault else "", style="red"),
+            f"{account.energy_j:.1f} J",
+            Text(used + each.meter.scope).append(
+                "".join(f"\n{note}" for note in notes if note), style="red"
+            ),
         )
         for name, rail in each.rails.items():
             table.add_row(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from ffn_edge.errors import SensorError
@@ -15,19 +15,22 @@ ROOT = Path("/")
 
 
 def open_meter(root: Path = ROOT, *, gpu: str | None = None) -> Meter:
-    """Open the best meter there is: the board's, else the graphics card's, else the processor's.
+    """Open the best meter there is: the board's, else that of what the engines run on.
 
     Args:
         root: where the machine's file system begins. A graphics card is looked for only where
             that is this machine's own.
-        gpu: the card that the engines run on, as `NvmlMeter` takes it. None is none: what a card
-            draws says nothing of engines that run on the CPU.
+        gpu: the card that the engines run on, as `NvmlMeter` takes it; None is the CPU. What the
+            one of the two draws says nothing of the other.
 
     Returns:
         A NullMeter where there is nothing, which says why.
     """
     missing = {}
-    for name, opener in _openers(root, gpu).items():
+    openers = _openers(root, gpu)
+    if gpu is not None:
+        del openers[RaplMeter.name]
+    for name, opener in openers.items():
         try:
             return opener()
         except SensorError as error:
@@ -46,7 +49,7 @@ def find_meters(root: Path = ROOT, *, gpu: str = "0") -> dict[str, Meter | Senso
     return found
 
 
-def _openers(root: Path, gpu: str | None) -> Mapping[str, Callable[[], Meter]]:
+def _openers(root: Path, gpu: str | None) -> dict[str, Callable[[], Meter]]:
     """Return how each kind is opened, the best first."""
     openers: dict[str, Callable[[], Meter]] = {InaMeter.name: lambda: InaMeter(root)}
     if gpu is not None and root == ROOT:

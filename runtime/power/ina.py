@@ -66,6 +66,11 @@ class Rail:
         """
         return math.prod(file.number() for file in self.files) * self.scale
 
+    def close(self) -> None:
+        """Close its files; the next reading opens them again."""
+        for file in self.files:
+            file.close()
+
 
 def find_rails(root: Path) -> list[Rail]:
     """Return the rails of all sensors, read or not; each name once."""
@@ -113,29 +118,12 @@ class InaMeter:
         """Find the sensors and try them.
 
         Raises:
-            SensorError: there is none, or this user may not read it.
+            SensorError: there is none, or this user may not read what the total needs.
         """
         self._root = root
         self._tried_s = -math.inf
-        self._rails: list[Rail] = []
-        self._open()
-
-    def _open(self) -> None:
-        self.close()
-        found = find_rails(self._root)
-        if not found:
-            raise SensorError(
-                "there is no INA power sensor",
-                "in a container on a Jetson, mount /sys: -v /sys:/sys:ro. A Nano 2GB and a PC "
-                "have none.",
-            )
-        self._rails = [rail for rail in found if _is_enabled(rail)]
+        self._rails = _enabled_rails(root)
         names = [rail.name for rail in self._rails]
-        if not names:
-            raise SensorError(
-                "every channel of the INA power sensor is switched off",
-                f"echo 1 | sudo tee /{_DRIVERS}/ina3221/*/hwmon/hwmon*/in[1-3]_enable",
-            )
         total = next((name for name in TOTALS if name in names), None)
         if total is not None:
             self._needed = frozenset([total])
@@ -143,6 +131,25 @@ class InaMeter:
         else:
             self._needed = frozenset(names)
             self.scope = f"sum of the rails {_listed(names)}; no rail measures the input"
+        for rail in self._rails:
+            if rail.name in self._needed:
+                _check_permission(rail)
+
+    def _open_again(self) -> None:
+        """Look for the sensors anew: a driver that was loaded again may have other folders.
+
+        Raises:
+            SensorError: a rail of the scope is not there. The others alone would be another scope.
+        """
+        rails = _enabled_rails(self._root)
+        lost = sorted(self._needed - {rail.name for rail in rails})
+        if lost:
+            raise SensorError(
+                f"there is no rail {_listed(lost)} any more, which {self.scope} needs",
+                "was its driver unloaded, or its channel switched off? `sudo dmesg` may tell.",
+            )
+        self.close()
+        self._rails = rails
 
     def read(self, now: float) -> PowerReading:
         """Read every rail. See `Meter.read`."""
@@ -151,9 +158,8 @@ class InaMeter:
         except SensorError:
             if abs(now - self._tried_s) < _RETRY_S:
                 raise
-        # A driver that was loaded again may have other folders.
         self._tried_s = now
-        self._open()
+        self._open_again()
         return self._reading(now)
 
     def _reading(self, now: float) -> PowerReading:
@@ -174,25 +180,54 @@ class InaMeter:
     def close(self) -> None:
         """Close the files; the next reading opens them again."""
         for rail in self._rails:
-            for file in rail.files:
-                file.close()
+            rail.close()
+
+
+def _enabled_rails(root: Path) -> list[Rail]:
+    """Return the rails that are measured, none of them open.
+
+    Raises:
+        SensorError: there is none.
+    """
+    found = find_rails(root)
+    if not found:
+        raise SensorError(
+            "there is no INA power sensor",
+            "in a container on a Jetson, mount /sys: -v /sys:/sys:ro. A Nano 2GB and a PC have "
+            "none.",
+        )
+    enabled = [rail for rail in found if _is_enabled(rail)]
+    if not enabled:
+        raise SensorError(
+            "every channel of the INA power sensor is switched off",
+            f"echo 1 | sudo tee /{_DRIVERS}/ina3221/*/hwmon/hwmon*/in[1-3]_enable",
+        )
+    return enabled
 
 
 def _is_enabled(rail: Rail) -> bool:
-    """Whether a rail is measured: the kernel has no data of a channel that is switched off.
-
-    Raises:
-        SensorError: this user may not read it.
-    """
+    """Whether a rail is measured: the kernel has no data of a channel that is switched off."""
     try:
         rail.watts()
-    except PermissionError as error:
-        raise _unreadable(rail, error) from error
     except OSError as error:
         return error.errno != errno.ENODATA
     except ValueError:
         pass  # the next reading tells
+    finally:
+        rail.close()
     return True
+
+
+def _check_permission(rail: Rail) -> None:
+    """Raise a SensorError if this user may not read a rail; other failures may pass by."""
+    try:
+        rail.watts()
+    except PermissionError as error:
+        raise _unreadable(rail, error) from error
+    except (OSError, ValueError):
+        pass
+    finally:
+        rail.close()
 
 
 def _unreadable(rail: Rail, error: OSError | ValueError) -> SensorError:

@@ -13,7 +13,12 @@ from ffn_edge.runtime.power.meter import PowerReading
 
 
 def visible_gpu(environment: Mapping[str, str] = os.environ) -> str:
-    """Return how CUDA's first device is named to `NvmlMeter`, as far as the environment tells."""
+    """Return how CUDA's first device is named to `NvmlMeter`, as far as the environment tells.
+
+    CUDA numbers the fastest card first and NVML that of the lowest PCI address: among cards of
+    several kinds a number may mean another one, unless CUDA_DEVICE_ORDER is PCI_BUS_ID. A UUID in
+    CUDA_VISIBLE_DEVICES always means the same. The meter's scope names the card.
+    """
     return environment.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip() or "0"
 
 
@@ -29,8 +34,7 @@ class NvmlMeter:
         """Load NVML and find the card.
 
         Args:
-            gpu: its index, its UUID ("GPU-..."; the first characters will do) or its PCI address
-                ("0000:01:00.0", as CUDA gives it).
+            gpu: its index, or its UUID ("GPU-..."; the first characters will do).
 
         Raises:
             SensorError: NVML or the card is missing, or it tells neither power nor energy.
@@ -76,8 +80,6 @@ class NvmlMeter:
             self._nvml.nvmlShutdown()
 
     def _find(self, gpu: str) -> Any:
-        if ":" in gpu:
-            return self._nvml.nvmlDeviceGetHandleByPciBusId(gpu)
         if gpu.isdecimal():
             return self._nvml.nvmlDeviceGetHandleByIndex(int(gpu))
         cards = map(self._nvml.nvmlDeviceGetHandleByIndex, range(self._nvml.nvmlDeviceGetCount()))

@@ -11,6 +11,7 @@ from ffn_edge.runtime.health import Health, HealthReading
 from ffn_edge.runtime.policy.interface import Sensed
 from ffn_edge.runtime.power.account import EnergyAccount
 from ffn_edge.runtime.power.meter import Meter, PowerReading
+from ffn_edge.runtime.power.schedule import Schedule
 
 _HEALTH_S = 1.0
 # Some drivers take long to tell a temperature. They may take this share of the time: the longer
@@ -62,7 +63,6 @@ class Sampler:
         """Remember what to read. The caller closes the meter, after the sampler has ended."""
         self._meter = meter
         self._health = health
-        self._period_s = 1 / rate_hz
         self._thread = threading.Thread(target=self._run, name="power-sampler", daemon=True)
         self._must_end = threading.Event()
         # Guards the fields below, which the thread sets. No file is read under it.
@@ -70,11 +70,13 @@ class Sampler:
         self._account = EnergyAccount()
         self._power: PowerReading | None = None
         self._healthy: HealthReading | None = None
-        self._samples = self._missed = 0
-        self._late_s = self._latest_s = 0.0
+        self._samples = 0
+        self._schedule = Schedule(1 / rate_hz)
+        self._events: int | None = None  # of over-current, when they were last known
         self._over_current = 0  # events that `sense` has not told yet
 
     def __enter__(self) -> Sampler:
+        self._schedule.start(time.monotonic())
         self._thread.start()
         return self
 
@@ -114,26 +116,26 @@ class Sampler:
                 samples=self._samples,
                 ignored=account.ignored,
                 failed=account.failed,
-                missed=self._missed,
-                late_ms=self._late_s / max(1, self._samples + account.failed) * 1e3,
-                latest_ms=self._latest_s * 1e3,
+                missed=self._schedule.missed,
+                late_ms=self._schedule.late_s * 1e3,
+                latest_ms=self._schedule.latest_s * 1e3,
             )
 
     def _run(self) -> None:
-        due_s = health_due_s = time.monotonic()
-        while not self._must_end.wait(max(0.0, due_s - time.monotonic())):
+        schedule = self._schedule
+        health_due_s = schedule.due_s
+        while not self._must_end.wait(max(0.0, schedule.due_s - time.monotonic())):
             now = time.monotonic()
-            self._sample(now, late_s=now - due_s)
+            self._sample(now)
             if now >= health_due_s:
                 begin = time.monotonic()
                 self._examine()
                 took_s = time.monotonic() - begin
                 health_due_s = now + max(_HEALTH_S, took_s / _HEALTH_SHARE)
-            passed = int((time.monotonic() - due_s) / self._period_s)  # due times, beside the next
-            self._missed += passed
-            due_s += (1 + passed) * self._period_s
+            with self._lock:
+                schedule.end(time.monotonic())
 
-    def _sample(self, now: float, late_s: float) -> None:
+    def _sample(self, now: float) -> None:
         reading: PowerReading | None = None
         message = ""
         try:
@@ -141,8 +143,7 @@ class Sampler:
         except SensorError as error:
             message = error.message
         with self._lock:
-            self._late_s += late_s
-            self._latest_s = max(self._latest_s, late_s)
+            self._schedule.begin(now)
             if reading is None:
                 self._account.fail(message)
             else:
@@ -151,10 +152,12 @@ class Sampler:
                 self._account.add(reading)
 
     def _examine(self) -> None:
-        before = None if self._healthy is None else self._healthy.over_current_events
         health = self._health.read()
-        events = health.over_current_events
+        events, before = health.over_current_events, self._events
         with self._lock:
             self._healthy = health
-            if before is not None and events is not None:
+            if events is None:
+                return
+            if before is not None:
                 self._over_current += max(0, events - before)  # a reloaded driver counts anew
+            self._events = events

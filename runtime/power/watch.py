@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from ffn_edge.errors import SensorError
 from ffn_edge.runtime.power.account import EnergyAccount
 from ffn_edge.runtime.power.meter import Meter
+from ffn_edge.runtime.power.schedule import Schedule
 
 _PERIOD_S = 0.05
 
@@ -76,20 +77,25 @@ class Watched:
 
 def watch(
     meters: Sequence[Watched], seconds: float, every_s: float, stop: threading.Event
-) -> Iterator[float]:
+) -> Iterator[tuple[float, Schedule]]:
     """Sample meters 20 times a second until `seconds` have passed or `stop` is set.
 
     Yields:
-        The seconds since the start: every so often, and once at the end.
+        The seconds since the start, and how the schedule was kept: every so often, and once at the
+        end.
     """
     start = told = time.monotonic()
+    schedule = Schedule(_PERIOD_S)
+    schedule.start(start)
     while True:
         now = time.monotonic()
+        schedule.begin(now)
         for meter in meters:
             meter.sample(now)
-        if now - start >= seconds or stop.wait(_PERIOD_S):
+        schedule.end(time.monotonic())
+        if now - start >= seconds or stop.wait(max(0.0, schedule.due_s - time.monotonic())):
             break
         if now - told >= every_s:
             told = now
-            yield now - start
-    yield time.monotonic() - start
+            yield now - start, schedule
+    yield time.monotonic() - start, schedule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ COLOURS = ("red", "green", "blue")
 
 @pytest.fixture
 def videos(write_video: Callable[..., Path], tmp_path: Path) -> Path:
-    """A list of six videos, two of each colour, each with some frames of another."""
+    """A list of six videos, two of each colour, each with some frames of another; eight times."""
     lines = []
     for number in range(6):
         mine, other = COLOURS[number % 3], COLOURS[(number + 1) % 3]
@@ -27,7 +28,7 @@ def videos(write_video: Callable[..., Path], tmp_path: Path) -> Path:
         write_video(name, [mine] * 10 + [other] * (2 + number))
         lines.append(f"{name} {number % 3}\n")
     path = tmp_path / "val.txt"
-    path.write_text("".join(lines))
+    path.write_text("".join(lines) * 8)
     return path
 
 
@@ -42,16 +43,23 @@ def invoke(*arguments: object) -> Result:
 def test_a_bundle_is_calibrated_on_a_list_of_videos(bundle: Bundle, videos: Path) -> None:
     result = invoke(bundle.path, "--list", videos)
     assert result.exit_code == 0
-    assert "6 clips" in result.stdout
+    assert "48 clips" in result.stdout
     assert "100.0%" in result.stdout
     assert "escalated" in result.stdout
     assert f"wrote {bundle.path / CALIBRATION}" in result.stderr
     calibration = load_calibration(bundle)
-    assert calibration.clips == 6
+    assert calibration.clips == 48
     right = {t: 6 * found.accuracy for t, found in calibration.confidences.items()}
     assert right == pytest.approx(
         {2: 3, 4: 5, 8: 6}
     )  # few frames miss which colour there is more of
+
+
+def test_the_table_of_a_cascade_ends_where_all_are_escalated(bundle: Bundle, videos: Path) -> None:
+    lines = videos.read_text().splitlines(keepends=True)[:18]  # 19 rows: not a multiple of four
+    videos.write_text("".join(lines))
+    shown = invoke(bundle.path, "--list", videos).stdout
+    assert re.search(r"2, 4\W.*1\.000\W+100\.0%", shown)
 
 
 def test_a_bundle_stays_whole_beside_its_calibration(bundle: Bundle, videos: Path) -> None:
@@ -65,7 +73,7 @@ def test_json_is_what_the_file_holds(bundle: Bundle, videos: Path) -> None:
 
 
 def test_few_clips_are_warned_of(bundle: Bundle, videos: Path) -> None:
-    assert "6 clips are few: take 200 or more" in invoke(bundle.path, "--list", videos).stderr
+    assert "48 clips are few: take 200 or more" in invoke(bundle.path, "--list", videos).stderr
 
 
 def test_the_paths_may_be_relative_to_another_folder(
@@ -83,7 +91,7 @@ def test_a_video_that_cannot_be_read_is_left_out_and_said(bundle: Bundle, videos
     result = invoke(bundle.path, "--list", videos)
     assert "skipped: " in result.stderr
     assert "3.mp4" in result.stderr
-    assert load_calibration(bundle).clips == 5
+    assert load_calibration(bundle).clips == 40
 
 
 def test_a_list_of_broken_videos_is_refused(bundle: Bundle, tmp_path: Path) -> None:

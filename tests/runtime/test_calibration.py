@@ -74,14 +74,14 @@ def test_thresholds_and_shares_ascend_from_none_to_all(learnt: Calibration) -> N
 def test_the_share_that_a_threshold_escalates_is_that_of_the_clips(
     bundle: Bundle,
 ) -> None:
-    # The first answers are sure of four clips, and right; unsure of four, and wrong. The second
+    # The first answers are sure of eight clips, and right; unsure of eight, and wrong. The second
     # ones are right always.
-    labels = np.array([0, 1, 2, 0, 1, 2, 0, 1])
-    first = np.eye(CLASSES)[labels] * np.linspace(5, 6, 8)[:, None]
-    first[4:] = np.eye(CLASSES)[(labels[4:] + 1) % CLASSES] * np.linspace(0.1, 0.2, 4)[:, None]
+    labels = np.array([0, 1, 2, 0, 1, 2, 0, 1] * 2)
+    first = np.eye(CLASSES)[labels] * np.linspace(5, 6, 16)[:, None]
+    first[8:] = np.eye(CLASSES)[(labels[8:] + 1) % CLASSES] * np.linspace(0.1, 0.2, 8)[:, None]
     cascade = calibrate(bundle, {2: first, 4: np.eye(CLASSES)[labels]}, labels).cascades[0]
-    assert cascade.shares == tuple(i / 8 for i in range(9))
-    assert cascade.accuracies == (0.5, 0.625, 0.75, 0.875, 1.0, 1.0, 1.0, 1.0, 1.0)
+    assert cascade.shares == tuple(i / 16 for i in range(17))
+    assert cascade.accuracies == tuple(min(1.0, 0.5 + i / 16) for i in range(17))
     assert cascade.useful_share == 0.5
 
 
@@ -103,6 +103,34 @@ def test_labels_of_another_set_are_refused(
     with pytest.raises(FfnEdgeError, match="say nothing of the labels") as caught:
         calibrate(bundle, {t: -each for t, each in logits.items()}, labels)
     assert "belong to this bundle" in caught.value.hint
+
+
+@pytest.mark.parametrize(("clips", "classes"), [(7, 3), (50, 5), (400, 3)])
+def test_random_labels_are_refused(bundle: Bundle, clips: int, classes: int) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        answers = rng.normal(scale=5.0, size=(clips, classes))
+        with pytest.raises(FfnEdgeError, match="say nothing of the labels"):
+            calibrate(bundle, {2: answers}, rng.integers(classes, size=clips))
+
+
+def test_answers_that_are_all_the_same_are_refused(bundle: Bundle, labels: Labels) -> None:
+    with pytest.raises(FfnEdgeError, match="say nothing of the labels"):
+        calibrate(bundle, {2: np.ones((CLIPS, CLASSES))}, labels)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_answers_that_are_no_numbers_are_refused(
+    bundle: Bundle, logits: dict[int, Logits], labels: Labels, wrong: float
+) -> None:
+    logits[4][17, 1] = wrong
+    with pytest.raises(FfnEdgeError, match="engine of 4 frames answered with what is no number"):
+        calibrate(bundle, logits, labels)
+
+
+def test_one_class_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(FfnEdgeError, match="a bundle of one class"):
+        calibrate(bundle, {2: np.zeros((9, 1))}, np.zeros(9, np.int64))
 
 
 def cascade_of(**changes: Any) -> Cascade:

@@ -76,13 +76,22 @@ def test_over_current_events_of_all_lines_are_summed(write: Write, tmp_path: Pat
     for line, count in ((1, 4), (2, 0), (3, 2)):
         write(f"sys/class/hwmon/hwmon4/oc{line}_event_cnt", count)
         write(f"sys/class/hwmon/hwmon4/oc{line}_throt_en", 1)
-    assert Health(tmp_path).read().over_current_events == 6
+    health = Health(tmp_path)
+    assert health.read().over_current_events == 6
+    (tmp_path / "sys/class/hwmon/hwmon4/oc1_event_cnt").unlink()
+    assert health.read().over_current_events is None  # 2 would be a reset, and then 4 new events
 
 
-@pytest.mark.parametrize("gpu", ["17000000.gpu", "17000000.ga10b", "17000000.gv11b"])
-def test_clocks_are_read_in_hertz(gpu: str, write: Write, tmp_path: Path) -> None:
-    write(f"sys/class/devfreq/{gpu}/cur_freq", 306_000_000)
-    write(f"sys/class/devfreq/{gpu}/max_freq", 918_000_000)
+def test_a_zone_that_always_shows_100_degrees_is_left_out(write: Write, tmp_path: Path) -> None:
+    zone(write, 0, "CPU-therm", 45_250)
+    zone(write, 1, "PMIC-Die", 100_000)
+    assert Health(tmp_path).read().temperatures_c == {"CPU-therm": 45.25}
+
+
+@pytest.mark.parametrize("kind", ["gpu", "ga10b", "gv11b", "gp10b", "gm20b", "gb10b"])
+def test_clocks_are_read_in_hertz(kind: str, write: Write, tmp_path: Path) -> None:
+    write(f"sys/class/devfreq/17000000.{kind}/cur_freq", 306_000_000)
+    write(f"sys/class/devfreq/17000000.{kind}/max_freq", 918_000_000)
     write("sys/class/devfreq/15340000.vic/cur_freq", 1)
     write("sys/kernel/debug/bpmp/debug/clk/emc/rate", 2_133_000_000)
     write("sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq", 1_000_000)

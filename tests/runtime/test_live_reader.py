@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 
 import numpy as np
 import pytest
@@ -144,6 +144,16 @@ def test_a_camera_that_hangs_while_it_opens_is_an_error() -> None:
     ):
         pass
     hung.set()
+
+
+def test_a_camera_that_is_still_opening_is_left_when_told_to_stop() -> None:
+    hung = threading.Event()
+    stream = ScriptedStream(endless, opening=lambda: hung.wait() and None)
+    answers = chain([False, False, False], repeat(True))
+    readers = list(live_readers(stream, ignore, lambda: next(answers)))
+    assert readers == []
+    hung.set()
+    assert stream.is_closed.wait(timeout=5)
 
 
 def test_a_camera_that_opens_too_late_is_closed_again() -> None:

@@ -193,6 +193,7 @@ def test_a_damaged_profile_is_refused(bundle: Bundle, text: str) -> None:
         (("idle_w",), "4.5", "TypeError"),
         (("idle_w",), None, "either the power at rest and of each engine, or a fault"),
         (("meter", "fault"), "no sensor", "either the power at rest"),
+        (("latency_ms", "2", "samples"), [10**400], "OverflowError"),
         (("begin", "temperature_c"), float("nan"), "a temperature or a clock is a number"),
         (("conditions", "clocks", "cpu"), {"low_hz": 2e9, "high_hz": 1e9}, "a clock ranges"),
         (("conditions", "clocks", "cpu"), {"low_hz": -1, "high_hz": 1e9}, "a clock ranges"),

@@ -37,6 +37,20 @@ def test_a_graphics_card_counts_where_engines_run_on_it(monkeypatch: pytest.Monk
     assert [*find_meters()] == ["INA", "NVML", "RAPL"]
 
 
+def test_engines_on_a_card_that_cannot_be_asked_have_no_meter(
+    board: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board.package("intel-rapl:0", "package-0", 1)
+    monkeypatch.setattr(find, "ROOT", board.root)
+    monkeypatch.setattr(find, "NvmlMeter", type("Card", (), {"name": "NVML", "__new__": absent}))
+    meter = open_meter(board.root, gpu="0")  # the processor's counter knows nothing of the card
+    assert meter.name == "none"
+    with pytest.raises(SensorError, match="no INA power sensor; it is missing") as caught:
+        meter.read(0.0)
+    assert "add it." in caught.value.hint
+    assert open_meter(board.root).name == "RAPL"
+
+
 def absent(*_: object) -> None:
     raise SensorError("it is missing", "add it.")
 

@@ -114,6 +114,17 @@ def test_without_permission_the_command_that_gives_it_is_named(
     assert f"sudo chmod a+r {folder}/*_input" in caught.value.hint
 
 
+def test_permission_for_a_rail_that_the_total_does_not_need_is_not_needed(
+    open_board: Any, as_a_user: Any
+) -> None:
+    folder = open_board.hwmon("1-0040", NX["1-0040"])
+    (folder / "curr2_input").chmod(0)
+    with as_a_user():
+        reading = InaMeter(open_board.root).read(0.0)
+    assert reading.total_w == pytest.approx(10.0)
+    assert list(reading.rails_w) == ["VDD_IN", "VDD_SOC"]
+
+
 def test_a_channel_that_is_switched_off_is_left_out(
     board: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +166,58 @@ def test_a_sensor_that_disappears_comes_back_under_another_name(
     with pytest.raises(SensorError):  # it does not look at once again
         meter.read(1.6)
     assert meter.read(2.5).total_w == pytest.approx(10.0)
+
+
+FOLDER = "sys/bus/i2c/drivers/ina3221"
+
+
+@pytest.mark.parametrize(
+    ("chips", "lost", "needed"),
+    [
+        (NX, "1-0040/hwmon/hwmon0/in1_input", "VDD_IN any more, which module input"),
+        (AGX_XAVIER, "1-0041/hwmon", "CV, SYS5V and VDDRQ any more, which sum of the rails GPU"),
+        (AGX_XAVIER, "1-0040/hwmon/hwmon0/in2_input", "CPU any more"),
+    ],
+)
+def test_what_is_left_of_a_total_is_no_total(
+    chips: Any, lost: str, needed: str, board: Any
+) -> None:
+    for number, (chip, rails) in enumerate(chips.items()):
+        board.hwmon(chip, rails, number)
+    meter = InaMeter(board.root)
+    before, scope = meter.read(0.0), meter.scope
+    # The folder of a driver that was loaded again; what was open is left to die.
+    meter.close()
+    gone = (board.root / FOLDER / lost).rename(board.root / "gone")
+    for now in (10.0, 20.0):
+        with pytest.raises(SensorError, match=f"there is no rail {needed}"):
+            meter.read(now)
+    gone.rename(board.root / FOLDER / lost)
+    after = meter.read(30.0)
+    assert (after.total_w, after.rails_w, meter.scope) == (before.total_w, before.rails_w, scope)
+
+
+def test_channels_that_are_all_switched_off_while_running_do_not_show_nothing(
+    orin_nx: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = InaMeter(orin_nx.root)
+    fail_on(monkeypatch, "_input", errno.ENODATA)
+    for now in (0.0, 0.1, 10.0, 10.1):
+        with pytest.raises(SensorError):
+            meter.read(now)
+    monkeypatch.undo()
+    assert meter.read(20.0).total_w == pytest.approx(10.0)
+
+
+def test_looking_for_a_lost_rail_leaves_no_file_open(orin_nx: Any) -> None:
+    meter = InaMeter(orin_nx.root)
+    (orin_nx.root / FOLDER / "1-0040/hwmon/hwmon1/in1_input").unlink()
+    counts = []
+    for now in range(5):
+        with pytest.raises(SensorError):
+            meter.read(10.0 * now)
+        counts.append(len(os.listdir("/proc/self/fd")))
+    assert len(set(counts)) == 1
 
 
 def test_a_file_of_a_driver_that_was_reloaded_is_opened_anew(

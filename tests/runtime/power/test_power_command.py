@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,6 +39,8 @@ def test_without_a_sensor_the_answer_is_how_to_get_one(board: Any) -> None:
     shown = invoke("--root", board.root)
     assert "there is no INA power sensor" in shown
     assert "Remedy: " in shown
+    assert "power over" not in shown
+    assert "missed" not in shown
 
 
 def test_json_is_one_object(orin_nx: Any) -> None:
@@ -48,6 +51,9 @@ def test_json_is_one_object(orin_nx: Any) -> None:
     assert meter["rails"]["VDD_SOC"] == {"mean_w": pytest.approx(2.0), "max_w": pytest.approx(2.0)}
     assert meter["energy_j"] > 0
     assert meter["fault"] is None
+    assert (meter["gap_s"], meter["ignored"], meter["failed"]) == (0.0, 0, 0)
+    assert fields["missed"] >= 0
+    assert fields["latest_ms"] >= fields["late_ms"]
     assert "message" in fields["missing"]["RAPL"]
     assert fields["health"]["over_current_events"] is None
 
@@ -56,7 +62,10 @@ def test_a_meter_that_fails_while_it_is_watched_is_told(orin_nx: Any) -> None:
     (orin_nx.root / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1/in1_input").write_text("?")
     fields = json.loads(invoke("--root", orin_nx.root, "--seconds", 0.1, "--json"))
     assert "holds no number" in fields["meters"][0]["fault"]
-    assert "holds no number" in invoke("--root", orin_nx.root, "--seconds", 0.1)
+    assert fields["meters"][0]["failed"] > 0
+    shown = invoke("--root", orin_nx.root, "--seconds", 0.1)
+    assert "holds no number" in shown
+    assert re.search(r"0 readings ignored, [1-9]\d* failed", shown)
 
 
 def test_a_spike_is_not_the_highest_power() -> None:
