@@ -97,7 +97,7 @@ def cli() -> None:
       ffn-edge doctor bundle                     # device
       ffn-edge build bundle                      # with an NVIDIA GPU
       ffn-edge profile bundle
-      ffn-edge run bundle --source 0 --latency-ms 80
+      ffn-edge run bundle --source 0 --latency-ms 80 --power-w 10
     """
 
 

@@ -169,25 +169,13 @@ class Adaptive:
         sensed = observation.sensed
         heat = state.heat.observe(observation.now, sensed.temperature_c)
         alarm = "the board reported over-current" if sensed.over_current else heat.alarm
-        if not alarm and observation.missed:
-            said = f"a miss of {observation.latency_ms:.3g} ms with {observation.frames} frames"
-        else:
-            said = alarm or state.alarm
-        if alarm:
-            clean = (0,) * len(state.clean)
-        elif not observation.missed:
-            clean = _clean(state.clean, observation.limits, latency, 1.0)
-        elif state.latency.in_trouble or latency.bursts_are_likely:
-            clean = _clean(state.clean, observation.limits, latency, _HEADROOM)
-        else:
-            clean = state.clean  # a lone one, of the share that may miss
         return State(
             points=state.points,
             ranked=state.ranked,
             period_s=state.period_s,
             switch_ms=state.switch_ms,
             latency=latency,
-            clean=clean,
+            clean=_clean(state, observation, latency, alarm),
             chance=min(max(chance, _DEEPEST_DEBT), _LARGEST_CHANCE),
             current=index,
             since=since,
@@ -203,7 +191,7 @@ class Adaptive:
             ),
             heat=heat,
             fault=sensed.fault,
-            alarm=said,
+            alarm=alarm or (_miss(observation) if observation.missed else state.alarm),
         )
 
     def decide(self, state: State, limits: Limits, now: float) -> Decision:
@@ -357,15 +345,31 @@ def _is_better(state: State, index: int, other: int) -> bool:
     return state.ranked.index(index) < state.ranked.index(other)
 
 
+def _miss(observation: Observation) -> str:
+    return f"a miss of {observation.latency_ms:.3g} ms with {observation.frames} frames"
+
+
 def _clean(
-    clean: tuple[int, ...], limits: Limits, latency: LatencyModel, headroom: float
+    state: State, observation: Observation, latency: LatencyModel, alarm: str
 ) -> tuple[int, ...]:
-    """Count on, for each engine, the inferences in a row that would have kept the deadline."""
-    limit_ms = limits.latency_ms
+    """Count on, for each engine, the inferences in a row that would have kept the deadline.
+
+    After an alarm none has. After a miss that is one of a burst, or likely begins one, only those
+    that had room for a slower one still. A lone miss, of the share that is allowed, counts for
+    nothing.
+    """
+    if alarm:
+        return (0,) * len(state.clean)
+    headroom = 1.0
+    if observation.missed:
+        if not (state.latency.in_trouble or latency.bursts_are_likely):
+            return state.clean
+        headroom = _HEADROOM
+    limit_ms = observation.limits.latency_ms
     if limit_ms is None:
-        return tuple(count + 1 for count in clean)
+        return tuple(count + 1 for count in state.clean)
     slower = latency.ratios[-1] * headroom
     return tuple(
         count + 1 if latency.usual_ms(index) * slower <= limit_ms else 0
-        for index, count in enumerate(clean)
+        for index, count in enumerate(state.clean)
     )
