@@ -153,6 +153,12 @@ def run(
       ffn-edge run bundle --source csi://0 --battery-wh 20 --until 18:00
       ffn-edge run bundle --source clip.mp4 --frames 8 --annotate out.mp4
     """
+    _check_files(
+        {"--output": output, "--annotate": annotate, "--record": record},
+        {"--source": Path(source), "--limits": options["limits_file"]},
+    )
+    if frames is not None and options["escalate"]:
+        raise click.UsageError("--escalate chooses frame counts, and --frames fixes one.")
     console = Console(stderr=True)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     summary = Summary()
@@ -185,6 +191,20 @@ def run(
         say("no inference: the source ended before the first window was full")
     if as_json:
         click.echo(json.dumps({"summary": summary.fields()}))
+
+
+def _check_files(written: dict[str, Path | None], read: dict[str, Path | None]) -> None:
+    """Refuse to write over what is read, or twice to one file.
+
+    Raises:
+        click.UsageError: two options name the same file.
+    """
+    seen: dict[Path, str] = {}
+    for option, path in {**read, **written}.items():
+        if path is not None:
+            other = seen.setdefault(path.absolute().resolve(), option)
+            if other != option:
+                raise click.UsageError(f"{option} and {other} name the same file, {path}.")
 
 
 def _profile_table(measured: Profile, manifest: Manifest) -> Table:

@@ -66,7 +66,7 @@ _OPTIONS = (
 
 
 root_option = click.option(
-    "--root", type=click.Path(file_okay=False, path_type=Path), default=Path("/"),
+    "--root", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("/"),
     help="Where the machine's file system begins, for its sensors.  [default: /]",
 )  # fmt: skip
 

@@ -117,8 +117,11 @@ def open_session(
         )
         meter = stack.enter_context(closing(meter_for(chosen, options.root)))
         needs_power = limits.needs_power or limits_file is not None
-        if isinstance(meter, NullMeter) and limits.needs_power:
-            say(f"warning: {meter.error}; without it a power budget is kept by the fewest frames")
+        if isinstance(meter, NullMeter) and (limits_file or (lambda: limits))().needs_power:
+            say(
+                f"warning: {meter.error.message}. So a power budget is kept by the fewest frames. "
+                "`ffn-edge power` says what would help."
+            )
         setting = learn_setting(
             bundle,
             engines,

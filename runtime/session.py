@@ -98,6 +98,11 @@ class Result:
     top: tuple[Prediction, ...]
 
     @property
+    def frames(self) -> int:
+        """The frame count that answered: the one decided, or the last of a second look."""
+        return self.observation.ran[-1][0] if self.observation.ran else self.decision.frames
+
+    @property
     def latency_ms(self) -> float:
         """From the decision to the logits."""
         return self.observation.latency_ms
@@ -177,7 +182,8 @@ class Session:
         self._offset_s = 0.0  # the length of the streams before this one
         self._latest_s = 0.0  # the time of this stream's newest frame
         self._live_since: float | None = None
-        self._warned = -math.inf  # when
+        self._warned = -math.inf  # when, and
+        self._warned_of: Limits | None = None
 
     def stop(self) -> None:
         """End soon, after the inference that runs. For signal handlers and other threads."""
@@ -190,7 +196,8 @@ class Session:
             VideoError: the source cannot be read, or stops; of a list, every video.
             EngineError: an engine failed.
         """
-        self._warn(self._controller.decide(self._limits(), time.monotonic()))
+        limits = self._limits()
+        self._warn(self._controller.decide(limits, time.monotonic()), limits)
         broken = 0
         for stream in self._source.streams:
             if self._is_over():
@@ -277,7 +284,7 @@ class Session:
         start = time.monotonic()
         limits = self._limits()
         decision = self._controller.decide(limits, start)
-        self._warn(decision)
+        self._warn(decision, limits)
         logits: Logits
         ran: tuple[tuple[int, float], ...] = ()
         if self._second_look is None:
@@ -314,12 +321,13 @@ class Session:
             top=top,
         )
 
-    def _warn(self, decision: Decision) -> None:
-        """Say that a limit cannot be kept: when that begins, and now and then."""
+    def _warn(self, decision: Decision, limits: Limits) -> None:
+        """Say that a limit cannot be kept: when that begins, at new limits, and now and then."""
         now = time.monotonic()
-        if decision.warning is not None and now - self._warned >= _WARNING_S:
+        is_due = now - self._warned >= _WARNING_S or limits != self._warned_of
+        if decision.warning is not None and is_due:
             self._say(f"warning: {decision.warning}")
-            self._warned = now
+            self._warned, self._warned_of = now, limits
 
     def _run(self, frames: int) -> tuple[Logits, float]:
         """Classify the window; return the logits, (C,), and the engine's milliseconds."""

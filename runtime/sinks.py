@@ -66,7 +66,8 @@ def result_fields(result: Result) -> dict[str, object]:
     return {
         "time_s": round(result.time_s, 3),
         "source": result.source,
-        "frames": result.decision.frames,
+        "frames": result.frames,
+        "decided": result.decision.frames,
         "reason": result.decision.reason,
         "rejected": result.decision.rejected,
         "warning": result.decision.warning,
@@ -132,7 +133,7 @@ class LiveView:
         heat = "" if sensed.temperature_c is None else f"   {sensed.temperature_c:.0f} °C"
         head = Text.assemble(
             f"{result.source}  {result.time_s:8.2f} s   ",
-            (f"{result.decision.frames} frames", "bold cyan"),
+            (f"{result.frames} frames", "bold cyan"),
             "   ",
             (f"{result.latency_ms:.1f} ms{deadline}", "bold red" if result.missed else "green"),
             "" if sensed.power_w is None else f"   {sensed.power_w:.2f} W{budget}",
@@ -188,7 +189,7 @@ class AnnotatedVideo:
     def write(self, result: Result) -> None:
         """Take the text of a result."""
         self._lines = (
-            f"{result.decision.frames} frames  {result.latency_ms:.0f} ms",
+            f"{result.frames} frames  {result.latency_ms:.0f} ms",
             *(f"{best.probability:.2f} {best.class_name}" for best in result.top[:2]),
         )
 

@@ -40,7 +40,7 @@ class Summary:
     """Counts the results of a run as they come."""
 
     def __init__(self) -> None:
-        self._deadline_ms: float | None = None  # the latest
+        self._deadline_ms: float | None = None  # the latest that there was
         self._by_frames: dict[int, _AtFrames] = {}
         self._last: Result | None = None
         self._switches = 0
@@ -59,11 +59,11 @@ class Summary:
     def write(self, result: Result) -> None:
         """Count a result. The time until the next one belongs to its frame count."""
         if self._last is not None:
-            before = self._last.decision.frames
+            before = self._last.frames
             self._by_frames[before].seconds += result.elapsed_s - self._last.elapsed_s
-            self._switches += before != result.decision.frames
-        self._deadline_ms = result.observation.limits.latency_ms
-        at = self._by_frames.setdefault(result.decision.frames, _AtFrames())
+            self._switches += self._last.decision.frames != result.decision.frames
+        self._deadline_ms = result.observation.limits.latency_ms or self._deadline_ms
+        at = self._by_frames.setdefault(result.frames, _AtFrames())
         at.inferences += 1
         at.misses += result.missed
         self._burst = self._burst + 1 if result.missed else 0

@@ -290,7 +290,7 @@ def _power_demand(state: State, index: int, budget_w: float, saving_j: float) ->
     power_w = state.power_w(index)
     limit = f"{budget_w:.3g} W"
     if power_w is None:
-        return _Demand(math.inf, "its power was not profiled: any", limit)
+        return _Demand(math.inf, "a power that was not profiled", limit)
     words, balance_j = f"{power_w:.3g} W", state.power.balance_j
     allowed_w = state.power.allowed_w(budget_w)
     if power_w > allowed_w and index and balance_j > 0 and balance_j >= saving_j:

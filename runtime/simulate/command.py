@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +80,10 @@ def simulate(
       ffn-edge simulate --trace trace.jsonl
     """
     console = Console(stderr=True)
+    if hours is not None and not math.isfinite(hours):
+        raise FfnEdgeError(f"a run has a length in hours; got {hours}", "--hours 24")
+    if plot is not None:
+        _check_plot(plot)
     spec = SYNTHETIC
     if bundle is not None:
         spec, note = board_from_bundle(bundle)
@@ -119,8 +123,9 @@ def simulate(
     if as_json:
         click.echo(json.dumps(_fields(found, seeds)))
     else:
-        # A file or a pipe has no width; a table that is folded to 80 columns cannot be read.
-        output = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
+        # A table that is folded to 80 columns cannot be read.
+        # In a narrow terminal its lines wrap, but nothing is lost.
+        output = Console(width=_TABLE_WIDTH)
         for course in courses:
             output.print(_table(course, found[course.name]))
     if plot is not None:
@@ -130,6 +135,22 @@ def simulate(
             path = plot.with_stem(f"{plot.stem}-{course.name}")
             plot_course(course, path, spec=spec, miss_rate=comparison.miss_rates[0])
             click.echo(f"wrote {path}", err=True)
+
+
+def _check_plot(plot: Path) -> None:
+    """Refuse a plot that could not be written, before minutes of simulation.
+
+    Raises:
+        FfnEdgeError: its folder is not there, or its format is unknown.
+    """
+    from ffn_edge.runtime.simulate.plots import FORMATS
+
+    if plot.suffix.lower().lstrip(".") not in FORMATS:
+        raise FfnEdgeError(
+            f"{plot} names no format that can be drawn", f"end it in .{', .'.join(FORMATS)}."
+        )
+    if not plot.absolute().parent.is_dir():
+        raise FfnEdgeError(f"there is no folder {plot.parent}", "make it first.")
 
 
 def _courses(names: str, hours: float | None) -> list[Course]:
@@ -178,7 +199,10 @@ def _table(course: Course, found: dict[float, list[Row]]) -> Table:
         padding=(0, 1),
         collapse_padding=True,
         caption="in brackets the worst run, or the 99 % quantile of decisions;  * more than 1.5 "
-        "times the target's misses, or 2 % above the budget, where the oracle keeps it",
+        "times the target's misses, or 2 % above the budget, where the oracle keeps it\n"
+        "burst: most misses in a row;  P(m|m): the chance that a miss follows a miss;  regret: "
+        "points of accuracy below the oracle;  over J: joules beyond the budget;  10 s %: the "
+        "largest excess of any ten seconds;  settling s: after a change",
     )
     frames = next(iter(found.values()))[0].share
     table.add_column("policy", no_wrap=True)

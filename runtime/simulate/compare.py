@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,9 +78,13 @@ def _finished(jobs: Sequence[_Job]) -> Iterator[_Part]:
         return
     # Not forked: a process with threads, as numpy's may be, cannot be forked safely.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        for future in as_completed([pool.submit(_run, job) for job in jobs]):
-            yield future.result()
+    with context.Pool(workers, _ignore_interrupt) as pool:  # the end of the block ends them all
+        yield from pool.imap_unordered(_run, jobs)
+
+
+def _ignore_interrupt() -> None:
+    """Leave Ctrl-C to the process that started this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run(job: _Job) -> _Part:

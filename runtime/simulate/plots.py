@@ -19,6 +19,7 @@ _LINES = {
     "alert": ("#c92a2a", "ALERT"),
     "adaptive": ("#0b7285", "adaptive (ours)"),
 }
+FORMATS = ("png", "svg", "pdf")
 _TALLEST = 2.5  # deadlines: a spike beyond is cut off
 
 
@@ -64,13 +65,13 @@ def plot_course(course: Course, path: Path, *, spec: BoardSpec, miss_rate: float
     if not np.isnan(limits.deadline_ms).all():
         latency.set_ylim(0, _TALLEST * float(np.nanmax(limits.deadline_ms)))
     frames.set(
-        ylabel="frames",
+        ylabel="frames (lines\nshifted apart)",
         yticks=range(len(counts)),
         yticklabels=counts,
         ylim=(-0.5, len(counts) - 0.5),
     )
     latency.set(ylabel="latency, ms")
-    power.set(ylabel=f"power, W (mean of {WINDOW_S:g} s)")
+    power.set(ylabel=f"power, W (mean of\nthe last {WINDOW_S:g} s)")
     heat.set(ylabel="temperature, °C", xlabel="time, s")
     for axis in (frames, latency, power, heat):
         axis.grid(alpha=0.3)

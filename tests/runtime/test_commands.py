@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import BundleError, FfnEdgeError, VideoError
 from ffn_edge.runtime.commands import profile, run
+from ffn_edge.runtime.options import seconds_until
 from ffn_edge.video import VideoReader
 
 
@@ -231,3 +233,45 @@ def test_errors_of_the_library_reach_the_command_line_as_they_are(
     with pytest.raises(FfnEdgeError) as caught:
         invoke(run, bundle.path, "--source", tmp_path / "missing.mp4")
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("option", ["--output", "--annotate", "--record"])
+def test_no_option_writes_over_the_source(bundle: Bundle, video: Path, option: str) -> None:
+    before = video.read_bytes()
+    result = CliRunner().invoke(run, [str(bundle.path), "--source", str(video), option, str(video)])
+    assert result.exit_code == 2
+    assert f"{option} and --source name the same file" in result.output
+    assert video.read_bytes() == before
+
+
+def test_two_options_cannot_write_one_file(bundle: Bundle, video: Path, tmp_path: Path) -> None:
+    same = str(tmp_path / "x.jsonl")
+    result = CliRunner().invoke(
+        run, [str(bundle.path), "--source", str(video), "--output", same, "--record", same]
+    )
+    assert result.exit_code == 2
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_a_fixed_frame_count_cannot_be_escalated(bundle: Bundle, video: Path) -> None:
+    result = CliRunner().invoke(
+        run, [str(bundle.path), "--source", str(video), "--frames", "2", "--escalate"]
+    )
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize("hours", ["90m", "2.5h", "45s", "23:59"])
+def test_until_takes_a_time_or_a_length(hours: str) -> None:
+    seconds = {"90m": 5400.0, "2.5h": 9000.0, "45s": 45.0}
+    found = seconds_until(None, None, hours)  # type: ignore[arg-type]
+    assert found is not None
+    if hours in seconds:
+        assert found == seconds[hours]
+    else:
+        assert 0 < found <= 24 * 3600
+
+
+@pytest.mark.parametrize("text", ["", "soon", "25:00", "0s", "-5m", "5 m", "inf"])
+def test_until_refuses_what_is_no_time(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        seconds_until(None, None, text)  # type: ignore[arg-type]

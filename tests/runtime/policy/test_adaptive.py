@@ -323,7 +323,7 @@ def test_engines_whose_power_was_not_profiled_are_not_trusted_with_a_budget() ->
     points = [OperatingPoint(frames=t, base_ms=ms) for t, ms in BASE_MS.items()]
     decision = ADAPTIVE.decide(ADAPTIVE.start(Setting(points=points)), Limits(power_w=50.0), 0.0)
     assert decision.frames == 4
-    assert decision.rejected[16] == "its power was not profiled: any > 50 W"
+    assert decision.rejected[16] == "a power that was not profiled > 50 W"
 
 
 def test_many_profiled_latencies_keep_their_distribution(setting: NewSetting) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 
@@ -132,3 +137,45 @@ def test_a_profiled_bundle_gives_the_engines_and_their_noise(
     spec, note = profiled.board_from_bundle(bundle.path)
     assert note is not None and "no power" in note
     assert spec.idle_w == SYNTHETIC.idle_w
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--hours", "nan"], "a length in hours"),
+        (["--hours", "inf"], "a length in hours"),
+        (["--plot", "p.xyz"], "names no format"),
+        (["--plot", "nowhere/p.png"], "there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_simulated(
+    arguments: list[str], words: str
+) -> None:
+    with pytest.raises(FfnEdgeError, match=words):
+        CliRunner().invoke(simulate, [*arguments, "--seeds", "1"], catch_exceptions=False)
+
+
+def test_an_interrupt_ends_a_comparison_at_once_and_leaves_no_process() -> None:
+    program = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from ffn_edge.cli import main\n"
+        "sys.argv = ['ffn-edge', 'simulate', '--seeds', '1000']\n"
+        "print('ready', flush=True)\n"
+        "main()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        parent = psutil.Process(process.pid)
+        while not any("spawn_main" in " ".join(child.cmdline()) for child in parent.children()):
+            time.sleep(0.05)
+        children = parent.children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Interrupted." in errors and "Traceback" not in errors
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
