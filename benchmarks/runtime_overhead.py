@@ -227,7 +227,7 @@ def after_a_switch(bundle: Bundle, engines: dict[int, Engine], rounds: int) -> T
     first: dict[int, list[float]] = {frames: [] for frames in engines}
     steady: dict[int, list[float]] = {frames: [] for frames in engines}
     # Each engine follows each other one.
-    order = [*engines, *reversed(engines)]
+    order = [*engines, *reversed(list(engines))]
     order = [frames for i, frames in enumerate(order) if frames != order[i - 1]]
     for _ in range(rounds):
         for frames in order:
