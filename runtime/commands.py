@@ -201,7 +201,7 @@ def _check_files(written: dict[str, Path | None], read: dict[str, Path | None]) 
     """
     seen: dict[Path, str] = {}
     for option, path in {**read, **written}.items():
-        if path is not None:
+        if path is not None and (path.is_file() or not path.exists()):  # not /dev/null
             other = seen.setdefault(path.absolute().resolve(), option)
             if other != option:
                 raise click.UsageError(f"{option} and {other} name the same file, {path}.")

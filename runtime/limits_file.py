@@ -30,7 +30,7 @@ class LimitsFile:
 
         Args:
             path: it must be there.
-            base: the limits where the file says nothing; null in the file is no limit.
+            base: the limits where the file says nothing; null is no deadline or budget.
             say: is told of every change, and of a file that cannot be used.
 
         Raises:
@@ -71,6 +71,8 @@ class LimitsFile:
             raise FfnEdgeError(f"{self._path} is not JSON: {error}", example) from error
         if not isinstance(raw, dict) or not set(raw) <= set(_CHANGEABLE):
             raise FfnEdgeError(f"{self._path} may hold {', '.join(_CHANGEABLE)} only", example)
+        if raw.get("miss_rate", 0.5) is None:
+            raise FfnEdgeError(f"{self._path}: a miss rate is a number between 0 and 1", example)
         try:
             changes: dict[str, Any] = {key: _number(value) for key, value in raw.items()}
             return dataclasses.replace(self._base, **changes)

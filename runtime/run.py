@@ -275,11 +275,15 @@ def run_session(
         say(f"skipped {name}: {error}")
         summary.skip(name, error)
 
-    if annotate is not None and len(open_source(source).streams) > 1:
-        raise VideoError(
-            f"{annotate} can hold one video; {source} lists several",
-            "annotate one video at a time, or leave out --annotate.",
-        )
+    if annotate is not None:
+        names = [stream.name for stream in open_source(source).streams]
+        if len(names) > 1:
+            raise VideoError(
+                f"{annotate} can hold one video; {source} lists several",
+                "annotate one video at a time, or leave out --annotate.",
+            )
+        if annotate.exists() and Path(names[0]).exists() and annotate.samefile(names[0]):
+            raise VideoError(f"{annotate} is the video to annotate", "write another file.")
     with ExitStack() as stack:
         video = None if annotate is None else stack.enter_context(AnnotatedVideo(annotate))
         trace = None if record is None else stack.enter_context(TraceWriter(record))

@@ -183,7 +183,7 @@ class Session:
         self._latest_s = 0.0  # the time of this stream's newest frame
         self._live_since: float | None = None
         self._warned = -math.inf  # when, and
-        self._warned_of: Limits | None = None
+        self._warned_of: tuple[str, Limits] | None = None
 
     def stop(self) -> None:
         """End soon, after the inference that runs. For signal handlers and other threads."""
@@ -322,12 +322,14 @@ class Session:
         )
 
     def _warn(self, decision: Decision, limits: Limits) -> None:
-        """Say that a limit cannot be kept: when that begins, at new limits, and now and then."""
+        """Say that a limit cannot be kept: each kind, for the same limits, once a minute."""
+        if decision.warning is None:
+            return
         now = time.monotonic()
-        is_due = now - self._warned >= _WARNING_S or limits != self._warned_of
-        if decision.warning is not None and is_due:
+        kind = (decision.warning.partition(":")[0], limits)  # the rest are numbers, which change
+        if now - self._warned >= _WARNING_S or kind != self._warned_of:
             self._say(f"warning: {decision.warning}")
-            self._warned, self._warned_of = now, limits
+            self._warned, self._warned_of = now, kind
 
     def _run(self, frames: int) -> tuple[Logits, float]:
         """Classify the window; return the logits, (C,), and the engine's milliseconds."""

@@ -21,7 +21,6 @@ class _AtFrames:
 
     inferences: int = 0
     seconds: float = 0.0
-    energy_j: float = 0.0
     misses: int = 0
     most_ms: float = 0.0
     bins: Counter[int] = field(default_factory=Counter)
@@ -46,7 +45,8 @@ class Summary:
         self._switches = 0
         self._overhead_ms = 0.0
         self._burst = self._longest_burst = 0
-        self._measured = 0  # results whose energy is known
+        self._energy_j: float | None = None
+        self._measured = 0  # results whose energy is known, with or by the next one
         self._over_current = 0
         self._escalated = 0
         self._skipped: list[str] = []
@@ -71,9 +71,9 @@ class Summary:
         self._escalated += len(result.observation.ran) > 1
         sensed = result.observation.sensed
         self._over_current += sensed.over_current
+        self._measured += sensed.fault is None
         if sensed.energy_j is not None:
-            self._measured += 1
-            at.energy_j += sensed.energy_j
+            self._energy_j = (self._energy_j or 0.0) + sensed.energy_j
         at.most_ms = max(at.most_ms, result.latency_ms)
         at.bins[math.floor(math.log(result.latency_ms) / _BIN)] += 1
         self._overhead_ms += result.overhead_ms
@@ -86,7 +86,7 @@ class Summary:
     def fields(self) -> dict[str, Any]:
         """Return all figures, ready for JSON."""
         misses = sum(at.misses for at in self._by_frames.values())
-        energy_j = sum(at.energy_j for at in self._by_frames.values())
+        energy_j = self._energy_j
         return {
             "inferences": self.inferences,
             "switches": self._switches,
@@ -94,8 +94,10 @@ class Summary:
             "misses": misses,
             "miss_rate": round(misses / max(1, self.inferences), 4),
             "longest_burst": self._longest_burst,
-            "energy_j": round(energy_j, 3) if self._measured else None,
-            "energy_per_clip_j": round(energy_j / self.inferences, 4) if self._measured else None,
+            "energy_j": None if energy_j is None else round(energy_j, 3),
+            "energy_per_clip_j": None
+            if energy_j is None
+            else round(energy_j / max(1, self._measured), 4),
             "over_current": self._over_current,
             "escalated": self._escalated,
             "mean_overhead_ms": round(self._overhead_ms / max(1, self.inferences), 3),

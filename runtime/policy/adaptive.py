@@ -164,18 +164,20 @@ class Adaptive:
             in_debt=chance < 0,
         )
         if observation.limits.latency_ms is not None:
-            # What the fewest frames missed, no other choice would have kept.
-            chance += _FEEDBACK * (rate - (observation.missed and index > 0))
+            # What the fewest frames alone missed, no other choice would have kept.
+            had_choice = index > 0 or len(observation.ran) > 1
+            chance += _FEEDBACK * (rate - (observation.missed and had_choice))
         sensed = observation.sensed
         heat = state.heat.observe(observation.now, sensed.temperature_c)
         alarm = "the board reported over-current" if sensed.over_current else heat.alarm
+        clean = _clean(state, observation, latency, alarm)
         return State(
             points=state.points,
             ranked=state.ranked,
             period_s=state.period_s,
             switch_ms=state.switch_ms,
             latency=latency,
-            clean=_clean(state, observation, latency, alarm),
+            clean=clean,
             chance=min(max(chance, _DEEPEST_DEBT), _LARGEST_CHANCE),
             current=index,
             since=since,
@@ -191,7 +193,7 @@ class Adaptive:
             ),
             heat=heat,
             fault=sensed.fault,
-            alarm=alarm or (_miss(observation) if observation.missed else state.alarm),
+            alarm=alarm or _why_guarded(state, observation, clean),
         )
 
     def decide(self, state: State, limits: Limits, now: float) -> Decision:
@@ -345,8 +347,14 @@ def _is_better(state: State, index: int, other: int) -> bool:
     return state.ranked.index(index) < state.ranked.index(other)
 
 
-def _miss(observation: Observation) -> str:
-    return f"a miss of {observation.latency_ms:.3g} ms with {observation.frames} frames"
+def _why_guarded(state: State, observation: Observation, clean: tuple[int, ...]) -> str:
+    """Say what the guard answers, where it answers anything: the latest of it."""
+    seen = f"{observation.latency_ms:.3g} ms with {observation.frames} frames"
+    if observation.missed:
+        return f"a miss of {seen}"
+    if any(now == 0 < before for now, before in zip(clean, state.clean, strict=True)):
+        return f"after {seen}, more would have been late"
+    return state.alarm
 
 
 def _clean(

@@ -7,11 +7,14 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ffn_edge.errors import FfnEdgeError
 from ffn_edge.runtime.policy.policies import named
 from ffn_edge.runtime.simulate.board import BoardSpec
 from ffn_edge.runtime.simulate.drive import Course, simulate
@@ -78,8 +81,20 @@ def _finished(jobs: Sequence[_Job]) -> Iterator[_Part]:
         return
     # Not forked: a process with threads, as numpy's may be, cannot be forked safely.
     context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, _ignore_interrupt) as pool:  # the end of the block ends them all
-        yield from pool.imap_unordered(_run, jobs)
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt) as pool:
+        try:
+            for future in as_completed([pool.submit(_run, job) for job in jobs]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise FfnEdgeError(
+                "a process that simulated was killed, perhaps as memory ran out",
+                "simulate one scenario at a time.",
+            ) from error
+        except BaseException:  # a job takes long: the pool would wait for it
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+            raise
 
 
 def _ignore_interrupt() -> None:

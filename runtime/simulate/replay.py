@@ -130,9 +130,9 @@ class Replay:
         self.limits = self._shifted(seen.limits)
         if self._has_power and seen.sensed.power_w is not None and self._number > 0:
             elapsed_ms = (seen.now - self._observations[self._number - 1].now) * 1e3
-            index = list(self._base_ms).index(seen.frames)
-            busy = min(1.0, seen.latency_ms / elapsed_ms)
-            expected_w = self._idle_w + self._engine_w[index] * busy
+            engine_w = dict(zip(self._base_ms, self._engine_w, strict=True))
+            busy_mj = sum(engine_w[frames] * min(ms, elapsed_ms) for frames, ms in ran)
+            expected_w = self._idle_w + busy_mj / elapsed_ms
             if expected_w > 0:
                 self._factor = seen.sensed.power_w / expected_w
 

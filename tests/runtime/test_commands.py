@@ -244,6 +244,23 @@ def test_no_option_writes_over_the_source(bundle: Bundle, video: Path, option: s
     assert video.read_bytes() == before
 
 
+def test_the_only_video_of_a_list_is_not_written_over(
+    bundle: Bundle, video: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text(f"{video}\n")
+    before = video.read_bytes()
+    result = CliRunner().invoke(
+        run, [str(bundle.path), "--source", str(tmp_path / "list.txt"), "--annotate", str(video)]
+    )
+    assert isinstance(result.exception, VideoError)
+    assert video.read_bytes() == before
+
+
+def test_what_is_no_file_may_be_written_twice(bundle: Bundle, video: Path) -> None:
+    nowhere = ["--output", "/dev/null", "--record", "/dev/null"]
+    invoke(run, bundle.path, "--source", video, *nowhere)
+
+
 def test_two_options_cannot_write_one_file(bundle: Bundle, video: Path, tmp_path: Path) -> None:
     same = str(tmp_path / "x.jsonl")
     result = CliRunner().invoke(

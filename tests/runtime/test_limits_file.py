@@ -33,6 +33,13 @@ def test_null_is_no_limit(tmp_path: Path) -> None:
     assert LimitsFile(path, BASE, print)().latency_ms is None
 
 
+def test_a_miss_rate_cannot_be_left_open(tmp_path: Path) -> None:
+    path = tmp_path / "limits.json"
+    path.write_text('{"miss_rate": null}')
+    with pytest.raises(FfnEdgeError, match="a number between 0 and 1"):
+        LimitsFile(path, BASE, print)
+
+
 def test_a_change_is_read_once_and_said(tmp_path: Path) -> None:
     said: list[str] = []
     path = tmp_path / "limits.json"

@@ -16,7 +16,11 @@ from ffn_edge.runtime.summary import Summary
 
 
 def result(
-    elapsed_s: float, frames: int, latency_ms: float, energy_j: float | None = None
+    elapsed_s: float,
+    frames: int,
+    latency_ms: float,
+    energy_j: float | None = None,
+    fault: str | None = None,
 ) -> Result:
     return Result(
         time_s=elapsed_s,
@@ -28,7 +32,7 @@ def result(
             latency_ms=latency_ms,
             now=elapsed_s,
             limits=Limits(latency_ms=50.0),
-            sensed=Sensed(energy_j=energy_j),
+            sensed=Sensed(energy_j=energy_j, fault=fault),
         ),
         engine_ms=latency_ms,
         device_ms=None,
@@ -74,6 +78,9 @@ def test_a_summary_adds_the_energy_that_is_known() -> None:
     assert summary.fields()["energy_j"] is None
     for number, energy_j in enumerate((None, 2.0, 4.0)):
         summary.write(result(number / 4, 8, 40.0, energy_j))
+    # The first one's energy came with the second; while the sensor is away nothing is known.
+    for number in range(3, 8):
+        summary.write(result(number / 4, 8, 40.0, None, fault="gone"))
     fields = summary.fields()
     assert (fields["energy_j"], fields["energy_per_clip_j"]) == (6.0, 2.0)
 

@@ -94,6 +94,16 @@ def test_a_miss_drops_at_once_to_what_has_room_for_a_slower_one_still(
     assert worse.rejected[8] == "guarded: a miss of 160 ms with 16 frames"
 
 
+def test_the_guard_names_what_it_saw_and_not_an_older_miss(setting: NewSetting) -> None:
+    state = ADAPTIVE.start(setting(ratios=(1.0,) * 50))
+    early = Limits(latency_ms=60)
+    state = after(state, *[(16, 80.0)] * 2, *[(8, 40.0)] * 60, limits=early)
+    limits = Limits(latency_ms=82)
+    state = after(state, *[(8, 40.0)] * 5, (8, 45.0), limits=limits)
+    why = ADAPTIVE.decide(state, limits, 30.0).rejected[16]
+    assert why == "guarded: after 45 ms with 8 frames, more would have been late"
+
+
 def test_a_level_that_stays_is_learned_after_three_inferences(setting: NewSetting) -> None:
     limits = Limits(latency_ms=100)
     state = after(ADAPTIVE.start(setting()), *[(16, 80.0)] * 20, limits=limits)
