@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from ffn_edge.errors import FfnEdgeError
 
+_Self = TypeVar("_Self", bound="LineFile")
+
 
 class LineFile:
-    """JSON lines to a file or a stream: `with LineFile(path) as lines: lines.write({...})`."""
+    """JSON lines to a file or a stream: `with LineFile(path) as lines: lines.write_line({...})`."""
 
     def __init__(self, target: TextIO | Path) -> None:
         """Remember the target.
@@ -25,7 +27,7 @@ class LineFile:
         self._target = target
         self._stack = ExitStack()
 
-    def __enter__(self) -> LineFile:
+    def __enter__(self: _Self) -> _Self:
         """Open the file.
 
         Raises:
@@ -54,7 +56,7 @@ class LineFile:
             if error is None:
                 raise self._unwritten(failure) from failure
 
-    def write(self, fields: Mapping[str, Any]) -> None:
+    def write_line(self, fields: Mapping[str, Any]) -> None:
         """Write a line.
 
         Raises:

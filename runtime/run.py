@@ -99,9 +99,10 @@ def open_session(
     Raises:
         FfnEdgeError: the source, the bundle, the backend or a value cannot be used.
     """
-    limits_file = None
-    if options.limits_file is not None:
-        limits_file = LimitsFile(options.limits_file, limits, say)
+    file = options.limits_file
+    limits_now: Callable[[], Limits] = (
+        (lambda: limits) if file is None else LimitsFile(file, limits, say)
+    )
     streams = open_source(source, realtime=options.realtime)
     is_live = all(stream.live for stream in streams.streams)
     wanted = None if limits.frames is None else (limits.frames,)
@@ -116,8 +117,8 @@ def open_session(
             f"{chosen.threads} threads: {chosen.reason}"
         )
         meter = stack.enter_context(closing(meter_for(chosen, options.root)))
-        needs_power = limits.needs_power or limits_file is not None
-        if isinstance(meter, NullMeter) and (limits_file or (lambda: limits))().needs_power:
+        needs_power = limits.needs_power or file is not None  # which may ask for it later
+        if isinstance(meter, NullMeter) and limits_now().needs_power:
             say(
                 f"warning: {meter.error.message}. So a power budget is kept by the fewest frames. "
                 "`ffn-edge power` says what would help."
@@ -147,7 +148,7 @@ def open_session(
             engines,
             bundle.manifest,
             Controller(options.policy, setting),
-            limits_file or (lambda: limits),
+            limits_now,
             options,
             sense=sampler.sense,
             second_look=second_look,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, TextIO
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -26,29 +26,8 @@ class Sink(Protocol):
     def write(self, result: Result) -> None: ...  # noqa: D102
 
 
-class JsonLines:
+class JsonLines(LineFile):
     """Each result as a line of JSON."""
-
-    def __init__(self, target: TextIO | Path) -> None:
-        """Remember the target. See `LineFile`."""
-        self._lines = LineFile(target)
-
-    def __enter__(self) -> JsonLines:
-        """Open the file.
-
-        Raises:
-            FfnEdgeError: it cannot be written.
-        """
-        self._lines.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._lines.__exit__(kind, error, trace)
 
     def write(self, result: Result) -> None:
         """Write a result.
@@ -57,7 +36,7 @@ class JsonLines:
             FfnEdgeError: the disk is full.
             BrokenPipeError: nobody reads on.
         """
-        self._lines.write(result_fields(result))
+        self.write_line(result_fields(result))
 
 
 def result_fields(result: Result) -> dict[str, object]:

@@ -91,7 +91,7 @@ class State:
     stepped_up: bool = False
     patience: int = _PATIENCE
     power: PowerModel
-    heat: HeatModel = HeatModel()  # noqa: RUF009 - frozen
+    heat: HeatModel
     fault: str | None = None
     alarm: str = ""
 
@@ -132,6 +132,7 @@ class Adaptive:
             latency=LatencyModel.start([point.base_ms for point in points], setting.ratios),
             clean=(_MOST_PATIENCE,) * len(points),
             power=PowerModel(setting.idle_w or 0.0),
+            heat=HeatModel(),
         )
 
     def observe(self, state: State, observation: Observation) -> State:
@@ -211,6 +212,8 @@ class Adaptive:
         if budget_w is not None and (why := _unknown_power(state)):
             return _fewest(state, f"the power is not known, so the fewest frames: {why}")
         chance = limits.miss_rate if state.chance is None else max(state.chance, _LEAST_CHANCE)
+        stay = (chance, state.latency.tail(chance))
+        up = (_STEP_UP * chance, state.latency.tail(_STEP_UP * chance))
         rejected: dict[int, str] = {}
         chosen = why_chosen = None
         for index in state.ranked:
@@ -219,8 +222,8 @@ class Adaptive:
                 rejected[frames] = f"less accurate than {chosen}"
                 continue
             step_up = state.current is not None and _is_better(state, index, state.current)
-            chance_here = _STEP_UP * chance if step_up else chance
-            demands = list(_demands(state, index, limits, chance_here))
+            chance_here, tail_here = up if step_up else stay
+            demands = list(_demands(state, index, limits, chance_here, tail_here))
             if budget_w is not None:
                 saving_j = budget_w * limits.saving_s(now) if step_up else 0.0
                 demands.append(_power_demand(state, index, budget_w, saving_j))
@@ -244,7 +247,7 @@ class Adaptive:
                 if index and state.clean[index] == 0
             ),
             latencies_ms={
-                point.frames: state.latency.predicted_ms(index, chance)
+                point.frames: state.latency.expected_ms(index) * stay[1]
                 for index, point in enumerate(state.points)
             },
             engine_w=None
@@ -272,10 +275,12 @@ class _Demand(NamedTuple):
     limit: str
 
 
-def _demands(state: State, index: int, limits: Limits, chance: float) -> Iterator[_Demand]:
-    """Yield what an engine would take of the deadline, with so large a chance of more."""
+def _demands(
+    state: State, index: int, limits: Limits, chance: float, tail: float
+) -> Iterator[_Demand]:
+    """Yield what an engine would take of the deadline: its tail has so large a chance of more."""
     if limits.latency_ms is not None:
-        predicted_ms = state.latency.predicted_ms(index, chance)
+        predicted_ms = state.latency.expected_ms(index) * tail
         if state.current is not None and index != state.current:
             predicted_ms += state.switch_ms
         words = f"{100 * (1 - chance):.4g} % latency {predicted_ms:.3g} ms"

@@ -250,7 +250,6 @@ class Controller:
 
     def __init__(self, policy: Policy[Any], setting: Setting) -> None:
         self.policy = policy
-        self.setting = setting
         self._state = policy.start(setting)
 
     def decide(self, limits: Limits, now: float) -> Decision:

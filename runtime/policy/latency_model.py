@@ -87,9 +87,9 @@ class LatencyModel:
         """Return the latency that would be usual now."""
         return self.usual_ms(index) * self.slowdown
 
-    def predicted_ms(self, index: int, chance: float) -> float:
-        """Return the latency that the next inference exceeds with a chance."""
-        return self.expected_ms(index) * quantile(self.ordered, 1 - chance)
+    def tail(self, chance: float) -> float:
+        """Return the error that the next inference exceeds with a chance."""
+        return quantile(self.ordered, 1 - chance)
 
     def observe(
         self,

@@ -18,7 +18,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ffn_edge.errors import FfnEdgeError
@@ -36,29 +35,12 @@ SCHEMA_VERSION = 1
 _RECORD_AGAIN = "record one with `ffn-edge run BUNDLE --source ... --record trace.jsonl`."
 
 
-class TraceWriter:
+class TraceWriter(LineFile):
     """Writes what a policy saw, line by line, so that it is there when the run is cut off."""
 
     def __init__(self, path: Path) -> None:
-        self._lines = LineFile(path)
+        super().__init__(path)
         self._limits: Limits | None = None
-
-    def __enter__(self) -> TraceWriter:
-        """Open the file.
-
-        Raises:
-            FfnEdgeError: it cannot be written.
-        """
-        self._lines.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._lines.__exit__(kind, error, trace)
 
     def begin(self, setting: Setting, limits: Limits, conditions: Mapping[str, Any]) -> None:
         """Write the first line.
@@ -72,7 +54,7 @@ class TraceWriter:
             FfnEdgeError: the disk is full.
         """
         self._limits = limits
-        self._lines.write(
+        self.write_line(
             {
                 "schema_version": SCHEMA_VERSION,
                 "conditions": dict(conditions),
@@ -98,7 +80,7 @@ class TraceWriter:
         if observation.limits != self._limits:
             self._limits = observation.limits
             fields["limits"] = dataclasses.asdict(observation.limits)
-        self._lines.write(fields)
+        self.write_line(fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from .classes import create
 from .machine import Machine
 from .progress import BuildCancelledError, Progress
 from .signatures import Types
-from .values import Reporter
+from .values import Logging, Reporter
 
 _REFITS = ("REFIT", "REFIT_IDENTICAL", "REFIT_INDIVIDUAL")
 # TensorRT for RTX 1.7.1 finds no tactic for a single convolution in 1 MiB.
@@ -19,34 +19,12 @@ _LEAST_WORKSPACE = 2 << 20
 _CACHE_MAGIC = b"EMULATED TIMING CACHE\n"
 
 
-class Builder:
+class Builder(Logging):
     """Builds plans from networks."""
 
-    _max_threads: int
-    _report: Reporter
-    _machine: Machine
-    _types: Types
-
     def __init__(self, logger: Any) -> None:
-        self._report = Reporter(self._machine, self._types, logger)
-        self._max_threads = 1
-        if self._machine.gpu is None and not self._machine.is_rtx:
-            self._report.error("CUDA initialization failure with error: 35.")
-            raise TypeError("pybind11::init(): factory function returned nullptr")
-
-    @property
-    def logger(self) -> Any:
-        """The logger."""
-        return self._report.logger
-
-    @property
-    def max_threads(self) -> int:
-        """Threads that a build may use."""
-        return int(self._max_threads)
-
-    @max_threads.setter
-    def max_threads(self, value: int) -> None:
-        self._max_threads = value
+        self._log_to(logger)
+        self._refuse_without_gpu()
 
     @property
     def platform_has_fast_fp16(self) -> bool:

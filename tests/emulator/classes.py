@@ -61,7 +61,11 @@ def emulated_class(
         types: the module's types; the class is added to them.
         bases: its bases, if it is not a class of its own.
     """
-    own = vars(implementation)
+    own: dict[str, Any] = {}
+    annotations: dict[str, Any] = {}
+    for ancestor in reversed(implementation.__mro__[:-1]):  # without `object`
+        own.update(vars(ancestor))
+        annotations.update(vars(ancestor).get("__annotations__", {}))
     members = surface.classes[name]
     # What helpers need and nobody sees: private names, and operators that no surface records.
     hidden = ("__init__", "__dict__", "__weakref__", "__module__", "__doc__", "__annotations__")
@@ -71,7 +75,7 @@ def emulated_class(
         if key.startswith("_") and key not in hidden and key not in members
     }
     # Its state is what it annotates. As with pybind11, an instance has no other attributes.
-    state = own.get("__annotations__", {}).keys() - {"_machine", "_types", "_sets"}
+    state = annotations.keys() - {"_machine", "_types", "_sets"}
     namespace["__slots__"] = (*state, *(() if bases else ("_constructed", "__weakref__")))
     namespace["_machine"] = machine
     namespace["_types"] = types

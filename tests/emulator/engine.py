@@ -15,39 +15,17 @@ from .machine import Machine
 from .plan import BadPlanError, Plan
 from .signatures import Types
 from .streams import Work
-from .values import Reporter
+from .values import Logging, Reporter
 
 _SCRATCH_STEP = 512
 
 
-class Runtime:
+class Runtime(Logging):
     """Deserialises plans."""
 
-    _max_threads: int
-    _report: Reporter
-    _machine: Machine
-    _types: Types
-
     def __init__(self, logger: Any) -> None:
-        self._report = Reporter(self._machine, self._types, logger)
-        self._max_threads = 1
-        if self._machine.gpu is None and not self._machine.is_rtx:
-            self._report.error("CUDA initialization failure with error: 35.")
-            raise TypeError("pybind11::init(): factory function returned nullptr")
-
-    @property
-    def logger(self) -> Any:
-        """The logger."""
-        return self._report.logger
-
-    @property
-    def max_threads(self) -> int:
-        """Threads that may be used."""
-        return int(self._max_threads)
-
-    @max_threads.setter
-    def max_threads(self, value: int) -> None:
-        self._max_threads = value
+        self._log_to(logger)
+        self._refuse_without_gpu()
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> Any:
         """Return the engine of a plan; None if that fails."""

@@ -9,39 +9,27 @@ import numpy.typing as npt
 
 from .errors import DeviceFailure
 from .graph import NUMPY_TYPES
-from .machine import Machine
 from .memory import host_array, is_mapped
 from .plan import digest
-from .signatures import Types
 from .streams import Queue
-from .values import Reporter
+from .values import Logging
 
 
-class Refitter:
+class Refitter(Logging):
     """Replaces an engine's weights."""
 
     _engine: Any
-    _max_threads: int
-    _report: Reporter
     _set: dict[str, tuple[Any, str]]
     _validation: bool
-    _machine: Machine
-    _types: Types
 
     def __init__(self, engine: Any, logger: Any) -> None:
         self._engine = engine
-        self._report = Reporter(self._machine, self._types, logger)
+        self._log_to(logger)
         self._set = {}
         self._validation = True
-        self._max_threads = 1
         if not engine.refittable:
             self._report.error("Cannot create a refitter for an engine that is not refittable")
             raise TypeError("pybind11::init(): factory function returned nullptr")
-
-    @property
-    def logger(self) -> Any:
-        """The logger."""
-        return self._report.logger
 
     @property
     def weights_validation(self) -> bool:
@@ -51,15 +39,6 @@ class Refitter:
     @weights_validation.setter
     def weights_validation(self, value: bool) -> None:
         self._validation = value
-
-    @property
-    def max_threads(self) -> int:
-        """Threads that a refit may use."""
-        return int(self._max_threads)
-
-    @max_threads.setter
-    def max_threads(self, value: int) -> None:
-        self._max_threads = value
 
     def _names(self) -> list[str]:
         weights = self._engine._plan.weights

@@ -41,6 +41,38 @@ class Reporter:
         self.logger.log(self._severity[severity], message)
 
 
+class Logging:
+    """What builders, runtimes and refitters share: a logger, and how many threads they use."""
+
+    _max_threads: int
+    _report: Reporter
+    _machine: Machine
+    _types: Types
+
+    def _log_to(self, logger: Any) -> None:
+        self._report = Reporter(self._machine, self._types, logger)
+        self._max_threads = 1
+
+    def _refuse_without_gpu(self) -> None:
+        if self._machine.gpu is None and not self._machine.is_rtx:
+            self._report.error("CUDA initialization failure with error: 35.")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    @property
+    def logger(self) -> Any:
+        """The logger."""
+        return self._report.logger
+
+    @property
+    def max_threads(self) -> int:
+        """Threads that may be used."""
+        return int(self._max_threads)
+
+    @max_threads.setter
+    def max_threads(self, value: int) -> None:
+        self._max_threads = value
+
+
 class ILogger:
     """Base of loggers; a subclass defines `log`."""
 

@@ -258,7 +258,8 @@ def test_the_only_video_of_a_list_is_not_written_over(
 
 def test_what_is_no_file_may_be_written_twice(bundle: Bundle, video: Path) -> None:
     nowhere = ["--output", "/dev/null", "--record", "/dev/null"]
-    invoke(run, bundle.path, "--source", video, *nowhere)
+    result = invoke(run, bundle.path, "--source", video, *nowhere)
+    assert "inferences" in result.stderr
 
 
 def test_two_options_cannot_write_one_file(bundle: Bundle, video: Path, tmp_path: Path) -> None:
