@@ -10,7 +10,6 @@ once. What cannot be folded stays in the graph as an operation of its own.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,11 +20,12 @@ from ffn_edge.compose import BIAS, S_IN, S_OUT, vector_name
 from ffn_edge.errors import ExportError
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.specialized import (
+    FixedFrames,
     SpecializedNorm,
-    TemporalShift,
+    TemporalLayer,
     WeightAlteration,
-    temporal_shift,
 )
+from ffn_edge.network.tracing import traced
 
 _Linear = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
@@ -101,19 +101,6 @@ class ChannelAffine(nn.Module):
         return scaled if self.shift is None else scaled + self.shift.reshape(shape)
 
 
-class FixedShift(nn.Module):
-    """A temporal shift for clips of one length."""
-
-    def __init__(self, frames: int, fraction: int) -> None:
-        super().__init__()
-        self.frames = frames
-        self.fraction = fraction
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shift (B*T, C, H, W)."""
-        return temporal_shift(x, self.frames, self.fraction)
-
-
 class GlobalMean(nn.Module):
     """The mean over all positions, in place of AdaptiveAvgPool(1).
 
@@ -126,14 +113,6 @@ class GlobalMean(nn.Module):
         return x.mean(tuple(range(2, x.dim())), keepdim=True)
 
 
-class _Tracer(fx.Tracer):
-    """Traces a body down to layers: whatever PyTorch or this project defines is one call."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = (SpecializedNorm, WeightAlteration, TemporalShift)
-        return isinstance(m, ours) or super().is_leaf_module(m, module_qualified_name)
-
-
 def fold(network: FrameFlexibleNetwork, frames: int) -> FoldedNetwork:
     """Fold the sub-network of `frames`. The network itself is left as it is.
 
@@ -144,24 +123,15 @@ def fold(network: FrameFlexibleNetwork, frames: int) -> FoldedNetwork:
         frames: one of its frame counts.
 
     Raises:
-        ExportError: the frame count does not exist, or the body cannot be traced.
+        ExportError: the frame count does not exist.
+        NetworkError: the body cannot be traced.
     """
     if frames not in network.frame_counts:
         raise ExportError(
             f"the network has no sub-network for {frames} frames",
             f"choose from {', '.join(map(str, network.frame_counts))}.",
         )
-    # A copy in evaluation mode that shares the tensors: a body may read its mode while it is traced
-    # (dropout, stochastic depth), and the caller's network stays in the mode it is in.
-    tensors = (*network.body.parameters(), *network.body.buffers())
-    body = copy.deepcopy(network.body, {id(tensor): tensor for tensor in tensors}).eval()
-    try:
-        graph = _Tracer().trace(body)
-    except Exception as error:
-        raise ExportError(
-            f"{type(body).__name__} cannot be traced: {error}",
-            "its forward must not branch on values of tensors.",
-        ) from error
+    body, graph = traced(network.body)
     layers = dict(body.named_modules())
     folder = _Folder(graph, layers, frames)
     folder.run()
@@ -225,8 +195,11 @@ class _Folder:
                     self._drop(node)
                 else:
                     self._keep(str(node.target), ChannelAffine(scale.float(), None))
-            elif isinstance(layer, TemporalShift):
-                self.replaced[str(node.target)] = FixedShift(self.frames, layer.fraction)
+            elif isinstance(layer, TemporalLayer):
+                name = str(node.target)
+                self.replaced[name] = FixedFrames(layer, self.frames)
+                for tensor in layer.state_dict():
+                    self.names[f"{name}.layer.{tensor}"] = f"{name}.{tensor}"
         for node in self.graph.nodes:
             layer = self._layer(node)
             name = str(node.target)

@@ -6,48 +6,80 @@ import difflib
 from collections.abc import Sequence
 
 from ffn_edge.errors import NetworkError
-from ffn_edge.network.ffn import FrameFlexibleNetwork, specialize
+from ffn_edge.network import tsm
+from ffn_edge.network.conversion import specialize
+from ffn_edge.network.family import Family
+from ffn_edge.network.ffn import ABLATIONS, FrameFlexibleNetwork
 from ffn_edge.network.published import import_published
-from ffn_edge.network.tsm import TSM_ARCHITECTURES, build_tsm
 
-ARCHITECTURES = TSM_ARCHITECTURES
+_FAMILIES = {name: family for family in (tsm.FAMILY,) for name in family.architectures}
+ARCHITECTURES = tuple(_FAMILIES)
 
-__all__ = ["ARCHITECTURES", "FrameFlexibleNetwork", "build", "import_published", "specialize"]
+__all__ = [
+    "ABLATIONS",
+    "ARCHITECTURES",
+    "FrameFlexibleNetwork",
+    "build",
+    "family_of",
+    "import_published",
+    "specialize",
+]
 
 
 def build(
     arch: str,
     num_classes: int,
-    frame_counts: Sequence[int] = (4, 8, 16),
+    frame_counts: Sequence[int] | None = None,
     *,
     weights: str | None = None,
     dropout: float = 0.5,
+    without: Sequence[str] = (),
 ) -> FrameFlexibleNetwork:
     """Build a Frame Flexible Network.
 
     Args:
         arch: one of `ARCHITECTURES`.
         num_classes: the number of logits.
-        frame_counts: the frame counts to serve, ascending; any set.
+        frame_counts: the frame counts to serve, ascending; any set. Left out, the paper's:
+            (4, 8, 16), and for SlowFast (16, 32, 64).
         weights: where the shared weights start: None for random, the name of torchvision's
             weights such as "IMAGENET1K_V1" (downloaded once), or a local file of them.
         dropout: the probability before the classifier, in training.
+        without: of `ABLATIONS`, what to leave out; "td" is of the objective and changes nothing
+            here.
 
     Raises:
         NetworkError: the architecture or the weights do not exist.
         FrameCountError: the frame counts do not ascend.
         CheckpointError: the weights file is of another network.
     """
-    check_architecture(arch)
+    family = family_of(arch)
     if num_classes < 1:
         raise NetworkError(f"a network cannot have {num_classes} classes", "give at least one.")
-    return build_tsm(arch, num_classes, frame_counts, weights=weights, dropout=dropout)
+    if unknown := sorted(set(without) - set(ABLATIONS)):
+        raise NetworkError(
+            f"a network cannot be built without {unknown[0]!r}",
+            f"what can be left out is {', '.join(ABLATIONS)}.",
+        )
+    return family.build(
+        arch,
+        num_classes,
+        frame_counts or family.frame_counts,
+        weights=weights,
+        dropout=dropout,
+        without=without,
+    )
 
 
-def check_architecture(architecture: str) -> None:
-    """Raise a NetworkError, with the nearest names, unless `architecture` exists."""
-    if architecture not in ARCHITECTURES:
+def family_of(architecture: str) -> Family:
+    """Return what builds an architecture.
+
+    Raises:
+        NetworkError: it does not exist; the nearest names are in the hint.
+    """
+    if architecture not in _FAMILIES:
         near = difflib.get_close_matches(architecture, ARCHITECTURES, n=3) or ARCHITECTURES
         raise NetworkError(
             f"there is no architecture {architecture!r}", f"did you mean {' or '.join(near)}?"
         )
+    return _FAMILIES[architecture]

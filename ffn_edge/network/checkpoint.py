@@ -73,6 +73,7 @@ def save_checkpoint(
         "architecture": network.architecture,
         "num_classes": network.num_classes,
         "frame_counts": list(network.frame_counts),
+        "without": list(network.without),
         "card": dataclasses.asdict(card),
         "state_dict": network.state_dict(),
         "training": training,
@@ -108,7 +109,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         )
     try:
         network = build(
-            content["architecture"], content["num_classes"], content["frame_counts"]
+            content["architecture"],
+            content["num_classes"],
+            content["frame_counts"],
+            without=content.get("without", ()),
         ).eval()
         network.load_state_dict(content["state_dict"])
         raw = content["card"]
@@ -139,7 +143,7 @@ def import_file(
     """Read a checkpoint file of the paper's code and write it as one of ours.
 
     Args:
-        path: a file of `{"state_dict": ...}` or of the state_dict itself.
+        path: a file of `{"state_dict": ...}`, `{"model_state": ...}` or of the tensors themselves.
         architecture: which network it is.
         output: the file to write.
         classes: class names, one per line; left out, the classes are named by their number.
@@ -150,7 +154,7 @@ def import_file(
         DataError: the class file cannot be used.
     """
     content = load_torch_file(path)
-    state_dict = content.get("state_dict", content)
+    state_dict = content.get("state_dict", content.get("model_state", content))
     if not isinstance(state_dict, dict):
         raise CheckpointError(
             f"the state_dict of {path} is a {type(state_dict).__name__}", "give a whole checkpoint."

@@ -10,15 +10,13 @@ from torch import Tensor
 from ffn_edge.errors import CheckpointError
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 
-_FRAME_COUNT = re.compile(r"^base_model\.bn1_(\d+)\.weight$")
-
 
 def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexibleNetwork:
     """Build the network of a published checkpoint; classes and frame counts are read off it.
 
     Args:
         arch: which network it is: the file does not say.
-        state_dict: the checkpoint's `state_dict`, with or without DataParallel's "module.".
+        state_dict: the checkpoint's tensors, with or without DataParallel's "module.".
 
     Returns:
         The network in evaluation mode.
@@ -27,22 +25,28 @@ def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexib
         NetworkError: the architecture does not exist.
         CheckpointError: the tensors are not those of the architecture.
     """
-    from ffn_edge.network import build, check_architecture
+    from ffn_edge.network import build, family_of
 
-    check_architecture(arch)
-    tensors = {name.removeprefix("module."): value for name, value in state_dict.items()}
-    frame_counts = sorted(
-        int(match.group(1)) for name in tensors if (match := _FRAME_COUNT.match(name))
-    )
-    classifier = tensors.get("new_fc.weight")
-    if not frame_counts or classifier is None:
+    naming = family_of(arch).published
+    if naming is None:
         raise CheckpointError(
-            "this is not a published FFN checkpoint: base_model.bn1_<T> or new_fc is missing",
-            "give the `state_dict` of a 2-D network trained by the paper's code.",
+            f"the paper's code has no {arch}", "name the architecture that the file was trained as."
         )
-    network = build(arch, classifier.shape[0], frame_counts)
+    tensors = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    numbers = sorted(
+        int(match.group(1)) for name in tensors if (match := re.fullmatch(naming.norm, name))
+    )
+    classifier = tensors.get(naming.classifier)
+    if not numbers or classifier is None:
+        lacks = "a norm of its own for each frame count" if not numbers else naming.classifier
+        raise CheckpointError(
+            f"this is not a published FFN checkpoint of a {arch}: it lacks {lacks}",
+            "name the architecture it was trained as, and give a file that the paper's code wrote.",
+        )
+    per = naming.frames_per_number
+    network = build(arch, classifier.shape[0], [number * per for number in numbers])
     expected = network.state_dict()
-    names = {published_name(name): name for name in expected}
+    names = {published_name(arch, name): name for name in expected}
     missing = [name for name in names if name not in tensors]
     extra = [name for name in tensors if name not in names]
     if missing or extra:
@@ -55,7 +59,7 @@ def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexib
     for published, name in names.items():
         value = tensors[published]
         # φ is published as a depth-wise kernel (C, 1, 1, 1).
-        if name.split(".")[-2] == "phi" and value.shape[1:] == (1, 1, 1):
+        if name.split(".")[-2] == "phi" and value.shape[1:].numel() == 1:
             value = value.flatten()
         if value.shape != expected[name].shape:
             raise CheckpointError(
@@ -68,19 +72,22 @@ def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexib
     return network.eval()
 
 
-def published_name(name: str) -> str:
-    """Return the published code's name of one of our tensors.
+def published_name(arch: str, name: str) -> str:
+    """Return the published code's name of a tensor of one of our networks.
 
-    layer1.0.bn1.norms.4.weight -> base_model.layer1.0.bn1_4.weight, and so on.
+    In a tsm_resnet50, body.layer1.0.bn1.norms.4.weight is base_model.layer1.0.bn1_4.weight.
     """
-    name = name.removeprefix("body.")
-    if name.startswith("fc.linear."):
-        return "new_fc." + name.removeprefix("fc.linear.")
-    name = re.sub(r"conv1\.alteration\.phi\.(\d+)$", r"adaconv_\1.weight", name)
-    name = name.replace(".conv1.conv.", ".conv1.")
-    name = re.sub(r"\.downsample\.1\.norms\.(\d+)\.", r".downsample_bn_\1.", name)
-    name = name.replace(".downsample.0.", ".downsample_conv.")
-    return "base_model." + re.sub(r"\.norms\.(\d+)\.", r"_\1.", name)
+    from ffn_edge.network import family_of
+
+    naming = family_of(arch).published
+    assert naming is not None
+    # The number stands for the slow pathway's frames in SlowFast: our frame counts are the clip's.
+    ours = re.sub(
+        r"\.(norms|phi)\.(\d+)(?=\.|$)",
+        lambda m: f".{m[1]}.{int(m[2]) // naming.frames_per_number}",
+        name,
+    )
+    return naming.name(ours.removeprefix("body."))
 
 
 def _first_ten(what: str, names: list[str]) -> str:

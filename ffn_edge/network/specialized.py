@@ -94,7 +94,60 @@ class WeightAlteration(nn.Module):
         return torch.addcmul(x, x, phi)
 
 
-class TemporalShift(nn.Module):
+class AlterationPoint(nn.Identity):
+    """Where a network of our own wants a weight alteration that precedes no convolution of its own.
+
+    `specialize` puts a `WeightAlteration` of `channels` in its place.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+
+class TemporalLayer(nn.Module):
+    """A layer that works along time, and so must know where each clip begins and ends.
+
+    Subclasses implement `along_time`, for clips of one length; rows of several lengths may stand
+    in one batch here.
+    """
+
+    def __init__(self, route: Route) -> None:
+        super().__init__()
+        self.route = route
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to each clip within itself; rows in clip order."""
+        segments = self.route.segments
+        if len(segments) == 1:
+            return self.along_time(x, segments[0].frames)
+        parts = torch.split(x, [segment.rows for segment in segments])
+        return torch.cat(
+            [
+                self.along_time(part, segment.frames)
+                for segment, part in zip(segments, parts, strict=True)
+            ]
+        )
+
+    def along_time(self, x: Tensor, frames: int) -> Tensor:
+        """Apply the layer to clips of T = `frames`: (B·T, C, H, W), or (B, C, T, H, W)."""
+        raise NotImplementedError
+
+
+class FixedFrames(nn.Module):
+    """A temporal layer for clips of one length, without a route: what export writes."""
+
+    def __init__(self, layer: TemporalLayer, frames: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.frames = frames
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer."""
+        return self.layer.along_time(x, self.frames)
+
+
+class TemporalShift(TemporalLayer):
     """Move the first C/n channels from the next frame and the next C/n from the previous one.
 
     Zero where there is no such frame; the other channels stay. Each clip is shifted within
@@ -102,22 +155,12 @@ class TemporalShift(nn.Module):
     """
 
     def __init__(self, route: Route, fraction: int = 8) -> None:
-        super().__init__()
-        self.route = route
+        super().__init__(route)
         self.fraction = fraction
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shift (rows, C, H, W), rows in clip order; the shape stays."""
-        segments = self.route.segments
-        if len(segments) == 1:
-            return temporal_shift(x, segments[0].frames, self.fraction)
-        parts = torch.split(x, [segment.rows for segment in segments])
-        return torch.cat(
-            [
-                temporal_shift(part, segment.frames, self.fraction)
-                for segment, part in zip(segments, parts, strict=True)
-            ]
-        )
+    def along_time(self, x: Tensor, frames: int) -> Tensor:
+        """Shift (B·T, C, H, W); the shape stays."""
+        return temporal_shift(x, frames, self.fraction)
 
 
 def temporal_shift(x: Tensor, frames: int, fraction: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.error import URLError
@@ -10,7 +11,9 @@ import torchvision.models.resnet as resnet  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from ffn_edge.errors import CheckpointError, NetworkError
-from ffn_edge.network.ffn import FrameFlexibleNetwork, specialize
+from ffn_edge.network.conversion import specialize
+from ffn_edge.network.family import Family, PublishedNames
+from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.torch_file import load_torch_file
 
 _RESNETS: dict[str, Callable[[], resnet.ResNet]] = {
@@ -25,7 +28,6 @@ _WEIGHTS: dict[str, type[resnet.WeightsEnum]] = {
     "tsm_resnet50": resnet.ResNet50_Weights,
     "tsm_resnet101": resnet.ResNet101_Weights,
 }
-TSM_ARCHITECTURES = (*_RESNETS, "tsm_tiny")
 
 
 class TinyResNet(nn.Module):
@@ -66,15 +68,16 @@ def _stage(inputs: int, width: int, index: int) -> nn.Sequential:
     )
 
 
-def build_tsm(
+def build(
     architecture: str,
     num_classes: int,
     frame_counts: Sequence[int],
     *,
     weights: str | None,
     dropout: float,
+    without: Sequence[str],
 ) -> FrameFlexibleNetwork:
-    """Build one of `TSM_ARCHITECTURES`; see `ffn_edge.network.build`."""
+    """Build a TSM network; see `ffn_edge.network.build`."""
     tiny = architecture == "tsm_tiny"
     if tiny and weights is not None:
         raise NetworkError("tsm_tiny has no pre-trained weights", "leave `weights` out.")
@@ -97,6 +100,7 @@ def build_tsm(
         architecture=architecture,
         # At width 16, 1/8 would shift only two channels each way, too few to learn motion from.
         shift_fraction=4 if tiny else 8,
+        without=without,
     )
 
 
@@ -142,3 +146,24 @@ def _image_weights(architecture: str, weights: str) -> dict[str, Tensor]:
             f"fetch {member.url} elsewhere and give the file's path as `weights`.",
         ) from error
     return downloaded
+
+
+def _published(name: str) -> str:
+    if name.startswith("fc.linear."):
+        return "new_fc." + name.removeprefix("fc.linear.")
+    name = re.sub(r"conv1\.alteration\.phi\.(\d+)$", r"adaconv_\1.weight", name)
+    name = name.replace(".conv1.conv.", ".conv1.")
+    name = re.sub(r"\.downsample\.1\.norms\.(\d+)\.", r".downsample_bn_\1.", name)
+    name = name.replace(".downsample.0.", ".downsample_conv.")
+    return "base_model." + re.sub(r"\.norms\.(\d+)\.", r"_\1.", name)
+
+
+FAMILY = Family(
+    architectures=(*_RESNETS, "tsm_tiny"),
+    build=build,
+    published=PublishedNames(
+        name=_published,
+        norm=r"base_model\.bn1_(\d+)\.weight",
+        classifier="new_fc.weight",
+    ),
+)

@@ -163,7 +163,10 @@ def published_file(tmp_path: Path) -> Path:
     from ffn_edge import network
 
     model = network.build("tsm_resnet18", 3, (2, 4))
-    tensors = {f"module.{published_name(name)}": t for name, t in model.state_dict().items()}
+    tensors = {
+        f"module.{published_name('tsm_resnet18', name)}": t
+        for name, t in model.state_dict().items()
+    }
     path = tmp_path / "ckpt.best.pth.tar"
     torch.save({"epoch": 49, "arch": "resnet18", "state_dict": tensors, "best_prec1": 43.6}, path)
     return path

@@ -120,11 +120,11 @@ def test_a_training_step_gives_the_published_losses_gradients_and_statistics(
     assert terms.total.item() == pytest.approx(training_case["total"], abs=1e-5)
     for frames, expected in training_case["kl"].items():
         assert terms.distillation[int(frames)].item() == pytest.approx(expected, abs=1e-5)
-    gradients = {published_name(n): p.grad for n, p in model.named_parameters()}
+    gradients = {published_name("tsm_resnet18", n): p.grad for n, p in model.named_parameters()}
     for name, expected in training_case["grad_norms"].items():
         assert gradients[name] is not None, name
         assert gradients[name].norm().item() == pytest.approx(expected, rel=1e-3), name
-    statistics = {published_name(n): b for n, b in model.named_buffers()}
+    statistics = {published_name("tsm_resnet18", n): b for n, b in model.named_buffers()}
     for name, (expected,) in training_case["running_stat_sums_after"].items():
         # a sum of 64 values of either sign: relative to their sizes, not to the sum
         assert statistics[name].sum().item() == pytest.approx(expected, rel=1e-4, abs=1e-4), name

@@ -19,7 +19,9 @@ def state_dict() -> dict[str, Tensor]:
     tensors = {}
     for name, tensor in model.state_dict().items():
         shape = (*tensor.shape, 1, 1, 1) if ".phi." in name else tensor.shape
-        tensors[f"module.{published_name(name)}"] = torch.zeros(shape, dtype=tensor.dtype)
+        tensors[f"module.{published_name('tsm_resnet18', name)}"] = torch.zeros(
+            shape, dtype=tensor.dtype
+        )
     return tensors
 
 
@@ -36,11 +38,11 @@ def state_dict() -> dict[str, Tensor]:
     ],
 )
 def test_names_are_those_of_the_published_code(ours: str, published: str) -> None:
-    assert published_name(ours) == f"base_model.{published}"
+    assert published_name("tsm_resnet18", ours) == f"base_model.{published}"
 
 
 def test_the_classifier_has_the_published_name() -> None:
-    assert published_name("body.fc.linear.weight") == "new_fc.weight"
+    assert published_name("tsm_resnet18", "body.fc.linear.weight") == "new_fc.weight"
 
 
 @pytest.mark.parametrize("prefix", ["module.", ""], ids=["DataParallel", "bare"])

@@ -57,7 +57,9 @@ def test_evaluate_prints_a_table_json_and_a_plot(
 
 def test_import_writes_a_checkpoint_of_ours(tmp_path: Path) -> None:
     network = build("tsm_resnet18", 3, (2, 4)).eval()
-    state = {f"module.{published_name(n)}": t for n, t in network.state_dict().items()}
+    state = {
+        f"module.{published_name('tsm_resnet18', n)}": t for n, t in network.state_dict().items()
+    }
     torch.save({"epoch": 7, "state_dict": state}, tmp_path / "published.pth")
     (tmp_path / "classes.txt").write_text("a\nb\nc\n")
     result = CliRunner().invoke(

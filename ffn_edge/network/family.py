@@ -1,0 +1,61 @@
+"""What a family of architectures gives to the rest: how to build one, and its published names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ffn_edge.network.ffn import FrameFlexibleNetwork
+
+
+class Builder(Protocol):
+    """Builds one architecture of a family; see `ffn_edge.network.build` for the arguments."""
+
+    def __call__(
+        self,
+        architecture: str,
+        num_classes: int,
+        frame_counts: Sequence[int],
+        *,
+        weights: str | None,
+        dropout: float,
+        without: Sequence[str],
+    ) -> FrameFlexibleNetwork:
+        """Build it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedNames:
+    """How the paper's code names a family's tensors.
+
+    Attributes:
+        name: our name of a tensor -> the published one, with the number of its frame count.
+        norm: a regular expression of a tensor that every frame count has once; its group is the
+            number.
+        classifier: the name of the classifier's weight, (classes, features).
+        frames_per_number: the published number times this is the frame count.
+    """
+
+    name: Callable[[str], str]
+    norm: str
+    classifier: str
+    frames_per_number: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Architectures that one function builds.
+
+    Attributes:
+        architectures: their names.
+        build: the function.
+        published: how the paper's code names their tensors; None if it has no such network.
+        frame_counts: those of the paper.
+    """
+
+    architectures: tuple[str, ...]
+    build: Builder
+    published: PublishedNames | None
+    frame_counts: tuple[int, ...] = (4, 8, 16)
