@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ffn_edge.bundle import WEIGHTS, InputContract, TensorEntry
+from ffn_edge.errors import ExportError
 from ffn_edge.export.composed_graph import INPUT, OUTPUT
 from ffn_edge.export.fold import FoldedNetwork
 from ffn_edge.network.ffn import Layout, mean_over_frames
@@ -21,6 +23,7 @@ OPSET = 18
 _TYPES = {
     "F32": onnx.TensorProto.FLOAT,
     "F16": onnx.TensorProto.FLOAT16,
+    "I32": onnx.TensorProto.INT32,
     "I64": onnx.TensorProto.INT64,
 }
 
@@ -72,7 +75,16 @@ def graph_from_folded(
         contract: the input that the graph takes.
         layout: what the folded body takes.
         entries: where each tensor of `folded.tensors` lies in the weight file.
+
+    Raises:
+        ExportError: the network computes something that ONNX, or a bundle, cannot hold.
     """
+    for name in folded.tensors:
+        if entries[name].dtype not in _TYPES:
+            raise ExportError(
+                f"{name} is of the type {entries[name].dtype}, which a bundle does not hold",
+                "make it a buffer of float32 or int64.",
+            )
     example = torch.zeros(
         contract.batch, folded.frames, contract.height, contract.width, 3, dtype=torch.uint8
     )
@@ -83,16 +95,22 @@ def graph_from_folded(
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notes on its own internals
-        program = torch.onnx.export(
-            GraphModule(folded, contract, layout).eval(),
-            (example, *tensors),
-            input_names=[INPUT, *folded.tensors],
-            output_names=[OUTPUT],
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                GraphModule(folded, contract, layout).eval(),
+                (example, *tensors),
+                input_names=[INPUT, *folded.tensors],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ExportError(
+                f"PyTorch cannot write the network as ONNX: {_cause(error)}",
+                "compute the same with other operations.",
+            ) from error
     assert program is not None
     model = program.model_proto
     for value in list(model.graph.input):
@@ -100,6 +118,15 @@ def graph_from_folded(
             model.graph.input.remove(value)
             model.graph.initializer.append(_external(value.name, entries[value.name]))
     return _stripped(model)
+
+
+def _cause(error: BaseException) -> str:
+    """Say in one line what the exporter failed on, and why."""
+    operator = re.search(r"target=torch\.ops\.(\S+?)\]", str(error))
+    while error.__cause__ is not None:
+        error = error.__cause__
+    reason = str(error).partition("\n")[0]
+    return f"{operator[1]}: {reason}" if operator else reason
 
 
 def _external(name: str, entry: TensorEntry) -> onnx.TensorProto:

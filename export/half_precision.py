@@ -8,6 +8,8 @@ that add up many values or exponentiate. No PyTorch: this runs on the device.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
@@ -16,9 +18,12 @@ from ffn_edge.errors import ExportError
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 # Sums over many values lose digits in float16, exponentials and squares leave its range; the last
-# three read float32 by definition.
+# three read float32 by definition. A LayerNormalization's mean and variance are such sums, and so
+# is what a Softmax divides by, over all positions of a clip.
 _FULL = {"GlobalAveragePool", "ReduceMean", "ReduceSum", "LayerNormalization", "Softmax", "Exp"}
+_FULL |= {"InstanceNormalization", "BatchNormalization"}
 _FULL |= {"Pow", "Sqrt", "ConstantOfShape", "Resize", "Range"}
+_MANY = 16  # values of an average: up to here, float16 loses no more than it does by storing them
 # These change no value, so they take the type of what they are given.
 _MOVES = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Concat", "Split"}
 _MOVES |= {"Pad", "Gather", "Expand", "Identity"}
@@ -86,8 +91,12 @@ def _float_tensors(model: onnx.ModelProto) -> set[str]:
 
 def _full_precision(nodes: list[NodeProto], initializers: set[str], floats: set[str]) -> list[bool]:
     """Say of each node, in the graph's order, whether it stays float32."""
+    constants = set(initializers)  # and what follows from them alone, such as a transposed weight
+    for node in nodes:
+        if node.input and constants.issuperset(node.input):
+            constants.update(node.output)
     weighted = [
-        node.op_type in _WEIGHTED and bool(initializers.intersection(node.input)) for node in nodes
+        node.op_type in _WEIGHTED and bool(constants.intersection(node.input)) for node in nodes
     ]
     makes = {name: i for i, node in enumerate(nodes) for name in node.output}
     producers = [[makes[name] for name in node.input if name in makes] for node in nodes]
@@ -95,18 +104,34 @@ def _full_precision(nodes: list[NodeProto], initializers: set[str], floats: set[
     for i in range(len(nodes)):
         after[i] = weighted[i] or any(after[producer] for producer in producers[i])
     before = [False] * len(nodes)  # a weighted layer is downstream
+    readers: list[list[int]] = [[] for _ in nodes]
     for i in reversed(range(len(nodes))):
         for producer in producers[i]:
             before[producer] |= weighted[i] or before[i]
+            readers[producer].append(i)
     full = [
-        not (after[i] and before[i]) or node.op_type in _FULL or not floats.intersection(node.input)
+        not (after[i] and before[i]) or _sums(node) or not floats.intersection(node.input)
         for i, node in enumerate(nodes)
     ]
-    for i, node in enumerate(nodes):
-        sources = [full[each] for each in producers[i] if floats.intersection(nodes[each].output)]
-        if node.op_type in _MOVES and sources:
-            full[i] = all(sources)
+    moves = [node.op_type in _MOVES and bool(floats.intersection(node.input)) for node in nodes]
+    fixed = [constants.issuperset(node.output) for node in nodes]
+    for i in range(len(nodes)):
+        sources = [each for each in producers[i] if floats.intersection(nodes[each].output)]
+        moved = [full[each] for each in sources if not fixed[each]]
+        if moves[i] and moved:
+            full[i] = all(moved)
+    for i in reversed(range(len(nodes))):
+        if moves[i] and fixed[i]:  # the weight itself takes the type, and is not cast each time
+            full[i] = all(full[reader] for reader in readers[i])
     return full
+
+
+def _sums(node: NodeProto) -> bool:
+    """Whether a node needs float32 by what it computes."""
+    if node.op_type == "AveragePool":
+        window = next(each.ints for each in node.attribute if each.name == "kernel_shape")
+        return bool(math.prod(window) > _MANY)
+    return node.op_type in _FULL
 
 
 def _round(initializer: TensorProto) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ffn_edge.errors import NetworkError
 from ffn_edge.frames import check_frame_counts, nearest_frame_count
+from ffn_edge.network.specialization import Specialization, specialization_of
 from ffn_edge.network.specialized import Route, Segment
 
 Layout = Literal["frames", "clip"]
@@ -86,6 +87,15 @@ class FrameFlexibleNetwork(nn.Module):
         if together and self.layout == "frames":
             return self._together(clip)
         return {t: self._one(part, t) for t, part in clip.items()}
+
+    @property
+    def specialized(self) -> Specialization:
+        """What was specialised in the body, what was left alone, and what folds at export.
+
+        Raises:
+            NetworkError: the body cannot be traced.
+        """
+        return specialization_of(self.body)
 
     def _one(self, clip: Tensor, frames: int | None) -> Tensor:
         segment = self._segment(clip, frames)

@@ -9,13 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.convnext import LayerNorm2d  # type: ignore[import-untyped]
 
 # Every norm that can be specialised: BatchNorm 1/2/3-D (and SyncBatchNorm) and LayerNorm.
 NORM_TYPES = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+_FORWARDS = (
+    nn.modules.batchnorm._BatchNorm.forward,
+    nn.SyncBatchNorm.forward,
+    nn.LayerNorm.forward,
+    LayerNorm2d.forward,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +81,24 @@ class WeightAlteration(nn.Module):
     A 1×1 depth-wise convolution with a residual. It stands before a shared convolution, into
     which export folds it as s_in = 1 + φ. φ starts at zero, which keeps the behaviour of
     pre-trained weights (the paper's purpose; its own N(0, 1e-3) is overwritten in its code).
+
+    Args:
+        channels: how many.
+        frame_counts: the trained frame counts.
+        route: the network's route.
+        dim: where the channels are: 1, or -1 before a linear layer over tokens.
     """
 
-    def __init__(self, channels: int, frame_counts: Sequence[int], route: Route) -> None:
+    def __init__(
+        self, channels: int, frame_counts: Sequence[int], route: Route, dim: Literal[1, -1] = 1
+    ) -> None:
         super().__init__()
         self.phi = nn.ParameterDict({str(t): torch.zeros(channels) for t in frame_counts})
         self.route = route
+        self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale the channels (dimension 1) of each row by its frame count's 1 + φ."""
+        """Scale the channels of each row by its frame count's 1 + φ; the shape stays."""
         segments = self.route.segments
         if len(segments) == 1:
             phi = self.phi[str(segments[0].sub_network)]
@@ -89,7 +106,9 @@ class WeightAlteration(nn.Module):
             phi = torch.cat(
                 [self.phi[str(s.sub_network)].expand(s.rows, -1) for s in segments]
             )  # (rows, C)
-        phi = phi.reshape(-1, phi.shape[-1], *(1,) * (x.dim() - 2)).to(x.dtype)
+        ones = (1,) * (x.dim() - 2)
+        shape = (*ones, phi.shape[-1]) if self.dim == -1 else (phi.shape[-1], *ones)
+        phi = phi.reshape(-1, *shape).to(x.dtype)
         # addcmul rounds once in half precision; a cast 1 + φ would lose a φ below 2⁻⁸ in bfloat16.
         return torch.addcmul(x, x, phi)
 
@@ -173,6 +192,14 @@ def temporal_shift(x: Tensor, frames: int, fraction: int) -> Tensor:
     earlier = F.pad(earlier[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
     shifted = torch.cat([later, earlier, rest], dim=2).flatten(0, 1)
     return shifted.contiguous(memory_format=torch.channels_last) if channels_last else shifted
+
+
+def can_be_specialized(layer: nn.Module) -> bool:
+    """Whether a layer is a norm, and computes what its type says.
+
+    A subclass with a forward of its own may do more: timm's BatchNormAct2d activates as well.
+    """
+    return isinstance(layer, NORM_TYPES) and type(layer).forward in _FORWARDS
 
 
 def _copy_of(norm: nn.Module) -> nn.Module:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import copy
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from ffn_edge.errors import NetworkError
+from ffn_edge.network.neighbours import LINEAR
 from ffn_edge.network.specialized import (
     AlterationPoint,
     SpecializedNorm,
     TemporalLayer,
     WeightAlteration,
+    can_be_specialized,
 )
 
 _OURS = (SpecializedNorm, WeightAlteration, AlterationPoint, TemporalLayer)
+_FORWARDS = tuple(kind.forward for kind in LINEAR)
 
 
 class _Tracer(fx.Tracer):
@@ -27,7 +33,9 @@ class _Tracer(fx.Tracer):
         self.inside: list[str] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _OURS) or super().is_leaf_module(m, module_qualified_name)
+        # torchvision's Conv3DSimple and the like are PyTorch's layers under another name.
+        known = isinstance(m, _OURS) or can_be_specialized(m) or type(m).forward in _FORWARDS
+        return known or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self,
@@ -40,6 +48,11 @@ class _Tracer(fx.Tracer):
         result = super().call_module(m, forward, args, kwargs)
         self.inside.pop()  # not after an error: the innermost name is what failed
         return result
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a layer is one call in a traced network, whatever is inside it."""
+    return _Tracer().is_leaf_module(module, "")
 
 
 def traced(body: nn.Module) -> tuple[nn.Module, fx.Graph]:
@@ -63,6 +76,18 @@ def traced(body: nn.Module) -> tuple[nn.Module, fx.Graph]:
         kind = type(network.get_submodule(name)).__name__
         where = f"{name} ({kind})" if name else kind
         raise NetworkError(
-            f"{where} cannot be traced: {error}",
-            "its forward must not branch on, or loop over, values of tensors.",
+            f"{where} cannot be traced{_line_of(error)}: {error}",
+            "Python must not decide there by what a tensor holds, nor by its size: in a forward, "
+            "write torch.where for `if`, x.new_zeros(...) for torch.zeros, no while or for over a "
+            "tensor, and no int(), float(), bool() or len() of one; what does not depend on the "
+            "input belongs in __init__.",
         ) from error
+
+
+def _line_of(error: Exception) -> str:
+    """Say which line of a forward raised `error`: the innermost of the network's own code."""
+    tracers = (Path(torch.__file__).parent, Path(__file__))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not any(map(Path(frame.filename).is_relative_to, tracers)):
+            return f" at {Path(frame.filename).name}:{frame.lineno}, `{frame.line}`"
+    return ""

@@ -1,33 +1,31 @@
-"""TSM: image networks with a temporal shift, on torchvision's ResNets. The one place with sizes."""
+"""TSM: torchvision's image networks with a temporal shift. The one place with sizes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
-import torchvision.models.resnet as resnet  # type: ignore[import-untyped]
 from torch import Tensor, nn
+from torchvision.models import (  # type: ignore[import-untyped]
+    MobileNetV3,
+    get_model,
+    get_model_weights,
+)
+from torchvision.models.resnet import BasicBlock  # type: ignore[import-untyped]
 
-from ffn_edge.errors import CheckpointError, NetworkError
+from ffn_edge.errors import NetworkError
 from ffn_edge.network.conversion import specialize
 from ffn_edge.network.family import Family, PublishedNames
 from ffn_edge.network.ffn import FrameFlexibleNetwork
-from ffn_edge.network.torch_file import load_torch_file
+from ffn_edge.network.start_weights import load_start
 
-_RESNETS: dict[str, Callable[[], resnet.ResNet]] = {
-    "tsm_resnet18": resnet.resnet18,
-    "tsm_resnet34": resnet.resnet34,
-    "tsm_resnet50": resnet.resnet50,
-    "tsm_resnet101": resnet.resnet101,
-}
-_WEIGHTS: dict[str, type[resnet.WeightsEnum]] = {
-    "tsm_resnet18": resnet.ResNet18_Weights,
-    "tsm_resnet34": resnet.ResNet34_Weights,
-    "tsm_resnet50": resnet.ResNet50_Weights,
-    "tsm_resnet101": resnet.ResNet101_Weights,
-}
+# "tsm_" and torchvision's name: the paper's, and those for small boards.
+_RESNETS = ("tsm_resnet18", "tsm_resnet34", "tsm_resnet50", "tsm_resnet101")
+_MOBILENETS = ("tsm_mobilenet_v3_small", "tsm_mobilenet_v3_large")
+_TINY = "tsm_tiny"
 
 
 class TinyResNet(nn.Module):
@@ -63,9 +61,7 @@ def _stage(inputs: int, width: int, index: int) -> nn.Sequential:
         downsample = nn.Sequential(
             nn.Conv2d(inputs, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width)
         )
-    return nn.Sequential(
-        resnet.BasicBlock(inputs, width, stride, downsample), resnet.BasicBlock(width, width)
-    )
+    return nn.Sequential(BasicBlock(inputs, width, stride, downsample), BasicBlock(width, width))
 
 
 def build(
@@ -78,56 +74,50 @@ def build(
     without: Sequence[str],
 ) -> FrameFlexibleNetwork:
     """Build a TSM network; see `ffn_edge.network.build`."""
-    tiny = architecture == "tsm_tiny"
+    tiny = architecture == _TINY
     if tiny and weights is not None:
         raise NetworkError("tsm_tiny has no pre-trained weights", "leave `weights` out.")
-    body = TinyResNet() if tiny else _RESNETS[architecture]()
+    body: Any = TinyResNet() if tiny else get_model(architecture.removeprefix("tsm_"))
     if weights is not None:
-        body.load_state_dict(_image_weights(architecture, weights))
-    classifier = nn.Linear(128 if tiny else _features(body), num_classes)
+        _load_image_weights(body, architecture, weights)
+    last = body.classifier[-1] if isinstance(body, MobileNetV3) else body.fc
+    classifier = nn.Linear(last.in_features, num_classes)
     if not tiny:
         # TSM's start, for pre-trained features. From random ones a network learns nothing for
         # many epochs with it: the gradient reaches the body through these weights.
         nn.init.normal_(classifier.weight, std=0.001)
         nn.init.zeros_(classifier.bias)
-    body.fc = nn.Sequential()
-    body.fc.add_module("dropout", nn.Dropout(dropout))
-    body.fc.add_module("linear", classifier)
+    if isinstance(body, MobileNetV3):
+        body.classifier[-2], body.classifier[-1] = nn.Dropout(dropout), classifier
+    else:
+        body.fc = nn.Sequential()
+        body.fc.add_module("dropout", nn.Dropout(dropout))
+        body.fc.add_module("linear", classifier)
     return specialize(
         body,
         frame_counts,
         num_classes=num_classes,
         architecture=architecture,
+        layout="frames",
         # At width 16, 1/8 would shift only two channels each way, too few to learn motion from.
         shift_fraction=4 if tiny else 8,
         without=without,
     )
 
 
-def _features(body: nn.Module) -> int:
-    assert isinstance(body.fc, nn.Linear)
-    return body.fc.in_features
-
-
-def _image_weights(architecture: str, weights: str) -> dict[str, Tensor]:
-    """Return torchvision's image weights, by name (downloaded once) or from a local file."""
-    path = Path(weights)
-    if path.is_file():
-        loaded = load_torch_file(path)
-        expected = _RESNETS[architecture]().state_dict()
-        wrong = [
-            name
-            for name, tensor in expected.items()
-            if getattr(loaded.get(name), "shape", None) != tensor.shape
-        ]
-        if wrong:
-            raise CheckpointError(
-                f"{path} does not hold torchvision's {architecture.removeprefix('tsm_')}: "
-                f"{len(wrong)} tensors are missing or of another shape, such as {wrong[0]}",
-                "give the state_dict that torchvision publishes for the same ResNet.",
-            )
-        return {name: loaded[name] for name in expected}
-    enum = _WEIGHTS[architecture]
+def _load_image_weights(body: nn.Module, architecture: str, weights: str) -> None:
+    """Load torchvision's image weights, by name (downloaded once) or from a local file."""
+    name = architecture.removeprefix("tsm_")
+    if Path(weights).is_file():
+        # The classifier of images is not used: a file may have one of any size.
+        load_start(
+            body,
+            weights,
+            source=f"torchvision's {name}",
+            new=lambda tensor: tensor.startswith(("fc.", "classifier.3.")),
+        )
+        return
+    enum = get_model_weights(name)
     try:
         member = enum[weights]
     except KeyError as error:
@@ -137,15 +127,13 @@ def _image_weights(architecture: str, weights: str) -> dict[str, Tensor]:
             f"give a path, or one of {names}.",
         ) from error
     try:
-        downloaded: dict[str, Tensor] = member.get_state_dict(
-            progress=False, check_hash=True, weights_only=True
-        )
+        downloaded = member.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (URLError, OSError) as error:
         raise NetworkError(
             f"could not download {member}: {error}",
             f"fetch {member.url} elsewhere and give the file's path as `weights`.",
         ) from error
-    return downloaded
+    body.load_state_dict(downloaded)
 
 
 def _published(name: str) -> str:
@@ -159,7 +147,7 @@ def _published(name: str) -> str:
 
 
 FAMILY = Family(
-    architectures=(*_RESNETS, "tsm_tiny"),
+    architectures=_RESNETS,
     build=build,
     published=PublishedNames(
         name=_published,
@@ -167,3 +155,5 @@ FAMILY = Family(
         classifier="new_fc.weight",
     ),
 )
+# Those that the paper does not have.
+EDGE_FAMILY = Family(architectures=(*_MOBILENETS, _TINY), build=build, published=None)

@@ -13,7 +13,8 @@ from torchvision.ops import StochasticDepth
 
 from ffn_edge import network
 from ffn_edge.errors import ExportError, NetworkError
-from ffn_edge.export.fold import FoldedNetwork, affine_of, fold
+from ffn_edge.export.fold import FoldedNetwork, fold
+from ffn_edge.export.folded_layers import affine_of
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.specialized import SpecializedNorm, WeightAlteration
 
@@ -62,8 +63,9 @@ def test_torchvisions_networks_fold(name: str, randomise: Randomise) -> None:
 
     folded = assert_folds(model)
 
-    # A LayerNorm is no fixed scale: ConvNeXt keeps its 23.
-    assert len(folded.unfolded) == (23 if name == "convnext_tiny" else 0)
+    # ConvNeXt's first norm starts the residual stream, its last is read through a flatten.
+    stays = ["features.0.1", "classifier.0"] if name == "convnext_tiny" else []
+    assert folded.unfolded == stays
 
 
 class Body(nn.Module):
@@ -243,33 +245,17 @@ def test_a_convolution_used_twice_is_not_folded_into(randomise: Randomise) -> No
     assert "frames/4/conv.s_out" not in folded.tensors
 
 
-class AlterationReadTwice(Body):
-    """What the alteration gives is read by two layers: it cannot go into either."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.other = nn.Conv2d(self.channels, self.channels, 1)
-
-    def branch(self, x: Tensor) -> Tensor:
-        """Pass the altered input on beside the convolution."""
-        x = self.conv.shift(x)
-        x = self.conv.alteration(x)
-        return F.relu(self.norm(self.conv.conv(x))) + self.other(x)
-
-
 class AlterationTwice(Body):
-    """Two alterations in a row: the convolution can take up the nearer alone."""
+    """One alteration in two places, of which one has the convolution behind it."""
 
     def branch(self, x: Tensor) -> Tensor:
         """Alter twice."""
         return F.relu(self.norm(self.conv(self.conv.alteration(x))))
 
 
-@pytest.mark.parametrize("body", [AlterationReadTwice, AlterationTwice])
-def test_an_alteration_without_a_convolution_of_its_own_stays(
-    body: type[Body], randomise: Randomise
-) -> None:
-    model = randomise(network.specialize(body(), (2, 4), num_classes=5, branches=["conv"]))
+def test_an_alteration_that_is_used_twice_stays(randomise: Randomise) -> None:
+    body = AlterationTwice()
+    model = randomise(network.specialize(body, (2, 4), num_classes=5, branches=["conv"]))
 
     assert assert_folds(model).unfolded == ["conv.alteration"]
 
@@ -348,11 +334,13 @@ def test_vectors_are_computed_in_float64() -> None:
         norm.running_var.fill_(3.0)
         norm.bias.fill_(1e-3)
 
-    scale, shift = affine_of(norm)
+    affine = affine_of(norm)
 
-    assert scale.dtype == shift.dtype == torch.float64
+    assert affine.scale.dtype == affine.shift.dtype == torch.float64
     expected = 1e-3 - 1e4 / (3 + 1e-5) ** 0.5
-    assert shift[0].item() == pytest.approx(expected, rel=1e-7)  # float32's bias itself: 6e-8
+    assert affine.shift[0].item() == pytest.approx(
+        expected, rel=1e-7
+    )  # float32's bias itself: 6e-8
 
 
 def test_a_frame_count_that_was_not_trained_is_refused(tiny: FrameFlexibleNetwork) -> None:

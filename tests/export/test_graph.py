@@ -20,10 +20,14 @@ from torch.nn import functional as F
 from ffn_edge import network
 from ffn_edge.bundle import WEIGHTS, Bundle
 from ffn_edge.compose import compose
+from ffn_edge.errors import ExportError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.composed_graph import composed_graph
+from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans, write_plan_graph
+from ffn_edge.known_answer import TOLERANCES, fault, known_clips, known_logits
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
+from ffn_edge.plan_cache import PlanCache
 
 Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
 Frames = npt.NDArray[np.uint8]
@@ -172,6 +176,9 @@ class Mixed(nn.Module):
         self.scale = nn.Parameter(torch.rand(8, 1, 1, 1))
         self.tokens = nn.LayerNorm(8)
         self.mix = nn.Linear(8, 8)
+        self.attended = nn.LayerNorm(8)
+        self.qkv = nn.Linear(8, 24, bias=False)
+        self.last = nn.LayerNorm(8)
         self.head = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,35 +187,108 @@ class Mixed(nn.Module):
         x = self.after(x + self.scale * self.conv(x))
         x = x.flatten(2).transpose(1, 2)  # (B, T*H*W, 8)
         x = x + F.gelu(self.mix(self.tokens(x)))
-        return self.head(x.mean(1))
+        q, k, v = self.qkv(self.attended(x))[:, None].chunk(3, dim=3)  # (B, 1 head, N, 8)
+        x = self.last(x + F.scaled_dot_product_attention(q, k, v)[:, 0])
+        return self.head(F.adaptive_avg_pool1d(x.transpose(1, 2), 1).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def mixed(randomise: Randomise) -> FrameFlexibleNetwork:
+    torch.manual_seed(0)
+    return randomise(
+        network.specialize(Mixed(), (2, 4), num_classes=5, layout="clip", branches=["conv"])
+    )
 
 
 @pytest.mark.parametrize("weights_dtype", ["fp32", "fp16"])
 def test_norms_that_stay_and_linear_layers_on_tokens_are_exported(
-    weights_dtype: str, randomise: Randomise, tmp_path: Path
+    weights_dtype: str, mixed: FrameFlexibleNetwork, tmp_path: Path
 ) -> None:
-    torch.manual_seed(0)
-    model = randomise(
-        network.specialize(Mixed(), (2, 4), num_classes=5, layout="clip", branches=["conv"])
-    )
-
     bundle = export_bundle(
-        model, CARD, tmp_path / "bundle", frame_counts=(4,), weights_dtype=weights_dtype
+        mixed, CARD, tmp_path / "bundle", frame_counts=(4,), weights_dtype=weights_dtype
     )
 
-    assert bundle.manifest.unfolded == ("after", "tokens")
+    assert bundle.manifest.unfolded == ("after", "last")
     clip = random_frames(bundle, 4)
     path = bundle.graph_path(4)
     logits = by_onnxruntime(str(path), clip)
-    assert_close(logits, by_pytorch(model, clip), 1e-5 if weights_dtype == "fp32" else 3e-3)
+    assert_close(logits, by_pytorch(mixed, clip), 1e-5 if weights_dtype == "fp32" else 3e-3)
     composed = dict(compose(bundle.tensors(), bundle.manifest.layers, 4))
     graph = composed_graph(onnx.load(str(path), load_external_data=False), composed)
     (bundle.path / "composed.onnx").write_bytes(graph.SerializeToString())
     assert torch.equal(by_onnxruntime(str(bundle.path / "composed.onnx"), clip), logits)
     # Only the pixels are still cast: the linear layer on tokens reads through a Transpose.
     assert [node.op_type for node in graph.graph.node].count("Cast") == 1
-    types = {bundle.tensors()[name].dtype for name in ("scale", "frames/4/tokens.weight")}
+    types = {bundle.tensors()[name].dtype for name in ("scale", "frames/4/last.weight")}
     assert types == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("weights_dtype", ["fp32", "fp16"])
+def test_norms_and_attention_on_tokens_are_built_by_tensorrt(
+    weights_dtype: str, mixed: FrameFlexibleNetwork, tmp_path: Path
+) -> None:
+    bundle = export_bundle(
+        mixed, CARD, tmp_path / "bundle", frame_counts=(4,), weights_dtype=weights_dtype
+    )
+    clips = known_clips(bundle.manifest.input, 4)
+    expected = known_logits(bundle.tensors(), 4)
+
+    for precision in ("fp32", "fp16"):
+        weights = write_plan_graph(bundle, 4, precision, tmp_path)
+        (built,) = build_plans(
+            bundle, PlanCache(tmp_path / "cache"), BuildOptions(target="rtx", precision=precision)
+        )
+
+        assert built.plan.sidecar.weights == weights
+        # The very graph that TensorRT parsed, in ONNX Runtime.
+        logits = [by_onnxruntime(str(tmp_path / "graph.onnx"), clip).numpy() for clip in clips]
+        assert fault(np.stack(logits), expected, TOLERANCES[precision]) is None
+        # A linear layer on tokens is stored once, in the type in which it multiplies.
+        types = {weight.name: weight.dtype for weight in weights}
+        assert types["qkv.weight"] == ("float16" if precision == "fp16" else "float32")
+
+
+class SingularValues(Mixed):
+    """An operation that ONNX does not have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify clips (B, 3, T, H, W)."""
+        return super().forward(x * torch.linalg.svdvals(x)[..., :1, None])
+
+
+class WithBuffer(Mixed):
+    """A buffer of a type that a bundle does not hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones(3, 1, 1, 1, dtype=torch.bool))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify clips (B, 3, T, H, W)."""
+        return super().forward(x * self.mask)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            SingularValues,
+            r"cannot write the network as ONNX: aten\._linalg_svd.*: No ONNX function",
+        ),
+        (WithBuffer, "mask is of the type BOOL"),
+    ],
+)
+def test_what_no_graph_can_hold_is_named_and_nothing_is_written(
+    body: type[nn.Module], message: str, randomise: Randomise, tmp_path: Path
+) -> None:
+    model = randomise(
+        network.specialize(body(), (2, 4), num_classes=5, layout="clip", branches=["conv"])
+    )
+
+    with pytest.raises(ExportError, match=message):
+        export_bundle(model, CARD, tmp_path / "bundle", frame_counts=(2,))
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_network_of_torchvision_goes_all_the_way(randomise: Randomise, tmp_path: Path) -> None:

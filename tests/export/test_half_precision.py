@@ -138,6 +138,52 @@ def test_a_residual_around_the_last_layer_is_brought_back_to_float32() -> None:
     assert np.array_equal(session.run(None, {"frames": frames})[0], np.full((1, 3, 4, 4), 21.0))
 
 
+def test_a_transposed_weight_takes_its_readers_type_and_is_the_layers() -> None:
+    # As linear layers on tokens are exported; the last of them gives the logits.
+    weight = np.arange(16, dtype=np.float32).reshape(4, 4) / 16
+    model = in_half(
+        small(
+            helper.make_node("Transpose", ["w1"], ["t1"], perm=[1, 0]),
+            helper.make_node("MatMul", ["frames", "t1"], ["a"]),
+            helper.make_node("Relu", ["a"], ["b"]),
+            helper.make_node("Transpose", ["w2"], ["t2"], perm=[1, 0]),
+            helper.make_node("MatMul", ["b", "t2"], ["c"]),
+            helper.make_node("Transpose", ["w3"], ["t3"], perm=[1, 0]),
+            helper.make_node("MatMul", ["c", "t3"], ["logits"]),
+            w1=weight,
+            w2=weight,
+            w3=weight,
+        )
+    )
+    onnx.checker.check_model(model, full_check=True)
+    types = types_of(model)
+
+    assert [types[name] for name in ("w1", "t1", "a", "b", "w2", "t2", "c")] == [HALF] * 7
+    assert types["w3"] == types["t3"] == types["logits"] == FLOAT
+    casts = [node.input[0] for node in model.graph.node if node.op_type == "Cast"]
+    assert casts == ["frames", "c"]
+
+
+@pytest.mark.parametrize(("window", "type_"), [(3, HALF), (4, HALF), (5, FLOAT)])
+def test_an_average_of_many_values_stays_float32(window: int, type_: int) -> None:
+    weight = np.ones((3, 3, 1, 1), np.float32)
+    model = in_half(
+        small(
+            helper.make_node("Conv", ["frames", "w1"], ["a"]),
+            helper.make_node("Pad", ["a", "pads"], ["b"]),
+            helper.make_node("AveragePool", ["b"], ["c"], kernel_shape=[window, window]),
+            helper.make_node("Conv", ["c", "w2"], ["d"]),
+            helper.make_node("Resize", ["d", "", "", "sizes"], ["logits"]),
+            w1=weight,
+            w2=weight,
+            pads=np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64),
+            sizes=np.array([1, 3, 4, 4], np.int64),
+        )
+    )
+
+    assert types_of(model)["c"] == type_
+
+
 def test_values_round_to_even() -> None:
     # 2049 lies between 2048 and 2050, 2051 between 2050 and 2052.
     values = np.array([2049, 2051, 65504, 1e-8], np.float32)

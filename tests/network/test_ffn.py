@@ -1,4 +1,4 @@
-"""The Frame Flexible Network: routing, any-frame inference, and what `specialize` makes."""
+"""The Frame Flexible Network: routing, any-frame inference, cost and size."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torchvision
-from torch import Tensor, nn
+from torch import Tensor
 
 from ffn_edge import network
 from ffn_edge.errors import FrameCountError, NetworkError
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.cost import count_macs
-from ffn_edge.network.specialized import (
-    SpecializedNorm,
-    TemporalShift,
-    WeightAlteration,
-)
 
 Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
 
@@ -118,63 +112,6 @@ def test_an_unknown_architecture_names_the_nearest() -> None:
 def test_a_network_without_classes_is_refused() -> None:
     with pytest.raises(NetworkError, match="0 classes"):
         network.build("tsm_tiny", 0)
-
-
-@pytest.mark.parametrize(
-    ("name", "branches"),
-    [
-        ("resnet18", 8),
-        ("resnext50_32x4d", 16),
-        ("mobilenet_v2", 17),
-        ("mobilenet_v3_small", 11),
-        ("shufflenet_v2_x0_5", 16),
-        ("efficientnet_b0", 16),
-        ("efficientnet_v2_s", 40),
-        ("regnet_y_400mf", 16),
-        ("convnext_tiny", 18),
-    ],
-)
-def test_every_residual_branch_of_torchvisions_networks_is_found(name: str, branches: int) -> None:
-    body = torchvision.models.get_model(name, num_classes=5)
-    norms = sum(isinstance(module, nn.BatchNorm2d | nn.LayerNorm) for module in body.modules())
-
-    model = network.specialize(body, (2, 4), num_classes=5)
-
-    kinds = [type(module) for module in model.modules()]
-    assert kinds.count(TemporalShift) == kinds.count(WeightAlteration) == branches
-    assert kinds.count(SpecializedNorm) == norms
-
-
-class SharedNorm(nn.Module):
-    """A norm that is used in two places, under two names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 4, 1)
-        self.first = nn.BatchNorm2d(4)
-        self.second = self.first
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Classify images (rows, 3, H, W)."""
-        return self.second(self.first(self.conv1(x)).relu()).mean((2, 3))
-
-
-def test_a_norm_used_in_two_places_stays_one_norm() -> None:
-    model = network.specialize(SharedNorm(), (2, 4), num_classes=4, branches=["conv1"])
-
-    assert isinstance(model.body.first, SpecializedNorm)
-    assert model.body.second is model.body.first
-
-
-def test_a_network_without_norms_or_branches_is_refused() -> None:
-    with pytest.raises(NetworkError, match="no residual branch in Linear"):
-        network.specialize(nn.Linear(3, 3), (2,), num_classes=3)
-    with pytest.raises(NetworkError, match="no norm layer"):
-        network.specialize(nn.Sequential(nn.Conv2d(3, 3, 1)), (2,), num_classes=3, branches=["0"])
-    with pytest.raises(NetworkError, match="no layer 'nowhere'"):
-        network.specialize(SharedNorm(), (2,), num_classes=4, branches=["nowhere"])
-    with pytest.raises(NetworkError, match="without a convolution"):
-        network.specialize(SharedNorm(), (2,), num_classes=4, branches=["first"])
 
 
 @pytest.mark.parametrize(("frames", "gmacs"), [(4, 16.37), (8, 32.74), (16, 65.49)])

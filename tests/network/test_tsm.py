@@ -33,8 +33,10 @@ def test_image_weights_are_read_from_a_file(weights_file: Path) -> None:
 
 
 def test_weights_of_another_network_are_refused(weights_file: Path) -> None:
-    with pytest.raises(CheckpointError, match="does not hold torchvision's resnet34"):
+    with pytest.raises(CheckpointError, match="is of another network") as caught:
         network.build("tsm_resnet34", 5, weights=str(weights_file))
+
+    assert "torchvision's resnet34" in caught.value.hint
 
 
 def test_a_file_that_holds_no_tensors_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,123 @@
+"""Where the residual branches of a network begin, read off its graph."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from ffn_edge.network.neighbours import LINEAR, layer_of, times_called
+from ffn_edge.network.specialized import NORM_TYPES, SpecializedNorm
+
+_ADDITIONS = (operator.add, operator.iadd, torch.add)
+_ADDING_METHODS = ("add", "add_")
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A residual branch.
+
+    Attributes:
+        start: the layer that holds its first weights.
+        reason: why nothing can be put before these weights; empty if something can.
+    """
+
+    start: str
+    reason: str = ""
+
+
+def residual_branches(graph: fx.Graph, layers: Mapping[str, nn.Module]) -> list[Branch]:
+    """Find the residual branches of a traced network, in the order in which they end.
+
+    A residual branch ends at an addition of two activations that come from one: of the two ways
+    from there, it is the one with more layers that have weights. (The other is nothing, or a
+    projection; of two that have as many, the branch is the one that is written first.)
+
+    Args:
+        graph: of a traced network; see `tracing.traced`.
+        layers: the traced network's layers by name, and "" for itself.
+    """
+    nodes = list(graph.nodes)
+    ancestors = _ancestors(nodes)
+    branches: dict[str, Branch] = {}
+    for node in nodes:
+        arms = [ancestors[arm] for arm in _summands(node) if arm in ancestors]
+        if len(arms) != 2 or not arms[0] & arms[1]:
+            continue
+        ours, theirs = arms
+        fork = (ours & theirs).bit_length() - 1  # the last that both come from
+        ways = [
+            [
+                other
+                for i, other in enumerate(nodes)
+                if only >> i & 1 and ancestors[other] >> fork & 1 and _weighs(other, layers)
+            ]
+            for only in (ours & ~theirs, theirs & ~ours)
+        ]
+        weights = max(ways, key=len)
+        if weights:
+            branch = _branch_from(weights[0], graph, layers)
+            branches.setdefault(branch.start, branch)
+    return list(branches.values())
+
+
+def _ancestors(nodes: list[fx.Node]) -> dict[fx.Node, int]:
+    """Return for each activation what it is computed from: bit i for nodes[i], its own included.
+
+    A size that is read off an activation is none, nor is what follows from sizes alone.
+    """
+    ancestors: dict[fx.Node, int] = {}
+    for i, node in enumerate(nodes):
+        inputs = [each for each in node.all_input_nodes if each in ancestors]
+        if node.op == "placeholder" or (inputs and not _asks_size(node)):
+            ancestors[node] = 1 << i
+            for each in inputs:
+                ancestors[node] |= ancestors[each]
+    return ancestors
+
+
+def _asks_size(node: fx.Node) -> bool:
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in ("shape", "ndim", "device", "dtype")
+    return node.op == "call_method" and node.target in ("size", "dim")
+
+
+def _summands(node: fx.Node) -> list[fx.Node]:
+    """Return what a node adds, without numbers; nothing if it is no addition."""
+    adds = node.target in (_ADDITIONS if node.op == "call_function" else _ADDING_METHODS)
+    return [each for each in node.args if isinstance(each, fx.Node)] if adds else []
+
+
+def _weighs(node: fx.Node, layers: Mapping[str, nn.Module]) -> bool:
+    """Whether a node holds, or a function takes, a matrix of weights (and not just a scale)."""
+    layer = layer_of(layers, node)
+    if isinstance(layer, (*NORM_TYPES, SpecializedNorm)):
+        return False
+    if layer is not None:
+        return isinstance(layer, LINEAR) or any(map(_is_matrix, layer.parameters()))
+    return any(
+        each.op == "get_attr" and _is_matrix(operator.attrgetter(str(each.target))(layers[""]))
+        for each in node.all_input_nodes
+    )
+
+
+def _is_matrix(value: object) -> bool:
+    return isinstance(value, nn.Parameter) and sum(size > 1 for size in value.shape) > 1
+
+
+def _branch_from(node: fx.Node, graph: fx.Graph, layers: Mapping[str, nn.Module]) -> Branch:
+    layer = layer_of(layers, node)
+    if layer is None:
+        function = getattr(node.target, "__name__", node.target)
+        inside = [name.partition("@")[0] for name in node.meta.get("nn_module_stack", ())]
+        start = inside[-1] if any(inside) else node.name
+        return Branch(start, f"its weights are read by a function, {function}")
+    start = str(node.target)
+    if not isinstance(layer, LINEAR):
+        return Branch(start, f"a {type(layer).__name__} is neither a convolution nor linear")
+    if times_called(graph, layers, node) > 1:
+        return Branch(start, "it is called in several places")
+    return Branch(start)

@@ -1,0 +1,432 @@
+"""From any network to a Frame Flexible Network: what is found, what is made, what is reported."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ffn_edge import network
+from ffn_edge.errors import NetworkError
+from ffn_edge.network import FrameFlexibleNetwork
+from ffn_edge.network.specialized import SpecializedNorm, TemporalShift, WeightAlteration
+
+Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
+
+
+def altered(model: FrameFlexibleNetwork) -> list[str]:
+    """The layers that have an alteration before them, in the order of the modules."""
+    names = [name for name, m in model.body.named_modules() if isinstance(m, WeightAlteration)]
+    return [name.removesuffix(".alteration") for name in names]
+
+
+@pytest.mark.parametrize(
+    ("name", "norms", "branches"),
+    [
+        # norms: that fold into the layer before, into layers after, that stay
+        ("resnet18", (20, 0, 0), 8),
+        ("resnext50_32x4d", (53, 0, 0), 16),
+        ("mobilenet_v2", (52, 0, 0), 10),  # of 17 blocks, 10 have a residual connection
+        ("mobilenet_v3_small", (34, 0, 0), 6),
+        ("mobilenet_v3_large", (46, 0, 0), 10),
+        ("efficientnet_b0", (49, 0, 0), 9),
+        ("convnext_tiny", (0, 21, 2), 18),
+        (
+            "densenet121",
+            (59, 0, 62),
+            0,
+        ),  # it concatenates, and most of its norms come before a ReLU
+    ],
+)
+def test_the_norms_and_branches_of_image_networks_are_found(
+    name: str, norms: tuple[int, int, int], branches: int
+) -> None:
+    with torch.device("meta"):
+        model = network.specialize(torchvision.models.get_model(name, num_classes=7), (2, 4))
+
+    assert (model.num_classes, model.layout) == (7, "frames")
+    report = model.specialized
+    places = report.norms.values()
+    assert norms == (
+        sum(place.before is not None for place in places),
+        sum(place.after != () for place in places),
+        sum(place.reason != "" for place in places),
+    )
+    assert len(report.alterations) == len(report.shifts) == branches
+    assert all(place.after for place in report.alterations.values())
+    assert report.left_alone == {}
+    kinds = [type(module) for module in model.modules()]
+    assert kinds.count(SpecializedNorm) == sum(norms)
+    assert kinds.count(TemporalShift) == kinds.count(WeightAlteration) == branches
+
+
+@pytest.mark.parametrize(
+    ("name", "branches"), [("r3d_18", 8), ("r2plus1d_18", 8), ("s3d", 0), ("swin3d_t", 12)]
+)
+def test_a_video_network_is_known_by_its_convolutions_and_not_shifted(
+    name: str, branches: int
+) -> None:
+    with torch.device("meta"):
+        model = network.specialize(torchvision.models.get_model(name, num_classes=7), (2, 4))
+
+    assert (model.num_classes, model.layout) == (7, "clip")
+    assert len(model.specialized.alterations) == branches
+    assert model.specialized.shifts == ()
+
+
+def test_a_transformer_alters_its_linear_layers_and_reports_its_attention() -> None:
+    with torch.device("meta"):
+        model = network.specialize(torchvision.models.swin_t(), (2, 4))
+
+    assert altered(model)[0] == "features.1.0.mlp.0"
+    assert [a.dim for a in model.modules() if isinstance(a, WeightAlteration)] == [-1] * 12
+    report = model.specialized
+    assert report.norms["features.1.0.norm2"].after == ("features.1.0.mlp.0.linear",)
+    assert report.left_alone["features.7.1.attn"] == (
+        "its weights are read by a function, shifted_window_attention"
+    )
+    assert "left alone (12;" in str(report)
+
+
+def test_a_resnets_shift_and_alteration_stand_before_conv1_of_each_block() -> None:
+    with torch.device("meta"):
+        model = network.specialize(torchvision.models.resnet50(), (2, 4))
+
+    assert altered(model) == [
+        f"layer{stage}.{block}.conv1"
+        for stage, blocks in enumerate((3, 4, 6, 3), start=1)
+        for block in range(blocks)
+    ]
+
+
+class Body(nn.Module):
+    """A stem, one arrangement of layers, and a classifier of 5 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.a = nn.Conv2d(8, 8, 3, padding=1)
+        self.b = nn.Conv2d(8, 8, 1)
+        self.c = nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify images (rows, 3, H, W)."""
+        x = self.arrangement(F.relu(self.norm(self.stem(x))))
+        return self.head(x.mean((2, 3)))
+
+    def arrangement(self, x: Tensor) -> Tensor:
+        """The arrangement: (rows, 8, H, W), the shape stays."""
+        return x + self.b(F.relu(self.a(x)))
+
+
+class ProjectionFirst(Body):
+    """The shortcut has a convolution, and is the first that is added."""
+
+    def arrangement(self, x: Tensor) -> Tensor:
+        """Project beside two convolutions."""
+        return torch.add(self.c(x), self.b(self.a(x)))
+
+
+class InPlace(Body):
+    """Additions that are methods and in place."""
+
+    def arrangement(self, x: Tensor) -> Tensor:
+        """Add twice."""
+        x = self.a(x).add_(x)
+        y = self.b(x)
+        y += x
+        return y
+
+
+class Nested(Body):
+    """A branch within a branch."""
+
+    def arrangement(self, x: Tensor) -> Tensor:
+        """Add what was added."""
+        y = self.a(x)
+        return x + (y + self.b(y))
+
+
+class Parallel(Body):
+    """Two branches from one place: each addition has its own."""
+
+    def arrangement(self, x: Tensor) -> Tensor:
+        """Add to the sum of two."""
+        return (x + self.a(x)) + self.b(x)
+
+
+class BySize(Body):
+    """What is added depends on the size of the input alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(1, 8, 16, 16))
+
+    def arrangement(self, x: Tensor) -> Tensor:
+        """Add an encoding of the positions."""
+        height, width = x.shape[2:]
+        return x + self.b(self.table[:, :, :height, :width])
+
+
+class Scaled(Body):
+    """A scale per channel is no weight that a branch could begin with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8, 1, 1))
+
+    def arrangement(self, x: Tensor) -> Tensor:
+        """Scale, then convolve."""
+        return x + self.a(x * self.scale)
+
+
+class NotFromOne(Body):
+    """A learned offset is added: there is one activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(8, 4, 4))
+
+    def arrangement(self, x: Tensor) -> Tensor:
+        """Add a constant, and a parameter."""
+        return (self.a(x) + 1.0) + self.offset
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (Body, ["a"]),
+        (ProjectionFirst, ["a"]),
+        (InPlace, ["a", "b"]),
+        (Nested, ["a", "b"]),
+        (Parallel, ["a"]),
+        (BySize, []),
+        (Scaled, ["a"]),
+        (NotFromOne, []),
+    ],
+)
+def test_a_branch_begins_at_its_first_layer_with_weights(
+    body: type[Body], expected: list[str]
+) -> None:
+    assert altered(network.specialize(body(), (2, 4))) == expected
+
+
+class CalledTwice(Body):
+    """The convolution of the branch is also called elsewhere."""
+
+    def arrangement(self, x: Tensor) -> Tensor:
+        """Convolve twice with one layer."""
+        return x + self.a(self.a(x))
+
+
+class ByFunction(Body):
+    """The weights of the branch are read by a function."""
+
+    def arrangement(self, x: Tensor) -> Tensor:
+        """Convolve by another layer's weight."""
+        return x + F.conv2d(x, self.a.weight, padding=1)
+
+
+class Deconvolution(Body):
+    """A layer with weights into which nothing folds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.ConvTranspose2d(8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "start", "reason"),
+    [
+        (CalledTwice, "a", "it is called in several places"),
+        (ByFunction, "conv2d", "its weights are read by a function, conv2d"),
+        (Deconvolution, "a", "a ConvTranspose2d is neither a convolution nor linear"),
+    ],
+)
+def test_a_branch_that_cannot_begin_with_an_alteration_is_left_alone_and_reported(
+    body: type[Body], start: str, reason: str
+) -> None:
+    model = network.specialize(body(), (2, 4))
+
+    assert altered(model) == []
+    assert model.specialized.left_alone == {start: reason}
+
+
+def test_branches_that_are_named_are_the_only_ones() -> None:
+    named = network.specialize(Body(), (2, 4), branches=["b"])
+    none = network.specialize(Body(), (2, 4), branches=[])
+
+    assert altered(named) == ["b"]
+    assert altered(none) == []
+    assert "norms alone" in str(none.specialized)
+
+
+def test_without_alteration_or_norms_of_its_own_the_rest_is_made() -> None:
+    shifted = network.specialize(Body(), (2, 4), without=("wa",))
+    shared = network.specialize(Body(), (2, 4), without=("sn",))
+
+    assert altered(shifted) == []
+    assert shifted.specialized.shifts == ("a.shift",)
+    assert altered(shared) == ["a"]
+    assert shared.specialized.left_alone == {"norm": "a BatchNorm2d stays one for all frame counts"}
+
+
+class Tokens(Body):
+    """A branch of linear layers on channels that come last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.LayerNorm(8)
+        self.mlp = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+
+    def arrangement(self, x: Tensor) -> Tensor:
+        """Mix the channels of each token."""
+        x = x.permute(0, 2, 3, 1)  # (rows, H, W, 8)
+        return (x + self.mlp(self.before(x))).permute(0, 3, 1, 2)
+
+
+def test_an_alteration_before_a_linear_layer_scales_the_last_dimension(
+    randomise: Randomise,
+) -> None:
+    model = randomise(network.specialize(Tokens(), (2, 4)))
+    clips = {t: torch.randn(3, t, 3, 4, 4) for t in (2, 4)}
+    alteration = model.body.mlp[0].alteration
+    x = torch.randn(2 * 4, 3, 3, 8)  # (rows, H, W, C)
+
+    apart, together = model(clips), model(clips, together=True)
+    model(clips[4])
+
+    torch.testing.assert_close(alteration(x), x * (1 + alteration.phi["4"]))
+    assert model.specialized.shifts == ()
+    for frames in clips:
+        torch.testing.assert_close(together[frames], apart[frames])
+
+
+class TwoHeads(Body):
+    """Two results added: of 5 and of 1 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify twice."""
+        x = self.norm(self.stem(x)).mean((2, 3))
+        return self.head(x) + self.other(x)
+
+
+class WithoutClassifier(nn.Sequential):
+    """No layer that says how many classes there are."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.BatchNorm2d(3), nn.Flatten())
+
+
+def test_classes_that_cannot_be_read_off_the_network_are_asked_for() -> None:
+    with pytest.raises(NetworkError, match="have 1 and 5 outputs") as caught:
+        network.specialize(TwoHeads(), (2, 4))
+    assert "num_classes" in caught.value.hint
+    with pytest.raises(NetworkError, match="have no outputs"):
+        network.specialize(WithoutClassifier(), (2, 4))
+
+    assert network.specialize(TwoHeads(), (2, 4), num_classes=5).num_classes == 5
+
+
+class SharedNorm(nn.Module):
+    """A norm that is used in two places, under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 1)
+        self.first = nn.BatchNorm2d(4)
+        self.second = self.first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify images (rows, 3, H, W)."""
+        return self.second(self.first(self.conv1(x)).relu()).mean((2, 3))
+
+
+def test_a_norm_used_in_two_places_stays_one_norm() -> None:
+    model = network.specialize(SharedNorm(), (2, 4), branches=["conv1"])
+
+    assert isinstance(model.body.first, SpecializedNorm)
+    assert model.body.second is model.body.first
+    # In one of the two it follows a convolution and folds; in the other it stays.
+    assert model.specialized.norms["first"].reason == "it is used in several places"
+
+
+class ActivatedNorm(nn.BatchNorm2d):
+    """A norm by its type, and more by its forward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise and activate."""
+        return F.relu(F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias))
+
+
+class RenamedNorm(nn.BatchNorm2d):
+    """A norm of another name."""
+
+
+class NormsOfAllKinds(Body):
+    """Norms, some of which cannot be specialised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.renamed = RenamedNorm(8)
+        self.others = nn.ModuleList(
+            [ActivatedNorm(8), nn.GroupNorm(2, 8), nn.InstanceNorm2d(8), nn.LocalResponseNorm(2)]
+        )
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+
+    def arrangement(self, x: Tensor) -> Tensor:
+        """Normalise in many ways."""
+        x = self.renamed(x)
+        for norm in self.others:
+            x = norm(x)
+        return self.encoder(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, (4, 4))
+
+
+def test_norms_that_cannot_be_specialised_stay_and_are_reported() -> None:
+    body = NormsOfAllKinds().eval()
+    x = torch.randn(2, 1, 3, 4, 4)
+    expected = copy.deepcopy(body)(x.flatten(0, 1))
+
+    model = network.specialize(body, (1,))
+
+    report = model.specialized
+    assert set(report.norms) == {"norm", "renamed"}
+    assert report.norms["renamed"].reason == "not only linear layers read it"
+    kinds = ("ActivatedNorm", "GroupNorm", "InstanceNorm2d", "LocalResponseNorm")
+    assert report.left_alone == {
+        **{
+            f"others.{i}": f"a {kind} stays one for all frame counts"
+            for i, kind in enumerate(kinds)
+        },
+        **{f"encoder.norm{i}": "a LayerNorm stays one for all frame counts" for i in (1, 2)},
+    }
+    torch.testing.assert_close(model(x), expected)
+
+
+class OtherArguments(nn.LayerNorm):
+    """A norm that cannot be made as its base is."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+
+
+def test_a_network_that_cannot_be_specialised_is_refused() -> None:
+    with pytest.raises(NetworkError, match="Linear has no norm layer"):
+        network.specialize(nn.Linear(3, 3), (2,), num_classes=3)
+    with pytest.raises(NetworkError, match="no layer 'nowhere'"):
+        network.specialize(SharedNorm(), (2,), branches=["nowhere"])
+    with pytest.raises(NetworkError, match="'first' is a BatchNorm2d without a convolution"):
+        network.specialize(SharedNorm(), (2,), branches=["first"])
+    with pytest.raises(NetworkError, match="cannot copy 0, a OtherArguments"):
+        network.specialize(nn.Sequential(OtherArguments(3), nn.Linear(3, 2)), (2,))
