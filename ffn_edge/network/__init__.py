@@ -6,13 +6,19 @@ import difflib
 from collections.abc import Sequence
 
 from ffn_edge.errors import NetworkError
-from ffn_edge.network import tsm
+from ffn_edge.frames import check_frame_counts
+from ffn_edge.network import slowfast, tea, tsm, uniformer
 from ffn_edge.network.conversion import specialize
 from ffn_edge.network.family import Family
 from ffn_edge.network.ffn import ABLATIONS, FrameFlexibleNetwork
 from ffn_edge.network.published import import_published
+from ffn_edge.network.unshared import UnsharedNetwork
 
-_FAMILIES = {name: family for family in (tsm.FAMILY,) for name in family.architectures}
+_FAMILIES = {
+    name: family
+    for family in (tsm.FAMILY, tsm.EDGE_FAMILY, tea.FAMILY, slowfast.FAMILY, uniformer.FAMILY)
+    for name in family.architectures
+}
 ARCHITECTURES = tuple(_FAMILIES)
 
 __all__ = [
@@ -61,14 +67,16 @@ def build(
             f"a network cannot be built without {unknown[0]!r}",
             f"what can be left out is {', '.join(ABLATIONS)}.",
         )
-    return family.build(
-        arch,
-        num_classes,
-        frame_counts or family.frame_counts,
-        weights=weights,
-        dropout=dropout,
-        without=without,
-    )
+    counts = check_frame_counts(frame_counts or family.frame_counts)
+
+    def built(counts: Sequence[int]) -> FrameFlexibleNetwork:
+        return family.build(
+            arch, num_classes, counts, weights=weights, dropout=dropout, without=without
+        )
+
+    if "ws" in without:
+        return UnsharedNetwork({t: built((t,)) for t in counts}, tuple(without))
+    return built(counts)
 
 
 def family_of(architecture: str) -> Family:

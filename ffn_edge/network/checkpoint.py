@@ -17,15 +17,12 @@ from ffn_edge.atomic import atomic_file
 from ffn_edge.bundle import Accuracy
 from ffn_edge.classes import read_classes
 from ffn_edge.errors import CheckpointError, FfnEdgeError
-from ffn_edge.network import FrameFlexibleNetwork, build, import_published
+from ffn_edge.network import FrameFlexibleNetwork, build, family_of, import_published
+from ffn_edge.network.family import IMAGENET_MEAN, IMAGENET_STD
 from ffn_edge.network.torch_file import in_one_line, load_torch_file
 
 FORMAT = "ffn-edge checkpoint"
 SCHEMA_VERSION = 1
-
-# Statistics of ImageNet, in [0, 1] RGB: the normalisation of every pre-trained image network.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +119,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             short_side=raw["short_side"],
             mean=tuple(raw["mean"]),
             std=tuple(raw["std"]),
+            dataset=raw.get("dataset", "custom"),
             accuracy={int(t): Accuracy(**value) for t, value in raw["accuracy"].items()},
         )
     except FfnEdgeError:
@@ -170,5 +168,13 @@ def import_file(
             f"{classes} has {len(names)} names; the network has {network.num_classes} classes",
             "give one name per line, in the order of the labels.",
         )
-    save_checkpoint(output, network, ModelCard(classes=names))
+    family = family_of(architecture)
+    card = ModelCard(
+        classes=names,
+        size=family.size,
+        short_side=family.short_side,
+        mean=family.mean,
+        std=family.std,
+    )
+    save_checkpoint(output, network, card)
     return network

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ffn_edge.network.ffn import FrameFlexibleNetwork
 
-
-def count_macs(network: FrameFlexibleNetwork, frames: int, size: int) -> int:
+def count_macs(network: nn.Module, frames: int, size: int) -> int:
     """Return the multiply-accumulates of one clip of `frames` frames of `size`×`size` pixels.
 
     Convolutions and matrix products are counted (the paper's "GFLOPs"), element-wise work is not.

@@ -8,6 +8,13 @@ from typing import Protocol
 
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 
+# Statistics of ImageNet, in [0, 1] RGB: the normalisation of every pre-trained image network.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# PySlowFast's, with which the video networks of its line were pre-trained.
+PYSLOWFAST_MEAN = (0.45, 0.45, 0.45)
+PYSLOWFAST_STD = (0.225, 0.225, 0.225)
+
 
 class Builder(Protocol):
     """Builds one architecture of a family; see `ffn_edge.network.build` for the arguments."""
@@ -53,9 +60,17 @@ class Family:
         build: the function.
         published: how the paper's code names their tensors; None if it has no such network.
         frame_counts: those of the paper.
+        size: the pixels of a test frame's side in the paper.
+        short_side: what a frame's short side is scaled to before its centre is cut out.
+        mean: of the pixels, in [0, 1] RGB, as the pre-trained weights expect them.
+        std: the same.
     """
 
     architectures: tuple[str, ...]
     build: Builder
     published: PublishedNames | None
     frame_counts: tuple[int, ...] = (4, 8, 16)
+    size: int = 224
+    short_side: int = 256
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD

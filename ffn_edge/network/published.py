@@ -58,9 +58,9 @@ def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexib
     renamed = {}
     for published, name in names.items():
         value = tensors[published]
-        # φ is published as a depth-wise kernel (C, 1, 1, 1).
-        if name.split(".")[-2] == "phi" and value.shape[1:].numel() == 1:
-            value = value.flatten()
+        # φ is published as a depth-wise kernel (C, 1, 1, 1), TEA's (C, 1, 3, 1) as (C, 1, 3).
+        if value.squeeze().shape == expected[name].squeeze().shape:
+            value = value.reshape(expected[name].shape)
         if value.shape != expected[name].shape:
             raise CheckpointError(
                 f"the checkpoint is not a {arch}: {published} has the shape "

@@ -12,7 +12,7 @@ import torch
 
 from ffn_edge.bundle import Accuracy
 from ffn_edge.errors import CheckpointError, DataError, FfnEdgeError
-from ffn_edge.network import FrameFlexibleNetwork
+from ffn_edge.network import FrameFlexibleNetwork, build
 from ffn_edge.network.checkpoint import (
     ModelCard,
     import_file,
@@ -28,6 +28,7 @@ def test_a_network_comes_back_as_it_was_saved(tiny: FrameFlexibleNetwork, tmp_pa
         size=32,
         short_side=40,
         mean=(0.5, 0.5, 0.5),
+        dataset="jester",
         accuracy={4: Accuracy(top1=0.5, top5=0.75, clips=8)},
     )
     save_checkpoint(tmp_path / "model.pt", tiny, card, training={"epoch": 3})
@@ -196,3 +197,27 @@ def test_class_names_that_do_not_fit_a_published_file_are_refused(
     with pytest.raises(DataError, match="cannot be read"):
         import_file(published_file, "tsm_resnet18", tmp_path / "model.pt", tmp_path / "absent")
     assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [
+        ("tsm_resnet18", (224, 256, 0.485, 0.229)),
+        ("slowfast_resnet50", (256, 256, 0.45, 0.225)),
+        ("uniformer_small", (224, 224, 0.45, 0.225)),
+    ],
+)
+def test_a_published_network_gets_the_input_that_it_was_trained_on(
+    architecture: str,
+    expected: tuple[float, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = build(architecture, 3).eval()
+    monkeypatch.setattr("ffn_edge.network.checkpoint.import_published", lambda *_: model)
+    torch.save({"model_state": {"head.weight": torch.zeros(1)}}, tmp_path / "published.pyth")
+
+    import_file(tmp_path / "published.pyth", architecture, tmp_path / "model.pt")
+
+    card = load_checkpoint(tmp_path / "model.pt").card
+    assert (card.size, card.short_side, card.mean[0], card.std[0]) == expected

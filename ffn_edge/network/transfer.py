@@ -1,0 +1,47 @@
+"""Start a network from another of the same architecture, whatever frame counts each has."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from ffn_edge.errors import CheckpointError
+from ffn_edge.frames import nearest_frame_count
+from ffn_edge.network.ffn import FrameFlexibleNetwork
+
+# The vectors of a frame count: ….norms.16.weight, ….phi.16.
+_OWN = re.compile(r"\.(norms|phi)\.(\d+)(?=\.|$)")
+
+
+def start_from(network: FrameFlexibleNetwork, other: FrameFlexibleNetwork) -> None:
+    """Copy the tensors of `other` into `network`.
+
+    Shared tensors are copied as they are; each frame count starts from the vectors of the nearest
+    frame count of `other`.
+
+    Raises:
+        CheckpointError: the two are not of one kind.
+    """
+    theirs = other.state_dict()
+
+    def source(name: str) -> str:
+        return _OWN.sub(
+            lambda m: f".{m[1]}.{nearest_frame_count(int(m[2]), other.frame_counts)}", name
+        )
+
+    wanted = {name: source(name) for name in network.state_dict()}
+    missing = [
+        name
+        for name, tensor in network.state_dict().items()
+        if getattr(theirs.get(wanted[name]), "shape", None) != tensor.shape
+    ]
+    extra = [name for name in theirs.keys() - set(wanted.values()) if not _OWN.search(name)]
+    if missing or extra:
+        raise CheckpointError(
+            f"a {network.architecture} with {network.num_classes} classes cannot start from a "
+            f"{other.architecture} with {other.num_classes}",
+            "give a checkpoint of the same architecture, classes and parts.",
+        )
+    with torch.no_grad():
+        network.load_state_dict({name: theirs[key] for name, key in wanted.items()})
