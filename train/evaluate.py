@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ffn_edge.bundle import Accuracy
 from ffn_edge.errors import DataError
-from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.train.loading import Batch, to_model_input
 
 
 def evaluate(
-    network: FrameFlexibleNetwork,
+    network: nn.Module,
     batches: Iterable[Batch],
     frame_counts: Sequence[int],
     card: ModelCard,
@@ -28,7 +27,8 @@ def evaluate(
     """Measure top-1 and top-5 at each frame count; the nearest sub-network serves each.
 
     Args:
-        network: the network, on `device`. Its mode is restored afterwards.
+        network: a `FrameFlexibleNetwork`, or what answers like one, on `device`. Its mode is
+            restored afterwards.
         batches: test batches, none empty, that hold each of `frame_counts`.
         frame_counts: the clip lengths T to measure.
         card: the normalisation.

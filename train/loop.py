@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ffn_edge.bundle import Accuracy
 from ffn_edge.classes import read_classes
-from ffn_edge.errors import CheckpointError, DataError, RecipeError
-from ffn_edge.network import FrameFlexibleNetwork, build
+from ffn_edge.errors import DataError, RecipeError
+from ffn_edge.network import build, family_of
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
+from ffn_edge.network.transfer import start_from
 from ffn_edge.signals import on_signals
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
@@ -47,27 +46,11 @@ from ffn_edge.train.processes import (
     keep_freed_memory,
 )
 from ffn_edge.train.recipe import Recipe
+from ffn_edge.train.run_state import Clock, RunParts, RunState, TrainResult
+from ffn_edge.train.sampling import clips_of_step, sampled_frame_counts, trained_frame_counts
 from ffn_edge.train.step import Order, backward
 
 LAST, BEST = "last.pt", "best.pt"
-
-# What may differ between a checkpoint's recipe and the one that continues it: where files lie, and
-# how fast it goes. Everything else would make it another run.
-_FREE_ON_RESUME = {
-    "train_list", "val_list", "classes", "root", "weights", "cache_gib",
-    "max_broken_share", "compile", "validate_every", "checkpoint_minutes", "together",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """How a run ended: with all its epochs, or interrupted with `last.pt` to resume from."""
-
-    finished: bool
-    steps: int
-    accuracy: dict[int, Accuracy]
-    best_mean_top1: float
-    broken_videos: tuple[str, ...]
 
 
 def train(
@@ -134,28 +117,41 @@ def train(
             )
 
         # Network, objective, optimiser.
+        family = family_of(recipe.architecture)
         card = ModelCard(
             classes=classes,
             size=recipe.size,
             short_side=recipe.short_side,
+            mean=family.mean,
+            std=family.std,
             dataset=recipe.dataset,
         )
         network = build(
             recipe.architecture,
             len(classes),
-            recipe.frame_counts,
+            trained_frame_counts(recipe),
             # A resumed run takes its weights from the checkpoint; the image weights may be gone.
             weights=None if resume else recipe.weights,
             dropout=recipe.dropout,
-        ).to(processes.device)
+            without=recipe.without,
+        )
+        if recipe.start_from is not None and not resume:
+            start_from(network, load_checkpoint(recipe.start_from).network)
+        network = network.to(processes.device)
         if recipe.channels_last:
-            network = network.to(memory_format=torch.channels_last)
+            # Clips come with their channels last in memory, whatever the network takes.
+            network = network.to(
+                memory_format=torch.channels_last_3d
+                if network.layout == "clip"
+                else torch.channels_last
+            )
         if recipe.sync_norm and processes.world_size > 1:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        distils = "td" not in recipe.without
         objective = MultiFrequencyLoss(
-            recipe.distillation_weight,
+            recipe.distillation_weight if distils else 0.0,
             label_smoothing=recipe.label_smoothing,
-            supervise_all=recipe.supervise_all,
+            supervise_all=recipe.supervise_all or not distils,
         )
         optimizer = make_optimizer(network, recipe)
         schedule = LambdaLR(
@@ -180,10 +176,11 @@ def train(
             forward = DistributedDataParallel(forward)
 
         # Where to start.
-        parts = _Parts(network, optimizer, schedule, scaler, average)
-        state = _State()
+        parts = RunParts(network, optimizer, schedule, scaler, average)
+        state = RunState()
         if resume:
             state = parts.load(folder / LAST, recipe)
+        clock = Clock(state)
         stop = threading.Event()  # is read between steps
         with (
             RunLog(
@@ -193,13 +190,15 @@ def train(
         ):
             saved_at = time.monotonic()
 
-            def save(state: _State) -> None:
+            def save(state: RunState) -> RunState:
                 nonlocal saved_at
                 log.flush()
+                state = clock.timed(state)
                 if processes.first:
                     parts.save(folder / LAST, card, recipe, state)
                 processes.barrier()
                 saved_at = time.monotonic()
+                return state
 
             def unreadable() -> tuple[str, ...]:
                 paths = processes.gather((*broken.paths, *broken_val.paths))
@@ -229,7 +228,7 @@ def train(
                             t: to_model_input(
                                 clip.to(processes.device, non_blocking=True), card.mean, card.std
                             )
-                            for t, clip in batch.clips.items()
+                            for t, clip in clips_of_step(recipe, batch.clips, state.step).items()
                         }
                         target = batch.labels.to(processes.device, non_blocking=True)
                         last_part = part == recipe.accumulate - 1
@@ -265,11 +264,11 @@ def train(
                     log.step(state.step, epoch, {**values, "learning_rate": rate})
                     state = dataclasses.replace(state, step=state.step + 1)
                     if processes.any(stop.is_set()):
-                        save(state)
+                        state = save(state)
                         log.note(f"stopped at step {state.step}; continue with --resume")
                         return state.result(finished=False, broken=unreadable())
                     if processes.any(time.monotonic() - saved_at > 60 * recipe.checkpoint_minutes):
-                        save(state)
+                        state = save(state)
 
                 # End of the epoch: validate, keep the best by the mean over frame counts. A run
                 # stopped before this is done does it when it is resumed.
@@ -286,7 +285,7 @@ def train(
                         reduce=processes.sum,
                     )
                     if processes.any(stop.is_set()):
-                        save(state)
+                        state = save(state)
                         log.note(f"stopped at step {state.step}; continue with --resume")
                         return state.result(finished=False, broken=unreadable())
                     log.validation(
@@ -305,79 +304,8 @@ def train(
                         scored = dataclasses.replace(card, accuracy=accuracy)
                         save_checkpoint(folder / BEST, evaluated, scored)
                 state = dataclasses.replace(state, epoch=epoch + 1)
-                save(state)
+                state = save(state)
             return state.result(finished=True, broken=unreadable())
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """Where a run stands: optimiser steps and whole epochs done, and the validations so far."""
-
-    step: int = 0
-    epoch: int = 0
-    accuracy: dict[int, Accuracy] = dataclasses.field(default_factory=dict)
-    best_mean_top1: float = -1.0
-
-    def result(self, *, finished: bool, broken: tuple[str, ...]) -> TrainResult:
-        return TrainResult(finished, self.step, self.accuracy, self.best_mean_top1, broken)
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """Everything of a run that changes with each step, and so belongs into a checkpoint."""
-
-    network: FrameFlexibleNetwork
-    optimizer: torch.optim.Optimizer
-    schedule: LambdaLR
-    scaler: torch.amp.GradScaler
-    average: AveragedModel | None
-
-    def save(self, path: Path, card: ModelCard, recipe: Recipe, state: _State) -> None:
-        training = {
-            "recipe": dataclasses.asdict(recipe),
-            "step": state.step,
-            "epoch": state.epoch,
-            "accuracy": {t: dataclasses.asdict(a) for t, a in state.accuracy.items()},
-            "best_mean_top1": state.best_mean_top1,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-        }
-        # Without the accuracy: that of the last validation is not that of these weights.
-        save_checkpoint(path, self.network, card, training)
-
-    def load(self, path: Path, recipe: Recipe) -> _State:
-        checkpoint = load_checkpoint(path)
-        training = checkpoint.training
-        if training is None:
-            raise CheckpointError(
-                f"{path} holds a network without the state of its training",
-                "it can be exported or evaluated, but not resumed.",
-            )
-        now = dataclasses.asdict(recipe)
-        differ = [
-            f"{name} was {then!r}, is {now.get(name)!r}"
-            for name, then in training["recipe"].items()
-            if name not in _FREE_ON_RESUME and now.get(name) != then
-        ]
-        if differ:
-            raise CheckpointError(
-                f"{path} is a run of another recipe: {'; '.join(differ)}",
-                "resume with the recipe it was started with, or start anew in another folder.",
-            )
-        self.network.load_state_dict(checkpoint.network.state_dict())
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.schedule.load_state_dict(training["schedule"])
-        self.scaler.load_state_dict(training["scaler"])
-        if self.average is not None:
-            self.average.load_state_dict(training["average"])
-        return _State(
-            step=training["step"],
-            epoch=training["epoch"],
-            accuracy={int(t): Accuracy(**a) for t, a in training["accuracy"].items()},
-            best_mean_top1=training["best_mean_top1"],
-        )
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
@@ -408,7 +336,7 @@ def _path(recipe: Recipe, name: str) -> Path:
 def _dataset(recipe: Recipe, classes: tuple[str, ...], *, training: bool) -> VideoDataset:
     return VideoDataset(
         _path(recipe, "train_list" if training else "val_list"),
-        recipe.frame_counts,
+        sampled_frame_counts(recipe) if training else recipe.frame_counts,
         classes=classes,
         facts=dataset_facts(recipe.dataset),
         root=recipe.root,

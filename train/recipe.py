@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ffn_edge.errors import FfnEdgeError, RecipeError
 from ffn_edge.frames import check_frame_counts
+from ffn_edge.network.ffn import ABLATIONS
 from ffn_edge.train.augment import MULTI_SCALE
 
 
@@ -26,6 +27,12 @@ class Recipe:
     `batch_size` counts videos over all processes together; `epochs` are passes over the list.
 
     Objective: see `ffn_edge.train.objective.MultiFrequencyLoss`.
+
+    `without` names what is left out of the method, as in the paper's ablations: "sn", "wa", "td",
+    "ws" (see `ffn_edge.network.ABLATIONS`). `start_from` is a checkpoint whose tensors training
+    starts with, whatever its frame counts. `sampling` is for the methods that FFN is compared with
+    (see `ffn_edge.train.sampling`): other than "all" trains one ordinary network, at the highest
+    frame count, on clips of mixed frame counts; `low_share` of them have the lowest.
 
     Optimiser: "sgd" has the paper's parameter groups; "adamw" decays matrices only. The learning
     rate rises linearly for `warmup_epochs` and then follows `schedule`: "step" multiplies by
@@ -41,7 +48,9 @@ class Recipe:
     dataset: str
     frame_counts: tuple[int, ...] = (4, 8, 16)
     weights: str | None = None
+    start_from: str | None = None
     dropout: float = 0.5
+    without: tuple[str, ...] = ()
 
     train_list: str | None = None
     val_list: str | None = None
@@ -56,6 +65,8 @@ class Recipe:
     distillation_weight: float = 1.0
     label_smoothing: float = 0.0
     supervise_all: bool = False
+    sampling: Literal["all", "mixed", "proportional"] = "all"
+    low_share: float = 0.5
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.01
@@ -87,14 +98,19 @@ class Recipe:
             if not _fits(name, getattr(self, name)):
                 raise RecipeError(f"{name} is {getattr(self, name)!r}", f"it takes {_KINDS[name]}.")
         check_frame_counts(self.frame_counts)
-        for name in (
-            "epochs",
-            "batch_size",
-            "accumulate",
-            "learning_rate",
-            "size",
-            "validate_every",
-        ):
+        if unknown := sorted(set(self.without) - set(ABLATIONS)):
+            raise RecipeError(
+                f"there is no method without {unknown[0]!r}",
+                f"what can be left out is {', '.join(ABLATIONS)}.",
+            )
+        if self.sampling != "all" and (self.without or len(self.frame_counts) < 2):
+            raise RecipeError(
+                f"{self.sampling} sampling trains one ordinary network on two frame counts or more",
+                "leave `without` out, and name the frame counts.",
+            )
+        if not 0 <= self.low_share <= 1:
+            raise RecipeError(f"low_share is {self.low_share}", "it is a share, in [0, 1].")
+        for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise RecipeError(f"{name} must be above 0; got {getattr(self, name)}")
         if self.batch_size % self.accumulate:
@@ -155,7 +171,8 @@ def _fits(name: str, value: object) -> bool:
         if kind == "None":
             fits = value is None
         elif kind.startswith("tuple"):
-            fits = isinstance(value, tuple) and all(isinstance(item, int | float) for item in value)
+            item_type = str if "str" in kind else int | float
+            fits = isinstance(value, tuple) and all(isinstance(item, item_type) for item in value)
         elif kind == "float":
             fits = isinstance(value, int | float) and not isinstance(value, bool)
         elif kind == "int":
@@ -168,6 +185,7 @@ def _fits(name: str, value: object) -> bool:
 
 
 _CHOICES = {
+    "sampling": ("all", "mixed", "proportional"),
     "optimizer": ("sgd", "adamw"),
     "schedule": ("step", "cosine", "one_cycle"),
     "precision": ("auto", "fp32", "bf16", "fp16"),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import nn
 
 from ffn_edge.atomic import atomic_file
+from ffn_edge.bundle import Accuracy
 from ffn_edge.frames import nearest_frame_count
-from ffn_edge.network.checkpoint import load_checkpoint
+from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
 from ffn_edge.network.cost import count_macs
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
@@ -54,34 +57,20 @@ def evaluate_checkpoint(
         DataError: the list cannot be used, or too many of its videos are broken.
     """
     loaded = load_checkpoint(checkpoint)
-    card = loaded.card
-    videos = VideoDataset(
-        list_file,
-        tuple(frame_counts),
-        classes=card.classes,
-        facts=dataset_facts(dataset or card.dataset),
+    network, card = loaded.network, loaded.card
+    if dataset is not None:
+        card = dataclasses.replace(card, dataset=dataset)
+    accuracy = evaluate_network(
+        network,
+        card,
+        frame_counts,
+        list_file=list_file,
         root=root,
-        train=False,
-        size=card.size,
-        short_side=card.short_side,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        precision=precision,
     )
-    broken = BrokenVideos(len(videos))
-    with join_processes(device) as processes:
-        network = loaded.network.to(processes.device)
-        sampler = ResumableSampler(len(videos), shuffle=False)
-        loader = make_loader(videos, sampler, batch_size=batch_size, workers=workers)
-        console = Console(stderr=True)
-
-        accuracy = evaluate(
-            network,
-            track(broken.watch(loader), "evaluating", len(loader), console=console, transient=True),
-            frame_counts,
-            card,
-            device=processes.device,
-            autocast=autocast_to(compute_dtype(precision, processes.device), processes.device),
-        )
-    for path in broken.paths:
-        console.print(f"skipped, could not be read: {path}", markup=False, highlight=False)
     return [
         Row(
             frames,
@@ -93,6 +82,62 @@ def evaluate_checkpoint(
         )
         for frames in frame_counts
     ]
+
+
+def evaluate_network(
+    network: nn.Module,
+    card: ModelCard,
+    frame_counts: Sequence[int],
+    *,
+    list_file: str,
+    root: str | None = None,
+    batch_size: int = 16,
+    workers: int = 0,
+    device: str | None = None,
+    precision: str = "fp32",
+) -> dict[int, Accuracy]:
+    """Evaluate a network, or what answers like one, on a list of videos, with a progress bar.
+
+    Args:
+        network: takes clips (B, T, 3, H, W), normalised, of any of `frame_counts`.
+        card: the network's classes and input, and its data set.
+        frame_counts: the T to measure. Each video is decoded once for all of them.
+        list_file: labelled videos.
+        root: where the list's paths start; None for the list's folder.
+        batch_size: videos at a time.
+        workers: processes that decode; 0 decodes in this one.
+        device: None for a GPU where there is one.
+        precision: see `Recipe.precision`.
+
+    Raises:
+        DataError: the list cannot be used, or too many of its videos are broken.
+    """
+    videos = VideoDataset(
+        list_file,
+        tuple(frame_counts),
+        classes=card.classes,
+        facts=dataset_facts(card.dataset),
+        root=root,
+        train=False,
+        size=card.size,
+        short_side=card.short_side,
+    )
+    broken = BrokenVideos(len(videos))
+    console = Console(stderr=True)
+    with join_processes(device) as processes:
+        sampler = ResumableSampler(len(videos), shuffle=False)
+        loader = make_loader(videos, sampler, batch_size=batch_size, workers=workers)
+        accuracy = evaluate(
+            network.to(processes.device),
+            track(broken.watch(loader), "evaluating", len(loader), console=console, transient=True),
+            frame_counts,
+            card,
+            device=processes.device,
+            autocast=autocast_to(compute_dtype(precision, processes.device), processes.device),
+        )
+    for path in broken.paths:
+        console.print(f"skipped, could not be read: {path}", markup=False, highlight=False)
+    return accuracy
 
 
 def table_of(rows: Sequence[Row]) -> Table:

@@ -1,0 +1,107 @@
+"""Accuracy of FFN, of what the paper compares it with, and of its ablations, over three seeds.
+
+    python benchmarks/accuracy.py FOLDER
+
+It is `ffn-edge compare demo_long --methods all` on the demo's rendered (synthetic) clips, each seed
+with test clips of its own, as Markdown. Hours on two cores; what is finished is kept in FOLDER, so
+that it can be interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from machine import describe_machine
+
+from ffn_edge.train.compare import Score, compare, mean_top1
+from ffn_edge.train.compare_report import plot_comparison
+from ffn_edge.train.methods import ALL_METHODS
+from ffn_edge.train.recipe import load_recipe
+
+ANY_FRAME = ("ffn", "naive", "separate-each")
+EVALUATED = (2, 4, 6, 8, 10, 12, 14, 16, 18, 20)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--seeds", default="0,1,2", show_default=True)
+@click.option("--methods", default=",".join(ALL_METHODS), show_default=True)
+def main(folder: Path, seeds: str, methods: str) -> None:
+    """Train, evaluate, print."""
+    recipe = load_recipe("demo_long")
+    drawn = [int(seed) for seed in seeds.split(",")]
+    scores = compare(
+        recipe,
+        folder,
+        methods.split(","),
+        seeds=drawn,
+        frame_counts=EVALUATED,
+        say=lambda text: click.echo(f"· {text}", err=True),
+    )
+    if scores is None:
+        sys.exit("stopped; give the same command again to go on")
+    plot_comparison(
+        [score for score in scores if score.method in ANY_FRAME], str(folder / "comparison.png")
+    )
+    clips = scores[0].accuracy[recipe.frame_counts[0]].clips
+    print(describe_machine())
+    print(
+        f"\n{recipe.epochs} epochs, {len(drawn)} seeds with {clips} fresh test clips each; "
+        "top-1 in %, mean ± standard error over the seeds\n"
+    )
+    _print_methods(scores, recipe.frame_counts)
+    _print_any_frame(scores)
+    _print_difference(scores, recipe.frame_counts)
+
+
+def _print_methods(scores: Sequence[Score], frame_counts: Sequence[int]) -> None:
+    counts = " | ".join(f"{t} frames" for t in frame_counts)
+    print(f"| method | parameters | MB | training, CPU minutes | {counts} |")
+    print("|" + "---|" * (4 + len(frame_counts)))
+    for method in dict.fromkeys(score.method for score in scores):
+        if method == "separate-each":
+            continue
+        mine = [score for score in scores if score.method == method]
+        cells = " | ".join(_cell(scores, method, t) for t in frame_counts)
+        minutes = statistics.fmean(score.cpu_seconds for score in mine) / 60
+        print(
+            f"| {method} | {mine[0].parameters / 1e6:.3f} M | {mine[0].bytes / 1e6:.2f} "
+            f"| {minutes:.1f} | {cells} |"
+        )
+    gmacs = next(score.gmacs for score in scores if score.method == "ffn")
+    print("| GMACs, ffn | | | | " + " | ".join(f"{gmacs[t]:.3f}" for t in frame_counts) + " |")
+
+
+def _print_any_frame(scores: Sequence[Score]) -> None:
+    print("\n| frames | " + " | ".join(map(str, EVALUATED)) + " |")
+    print("|" + "---|" * (1 + len(EVALUATED)))
+    for method in (method for method in ANY_FRAME if any(s.method == method for s in scores)):
+        cells = " | ".join(_cell(scores, method, frames) for frames in EVALUATED)
+        print(f"| {method} | {cells} |")
+
+
+def _print_difference(scores: Sequence[Score], frame_counts: Sequence[int]) -> None:
+    """Print FFN less separate training, seed by seed, as both saw the same test clips."""
+    print()
+    for frames in frame_counts:
+        top1 = {
+            method: [s.accuracy[frames].top1 for s in scores if s.method == method]
+            for method in ("ffn", "separate")
+        }
+        gains = [100 * (a - b) for a, b in zip(top1["ffn"], top1["separate"], strict=True)]
+        error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
+        print(f"FFN − separate at {frames} frames: {statistics.fmean(gains):+.1f} ± {error:.1f}")
+
+
+def _cell(scores: Sequence[Score], method: str, frames: int) -> str:
+    mean = mean_top1(scores, method, frames)
+    return f"{100 * mean.value:.1f} ± {100 * mean.error:.1f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""`ffn-edge compare`: one table from many runs, and going on after an interruption."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ffn_edge.bundle import Accuracy
+from ffn_edge.errors import CheckpointError, RecipeError
+from ffn_edge.network.checkpoint import load_checkpoint
+from ffn_edge.train import compare as compare_module
+from ffn_edge.train.clips import render_clips
+from ffn_edge.train.compare import RESULTS, Score, compare, mean_top1
+from ffn_edge.train.compare_command import compare as compare_command
+from ffn_edge.train.loop import BEST
+from ffn_edge.train.recipe import Recipe
+
+
+@pytest.fixture
+def quick(recipe: Recipe) -> Recipe:
+    return recipe.replace(epochs=1)
+
+
+def score(method: str, seed: int, top1: float) -> Score:
+    return Score(
+        method=method,
+        seed=seed,
+        parameters=1,
+        bytes=4,
+        seconds=1.0,
+        cpu_seconds=1.0,
+        gmacs={4: 1.0},
+        accuracy={4: Accuracy(top1=top1, top5=1.0, clips=100)},
+    )
+
+
+def test_runs_that_methods_share_are_trained_once(quick: Recipe, tmp_path: Path) -> None:
+    scores = compare(quick, tmp_path, ["ffn", "naive", "separate", "ensemble"], seeds=(0, 1))
+
+    assert scores is not None
+    assert [(s.method, s.seed) for s in scores][:4] == [
+        ("ffn", 0), ("ffn", 1), ("naive", 0), ("naive", 1),
+    ]  # fmt: skip
+    folders = {path.parent.name for path in tmp_path.glob(f"seed-1/*/{BEST}")}
+    assert folders == {"ffn", "single-2", "single-4"}
+    by_name = {s.method: s for s in scores if s.seed == 0}
+    assert by_name["separate"].parameters == 2 * by_name["naive"].parameters
+    assert by_name["separate"].seconds > by_name["naive"].seconds
+    assert by_name["ensemble"].gmacs[4] == pytest.approx(2 * by_name["naive"].gmacs[4])
+    assert set(by_name["ffn"].accuracy) == {2, 4}
+    written = json.loads((tmp_path / RESULTS).read_text())
+    assert [row["method"] for row in written[::2]] == ["ffn", "naive", "separate", "ensemble"]
+
+
+def test_seeds_give_other_networks(quick: Recipe, tmp_path: Path) -> None:
+    compare(quick, tmp_path, ["naive"], seeds=(0, 1))
+
+    first, second = (
+        load_checkpoint(tmp_path / f"seed-{s}" / "single-4" / BEST).network.state_dict()
+        for s in (0, 1)
+    )
+    assert not first["body.conv1.weight"].equal(second["body.conv1.weight"])
+
+
+def test_the_same_command_again_trains_and_evaluates_nothing(
+    quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = compare(quick, tmp_path, ["naive"])
+    assert first is not None
+
+    def evaluated(*_: object, **__: object) -> None:
+        raise AssertionError("evaluated again")
+
+    monkeypatch.setattr(compare_module, "evaluate_network", evaluated)
+    again = compare(quick, tmp_path, ["naive"])
+    assert again is not None and again[0].accuracy == first[0].accuracy
+    # Another list is another question.
+    other = tmp_path / "other.txt"
+    other.write_text(Path(str(quick.val_list)).read_text().replace(" 0", " 1"))
+    with pytest.raises(AssertionError, match="evaluated again"):
+        compare(quick, tmp_path, ["naive"], test_list=str(other))
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was(
+    quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    train_run = compare_module.train_run
+
+    def until_the_second(run, *arguments, **options):  # type: ignore[no-untyped-def]
+        trained.append(run.name)
+        result = train_run(run, *arguments, **options)
+        if len(trained) < 2:
+            return result
+        return dataclasses.replace(result, finished=False)
+
+    monkeypatch.setattr(compare_module, "train_run", until_the_second)
+    assert compare(quick, tmp_path, ["separate"]) is None
+    assert not (tmp_path / RESULTS).exists()
+    kept = (tmp_path / "seed-0" / "single-2" / BEST).read_bytes()
+    monkeypatch.undo()
+    assert compare(quick, tmp_path, ["separate"]) is not None
+    assert (tmp_path / "seed-0" / "single-2" / BEST).read_bytes() == kept
+
+
+def test_a_folder_of_another_recipe_is_refused(quick: Recipe, tmp_path: Path) -> None:
+    compare(quick, tmp_path, ["naive"])
+
+    with pytest.raises(CheckpointError, match=r"learning_rate was 0\.01, is 0\.02"):
+        compare(quick.replace(learning_rate=0.02), tmp_path, ["naive"])
+
+
+def test_separate_each_has_a_network_for_every_evaluated_frame_count(
+    quick: Recipe, tmp_path: Path
+) -> None:
+    scores = compare(quick, tmp_path, ["separate-each"], frame_counts=(2, 3, 4))
+    assert scores is not None and set(scores[0].accuracy) == {2, 3, 4}
+    assert load_checkpoint(tmp_path / "seed-0/single-3" / BEST).network.frame_counts == (3,)
+
+
+def test_the_demos_clips_are_rendered_where_no_list_is_given(
+    quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(folder: Path, **sizes: int) -> None:
+        few = {"train": 24, "val": 12, "test": 12} | {
+            name: min(size, 12) for name, size in sizes.items() if name != "seed"
+        }
+        render_clips(folder, seed=sizes.get("seed", 0), workers=1, **few)
+
+    monkeypatch.setattr(compare_module, "render_clips", small)
+    demo = quick.replace(dataset="demo", train_list=None, val_list=None, classes=None)
+    scores = compare(demo, tmp_path, ["naive"], seeds=(0, 1))
+    assert scores is not None
+    assert [score.accuracy[4].clips for score in scores] == [12, 12]
+    first, second = (tmp_path / f"clips/test-{seed}/test/00000.mp4" for seed in (0, 1))
+    assert first.read_bytes() != second.read_bytes()
+
+
+def test_nothing_to_evaluate_on_is_an_error(quick: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="what to evaluate on"):
+        compare(quick.replace(val_list=None), tmp_path, ["naive"])
+    with pytest.raises(RecipeError, match=r"cannot read .*nowhere"):
+        compare(quick, tmp_path, ["naive"], test_list=str(tmp_path / "nowhere.txt"))
+
+
+def test_a_mean_is_over_seeds_and_with_one_seed_over_clips() -> None:
+    mean = mean_top1([score("a", 0, 0.8), score("a", 1, 0.9), score("b", 0, 0.1)], "a", 4)
+    assert mean.value == pytest.approx(0.85)
+    assert mean.error == pytest.approx(0.05)  # the deviation of two values, over √2
+    alone = mean_top1([score("a", 0, 0.8)], "a", 4)
+    assert (alone.value, alone.error) == (0.8, pytest.approx(0.04))  # √(0.8 · 0.2 / 100)
+
+
+def test_compare_prints_a_table_json_and_draws(recipe: Recipe, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.py"
+    file.write_text(f"from ffn_edge.train.recipe import Recipe\nrecipe = {recipe!r}\n")
+    arguments = [str(file), "-o", str(tmp_path / "out"), "--methods", "naive,without-wa"]
+    arguments += ["--workers", "0", "--epochs", "1", "--test-frames", "2-4"]
+    result = CliRunner().invoke(compare_command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    for word in ("naive", "without-wa", "±", "GMACs"):
+        assert word in result.output
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    result = CliRunner().invoke(compare_command, [*arguments, "--json"], catch_exceptions=False)
+    assert [row["method"] for row in json.loads(result.stdout)] == ["naive", "without-wa"]
+    result = CliRunner().invoke(compare_command, [*arguments, "--seeds", "a"])
+    assert result.exit_code == 2 and "not a list such as 0,1,2" in result.output

@@ -1,0 +1,237 @@
+"""`ffn-edge compare`: train and evaluate methods under one recipe, over several seeds.
+
+Every network is trained once, in `OUT/seed-<S>/<run>`, whichever methods use it; every method is
+evaluated once. What is finished is kept, so that an interrupted comparison goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ffn_edge.atomic import write_text
+from ffn_edge.bundle import Accuracy
+from ffn_edge.errors import RecipeError
+from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
+from ffn_edge.train.clips import render_clips
+from ffn_edge.train.loop import BEST
+from ffn_edge.train.methods import Answering, Method, Run, method_of, train_run
+from ffn_edge.train.recipe import Recipe
+from ffn_edge.train.report import evaluate_network
+
+RESULTS = "results.json"
+_TEST_CLIPS = 600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One method with one seed.
+
+    `accuracy` and `gmacs` are by T. `seconds` and `cpu_seconds` are those of all runs that the
+    method needs, also where another method shares them.
+    """
+
+    method: str
+    seed: int
+    parameters: int
+    bytes: int
+    seconds: float
+    cpu_seconds: float
+    gmacs: dict[int, float]
+    accuracy: dict[int, Accuracy]
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean and its standard error: over seeds, or with one seed over its clips."""
+
+    value: float
+    error: float
+
+
+def compare(
+    recipe: Recipe,
+    folder: str | Path,
+    methods: Sequence[str],
+    *,
+    seeds: Sequence[int] = (0,),
+    frame_counts: Sequence[int] | None = None,
+    test_list: str | None = None,
+    device: str | None = None,
+    workers: int = 0,
+    say: Callable[[str], None] = lambda message: None,
+) -> list[Score] | None:
+    """Train what is not trained yet, evaluate, and write `results.json`.
+
+    Args:
+        recipe: what every method is trained with, but for what makes the method. Where it is of
+            the demo's clips and says no list, they are rendered, with fresh test clips for each
+            seed.
+        folder: of the comparison.
+        methods: of `ffn_edge.train.methods.ALL_METHODS`.
+        seeds: each is a training of its own of every network.
+        frame_counts: the T to evaluate at; left out, the recipe's.
+        test_list: labelled videos to evaluate on; "{seed}" in it becomes the seed. Left out, the
+            validation list, on which each run's best epoch was chosen too.
+        device: see `ffn_edge.train.loop.train`.
+        workers: the same.
+        say: is told each step.
+
+    Returns:
+        The scores, method by method; None if the training was interrupted.
+
+    Raises:
+        RecipeError: an unknown method, no test list, or the folder holds another recipe's runs.
+    """
+    folder = Path(folder)
+    if recipe.dataset == "demo" and recipe.train_list is None:
+        recipe, test_list = _with_demo_clips(recipe, folder / "clips", seeds, say)
+    listed = test_list or recipe.val_list
+    if listed is None:
+        raise RecipeError("nothing says what to evaluate on", "give --test-list or --val-list.")
+    counts = tuple(frame_counts or recipe.frame_counts)
+    chosen = [method_of(name, recipe, counts) for name in dict.fromkeys(methods)]
+    scores = []
+    for seed in seeds:
+        for method in chosen:
+            say(f"{method.name}, seed {seed}")
+            score = _score(
+                method,
+                seed,
+                folder / f"seed-{seed}",
+                counts,
+                listed.replace("{seed}", str(seed)),
+                device=device,
+                workers=workers,
+            )
+            if score is None:
+                return None
+            scores.append(score)
+    order = {method.name: place for place, method in enumerate(chosen)}
+    scores.sort(key=lambda score: order[score.method])
+    write_text(
+        folder / RESULTS, json.dumps([dataclasses.asdict(score) for score in scores], indent=1)
+    )
+    return scores
+
+
+def _with_demo_clips(
+    recipe: Recipe, folder: Path, seeds: Sequence[int], say: Callable[[str], None]
+) -> tuple[Recipe, str]:
+    """Render the demo's clips where they are not yet.
+
+    Returns:
+        The recipe with their lists, and the test list with "{seed}" in it.
+    """
+    say("rendering the demo's clips")
+    render_clips(folder / "train", test=0)
+    for seed in seeds:
+        # Neither these nor their seeds were looked at when the recipe was chosen.
+        render_clips(folder / f"test-{seed}", train=0, val=0, test=_TEST_CLIPS, seed=1000 + seed)
+    lists = {name: str(folder / "train" / f"{name}.txt") for name in ("train", "val", "classes")}
+    ready = recipe.replace(
+        train_list=lists["train"], val_list=lists["val"], classes=lists["classes"]
+    )
+    return ready, str(folder / "test-{seed}" / "test.txt")
+
+
+def _score(
+    method: Method,
+    seed: int,
+    folder: Path,
+    counts: tuple[int, ...],
+    test_list: str,
+    *,
+    device: str | None,
+    workers: int,
+) -> Score | None:
+    """Train and evaluate one method with one seed, as far as that is not done."""
+    runs = [dataclasses.replace(run, recipe=run.recipe.replace(seed=seed)) for run in method.runs]
+    seconds = cpu_seconds = 0.0
+    for run in runs:
+        result = train_run(
+            run, folder / run.name, others=folder, resume=True, device=device, workers=workers
+        )
+        if not result.finished:
+            return None
+        seconds += result.seconds
+        cpu_seconds += result.cpu_seconds
+    answering = [run for run in runs if run.name in method.answering]
+    asked = {
+        "list": _sha256(Path(test_list)),
+        "frames": list(counts),
+        "networks": {run.name: _sha256(folder / run.name / BEST) for run in answering},
+    }
+    path = folder / f"{method.name}.json"
+    known = _read(path)
+    if known.get("asked") != asked:
+        network, card = _load(answering, folder, ensemble=method.ensemble)
+        accuracy = evaluate_network(
+            network,
+            card,
+            counts,
+            list_file=test_list,
+            root=answering[0].recipe.root,
+            workers=workers,
+            device=device,
+            precision=answering[0].recipe.precision,
+        )
+        known = {
+            "asked": asked,
+            "parameters": network.num_parameters,
+            "bytes": network.num_bytes,
+            "gmacs": {t: network.macs(t, card.size) / 1e9 for t in counts},
+            "accuracy": {t: dataclasses.asdict(accuracy[t]) for t in counts},
+        }
+        write_text(path, json.dumps(known, indent=1))
+    return Score(
+        method=method.name,
+        seed=seed,
+        parameters=known["parameters"],
+        bytes=known["bytes"],
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+        gmacs={int(t): value for t, value in known["gmacs"].items()},
+        accuracy={int(t): Accuracy(**value) for t, value in known["accuracy"].items()},
+    )
+
+
+def _load(runs: Sequence[Run], folder: Path, *, ensemble: bool) -> tuple[Answering, ModelCard]:
+    loaded = [load_checkpoint(folder / run.name / BEST) for run in runs]
+    networks = {
+        run.recipe.frame_counts[-1]: checkpoint.network
+        for run, checkpoint in zip(runs, loaded, strict=True)
+    }
+    return Answering(networks, ensemble=ensemble), loaded[0].card
+
+
+def mean_top1(scores: Sequence[Score], method: str, frames: int) -> Mean:
+    """Return a method's top-1 at T = `frames` over its seeds, in [0, 1]."""
+    found = [score.accuracy[frames] for score in scores if score.method == method]
+    top1 = [accuracy.top1 for accuracy in found]
+    if len(top1) > 1:
+        return Mean(statistics.fmean(top1), statistics.stdev(top1) / math.sqrt(len(top1)))
+    return Mean(top1[0], math.sqrt(top1[0] * (1 - top1[0]) / found[0].clips))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read what was evaluated before; nothing, if it is not there or not whole."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise RecipeError(f"cannot read {path}: {error.strerror}", "check the path.") from error

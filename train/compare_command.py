@@ -1,0 +1,91 @@
+"""`ffn-edge compare`: parse, call, print."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ffn_edge.train.commands import WORKERS, recipe_options
+
+
+@click.command()
+@click.argument("recipe")
+@click.option(
+    "--output", "-o", required=True, type=click.Path(file_okay=False), help="Folder for everything."
+)
+@click.option(
+    "--methods",
+    default="ffn,naive,separate",
+    show_default=True,
+    help="ffn, naive, separate, mixed, proportional, finetune, ensemble, without-sn, without-wa, "
+    "without-td, without-ws, separate-each (a network for each --test-frames); or all.",
+)
+@click.option("--seeds", default="0", show_default=True, help="Such as 0,1,2.")
+@click.option("--test-list", help="Labelled videos to evaluate on; {seed} becomes the seed.")
+@click.option("--test-frames", help="Frame counts to evaluate at, such as 2-20.")
+@recipe_options
+@click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
+@click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def compare(
+    recipe: str,
+    output: str,
+    methods: str,
+    seeds: str,
+    test_list: str | None,
+    test_frames: str | None,
+    device: str | None,
+    workers: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train methods under one recipe and compare them.
+
+    Writes results.json and comparison.png into the folder. An interrupted comparison goes on
+    where it was when the same command is given again. With a recipe of the demo's clips and no
+    list, the clips are rendered into the folder too.
+
+    \b
+    Examples:
+      ffn-edge compare demo_long --methods all --seeds 0,1,2 --test-frames 2,4,6,8,12,16,20 -o demo
+      ffn-edge compare my_recipe.py --methods ffn,separate --test-list data/test.txt -o compared
+    """
+    from ffn_edge.frames import parse_frames
+    from ffn_edge.train.commands import chosen_recipe
+    from ffn_edge.train.compare import compare as run
+    from ffn_edge.train.compare_report import comparison_table, plot_comparison
+    from ffn_edge.train.methods import ALL_METHODS
+
+    scores = run(
+        chosen_recipe(recipe, **options),
+        output,
+        ALL_METHODS if methods == "all" else [name.strip() for name in methods.split(",")],
+        seeds=_seeds(seeds),
+        frame_counts=parse_frames(test_frames) if test_frames else None,
+        test_list=test_list,
+        device=device,
+        workers=workers,
+        say=lambda text: click.echo(f"· {text}", err=True),
+    )
+    if scores is None:
+        click.echo("stopped; give the same command again to go on", err=True)
+        sys.exit(130)
+    plot_comparison(scores, str(Path(output) / "comparison.png"))
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(score) for score in scores]))
+    else:
+        from rich.console import Console
+
+        Console().print(comparison_table(scores))
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a list such as 0,1,2") from error

@@ -1,0 +1,90 @@
+"""What `ffn-edge compare` reports: one table and one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from ffn_edge.atomic import atomic_file
+from ffn_edge.train.compare import Score, mean_top1
+
+# Told apart without colour too (Okabe and Ito's palette, and a marker each).
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "osD^vP*"
+
+
+def comparison_table(scores: Sequence[Score]) -> Table:
+    """Return accuracy by method and frame count, with what each method costs.
+
+    Costs: millions of parameters, their megabytes as files, minutes of training in all the
+    method's runs (the mean over the seeds). A cell is top-1 in % ± one standard error: over the
+    seeds, or with one seed over its clips.
+    """
+    frame_counts = sorted(scores[0].accuracy)
+    table = Table(box=box.SIMPLE_HEAD, caption="top-1 in %, ± one standard error")
+    table.add_column("method", no_wrap=True)
+    for heading in ("M", "MB", "min", "CPU min"):
+        table.add_column(heading, justify="right")
+    for frames in frame_counts:
+        table.add_column(f"{frames} frames", justify="right", no_wrap=True)
+    for method in _methods(scores):
+        mine = [score for score in scores if score.method == method]
+        cells = [mean_top1(scores, method, frames) for frames in frame_counts]
+        table.add_row(
+            method,
+            f"{mine[0].parameters / 1e6:.3g}",
+            f"{mine[0].bytes / 1e6:.2f}",
+            f"{sum(score.seconds for score in mine) / len(mine) / 60:.1f}",
+            f"{sum(score.cpu_seconds for score in mine) / len(mine) / 60:.1f}",
+            *(f"{100 * cell.value:.1f}±{100 * cell.error:.1f}" for cell in cells),
+        )
+    table.add_section()
+    gmacs = scores[0].gmacs
+    table.add_row(
+        f"GMACs, {scores[0].method}", "", "", "", "", *(f"{gmacs[t]:.3g}" for t in frame_counts)
+    )
+    return table
+
+
+def plot_comparison(scores: Sequence[Score], path: str) -> None:
+    """Draw accuracy against frames and against GMACs, a line per method (the paper's Figure 1)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
+    for place, method in enumerate(_methods(scores)):
+        mine = next(score for score in scores if score.method == method)
+        frame_counts = sorted(mine.accuracy)
+        cells = [mean_top1(scores, method, frames) for frames in frame_counts]
+        for axis, x in (
+            (axes[0], frame_counts),
+            (axes[1], [mine.gmacs[frames] for frames in frame_counts]),
+        ):
+            axis.errorbar(
+                x,
+                [100 * cell.value for cell in cells],
+                yerr=[100 * cell.error for cell in cells],
+                label=method,
+                color=_COLOURS[place % len(_COLOURS)],
+                marker=_MARKERS[place % len(_MARKERS)],
+                linestyle="-" if place < len(_COLOURS) else "--",
+                markersize=5,
+                capsize=2,
+            )
+    axes[0].set(xlabel="frames", ylabel="top-1, %")
+    axes[1].set(xlabel="GMACs per clip", xscale="log")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    axes[1].legend(fontsize=8)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    pyplot.close(figure)
+
+
+def _methods(scores: Sequence[Score]) -> list[str]:
+    """Return the methods in the order in which they were asked for."""
+    return list(dict.fromkeys(score.method for score in scores))

@@ -1,0 +1,242 @@
+"""The paper's method and those it is compared with: what each trains, and what answers at a T.
+
+ffn            one Frame Flexible Network
+naive          one network, trained at the highest frame count alone
+separate       a network for each frame count; the nearest answers
+mixed          one network, on clips of mixed frame counts (see `ffn_edge.train.sampling`)
+proportional   the same, step by step
+finetune       the naive network, trained further at the lowest frame count
+ensemble       all the separate networks at once; their logits are averaged
+without-sn …   the Frame Flexible Network without a part of it: the ablations
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ffn_edge.errors import RecipeError
+from ffn_edge.frames import nearest_frame_count
+from ffn_edge.network import ABLATIONS, FrameFlexibleNetwork
+from ffn_edge.network.cost import count_macs
+from ffn_edge.train.loop import BEST, LAST, train
+from ffn_edge.train.recipe import Recipe
+from ffn_edge.train.run_state import TrainResult
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One network to train. `after` names the run whose best network it starts from."""
+
+    name: str
+    recipe: Recipe
+    after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What a method trains, in this order.
+
+    `answering` are the runs whose networks answer: the nearest by frame count, or with `ensemble`
+    all of them.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+    answering: tuple[str, ...]
+    ensemble: bool = False
+
+
+def _single(recipe: Recipe, frames: int) -> Run:
+    return Run(f"single-{frames}", recipe.replace(frame_counts=(frames,)))
+
+
+def _ffn(recipe: Recipe) -> tuple[Run, ...]:
+    return (Run("ffn", recipe),)
+
+
+def _naive(recipe: Recipe) -> tuple[Run, ...]:
+    return (_single(recipe, recipe.frame_counts[-1]),)
+
+
+def _separate(recipe: Recipe) -> tuple[Run, ...]:
+    return tuple(_single(recipe, frames) for frames in recipe.frame_counts)
+
+
+def _mixed(recipe: Recipe) -> tuple[Run, ...]:
+    return (Run("mixed", recipe.replace(sampling="mixed")),)
+
+
+def _proportional(recipe: Recipe) -> tuple[Run, ...]:
+    return (Run("proportional", recipe.replace(sampling="proportional")),)
+
+
+def _finetune(recipe: Recipe) -> tuple[Run, ...]:
+    start = _single(recipe, recipe.frame_counts[-1])
+    # Half as long at a tenth of the learning rate: what it had learnt is to stay.
+    further = recipe.replace(
+        frame_counts=recipe.frame_counts[:1],
+        epochs=max(1, recipe.epochs // 2),
+        learning_rate=recipe.learning_rate / 10,
+        step_epochs=tuple(epoch // 2 for epoch in recipe.step_epochs),
+    )
+    return (start, Run("finetune", further, after=start.name))
+
+
+_RUNS: dict[str, Callable[[Recipe], tuple[Run, ...]]] = {
+    "ffn": _ffn,
+    "naive": _naive,
+    "separate": _separate,
+    "mixed": _mixed,
+    "proportional": _proportional,
+    "finetune": _finetune,
+    "ensemble": _separate,
+}
+METHODS = tuple(_RUNS)
+ALL_METHODS = (*METHODS, *(f"without-{part}" for part in ABLATIONS), "separate-each")
+
+
+def method_of(name: str, recipe: Recipe, evaluated: Sequence[int] = ()) -> Method:
+    """Return a method under a recipe; `evaluated` are the frame counts of "separate-each".
+
+    Raises:
+        RecipeError: it does not exist, or it needs several frame counts.
+    """
+    if name not in ALL_METHODS:
+        near = difflib.get_close_matches(name, ALL_METHODS, n=3) or ALL_METHODS
+        raise RecipeError(f"there is no method {name!r}", f"did you mean {' or '.join(near)}?")
+    if len(recipe.frame_counts) < 2:
+        raise RecipeError(
+            f"{name} is compared over several frame counts; the recipe has {recipe.frame_counts}",
+            "give some with --frames, such as 4,8,16.",
+        )
+    if name.startswith("without-"):
+        part = name.removeprefix("without-")
+        return Method(name, (Run(name, recipe.replace(without=(part,))),), (name,))
+    if name == "separate-each":
+        runs = tuple(_single(recipe, frames) for frames in evaluated)
+        return Method(name, runs, tuple(run.name for run in runs))
+    runs = _RUNS[name](recipe)
+    answering = runs[-1:] if name == "finetune" else runs
+    return Method(name, runs, tuple(run.name for run in answering), ensemble=name == "ensemble")
+
+
+def train_method(
+    name: str,
+    recipe: Recipe,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    workers: int = 0,
+) -> dict[str, TrainResult]:
+    """Train a method: in `output`, or where it has several runs in a folder of it for each.
+
+    Args:
+        name: one of `METHODS`.
+        recipe: what to train it with.
+        output: the folder.
+        resume: continue what the folder holds.
+        device: see `ffn_edge.train.loop.train`.
+        workers: the same.
+
+    Returns:
+        How each run ended, by name; up to the first that was interrupted.
+
+    Raises:
+        RecipeError: no such method, or one that `without` does not belong to.
+    """
+    if recipe.without and name != "ffn":
+        raise RecipeError(
+            f"{name} has no {' and no '.join(recipe.without)} that could be left out",
+            "ablations are of FFN: leave out --method or --without.",
+        )
+    folder = Path(output)
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=3) or METHODS
+        raise RecipeError(f"there is no method {name!r}", f"did you mean {' or '.join(near)}?")
+    # FFN alone compares nothing: any frame counts will do.
+    runs = _ffn(recipe) if name == "ffn" else method_of(name, recipe).runs
+    results = {}
+    for run in runs:
+        own = folder / run.name if len(runs) > 1 else folder
+        results[run.name] = train_run(
+            run, own, others=folder, resume=resume, device=device, workers=workers
+        )
+        if not results[run.name].finished:
+            break
+    return results
+
+
+def train_run(
+    run: Run,
+    folder: Path,
+    *,
+    others: Path,
+    resume: bool,
+    device: str | None = None,
+    workers: int = 0,
+) -> TrainResult:
+    """Train one run in `folder`.
+
+    Args:
+        run: what to train.
+        folder: of the run.
+        others: where the folders of the runs lie that it may start from.
+        resume: continue what the folder holds, or start. A finished run is not trained again.
+        device: see `ffn_edge.train.loop.train`.
+        workers: the same.
+    """
+    recipe = run.recipe
+    if run.after is not None:
+        recipe = recipe.replace(start_from=str(others / run.after / BEST))
+    return train(
+        recipe,
+        folder,
+        resume=resume and (folder / LAST).is_file(),
+        device=device,
+        workers=workers,
+    )
+
+
+class Answering(nn.Module):
+    """The networks of a method behind one call, as `ffn_edge.train.evaluate` takes it."""
+
+    def __init__(
+        self, networks: Mapping[int, FrameFlexibleNetwork], *, ensemble: bool = False
+    ) -> None:
+        """Take networks by the frame count that each is for; together they are an ensemble."""
+        super().__init__()
+        self.frame_counts = tuple(sorted(networks))
+        self.networks = nn.ModuleList(networks[t] for t in self.frame_counts)
+        self.ensemble = ensemble
+
+    def at(self, frames: int) -> list[nn.Module]:
+        """Return the networks that answer for clips of T = `frames`."""
+        if self.ensemble:
+            return list(self.networks)
+        nearest = nearest_frame_count(frames, self.frame_counts)
+        return [self.networks[self.frame_counts.index(nearest)]]
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Classify (B, T, 3, H, W): logits (B, classes)."""
+        return torch.stack([network(clip) for network in self.at(clip.shape[1])]).mean(0)
+
+    def macs(self, frames: int, size: int) -> int:
+        """Return the multiply-accumulates of one clip."""
+        return sum(count_macs(network, frames, size) for network in self.at(frames))
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers were learnt, in all networks together."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def num_bytes(self) -> int:
+        """What all networks take as files: parameters and statistics."""
+        return sum(t.numel() * t.element_size() for t in self.state_dict().values())

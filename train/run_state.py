@@ -1,0 +1,150 @@
+"""Where a training run stands, what a checkpoint holds to continue it, and how it ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from ffn_edge.bundle import Accuracy
+from ffn_edge.errors import CheckpointError
+from ffn_edge.network import FrameFlexibleNetwork
+from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
+from ffn_edge.train.recipe import Recipe
+
+# What may differ between a checkpoint's recipe and the one that continues it: where files lie, and
+# how fast it goes. Everything else would make it another run.
+_FREE_ON_RESUME = {
+    "train_list", "val_list", "classes", "root", "weights", "start_from", "cache_gib",
+    "max_broken_share", "compile", "validate_every", "checkpoint_minutes", "together",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How a run ended: with all its epochs, or interrupted with `last.pt` to resume from.
+
+    `seconds` and `cpu_seconds`, of the first process, are those of the whole run, through all its
+    interruptions; loader processes are not in the latter.
+    """
+
+    finished: bool
+    steps: int
+    accuracy: dict[int, Accuracy]
+    best_mean_top1: float
+    broken_videos: tuple[str, ...]
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Where a run stands: optimiser steps and whole epochs done, and the validations so far."""
+
+    step: int = 0
+    epoch: int = 0
+    accuracy: dict[int, Accuracy] = dataclasses.field(default_factory=dict)
+    best_mean_top1: float = -1.0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def result(self, *, finished: bool, broken: tuple[str, ...]) -> TrainResult:
+        """Return how the run ended."""
+        return TrainResult(
+            finished,
+            self.step,
+            self.accuracy,
+            self.best_mean_top1,
+            broken,
+            self.seconds,
+            self.cpu_seconds,
+        )
+
+
+class Clock:
+    """Counts a run's seconds on from where its state has them."""
+
+    def __init__(self, state: RunState) -> None:
+        self._started = time.monotonic() - state.seconds
+        self._cpu_started = time.process_time() - state.cpu_seconds
+
+    def timed(self, state: RunState) -> RunState:
+        """Return the state with the time that the run has taken so far."""
+        return dataclasses.replace(
+            state,
+            seconds=time.monotonic() - self._started,
+            cpu_seconds=time.process_time() - self._cpu_started,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunParts:
+    """Everything of a run that changes with each step, and so belongs into a checkpoint."""
+
+    network: FrameFlexibleNetwork
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
+    scaler: torch.amp.GradScaler
+    average: AveragedModel | None
+
+    def save(self, path: Path, card: ModelCard, recipe: Recipe, state: RunState) -> None:
+        """Write a checkpoint to resume from."""
+        training = {
+            "recipe": dataclasses.asdict(recipe),
+            "step": state.step,
+            "epoch": state.epoch,
+            "accuracy": {t: dataclasses.asdict(a) for t, a in state.accuracy.items()},
+            "best_mean_top1": state.best_mean_top1,
+            "seconds": state.seconds,
+            "cpu_seconds": state.cpu_seconds,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+        # Without the accuracy: that of the last validation is not that of these weights.
+        save_checkpoint(path, self.network, card, training)
+
+    def load(self, path: Path, recipe: Recipe) -> RunState:
+        """Read the checkpoint of an interrupted run.
+
+        Raises:
+            CheckpointError: no such file, or a run of another recipe.
+        """
+        checkpoint = load_checkpoint(path)
+        training = checkpoint.training
+        if training is None:
+            raise CheckpointError(
+                f"{path} holds a network without the state of its training",
+                "it can be exported or evaluated, but not resumed.",
+            )
+        now = dataclasses.asdict(recipe)
+        differ = [
+            f"{name} was {then!r}, is {now.get(name)!r}"
+            for name, then in training["recipe"].items()
+            if name not in _FREE_ON_RESUME and now.get(name) != then
+        ]
+        if differ:
+            raise CheckpointError(
+                f"{path} is a run of another recipe: {'; '.join(differ)}",
+                "resume with the recipe it was started with, or start anew in another folder.",
+            )
+        self.network.load_state_dict(checkpoint.network.state_dict())
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.schedule.load_state_dict(training["schedule"])
+        self.scaler.load_state_dict(training["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(training["average"])
+        return RunState(
+            step=training["step"],
+            epoch=training["epoch"],
+            accuracy={int(t): Accuracy(**a) for t, a in training["accuracy"].items()},
+            best_mean_top1=training["best_mean_top1"],
+            seconds=training.get("seconds", 0.0),
+            cpu_seconds=training.get("cpu_seconds", 0.0),
+        )
