@@ -1,0 +1,360 @@
+"""Temporal Frequency Deviation: how what a network computes moves with the frame count.
+
+The same videos pass as clips of two frame counts. Of what enters each norm, the mean μ and the
+standard deviation σ are taken per channel, and compared between the frame counts and with the
+running statistics that the norm normalises with. Source: Section 3 and Figure 3 of the paper.
+
+Legend: C channels of a norm, R rows: everything that is not a channel (clips, frames, positions).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.convnext import LayerNorm2d  # type: ignore[import-untyped]
+
+from ffn_edge.errors import DataError, FrameCountError, NetworkError
+from ffn_edge.frames import nearest_frame_count
+from ffn_edge.network import FrameFlexibleNetwork
+from ffn_edge.network.checkpoint import ModelCard
+from ffn_edge.network.specialized import NORM_TYPES, SpecializedNorm
+from ffn_edge.network.unshared import UnsharedNetwork
+from ffn_edge.train.loading import Batch, to_model_input
+
+Vector = npt.NDArray[np.float64]
+
+# Values that are float64 at a time: 32 MB, whatever the size of an activation.
+_PART = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Per channel: float64 (C,) each. `std` is √(σ² + ε), what a norm of that ε divides by.
+
+    With ε, a channel that is constant has a place on the scale of the others.
+    """
+
+    mean: Vector
+    std: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """How far statistics are from a reference.
+
+    Attributes:
+        mean: root of the mean over channels of ((μ − μ_ref)/σ_ref)².
+        std: mean over channels of |ln(σ/σ_ref)|.
+    """
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A norm as clips passed it.
+
+    Attributes:
+        entering: what it got.
+        running: what it normalised with; None if it keeps no statistics, as a LayerNorm.
+    """
+
+    entering: Statistics
+    running: Statistics | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Clips of `frames` frames served by `sub_network`: accuracy, and each norm, in their order."""
+
+    frames: int
+    sub_network: int
+    top1: float
+    layers: dict[str, Layer]
+
+    @property
+    def name(self) -> str:
+        """Such as "4 by 16"."""
+        return f"{self.frames} by {self.sub_network}"
+
+    def mismatches(self) -> dict[str, Shift | None]:
+        """Return how far what entered each norm is from what it normalised with, by its name."""
+        return {
+            name: None if layer.running is None else shift(layer.entering, layer.running)
+            for name, layer in self.layers.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class OutputShift:
+    """How far the logits of the lower frame count (a) are from those of the higher (b).
+
+    Attributes:
+        agreement: the share of clips with the same first class.
+        kl: mean over clips of KL(p_b ‖ p_a), in nats.
+        logit: mean over clips and classes of |z_a − z_b|.
+    """
+
+    agreement: float
+    kl: float
+    logit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The lower frame count's pass against the higher's, which is the reference."""
+
+    low: Pass
+    high: Pass
+    output: OutputShift
+
+    @property
+    def name(self) -> str:
+        """Such as "both by 16"."""
+        same = self.low.sub_network == self.high.sub_network
+        return f"both by {self.high.sub_network}" if same else "each by its own"
+
+    def shifts(self) -> dict[str, Shift]:
+        """Return how far each layer's statistics move, by its name."""
+        return {
+            name: shift(self.low.layers[name].entering, layer.entering)
+            for name, layer in self.high.layers.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """What `measure` finds.
+
+    Attributes:
+        clips: how many videos.
+        comparisons: first both frame counts by one sub-network; then, where they have two, each
+            by its own.
+    """
+
+    clips: int
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def frame_counts(self) -> tuple[int, int]:
+        """The lower and the higher frame count."""
+        return self.comparisons[0].low.frames, self.comparisons[0].high.frames
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The lower frame count's, then the higher's: the reference of every comparison."""
+        return (*(comparison.low for comparison in self.comparisons), self.comparisons[0].high)
+
+    @property
+    def most_deviating(self) -> str:
+        """The layer whose mean moves most where one sub-network serves both."""
+        shifts = self.comparisons[0].shifts()
+        return max(shifts, key=lambda name: shifts[name].mean)
+
+
+def shift(statistics: Statistics, reference: Statistics) -> Shift:
+    """Return how far `statistics` are from `reference`, in its standard deviations."""
+    moved = (statistics.mean - reference.mean) / reference.std
+    return Shift(
+        mean=math.sqrt(np.mean(moved**2)),
+        std=float(np.mean(np.abs(np.log(statistics.std / reference.std)))),
+    )
+
+
+def norm_layers(network: FrameFlexibleNetwork, sub_network: int) -> dict[str, nn.Module]:
+    """Return the norms that serve `sub_network`, by their layer's name."""
+    body: nn.Module = network.body
+    if isinstance(network, UnsharedNetwork):
+        body = network.networks[sub_network].body
+    norms: dict[str, nn.Module] = {}
+    for name, layer in body.named_modules():
+        if isinstance(layer, SpecializedNorm):
+            norms[name] = layer.norms[str(sub_network)]
+        elif isinstance(layer, NORM_TYPES) and name.rsplit(".", 2)[0] not in norms:
+            norms[name] = layer  # not one of a SpecializedNorm, NAME.norms.T
+    return norms
+
+
+def measure(
+    network: FrameFlexibleNetwork,
+    batches: Iterable[Batch],
+    low: int,
+    high: int,
+    card: ModelCard,
+    *,
+    device: torch.device,
+    sub_network: int | None = None,
+) -> Deviation:
+    """Compare two frame counts on the same videos. The memory needed is that of one batch.
+
+    Args:
+        network: the network, on `device`, in evaluation mode.
+        batches: test batches that hold both frame counts.
+        low: a frame count, trained or not.
+        high: a higher one, the reference.
+        card: the normalisation.
+        device: where to compute.
+        sub_network: let this one serve both. Left out, the nearest to `high` serves both, and
+            beside it, each frame count is served by its own nearest.
+
+    Raises:
+        FrameCountError: there is no such sub-network.
+        NetworkError: the network has no norm, or its logits are not finite.
+        DataError: not one clip could be read.
+    """
+    counts = network.frame_counts
+    if sub_network is not None and sub_network not in counts:
+        raise FrameCountError(
+            f"the network has no sub-network for {sub_network} frames",
+            f"choose from {', '.join(map(str, counts))}.",
+        )
+    own = nearest_frame_count(low, counts)
+    one = sub_network or nearest_frame_count(high, counts)
+    reference = _Recorder(network, high, one)
+    lows = [_Recorder(network, low, one)]
+    # Networks that share no weight have no channels in common that could be compared.
+    if sub_network is None and own != one and not isinstance(network, UnsharedNetwork):
+        lows.append(_Recorder(network, low, own))
+    outputs = [_OutputSums() for _ in lows]
+    clips = 0
+    with torch.inference_mode():
+        for batch in batches:
+            inputs = {
+                frames: to_model_input(batch.clips[frames].to(device), card.mean, card.std)
+                for frames in (low, high)
+            }
+            labels = batch.labels.to(device)
+            clips += len(labels)
+            expected = reference.run(inputs[high], labels)
+            for recorder, sums in zip(lows, outputs, strict=True):
+                sums.add(recorder.run(inputs[low], labels), expected)
+    if not clips:
+        raise DataError("not one clip could be read", "check the list file and its videos.")
+    passed = reference.result(clips)
+    return Deviation(
+        clips,
+        tuple(
+            Comparison(recorder.result(clips), passed, sums.result(clips))
+            for recorder, sums in zip(lows, outputs, strict=True)
+        ),
+    )
+
+
+@dataclass
+class Moments:
+    """Mean and variance per channel of rows that come in parts, as if they had come at once."""
+
+    rows: int = 0
+    mean: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    squares: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+
+    def add(self, values: Tensor) -> None:
+        """Add rows (R, C) of any type, in float64."""
+        for part in torch.split(values, max(1, _PART // values.shape[1])):
+            part = part.double()
+            mean = part.mean(0)
+            squares = (part - mean).square_().sum(0)
+            # Chan et al., 1979: sums of squares about the mean lose no digits to a large mean.
+            step, rows = mean - self.mean, self.rows + len(part)
+            self.squares = self.squares + squares + step**2 * (self.rows * len(part) / rows)
+            self.mean = self.mean + step * (len(part) / rows)
+            self.rows = rows
+
+    def statistics(self, eps: float) -> Statistics:
+        """Return mean and √(σ² + ε); σ² is over the rows, not an estimate from them."""
+        std = (self.squares / self.rows + eps).sqrt()
+        return Statistics(self.mean.cpu().numpy(), std.cpu().numpy())
+
+
+class _Recorder:
+    """Runs clips of one frame count through one sub-network, and watches its norms."""
+
+    def __init__(self, network: FrameFlexibleNetwork, frames: int, sub_network: int) -> None:
+        self._network = network
+        self._frames = frames
+        self._sub_network = sub_network
+        self._norms = norm_layers(network, sub_network)
+        if not self._norms:
+            raise NetworkError(
+                f"{network.architecture} has no norm layer",
+                "the deviation is that of what enters BatchNorm or LayerNorm.",
+            )
+        self._moments: dict[str, Moments] = {}  # of the norms that clips reach, in their order
+        self._correct = 0
+
+    def run(self, clip: Tensor, labels: Tensor) -> Tensor:
+        """Return the logits of (B, T, 3, H, W): float64 (B, classes)."""
+        hooks = [
+            norm.register_forward_pre_hook(partial(self._record, name))
+            for name, norm in self._norms.items()
+        ]
+        try:
+            logits: Tensor = self._network(clip, self._sub_network)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not logits.isfinite().all():
+            raise NetworkError(
+                f"at {self._frames} frames, the network's logits are infinite or no numbers",
+                "its training diverged; take an earlier checkpoint.",
+            )
+        self._correct += int((logits.argmax(1) == labels).sum())
+        return logits.double()
+
+    def result(self, clips: int) -> Pass:
+        layers = {
+            name: Layer(moments.statistics(_eps(self._norms[name])), _running(self._norms[name]))
+            for name, moments in self._moments.items()
+        }
+        return Pass(self._frames, self._sub_network, self._correct / clips, layers)
+
+    def _record(self, name: str, norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Add what enters a norm: the hook of its forward pass."""
+        (x,) = inputs
+        if isinstance(norm, nn.LayerNorm) and not isinstance(norm, LayerNorm2d):
+            rows = x.reshape(-1, math.prod(norm.normalized_shape))
+        else:
+            rows = x.movedim(1, -1).flatten(0, -2)
+        self._moments.setdefault(name, Moments()).add(rows)
+
+
+class _OutputSums:
+    """Sums over clips that make an `OutputShift`."""
+
+    def __init__(self) -> None:
+        self._agree = 0
+        self._kl = 0.0
+        self._logit = 0.0
+
+    def add(self, low: Tensor, high: Tensor) -> None:
+        """Add logits (B, classes) of the lower and of the higher frame count."""
+        self._agree += int((low.argmax(1) == high.argmax(1)).sum())
+        kl = F.kl_div(low.log_softmax(1), high.log_softmax(1), reduction="sum", log_target=True)
+        self._kl += float(kl)
+        self._logit += float((low - high).abs().mean(1).sum())
+
+    def result(self, clips: int) -> OutputShift:
+        return OutputShift(self._agree / clips, self._kl / clips, self._logit / clips)
+
+
+def _eps(norm: nn.Module) -> float:
+    assert isinstance(norm, NORM_TYPES)
+    return float(norm.eps)
+
+
+def _running(norm: nn.Module) -> Statistics | None:
+    mean, variance = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
+    if mean is None or variance is None:
+        return None
+    std = (variance.double() + _eps(norm)).sqrt()
+    return Statistics(mean.double().cpu().numpy(), std.cpu().numpy())

@@ -1,0 +1,66 @@
+"""`ffn-edge deviation`: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import click
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(dir_okay=False))
+@click.option("--list", "list_file", required=True, help="List file of labelled videos.")
+@click.option("--root", help="Folder that the list's paths start from; else the list's own.")
+@click.option("--frames", help="Two frame counts; else the lowest and the highest trained one.")
+@click.option("--sub-network", type=int, help="Let only this one serve both frame counts.")
+@click.option("--layer", help="Whose channels to show; else the most deviating layer's.")
+@click.option(
+    "--clips", type=click.IntRange(1), default=200, show_default=True, help="Videos to use."
+)
+@click.option("--batch-size", default=16, show_default=True, help="Videos at a time.")
+@click.option(
+    # More loader processes than cores get in each other's way.
+    "--workers",
+    default=min(4, os.cpu_count() or 1),
+    show_default=True,
+    help="Decoding processes.",
+)
+@click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Write .png, .svg or .pdf here.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def deviation(
+    checkpoint: str,
+    frames: str | None,
+    layer: str | None,
+    plot: str | None,
+    as_json: bool,
+    **options: object,
+) -> None:
+    """Show how activations and output move with the frame count.
+
+    The paper's Temporal Frequency Deviation: mean and standard deviation of what enters each
+    norm, on the same videos at two frame counts. One sub-network serves both; where the network
+    has two, each frame count is served by its own as well, which is what the second mends.
+
+    \b
+    Example:
+      ffn-edge deviation runs/first/best.pt --list data/test.txt --frames 4,16 --plot deviation.png
+    """
+    from ffn_edge.frames import parse_frames
+    from ffn_edge.train.deviation_plot import check_format, plot_deviation
+    from ffn_edge.train.deviation_report import deviation_of_checkpoint, json_of, tables_of
+
+    if plot:
+        check_format(plot)
+    counts = parse_frames(frames) if frames else None
+    found = deviation_of_checkpoint(checkpoint, counts, layer=layer, **options)  # type: ignore[arg-type]
+    if as_json:
+        click.echo(json.dumps(json_of(found, layer)))
+    else:
+        from rich.console import Console
+
+        for table in tables_of(found):
+            Console().print(table)
+    if plot:
+        plot_deviation(found, plot, layer)
