@@ -8,7 +8,8 @@ A batch norm folds into the convolution (or linear layer) before it, which gives
 
 An alteration, the affine of a LayerNorm, and a batch norm that has no such layer before it fold
 into all linear layers after them, which gives s_in and t_in: 1 + φ_T and no shift, γ_T and β_T, or
-scale and shift as above. `network.neighbours` says where which can go with no change of the
+scale and shift as above. An alteration that has no such layers goes into the norm before it.
+`network.neighbours` says where which can go with no change of the
 result. Vectors are computed in float64 and rounded once. What cannot be folded stays in the graph
 as an operation of its own, with vectors of its own.
 
@@ -124,8 +125,9 @@ class _Folder:
         self.names: dict[str, str] = {}  # parameter of the folded body -> name in the weight file
         self.linear_layers: list[str] = []
         self.unfolded: list[str] = []
-        self.inputs: dict[str, Affine] = {}  # linear layer -> what is done to its inputs
+        self.inputs: dict[str, Affine | None] = {}  # linear layer -> what is done to its inputs
         self.outputs: dict[str, Affine] = {}
+        self.altered: dict[str, Affine] = {}  # norm -> the alteration after it
 
     def run(self) -> None:
         # What can go where is asked of the whole graph, before anything is taken out of it.
@@ -137,6 +139,10 @@ class _Folder:
                 SpecializedNorm | WeightAlteration | nn.modules.batchnorm._BatchNorm,
             )
         ]
+        for node, place in found:
+            alteration = self.layers[str(node.target)]
+            if isinstance(alteration, WeightAlteration) and place.before is not None:
+                self.altered[place.before] = self._alteration(alteration)
         for node, place in found:
             self._place(node, place)
         for node in self.graph.nodes:
@@ -160,20 +166,21 @@ class _Folder:
         name, layer = str(node.target), self.layers[str(node.target)]
         affine: Affine | None
         if isinstance(layer, WeightAlteration):
-            affine = Affine(1 + layer.phi[str(self.frames)].detach().double())
+            if place.before is not None:
+                self._drop(node)  # the norm there takes it up
+                return
+            affine = self._alteration(layer)
         elif isinstance(layer, SpecializedNorm):
             layer = layer.norms[str(self.frames)]
-            affine = affine_of(layer)
+            affine = _then(affine_of(layer), self.altered.get(name))
         elif place.reason:
             return  # an ordinary norm stays as it is
         else:
             affine = affine_of(layer)
         if place.before is not None and affine is not None:
             self.outputs[place.before] = affine
-        elif affine is not None:
-            for reader in place.after:
-                earlier = self.inputs.get(reader)
-                self.inputs[reader] = affine if earlier is None else earlier.then(affine)
+        for reader in place.after:
+            self.inputs[reader] = _then(self.inputs.get(reader), affine)
         if isinstance(layer, nn.LayerNorm):
             self._keep(name, layer_norm(layer, affine if place.reason else None))
         elif place.reason:
@@ -181,9 +188,15 @@ class _Folder:
             dim = layer.dim if isinstance(layer, WeightAlteration) else 1
             self._keep(name, ChannelAffine(affine, dim))
         else:
-            assert isinstance(node.args[0], fx.Node)
-            node.replace_all_uses_with(node.args[0])
-            self.graph.erase_node(node)
+            self._drop(node)
+
+    def _drop(self, node: fx.Node) -> None:
+        assert isinstance(node.args[0], fx.Node)
+        node.replace_all_uses_with(node.args[0])
+        self.graph.erase_node(node)
+
+    def _alteration(self, layer: WeightAlteration) -> Affine:
+        return Affine(1 + layer.phi[str(self.frames)].detach().double())
 
     def _keep(self, name: str, layer: nn.Module) -> None:
         """Leave an operation in the graph, with vectors of this frame count if it has any."""
@@ -203,6 +216,13 @@ class _Folder:
         shifted = outputs is not None or (inputs is not None and inputs.shift is not None)
         for vector in (S_IN, S_OUT, BIAS) if shifted else (S_IN, S_OUT):
             self.names[f"{name}.{vector}"] = vector_name(self.frames, name, vector)
+
+
+def _then(one: Affine | None, other: Affine | None) -> Affine | None:
+    """Return the affine of both, one after the other; None is neither."""
+    if one is None or other is None:
+        return one or other
+    return one.then(other)
 
 
 def _pool_by_mean(node: fx.Node, layer: Any) -> None:

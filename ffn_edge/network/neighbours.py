@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torchvision.models.convnext import LayerNorm2d  # type: ignore[import-untyped]
 
+from ffn_edge.network.channels import Channels, channels_of, readers
 from ffn_edge.network.specialized import NORM_TYPES, SpecializedNorm, WeightAlteration
 
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -25,7 +25,8 @@ class Place:
     One of the three is set.
 
     Attributes:
-        before: the linear layer before it, whose outputs it scales and shifts.
+        before: the linear layer before it, whose outputs it scales and shifts; of an alteration,
+            the specialised norm before it.
         after: the linear layers after it, whose inputs it scales (and whose bias takes up the
             shift). A LayerNorm itself stays, without its affine.
         reason: why it stays as an operation of its own.
@@ -51,9 +52,7 @@ def place_of(graph: fx.Graph, layers: Mapping[str, nn.Module], node: fx.Node) ->
         layers: the traced network's layers by name.
         node: calls a `SpecializedNorm`, an ordinary norm or a `WeightAlteration`.
     """
-    layer = layers[str(node.target)]
-    if isinstance(layer, SpecializedNorm):
-        layer = next(iter(layer.norms.values()))  # all of one kind and size
+    layer = _one_of(layers[str(node.target)])
     if isinstance(layer, nn.modules.batchnorm._BatchNorm):
         producer = sole_linear_before(graph, layers, node)
         # After a linear layer on (B, N, C), BatchNorm1d normalises N.
@@ -61,13 +60,16 @@ def place_of(graph: fx.Graph, layers: Mapping[str, nn.Module], node: fx.Node) ->
             return Place(before=producer)
     if times_called(graph, layers, node) > 1:
         return Place(reason="it is used in several places")
-    readers = linear_readers(graph, layers, node)
-    if not readers:
-        return Place(reason="not only linear layers read it")
-    for reader in readers:
-        if reason := _mismatch(layer, layers[reader]):
-            return Place(reason=f"{reader} {reason}")
-    return Place(after=tuple(readers))
+    after = _linear_readers(graph, layers, layer, node, channels_of(layer))
+    if isinstance(after, tuple):
+        return Place(after=after)
+    if isinstance(layer, WeightAlteration):
+        for other in graph.nodes:
+            if isinstance(layer_of(layers, other), SpecializedNorm) and _is_read_by_alone(
+                graph, layers, other, node
+            ):
+                return Place(before=str(other.target))
+    return Place(reason=after)
 
 
 def sole_linear_before(
@@ -80,25 +82,53 @@ def sole_linear_before(
     return _linear_called_once(graph, layers, before)
 
 
-def linear_readers(
-    graph: fx.Graph, layers: Mapping[str, nn.Module], node: fx.Node
-) -> list[str] | None:
-    """Name the linear layers that read `node`; None if another operation reads it too.
+def _linear_readers(
+    graph: fx.Graph,
+    layers: Mapping[str, nn.Module],
+    layer: nn.Module,
+    node: fx.Node,
+    at: Channels | None,
+) -> tuple[str, ...] | str:
+    """Name the linear layers that read `node`, whose channels `layer` scales; or say what is amiss.
 
     A linear layer that is called in several places counts as another operation. An alteration
     between a norm and the layers is looked through: it goes into the same layers.
     """
-    readers: list[str] = []
-    for user in node.users:
-        if isinstance(layer_of(layers, user), WeightAlteration):
-            behind = place_of(graph, layers, user).after
+    if at is None:
+        return "it scales more than channels"
+    linear: list[str] = []
+    for user, where in readers(layers, node, at):
+        name, other = _linear_called_once(graph, layers, user), layer_of(layers, user)
+        if name is not None:
+            if reason := _mismatch(layer, where, layers[name]):
+                return f"{name} {reason}"
+            linear.append(name)
+        elif (
+            isinstance(other, WeightAlteration)
+            and where.at(other.dim)
+            and place_of(graph, layers, user).after
+        ):
+            behind = _linear_readers(graph, layers, layer, user, where)
+            if isinstance(behind, str):
+                return behind
+            linear += behind
         else:
-            name = _linear_called_once(graph, layers, user)
-            behind = () if name is None else (name,)
-        if not behind:
-            return None
-        readers += behind
-    return readers
+            return "not only linear layers read it"
+    return tuple(linear) or "nothing reads it"
+
+
+def _is_read_by_alone(
+    graph: fx.Graph, layers: Mapping[str, nn.Module], norm: fx.Node, alteration: fx.Node
+) -> bool:
+    """Whether a norm is called once, and read by an alteration of the same channels alone."""
+    at, altered = channels_of(_one_of(layers[str(norm.target)])), layer_of(layers, alteration)
+    assert isinstance(altered, WeightAlteration)
+    found = [] if at is None else readers(layers, norm, at)
+    return (
+        [user for user, _ in found] == [alteration]
+        and found[0][1].at(altered.dim)
+        and times_called(graph, layers, norm) == 1
+    )
 
 
 def layer_of(layers: Mapping[str, nn.Module], node: Any) -> nn.Module | None:
@@ -126,22 +156,28 @@ def _weight(linear: nn.Module) -> Tensor:
     return linear.weight
 
 
-def _mismatch(layer: nn.Module, reader: nn.Module) -> str:
+def _one_of(layer: nn.Module) -> nn.Module:
+    """Return one norm of a specialised norm: all are of one kind and size. Others as they are."""
+    return next(iter(layer.norms.values())) if isinstance(layer, SpecializedNorm) else layer
+
+
+def _mismatch(layer: nn.Module, at: Channels, reader: nn.Module) -> str:
     """Say why a scale (and shift) of `layer`'s channels is not one of `reader`'s inputs, or ""."""
-    last = layer.dim == -1 if isinstance(layer, WeightAlteration) else _scales_last(layer)
-    if last is None:
-        return "may read other channels than it scales"
-    if last != isinstance(reader, nn.Linear):
+    if isinstance(reader, nn.Linear):
+        alone = at.at(-1) and reader.in_features == _number_of_channels(layer)
+    else:
+        alone = at.at(1)
+    if not alone:
         return "reads other channels than it scales"
     if isinstance(layer, NORM_TYPES) and isinstance(reader, _CONVOLUTIONS) and any(reader.padding):
         return "pads with zeros, which the norm would have shifted"
     return ""
 
 
-def _scales_last(norm: nn.Module) -> bool | None:
-    """Whether a norm's channels are the last dimension, or dimension 1; None if it is unknown."""
-    if isinstance(norm, nn.modules.batchnorm._BatchNorm | LayerNorm2d):
-        return False
-    assert isinstance(norm, nn.LayerNorm)
-    plain = type(norm).forward is nn.LayerNorm.forward and len(norm.normalized_shape) == 1
-    return True if plain else None
+def _number_of_channels(layer: nn.Module) -> int:
+    if isinstance(layer, WeightAlteration):
+        return len(next(iter(layer.phi.values())))
+    if isinstance(layer, nn.LayerNorm):
+        return layer.normalized_shape[-1]
+    assert isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    return layer.num_features

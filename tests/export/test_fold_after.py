@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -17,60 +18,275 @@ from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.specialized import Route, WeightAlteration
 
 Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
+# From a network, for its layers by name, and features (rows, 8, 6, 6) to those (rows, 8).
+Block = Callable[[Any, Tensor], Tensor]
 COUNTS = (2, 4)
 C = 8
 
 
-class Images(nn.Module):
-    """A network around `block`, which takes and gives (rows, 8, 6, 6)."""
+@dataclass(frozen=True)
+class Arrangement:
+    """Layers, how they stand, what each frame count owns of them, and what stays in the graph."""
 
-    def __init__(self, route: Route) -> None:
+    layers: Callable[[Route], dict[str, nn.Module]]
+    block: Block
+    owned: str = ""
+    unfolded: str = ""
+
+
+class Network(nn.Module):
+    """Stem, arrangement, classifier."""
+
+    def __init__(self, arrangement: Arrangement, route: Route) -> None:
         super().__init__()
-        self.route = route
         self.stem = nn.Conv2d(3, C, 4, stride=4)
         self.stem_norm = nn.BatchNorm2d(C)
         self.head = nn.Linear(C, 5)
-        self.add_layers()
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-
-    def alteration(self, dim: Literal[1, -1]) -> WeightAlteration:
-        """An alteration of the block's 8 channels."""
-        return WeightAlteration(C, COUNTS, self.route, dim)
+        for name, layer in arrangement.layers(route).items():
+            self.add_module(name, layer)
+        self.block = arrangement.block
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify images (rows, 3, 24, 24)."""
-        return self.head(self.block(F.relu(self.stem_norm(self.stem(x)))).mean((2, 3)))
-
-    def block(self, x: Tensor) -> Tensor:
-        """What is tested."""
-        raise NotImplementedError
+        return self.head(self.block(self, F.relu(self.stem_norm(self.stem(x)))))
 
 
-class Tokens(Images):
-    """A network around `tokens`, which takes and gives (rows, 36, 8)."""
-
-    def block(self, x: Tensor) -> Tensor:
-        """Take positions as tokens."""
-        return self.tokens(x.flatten(2).transpose(1, 2)).transpose(1, 2)[..., None]
-
-    def tokens(self, x: Tensor) -> Tensor:
-        """What is tested."""
-        raise NotImplementedError
+def images(block: Block) -> Block:
+    """Let `block` take and give (rows, 8, height, width)."""
+    return lambda m, x: block(m, x).mean((2, 3))
 
 
-def folded_and_equal(
-    kind: type[Images], randomise: Randomise, without: tuple[str, ...] = ()
-) -> FoldedNetwork:
-    """Fold each frame count of a randomised network; return the last."""
+def tokens(block: Block) -> Block:
+    """Let `block` take and give (rows, 36, 8)."""
+    return lambda m, x: block(m, x.flatten(2).transpose(1, 2)).mean(1)
+
+
+def alter(route: Route, dim: int, channels: int = C) -> WeightAlteration:
+    return WeightAlteration(channels, COUNTS, route, dim)
+
+
+def fused_attention(m: Any, x: Tensor) -> Tensor:
+    q, k, v = m.qkv(m.norm(x)).unflatten(2, (3, 2, C // 2)).permute(2, 0, 3, 1, 4)
+    y = F.scaled_dot_product_attention(q, k, v)  # (rows, 2 heads, 36, C/2)
+    return x + m.proj(y.transpose(1, 2).flatten(2))
+
+
+def separate_attention(m: Any, x: Tensor) -> Tensor:
+    y = m.norm(x)
+    return x + (m.q(y) @ m.k(y).transpose(1, 2)).softmax(-1) @ m.v(y)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+def channels_first(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+def add_mixed(m: Any, x: Tensor) -> Tensor:
+    return x + m.mix(x)
+
+
+def add_both(m: Any, x: Tensor) -> Tensor:
+    return F.relu(m.one(x)) + m.other(x)
+
+
+ARRANGEMENTS = {
+    "pre-norm attention with one layer for query, key and value, without a bias": Arrangement(
+        lambda _: {
+            "norm": nn.LayerNorm(C),
+            "qkv": nn.Linear(C, 3 * C, bias=False),
+            "proj": nn.Linear(C, C),
+        },
+        tokens(fused_attention),
+        owned="qkv.s_in qkv.bias",
+    ),
+    "pre-norm attention with three layers": Arrangement(
+        lambda _: {"norm": nn.LayerNorm(C), **{name: nn.Linear(C, C) for name in "qkv"}},
+        tokens(separate_attention),
+        owned="q.s_in q.bias k.s_in k.bias v.s_in v.bias",
+    ),
+    "a layer norm without a shift: the layer's bias stays shared": Arrangement(
+        lambda _: {"norm": nn.LayerNorm(C, bias=False), "mix": nn.Linear(C, C)},
+        tokens(lambda m, x: x + m.mix(m.norm(x))),
+        owned="mix.s_in",
+    ),
+    "a layer norm without an affine": Arrangement(
+        lambda _: {"norm": nn.LayerNorm(C, elementwise_affine=False), "mix": nn.Linear(C, C)},
+        tokens(lambda m, x: x + m.mix(m.norm(x))),
+    ),
+    "a layer norm that an addition reads too": Arrangement(
+        lambda _: {"norm": nn.LayerNorm(C), "mix": nn.Linear(C, C)},
+        tokens(lambda m, x: add_mixed(m, m.norm(x))),
+        owned="norm.weight norm.bias",
+        unfolded="norm",
+    ),
+    "a layer norm over tokens and channels": Arrangement(
+        lambda _: {"norm": nn.LayerNorm((36, C)), "mix": nn.Linear(C, C)},
+        tokens(lambda m, x: x + m.mix(m.norm(x))),
+        owned="norm.weight norm.bias",
+        unfolded="norm",
+    ),
+    "a linear layer that also reads what no norm scaled": Arrangement(
+        lambda _: {"norm": nn.LayerNorm(C), "mix": nn.Linear(C, C)},
+        tokens(lambda m, x: m.mix(x) + m.mix(m.norm(x))),
+        owned="norm.weight norm.bias",
+        unfolded="norm",
+    ),
+    "a batch norm before a 1×1 convolution without a bias": Arrangement(
+        lambda _: {"norm": nn.BatchNorm2d(C), "conv": nn.Conv2d(C, C, 1, bias=False)},
+        images(lambda m, x: x + m.conv(m.norm(x))),
+        owned="conv.s_in conv.bias",
+    ),
+    "a batch norm on either side of a convolution": Arrangement(
+        lambda _: {
+            "norm": nn.BatchNorm2d(C),
+            "conv": nn.Conv2d(C, C, 1),
+            "second": nn.BatchNorm2d(C),
+        },
+        images(lambda m, x: x + m.second(m.conv(m.norm(x)))),
+        owned="conv.s_in conv.s_out conv.bias",
+    ),
+    "a batch norm before groups that read several positions and pad with nothing": Arrangement(
+        lambda _: {"norm": nn.BatchNorm2d(C), "conv": nn.Conv2d(C, C, (3, 1), groups=2)},
+        images(lambda m, x: m.conv(m.norm(x)).sigmoid()),
+        owned="conv.s_in conv.bias",
+    ),
+    # The norm would have shifted the zeros at the border: no bias can stand for that.
+    "a batch norm before a padded convolution": Arrangement(
+        lambda _: {"norm": nn.BatchNorm2d(C), "conv": nn.Conv2d(C, C, 3, padding=1)},
+        images(lambda m, x: x + m.conv(m.norm(x))),
+        owned="norm.scale norm.shift",
+        unfolded="norm",
+    ),
+    "ConvNeXt's layer norm over dimension 1 before a strided convolution": Arrangement(
+        lambda _: {"norm": LayerNorm2d(C), "conv": nn.Conv2d(C, C, 2, stride=2)},
+        images(lambda m, x: m.conv(m.norm(x))),
+        owned="conv.s_in conv.bias",
+    ),
+    "an alteration of tokens": Arrangement(
+        lambda route: {"alter": alter(route, -1), "mix": nn.Linear(C, C)},
+        tokens(lambda m, x: x + m.mix(m.alter(x))),
+        owned="mix.s_in",
+    ),
+    "a norm, then an alteration": Arrangement(
+        lambda route: {
+            "norm": nn.LayerNorm(C),
+            "alter": alter(route, -1),
+            "mix": nn.Linear(C, C),
+        },
+        tokens(lambda m, x: x + m.mix(m.alter(m.norm(x)))),
+        owned="mix.s_in mix.bias",
+    ),
+    "a norm, then an alteration that an addition reads too": Arrangement(
+        lambda route: {
+            "norm": nn.LayerNorm(C),
+            "alter": alter(route, -1),
+            "mix": nn.Linear(C, C),
+        },
+        tokens(lambda m, x: add_mixed(m, m.alter(m.norm(x)))),
+        owned="norm.weight norm.bias",
+        unfolded="norm",
+    ),
+    "UniFormer's norm over the last dimension, then an alteration of dimension 1": Arrangement(
+        lambda route: {"norm": nn.LayerNorm(C), "alter": alter(route, 1)},
+        images(lambda m, x: m.alter(channels_first(m.norm(channels_last(x)))).sigmoid()),
+        owned="norm.weight norm.bias",
+        unfolded="norm",
+    ),
+    "a convolution that takes up a batch norm and the alteration after it": Arrangement(
+        lambda route: {
+            "conv": nn.Conv2d(C, C, 3, padding=1),
+            "norm": nn.BatchNorm2d(C),
+            "alter": alter(route, 1),
+        },
+        images(lambda m, x: m.alter(m.norm(m.conv(x))).sigmoid()),
+        owned="conv.s_out conv.bias",
+    ),
+    "a norm of channels, then an alteration of tokens": Arrangement(
+        lambda route: {
+            "norm": nn.LayerNorm(C),
+            "alter": alter(route, 1, channels=36),
+            "mix": nn.Linear(C, C),
+        },
+        tokens(lambda m, x: m.mix(m.alter(m.norm(x)))),
+        owned="norm.weight norm.bias alter.scale",
+        unfolded="norm alter",
+    ),
+    "a batch norm and an alteration before a padded convolution": Arrangement(
+        lambda route: {
+            "norm": nn.BatchNorm2d(C),
+            "alter": alter(route, 1),
+            "conv": nn.Conv2d(C, C, 3, padding=1),
+        },
+        images(lambda m, x: x + m.conv(m.alter(m.norm(x)))),
+        owned="norm.scale norm.shift conv.s_in",
+        unfolded="norm",
+    ),
+    "Swin's classifier, behind a norm, a pooling and a dropout": Arrangement(
+        lambda _: {
+            "norm": nn.LayerNorm(C),
+            "pool": nn.AdaptiveAvgPool2d(1),
+            "head": nn.Sequential(nn.Flatten(1), nn.Dropout(0.5), nn.Linear(C, 5)),
+        },
+        lambda m, x: m.pool(channels_first(m.norm(channels_last(x)))),
+        owned="head.2.s_in head.2.bias",
+    ),
+    "UniFormer's classifier, behind a batch norm and a mean": Arrangement(
+        lambda _: {"norm": nn.BatchNorm2d(C)},
+        lambda m, x: m.norm(x).transpose(2, 3).mean((2, 3)),
+        owned="head.s_in head.bias",
+    ),
+    "a classifier of every position": Arrangement(
+        lambda _: {"norm": nn.BatchNorm2d(C), "head": nn.Linear(36 * C, 5)},
+        lambda m, x: m.norm(x).flatten(1),
+        owned="norm.scale norm.shift",
+        unfolded="norm",
+    ),
+    # A norm undoes a factor of all channels, but not one of each.
+    "an alteration, then a norm": Arrangement(
+        lambda route: {
+            "norm": nn.LayerNorm(C),
+            "alter": alter(route, -1),
+            "mix": nn.Linear(C, C),
+        },
+        tokens(lambda m, x: x + m.mix(m.norm(m.alter(x)))),
+        owned="mix.s_in mix.bias alter.scale",
+        unfolded="alter",
+    ),
+    # It shifts nothing, so zeros at the border stay zeros.
+    "an alteration that two convolutions read, one of them padded": Arrangement(
+        lambda route: {
+            "alter": alter(route, 1),
+            "one": nn.Conv2d(C, C, 3, padding=1),
+            "other": nn.Conv2d(C, C, 1, groups=2),
+        },
+        images(lambda m, x: add_both(m, m.alter(x))),
+        owned="one.s_in other.s_in",
+    ),
+    "UniFormer's alteration of the residual stream": Arrangement(
+        lambda route: {"alter": alter(route, 1), "mix": nn.Conv2d(C, C, 3, padding=1)},
+        images(lambda m, x: add_mixed(m, m.alter(x))),
+        owned="alter.scale",
+        unfolded="alter",
+    ),
+}
+
+
+def model_of(
+    arrangement: Arrangement, randomise: Randomise, without: tuple[str, ...] = ()
+) -> FrameFlexibleNetwork:
     torch.manual_seed(0)
     route = Route()
-    model = randomise(
-        network.specialize(
-            kind(route), COUNTS, num_classes=5, branches=[], route=route, without=without
-        )
+    body = Network(arrangement, route)
+    return randomise(
+        network.specialize(body, COUNTS, num_classes=5, branches=[], route=route, without=without)
     )
+
+
+def folded_and_equal(model: FrameFlexibleNetwork) -> FoldedNetwork:
+    """Fold each frame count of a network; return the last."""
     for frames in COUNTS:
         clip = torch.randn(2, frames, 3, 24, 24, generator=torch.Generator().manual_seed(frames))
         folded = fold(model, frames)
@@ -83,7 +299,7 @@ def folded_and_equal(
 
 
 def vectors(folded: FoldedNetwork) -> set[str]:
-    """Name what this frame count owns in the block."""
+    """Name what this frame count owns behind the stem."""
     prefix = f"frames/{folded.frames}/"
     owned = {name.removeprefix(prefix) for name in folded.tensors if name.startswith(prefix)}
     stem = {"stem.s_out", "stem.bias"}
@@ -91,262 +307,24 @@ def vectors(folded: FoldedNetwork) -> set[str]:
     return owned - stem
 
 
-class FusedAttention(Tokens):
-    """Pre-norm attention, whose query, key and value are one linear layer without a bias."""
+@pytest.mark.parametrize("name", ARRANGEMENTS)
+def test_each_arrangement_folds_as_far_as_it_can(name: str, randomise: Randomise) -> None:
+    arrangement = ARRANGEMENTS[name]
 
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        self.norm = nn.LayerNorm(C)
-        self.qkv = nn.Linear(C, 3 * C, bias=False)
-        self.proj = nn.Linear(C, C)
+    folded = folded_and_equal(model_of(arrangement, randomise))
 
-    def tokens(self, x: Tensor) -> Tensor:
-        """Attend, with two heads."""
-        q, k, v = self.qkv(self.norm(x)).unflatten(2, (3, 2, C // 2)).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v)  # (rows, 2, 36, C/2)
-        return x + self.proj(y.transpose(1, 2).flatten(2))
-
-
-class SeparateAttention(Tokens):
-    """The same with three linear layers, all of which read the norm."""
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        self.norm = nn.LayerNorm(C)
-        self.q, self.k, self.v = (nn.Linear(C, C) for _ in range(3))
-
-    def tokens(self, x: Tensor) -> Tensor:
-        """Attend, with one head."""
-        y = self.norm(x)
-        weights = (self.q(y) @ self.k(y).transpose(1, 2)).softmax(-1)
-        return x + weights @ self.v(y)
-
-
-class NormWithoutShift(Tokens):
-    """A LayerNorm that scales only: the linear layer keeps its shared bias."""
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        self.norm = nn.LayerNorm(C, bias=False)
-        self.mix = nn.Linear(C, C)
-
-    def tokens(self, x: Tensor) -> Tensor:
-        """Normalise, then mix."""
-        return x + self.mix(self.norm(x))
-
-
-class NormWithoutAffine(NormWithoutShift):
-    """A LayerNorm that owns nothing."""
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        super().add_layers()
-        self.norm = nn.LayerNorm(C, elementwise_affine=False)
-
-
-class NormReadTwice(NormWithoutShift):
-    """A LayerNorm that is read by a linear layer and by an addition."""
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        super().add_layers()
-        self.norm = nn.LayerNorm(C)
-
-    def tokens(self, x: Tensor) -> Tensor:
-        """Add what was normalised."""
-        x = self.norm(x)
-        return x + self.mix(x)
-
-
-class NormOfTwoDimensions(Tokens):
-    """A LayerNorm over tokens and channels: its scale is not one of channels."""
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        self.norm = nn.LayerNorm((36, C))
-        self.mix = nn.Linear(C, C)
-
-    def tokens(self, x: Tensor) -> Tensor:
-        """Normalise, then mix."""
-        return x + self.mix(self.norm(x))
-
-
-class LinearCalledTwice(NormWithoutShift):
-    """The linear layer also reads what no norm scaled."""
-
-    def tokens(self, x: Tensor) -> Tensor:
-        """Mix twice."""
-        return self.mix(x) + self.mix(self.norm(x))
-
-
-class Pointwise(Images):
-    """A batch norm that follows an addition, before a 1×1 convolution without a bias."""
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        self.norm = nn.BatchNorm2d(C)
-        self.conv = nn.Conv2d(C, C, 1, bias=False)
-
-    def block(self, x: Tensor) -> Tensor:
-        """Pre-activation style: normalise, then convolve."""
-        return x + self.conv(self.norm(x))
-
-
-class PointwiseThenNorm(Pointwise):
-    """The 1×1 convolution takes up a batch norm on either side, and has a bias of its own."""
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        super().add_layers()
-        self.conv = nn.Conv2d(C, C, 1)
-        self.second = nn.BatchNorm2d(C)
-
-    def block(self, x: Tensor) -> Tensor:
-        """Normalise on both sides."""
-        return x + self.second(self.conv(self.norm(x)))
-
-
-class Grouped(Pointwise):
-    """Two groups, and a kernel that reads several positions but pads with nothing."""
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        super().add_layers()
-        self.conv = nn.Conv2d(C, 2 * C, (3, 1), groups=2)
-        self.back = nn.Conv2d(2 * C, C, 1)
-
-    def block(self, x: Tensor) -> Tensor:
-        """Convolve in groups."""
-        return self.back(F.relu(self.conv(self.norm(x))))
-
-
-class Padded(Pointwise):
-    """Zeros at the border, which the norm does not shift: nothing can stand for it."""
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        super().add_layers()
-        self.conv = nn.Conv2d(C, C, 3, padding=1)
-
-
-class Downsampling(Images):
-    """ConvNeXt's: a LayerNorm over channels in dimension 1, then a strided convolution."""
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        self.norm = LayerNorm2d(C)
-        self.conv = nn.Conv2d(C, C, 2, stride=2)
-
-    def block(self, x: Tensor) -> Tensor:
-        """Halve the size."""
-        return self.conv(self.norm(x))
-
-
-class AlteredTokens(Tokens):
-    """An alteration of channels in the last dimension."""
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        self.alter = self.alteration(dim=-1)
-        self.mix = nn.Linear(C, C)
-
-    def tokens(self, x: Tensor) -> Tensor:
-        """Alter, then mix."""
-        return x + self.mix(self.alter(x))
-
-
-class NormThenAlteration(AlteredTokens):
-    """A norm and an alteration, which land in the same layer."""
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        super().add_layers()
-        self.norm = nn.LayerNorm(C)
-
-    def tokens(self, x: Tensor) -> Tensor:
-        """Normalise, alter, mix."""
-        return x + self.mix(self.alter(self.norm(x)))
-
-
-class AlterationThenNorm(NormThenAlteration):
-    """A norm undoes a common factor, but not one for each channel."""
-
-    def tokens(self, x: Tensor) -> Tensor:
-        """Alter, normalise, mix."""
-        return x + self.mix(self.norm(self.alter(x)))
-
-
-class AlterationOfTwoConvolutions(Images):
-    """An alteration goes into all layers that read it, padded or not: it shifts nothing."""
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        self.alter = self.alteration(dim=1)
-        self.one = nn.Conv2d(C, C, 3, padding=1)
-        self.other = nn.Conv2d(C, C, 1, groups=2)
-
-    def block(self, x: Tensor) -> Tensor:
-        """Alter, then convolve in two ways."""
-        x = self.alter(x)
-        return F.relu(self.one(x)) + self.other(x)
-
-
-class AlterationOfTheStream(Images):
-    """UniFormer's: the residual stream itself is altered."""
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        self.alter = self.alteration(dim=1)
-        self.conv = nn.Conv2d(C, C, 3, padding=1)
-
-    def block(self, x: Tensor) -> Tensor:
-        """Alter, then add what was altered."""
-        x = self.alter(x)
-        return x + self.conv(x)
-
-
-@pytest.mark.parametrize(
-    ("kind", "owned", "unfolded"),
-    [
-        (FusedAttention, {"qkv.s_in", "qkv.bias"}, []),
-        (SeparateAttention, {f"{n}.{v}" for n in "qkv" for v in ("s_in", "bias")}, []),
-        (NormWithoutShift, {"mix.s_in"}, []),
-        (NormWithoutAffine, set(), []),
-        (NormReadTwice, {"norm.weight", "norm.bias"}, ["norm"]),
-        (NormOfTwoDimensions, {"norm.weight", "norm.bias"}, ["norm"]),
-        (LinearCalledTwice, {"norm.weight"}, ["norm"]),
-        (Pointwise, {"conv.s_in", "conv.bias"}, []),
-        (PointwiseThenNorm, {"conv.s_in", "conv.s_out", "conv.bias"}, []),
-        (Grouped, {"conv.s_in", "conv.bias"}, []),
-        (Padded, {"norm.scale", "norm.shift"}, ["norm"]),
-        (Downsampling, {"conv.s_in", "conv.bias"}, []),
-        (AlteredTokens, {"mix.s_in"}, []),
-        (NormThenAlteration, {"mix.s_in", "mix.bias"}, []),
-        (AlterationThenNorm, {"mix.s_in", "mix.bias", "alter.scale"}, ["alter"]),
-        (AlterationOfTwoConvolutions, {"one.s_in", "other.s_in"}, []),
-        (AlterationOfTheStream, {"alter.scale"}, ["alter"]),
-    ],
-    ids=lambda value: value.__name__ if isinstance(value, type) else "",
-)
-def test_each_arrangement_folds_as_far_as_it_can(
-    kind: type[Images], owned: set[str], unfolded: list[str], randomise: Randomise
-) -> None:
-    folded = folded_and_equal(kind, randomise)
-
-    assert vectors(folded) == owned
-    assert folded.unfolded == unfolded
+    assert vectors(folded) == set(arrangement.owned.split())
+    assert folded.unfolded == arrangement.unfolded.split()
 
 
 def test_a_norm_and_an_alteration_are_multiplied_in_float64_and_rounded_once(
     randomise: Randomise,
 ) -> None:
-    torch.manual_seed(0)
-    route = Route()
-    body = NormThenAlteration(route)
-    model = randomise(network.specialize(body, COUNTS, num_classes=5, branches=[], route=route))
+    model = model_of(ARRANGEMENTS["a norm, then an alteration"], randomise)
 
     folded = fold(model, 4)
 
+    body = model.body
     norm, phi = body.norm.norms["4"], body.alter.phi["4"].double()
     scale = norm.weight.double() * (1 + phi)
     shift = norm.bias.double() * (1 + phi)
@@ -355,73 +333,83 @@ def test_a_norm_and_an_alteration_are_multiplied_in_float64_and_rounded_once(
     assert torch.equal(folded.tensors["frames/4/mix.bias"], bias.float())
 
 
-@pytest.mark.parametrize("kind", [FusedAttention, Downsampling])
+@pytest.mark.parametrize("norm", [nn.LayerNorm(C, eps=1e-3), LayerNorm2d(C, eps=1e-3)])
 def test_a_folded_layer_norm_is_the_same_for_every_frame_count(
-    kind: type[Images], randomise: Randomise
+    norm: nn.LayerNorm, randomise: Randomise
 ) -> None:
-    folded = folded_and_equal(kind, randomise)
+    plain = type(norm) is nn.LayerNorm
+    arrangement = Arrangement(
+        lambda _: {"norm": norm, "mix": nn.Linear(C, C) if plain else nn.Conv2d(C, C, 1)},
+        (tokens if plain else images)(lambda m, x: m.mix(m.norm(x))),
+    )
 
-    norm = folded.body.get_submodule("norm")
-    assert isinstance(norm, nn.LayerNorm)
-    assert list(norm.parameters()) == []
-    assert norm.eps == kind(Route()).norm.eps
+    folded = folded_and_equal(model_of(arrangement, randomise))
+
+    left = folded.body.get_submodule("norm")
+    assert type(left) is type(norm)
+    assert (list(left.parameters()), left.eps) == ([], 1e-3)
 
 
-def test_an_ordinary_batch_norm_folds_and_an_ordinary_layer_norm_stays_shared(
-    randomise: Randomise,
+@pytest.mark.parametrize(
+    ("name", "owned", "shared"),
+    [
+        (
+            "a batch norm on either side of a convolution",
+            {"conv.s_in", "conv.s_out", "conv.bias"},
+            set(),
+        ),
+        (
+            "a batch norm before a padded convolution",
+            set(),
+            {"norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"},
+        ),
+        ("pre-norm attention with three layers", set(), {"norm.weight", "norm.bias"}),
+    ],
+)
+def test_an_ordinary_norm_folds_if_it_is_a_batch_norm_and_else_stays_shared(
+    name: str, owned: set[str], shared: set[str], randomise: Randomise
 ) -> None:
-    folded = folded_and_equal(PointwiseThenNorm, randomise, without=("sn",))
-    assert vectors(folded) == {"conv.s_in", "conv.s_out", "conv.bias"}
-    assert folded.unfolded == []
+    folded = folded_and_equal(model_of(ARRANGEMENTS[name], randomise, without=("sn",)))
 
-    folded = folded_and_equal(Padded, randomise, without=("sn",))
-    assert vectors(folded) == set()
-    assert {"norm.weight", "norm.running_var"} < set(folded.tensors)
-    assert folded.unfolded == []
-
-    folded = folded_and_equal(FusedAttention, randomise, without=("sn",))
-    assert vectors(folded) == set()
-    assert {"norm.weight", "norm.bias"} < set(folded.tensors)
+    assert vectors(folded) == owned
+    assert {each for each in folded.tensors if each.startswith("norm.")} >= shared
+    assert folded.unfolded == []  # nothing that is particular to a frame count
 
 
-class Pooled(Images):
-    """Every way to ask for a mean over positions."""
-
-    def add_layers(self) -> None:
-        """The layers of the block."""
-        self.norm = nn.BatchNorm2d(C)
-        self.conv = nn.Conv2d(C, C, 1)
-        self.one = nn.AdaptiveAvgPool2d(1)
-        self.rows = nn.AdaptiveAvgPool2d((None, 1))
-        self.volume = nn.AdaptiveAvgPool3d((None, 1, 1))
-        self.four = nn.AdaptiveAvgPool2d((2, 2))
-
-    def block(self, x: Tensor) -> Tensor:
-        """Add up the means."""
-        x = self.conv(self.norm(x))
-        means = self.one(x) + self.rows(x) + self.volume(x) + F.adaptive_avg_pool2d(x, 1)
-        means = means + F.adaptive_avg_pool2d(x, output_size=(1, 1))
-        means = means + F.adaptive_avg_pool1d(x.flatten(2), 1)[..., None]
-        return means + F.adaptive_avg_pool3d(x, (None, None, 1)) + self.four(x).mean()
+def all_means(m: Any, x: Tensor) -> Tensor:
+    x = m.norm(x)
+    means = m.one(x) + m.rows(x) + m.volume(x) + F.adaptive_avg_pool2d(x, 1)
+    means = means + F.adaptive_avg_pool2d(x, output_size=(1, 1))
+    means = means + F.adaptive_avg_pool1d(x.flatten(2), 1)[..., None]
+    return means + F.adaptive_avg_pool3d(x, (None, None, 1)) + m.four(x).mean()
 
 
 def test_adaptive_poolings_to_one_become_means(randomise: Randomise) -> None:
-    folded = folded_and_equal(Pooled, randomise)
+    arrangement = Arrangement(
+        lambda _: {
+            "norm": nn.BatchNorm2d(C),
+            "one": nn.AdaptiveAvgPool2d(1),
+            "rows": nn.AdaptiveAvgPool2d((None, 1)),
+            "volume": nn.AdaptiveAvgPool3d((None, 1, 1)),
+            "four": nn.AdaptiveAvgPool2d((2, 2)),
+        },
+        images(all_means),
+    )
+
+    folded = folded_and_equal(model_of(arrangement, randomise))
 
     called = [str(node.target) for node in folded.body.graph.nodes]
-    assert sum("pool" in name for name in called) == 0
+    assert not any("pool" in name for name in called)
+    assert not {"one", "rows", "volume"} & set(called)
     assert "four" in called  # means over parts are left to the exporter
 
 
-class Constant(Pointwise):
-    """A tensor that is made while the network is traced."""
-
-    def block(self, x: Tensor) -> Tensor:
-        """Scale by a constant."""
-        return super().block(x) * torch.tensor([0.5, 2.0]).repeat(C // 2).reshape(C, 1, 1)
-
-
 def test_constants_that_tracing_makes_are_kept(randomise: Randomise) -> None:
-    folded = folded_and_equal(Constant, randomise)
+    arrangement = Arrangement(
+        lambda _: {"norm": nn.BatchNorm2d(C)},
+        images(lambda m, x: m.norm(x) * torch.tensor([0.5, 2.0]).repeat(C // 2).reshape(C, 1, 1)),
+    )
+
+    folded = folded_and_equal(model_of(arrangement, randomise))
 
     assert any(name.startswith("_tensor_constant") for name in folded.tensors)

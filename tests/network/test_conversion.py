@@ -35,7 +35,7 @@ def altered(model: FrameFlexibleNetwork) -> list[str]:
         ("mobilenet_v3_small", (34, 0, 0), 6),
         ("mobilenet_v3_large", (46, 0, 0), 10),
         ("efficientnet_b0", (49, 0, 0), 9),
-        ("convnext_tiny", (0, 21, 2), 18),
+        ("convnext_tiny", (0, 22, 1), 18),
         (
             "densenet121",
             (59, 0, 62),

@@ -1,19 +1,20 @@
 """The networks give what the paper's published code gives, for the same tensors and inputs.
 
-A case in tests/data/parity lists the tensors of a published checkpoint (name -> shape), inputs by
-seed, and the results of the published implementation in float32 on a CPU. Each tensor's values
-follow from its name alone and each input's from its seed, so a case is a small text file.
+A case in tests/data/parity has inputs by seed and the results of the published implementation in
+float32 on a CPU. It lists the tensors of a published checkpoint (name -> shape), or has the
+checksum of their names. Each tensor's values follow from its name alone and each input's from its
+seed, so a case is a small text file.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
@@ -25,34 +26,29 @@ from ffn_edge.train.objective import LossTerms, MultiFrequencyLoss
 
 CASES = Path(__file__).parents[1] / "data" / "parity"
 
-Floats = npt.NDArray[np.float32]
+FRAME_COUNTS = {
+    "tsm_resnet18": (4, 8, 16),
+    "tsm_resnet50": (4, 8, 16),
+    "tsm_resnet101": (4, 8, 16),
+    "tea_resnet50": (4, 8, 16),
+    "slowfast_resnet50": (16, 32, 64),
+    "uniformer_small": (4, 8, 16),
+}
+
+PublishedTensor = Callable[[str, Sequence[int]], Tensor]
 
 
-def published_tensor(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
-    """Make the values of a published checkpoint's tensor."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
-    if name.endswith("num_batches_tracked"):
-        return np.full(shape, 7, np.int64)
-    if name.endswith("running_var"):
-        values = rng.uniform(0.5, 1.5, shape)
-    elif name.endswith("running_mean"):
-        values = rng.standard_normal(shape) * 0.2
-    elif "adaconv" in name:
-        values = rng.standard_normal(shape) * 0.3
-    elif name.endswith("bias"):
-        values = rng.standard_normal(shape) * 0.1
-    elif len(shape) == 1:  # a norm's weight
-        values = rng.uniform(0.4, 0.8, shape)
-    else:
-        values = rng.standard_normal(shape) * np.sqrt(1.6 / np.prod(shape[1:]))
-    return values.astype(np.float32)
+def input_clip(
+    seed: int, batch: int, frames: int, size: int, *, frame_major: bool = True
+) -> Tensor:
+    """Make an input, normalised: float32 (B, T, 3, H, W).
 
-
-def input_clip(seed: int, batch: int, frames: int, size: int) -> Tensor:
-    """Make an input, normalised: float32 (B, T, 3, H, W)."""
-    shape = (batch, frames * 3, size, size)  # published layout: frame-major channels
-    values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-    return torch.from_numpy(values).reshape(batch, frames, 3, size, size)
+    The published 2D networks take (B, T·3, H, W), and the 3D networks (B, 3, T, H, W).
+    """
+    order = (frames, 3) if frame_major else (3, frames)
+    values = np.random.default_rng(seed).standard_normal((batch, *order, size, size))
+    clip = torch.from_numpy(values.astype(np.float32))
+    return clip if frame_major else clip.transpose(1, 2)
 
 
 def read_case(name: str) -> dict[str, Any]:
@@ -60,32 +56,56 @@ def read_case(name: str) -> dict[str, Any]:
     return case
 
 
-@pytest.fixture(scope="module")
-def logits_case() -> dict[str, Any]:
-    return read_case("tsm_resnet18.json")
+def published_shapes(arch: str, case: dict[str, Any]) -> dict[str, Sequence[int]]:
+    """Return the names and shapes of the tensors of a case's checkpoint."""
+    if "keys" in case:
+        shapes: dict[str, Sequence[int]] = case["keys"]
+        return shapes
+    with torch.device("meta"):
+        ours = network.build(arch, len(case["cases"][0]["logits"])).state_dict()
+    shapes = {published_name(arch, name): tensor.shape for name, tensor in ours.items()}
+    assert zlib.crc32("\n".join(sorted(shapes)).encode()) == case["names_crc32"]
+    return shapes
 
 
-@pytest.fixture(scope="module")
-def state_dict(logits_case: dict[str, Any]) -> dict[str, Tensor]:
-    return {
-        f"module.{name}": torch.from_numpy(published_tensor(name, tuple(shape)))
-        for name, shape in logits_case["keys"].items()
-    }
+def relative_error(model: FrameFlexibleNetwork, case: dict[str, Any]) -> float:
+    """Return max|ours − published| / max|published| of one input of a case."""
+    clip = input_clip(
+        case["input_seed"],
+        1,
+        case["frames"],
+        case["size"],
+        frame_major="frame-major" in case["input_layout"],
+    )
+    with torch.inference_mode():
+        results = model(clip, frames=case["subnetwork"])[0]
+    if "softmax" in case:  # the published SlowFast ends in it
+        results = results.softmax(0)
+    expected = torch.tensor(case["softmax" if "softmax" in case else "logits"])
+    return float((results - expected).abs().max() / expected.abs().max())
 
 
-def test_an_imported_network_gives_the_published_logits(
-    logits_case: dict[str, Any], state_dict: dict[str, Tensor]
+@pytest.mark.parametrize("arch", FRAME_COUNTS)
+def test_an_imported_network_gives_the_published_results(
+    arch: str, published_tensor: PublishedTensor
 ) -> None:
-    model = network.import_published("tsm_resnet18", state_dict)
+    case = read_case(f"{arch}.json")
+    shapes = published_shapes(arch, case)
 
-    assert model.frame_counts == (4, 8, 16)
-    for case in logits_case["cases"]:
-        clip = input_clip(case["input_seed"], 1, case["frames"], case["size"])
-        expected = torch.tensor(case["logits"])
-        with torch.inference_mode():
-            logits = model(clip, frames=case["subnetwork"])[0]
+    model = network.import_published(
+        arch, {f"module.{name}": published_tensor(name, shape) for name, shape in shapes.items()}
+    )
+
+    assert (model.frame_counts, model.num_classes) == (FRAME_COUNTS[arch], 174)
+    for each in case["cases"]:
         # float32 sums in another order; the case itself has seven digits
-        assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
+        assert relative_error(model, each) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def state_dict(published_tensor: PublishedTensor) -> dict[str, Tensor]:
+    keys = read_case("tsm_resnet18.json")["keys"]
+    return {name: published_tensor(name, shape) for name, shape in keys.items()}
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import runpy
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -42,11 +41,6 @@ NAME = "slowfast_resnet50"
 CASE = Path(__file__).parents[1] / "data" / "parity" / "slowfast_resnet50.json"
 CARD = ModelCard(classes=tuple("abcde"), size=32, short_side=32)
 
-# Tests are no package: how a case's tensors are made is taken from its file.
-published_tensor = runpy.run_path(str(Path(__file__).with_name("test_parity.py")))[
-    "published_tensor"
-]
-
 
 @pytest.fixture(scope="module")
 def case() -> dict[str, Any]:
@@ -74,29 +68,6 @@ def random_clip(frames: int, batch: int = 1) -> Tensor:
 
 
 # As published.
-
-
-def test_an_imported_network_gives_the_published_probabilities(case: dict[str, Any]) -> None:
-    tensors = {
-        name: torch.from_numpy(published_tensor(name, tuple(shape)))
-        for name, shape in case["keys"].items()
-    }
-
-    imported = network.import_published(NAME, tensors)
-
-    assert (imported.frame_counts, imported.num_classes) == ((16, 32, 64), 174)
-    for each in case["cases"]:
-        size = each["size"]
-        values = np.random.default_rng(each["input_seed"]).standard_normal(
-            (1, 3, each["frames"], size, size)
-        )
-        clip = torch.from_numpy(values.astype(np.float32)).transpose(1, 2)
-        expected = torch.tensor(each["softmax"])
-        with torch.inference_mode():
-            probabilities = imported(clip, frames=each["subnetwork"])[0].softmax(0)
-        # float32 sums in another order; the case itself has seven digits
-        assert (probabilities - expected).abs().max() < 1e-4 * expected.abs().max()
-        assert slow_indices(each["frames"]) == each["slow_frames"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,133 @@
+"""Where an activation's channels go, through operations that leave each channel as it is.
+
+To permute, flatten or average positions, and to scale and shift channels, can change places: what
+a norm does to its channels may as well be done behind such operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torchvision.models.convnext import LayerNorm2d  # type: ignore[import-untyped]
+from torchvision.ops import StochasticDepth  # type: ignore[import-untyped]
+
+from ffn_edge.network.specialized import WeightAlteration
+
+# In evaluation, these change nothing.
+_IDENTITIES = (nn.Identity, nn.modules.dropout._DropoutNd, StochasticDepth)
+# The number of dimensions that a layer takes. (BatchNorm1d takes two or three.)
+_RANKS: dict[type[nn.Module], int] = {
+    nn.AdaptiveAvgPool1d: 3,
+    nn.AdaptiveAvgPool2d: 4,
+    nn.AdaptiveAvgPool3d: 5,
+    nn.BatchNorm2d: 4,
+    nn.BatchNorm3d: 5,
+    LayerNorm2d: 4,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """The dimension that holds the channels, of `rank` dimensions (None if that is unknown)."""
+
+    dim: int
+    rank: int | None = None
+
+    def at(self, dim: int) -> bool:
+        """Whether the channels are in dimension `dim`, which may count from the end."""
+        return self.dim == dim or (self.rank is not None and self.dim == dim % self.rank)
+
+
+def channels_of(layer: nn.Module) -> Channels | None:
+    """Return what an alteration or a norm scales; None if that is not one dimension."""
+    if isinstance(layer, WeightAlteration):
+        return Channels(layer.dim)
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm | LayerNorm2d):
+        return Channels(1, _RANKS.get(type(layer)))
+    plain = type(layer).forward is nn.LayerNorm.forward
+    if isinstance(layer, nn.LayerNorm) and plain and len(layer.normalized_shape) == 1:
+        return Channels(-1)
+    return None
+
+
+def readers(
+    layers: Mapping[str, nn.Module], node: fx.Node, channels: Channels
+) -> list[tuple[fx.Node, Channels]]:
+    """Return what does something with the channels of `node`, and where it finds them."""
+    found = []
+    for user in node.users:
+        behind = _carried(layers, user, channels)
+        found += [(user, channels)] if behind is None else readers(layers, user, behind)
+    return found
+
+
+def _carried(layers: Mapping[str, nn.Module], node: fx.Node, at: Channels) -> Channels | None:
+    """Return where the channels are behind `node`; None if it is another operation."""
+    layer = layers[str(node.target)] if node.op == "call_module" else None
+    if isinstance(layer, _IDENTITIES):
+        return at
+    if isinstance(layer, nn.modules.pooling._AdaptiveAvgPoolNd):
+        rank = _RANKS[type(layer)]
+        return Channels(1, rank) if at.dim == 1 and at.rank in (None, rank) else None
+    if isinstance(layer, nn.Flatten):
+        return _flattened(at, layer.start_dim, layer.end_dim)
+    arguments = (*node.args[1:], *node.kwargs.values())
+    match _name(node):
+        case "contiguous":
+            return at
+        case "permute":
+            return _permuted(at, _dims(arguments))
+        case "transpose":
+            return _transposed(at, _dims(arguments))
+        case "flatten" if not node.kwargs:
+            return _flattened(at, *_dims(arguments))
+        case "mean" if len(node.args) == 2 and not node.kwargs:
+            return _averaged(at, _dims(arguments))
+    return None
+
+
+def _name(node: fx.Node) -> str:
+    """Return the name of the method, or of the function of the same name, that `node` calls."""
+    if node.op == "call_method":
+        return str(node.target)
+    name = getattr(node.target, "__name__", "")
+    return name if getattr(torch, name, None) is node.target else ""
+
+
+def _dims(arguments: tuple[Any, ...]) -> tuple[int, ...]:
+    """Return dimensions, given one by one or in one tuple; none if they are not constants."""
+    dims = arguments[0] if arguments and isinstance(arguments[0], tuple | list) else arguments
+    return tuple(dims) if all(isinstance(dim, int) for dim in dims) else ()
+
+
+def _permuted(at: Channels, dims: tuple[int, ...]) -> Channels | None:
+    rank = len(dims)
+    if not rank or at.rank not in (None, rank):
+        return None
+    return Channels([dim % rank for dim in dims].index(at.dim % rank), rank)
+
+
+def _transposed(at: Channels, dims: tuple[int, ...]) -> Channels | None:
+    if at.rank is not None and len(dims) == 2:
+        one, other = (dim % at.rank for dim in dims)
+        return Channels({one: other, other: one}.get(at.dim, at.dim), at.rank)
+    return Channels(dims[1 - dims.index(at.dim)]) if at.dim in dims else None
+
+
+def _flattened(at: Channels, start: int = 0, end: int = -1) -> Channels | None:
+    # To flatten the channels themselves is to have them alone, if no more are read behind it.
+    known = at.dim >= 1 and end == -1 and start >= at.dim
+    return Channels(at.dim, start + 1) if known else None
+
+
+def _averaged(at: Channels, dims: tuple[int, ...]) -> Channels | None:
+    if at.rank is None or not dims:
+        return None
+    over = {dim % at.rank for dim in dims}
+    if at.dim in over:
+        return None
+    return Channels(at.dim - sum(dim < at.dim for dim in over), at.rank - len(over))
