@@ -91,7 +91,8 @@ def examine(architecture: str, clips: Path, size: int, folder: Path) -> Row:
         return ""
 
     def evaluated() -> str:
-        counts = (*frame_counts, frame_counts[0] + frame_counts[1])  # one that was not trained
+        # One that was not trained is among them.
+        counts = sorted((*frame_counts, frame_counts[0] + frame_counts[1]))
         rows = evaluate_checkpoint(
             str(run / BEST), counts, list_file=str(clips / "val.txt"), batch_size=4
         )

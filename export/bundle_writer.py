@@ -25,7 +25,7 @@ from ffn_edge.bundle import (
     file_record,
     read_header,
 )
-from ffn_edge.compose import compose, composed_sha256
+from ffn_edge.compose import Array, compose, composed_sha256
 from ffn_edge.errors import ExportError
 from ffn_edge.export.fold import FoldedNetwork, fold
 from ffn_edge.export.graph import GraphModule, graph_from_folded, save_graph
@@ -81,20 +81,17 @@ def export_bundle(
         target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file()
     ):
         raise ExportError(f"{target} exists and is not a bundle", "name another folder.")
-    contract = InputContract(
-        batch=batch,
-        height=card.size,
-        width=card.size,
-        short_side=card.short_side,
-        mean=card.mean,
-        std=card.std,
-    )
+    contract = input_contract(card, batch)
     progress(f"folding {', '.join(map(str, counts))} frames")
     folded = [fold(network, frames) for frames in counts]
     try:
         with atomic_folder(target) as folder:
             progress("writing the weight file")
-            _save_weights(folded, contract, network.layout, folder / WEIGHTS, weights_dtype)
+            stored = stored_tensors(folded, WEIGHTS_DTYPES[weights_dtype])
+            for sub in folded:
+                answer = known_answer(sub, contract, network.layout, stored)
+                stored[answer_name(sub.frames)] = answer
+            save_tensors(stored, folder / WEIGHTS)
             entries = read_header(folder / WEIGHTS)
             tensors = WeightFile(folder / WEIGHTS)
             sub_networks = {}
@@ -104,12 +101,7 @@ def export_bundle(
                 save_graph(
                     graph_from_folded(sub, contract, network.layout, entries), folder / graph
                 )
-                sub_networks[sub.frames] = SubNetwork(
-                    graph=graph,
-                    composed_sha256=composed_sha256(compose(tensors, sub.layers, sub.frames)),
-                    macs=count_macs(network, sub.frames, card.size),
-                    accuracy=card.accuracy.get(sub.frames),
-                )
+                sub_networks[sub.frames] = describe(network, card, sub, tensors, graph)
             manifest = Manifest(
                 producer=f"ffn-edge {ffn_edge.__version__}",
                 architecture=network.architecture,
@@ -131,40 +123,84 @@ def export_bundle(
     return Bundle.load(target)
 
 
-def _save_weights(
-    folded: Sequence[FoldedNetwork],
-    contract: InputContract,
-    layout: Layout,
-    path: Path,
-    weights_dtype: str,
-) -> None:
-    """Write the union of all sub-networks' tensors: a shared tensor has one name, so it is once.
+def input_contract(card: ModelCard, batch: int) -> InputContract:
+    """Return what the graphs of a network take."""
+    return InputContract(
+        batch=batch,
+        height=card.size,
+        width=card.size,
+        short_side=card.short_side,
+        mean=card.mean,
+        std=card.std,
+    )
 
-    And each sub-network's answers to `ffn_edge.known_answer`.
+
+def stored_tensors(folded: Sequence[FoldedNetwork], weights_dtype: str) -> dict[str, Tensor]:
+    """Return the union of sub-networks' tensors as a weight file holds them, on the CPU.
+
+    A shared tensor has one name, so it is there once.
+
+    Args:
+        folded: the sub-networks.
+        weights_dtype: of the shared weights, one of the values of `WEIGHTS_DTYPES`.
+
+    Raises:
+        ExportError: a weight is beyond the range of float16.
     """
     union: dict[str, Tensor] = {}
     for sub in folded:
-        union.update(sub.tensors)
-    if weights_dtype == "fp16":
+        union.update({name: tensor.cpu() for name, tensor in sub.tensors.items()})
+    if weights_dtype == "float16":
         # Only what `compose` casts back: any other tensor meets arithmetic in float32.
         for name in (f"{layer}.weight" for layer in folded[0].layers):
             union[name] = _half(name, union[name])
-    answers = {
-        answer_name(sub.frames): _known_logits(sub, contract, layout, union) for sub in folded
-    }
-    union.update(answers)
-    save_file({name: tensor.cpu().contiguous() for name, tensor in union.items()}, path)
+    return union
 
 
-def _known_logits(
+def known_answer(
     sub: FoldedNetwork, contract: InputContract, layout: Layout, stored: Mapping[str, Tensor]
 ) -> Tensor:
-    """Classify the known clips with the tensors as they are stored: float32 (2, N, classes)."""
+    """Classify the known clips with the tensors as they are stored: float32 (2, N, classes).
+
+    See `ffn_edge.known_answer`.
+    """
     module = GraphModule(sub, contract, layout).eval()
-    tensors = [stored[name].cpu() for name in sub.tensors]
+    tensors = [stored[name] for name in sub.tensors]
     clips = torch.from_numpy(known_clips(contract, sub.frames))
     with torch.inference_mode():
         return torch.stack([module(clip, *tensors) for clip in clips])
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def describe(
+    network: FrameFlexibleNetwork,
+    card: ModelCard,
+    sub: FoldedNetwork,
+    tensors: Mapping[str, Array],
+    graph: str,
+    vectors: str | None = None,
+) -> SubNetwork:
+    """Return what a manifest says of a sub-network.
+
+    Args:
+        network: whole.
+        card: its accuracies.
+        sub: the sub-network, folded.
+        tensors: of the bundle, as they are stored.
+        graph: the name of its graph.
+        vectors: the name of the file of its vectors; None for the weight file.
+    """
+    return SubNetwork(
+        graph=graph,
+        composed_sha256=composed_sha256(compose(tensors, sub.layers, sub.frames)),
+        macs=count_macs(network, sub.frames, card.size),
+        accuracy=card.accuracy.get(sub.frames),
+        vectors=vectors,
+    )
 
 
 def _half(name: str, tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from ffn_edge.tensorrt_api import Target
 
@@ -18,9 +19,9 @@ def _say(message: str) -> None:
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(dir_okay=False))
-@click.option(
-    "--output", "-o", required=True, type=click.Path(file_okay=False), help="Bundle to write."
-)
+@click.option("--output", "-o", type=click.Path(file_okay=False), help="Bundle to write.")
+@click.option("--into", type=click.Path(file_okay=False), help="Bundle to add --only to.")
+@click.option("--only", help="Frame counts to add or replace there, such as 12; all else stays.")
 @click.option("--frames", help="Frame counts to export, such as 4,8; left out, all trained ones.")
 @click.option(
     "--weights-dtype",
@@ -34,9 +35,13 @@ def _say(message: str) -> None:
 )
 @click.option("--classes", help="Class names, one per line; left out, the checkpoint's own.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.pass_context
 def export(
+    context: click.Context,
     checkpoint: str,
-    output: str,
+    output: str | None,
+    into: str | None,
+    only: str | None,
     frames: str | None,
     weights_dtype: str,
     batch: int,
@@ -48,14 +53,21 @@ def export(
     A bundle is a folder: one weight file, one small ONNX graph per frame count, a manifest. What
     stood at the output stays whole until the new bundle takes its place.
 
+    With --only and --into, frame counts of the checkpoint are added to a bundle, or replaced in
+    it. Its weight file and other graphs stay as they are; what is printed is all that has to be
+    copied to where the bundle is deployed, the manifest last.
+
     \b
     Examples:
       ffn-edge export runs/first/best.pt -o bundle
       ffn-edge export runs/first/best.pt -o bundle --frames 4,8 --weights-dtype fp16
+      ffn-edge export runs/first/best-12.pt --only 12 --into bundle
     """
+    _check_destination(context)
     import dataclasses
 
     from ffn_edge.classes import read_classes
+    from ffn_edge.export.bundle_update import update_bundle
     from ffn_edge.export.bundle_writer import export_bundle
     from ffn_edge.export.report import export_fields, export_table
     from ffn_edge.frames import parse_frames
@@ -63,9 +75,16 @@ def export(
 
     loaded = load_checkpoint(checkpoint)
     card = loaded.card
+    if classes:
+        card = dataclasses.replace(card, classes=read_classes(classes))
+    if into and only:
+        update = update_bundle(loaded.network, card, into, parse_frames(only), progress=_say)
+        click.echo(update.to_json() if as_json else update.to_text())
+        return
+    assert output is not None
     bundle = export_bundle(
         loaded.network,
-        dataclasses.replace(card, classes=read_classes(classes)) if classes else card,
+        card,
         output,
         frame_counts=parse_frames(frames) if frames else None,
         weights_dtype=weights_dtype,
@@ -78,6 +97,22 @@ def export(
         from rich.console import Console
 
         Console().print(export_table(bundle))
+
+
+def _check_destination(context: click.Context) -> None:
+    """Raise a UsageError unless a new bundle is asked for, or an addition to one."""
+    given = {
+        name
+        for name in context.params
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    if "output" not in given and not {"into", "only"} <= given:
+        raise click.UsageError("write a bundle with -o, or add to one with --only and --into.")
+    if given & {"into", "only"} and given & {"output", "frames", "weights_dtype", "batch"}:
+        raise click.UsageError(
+            "--only and --into take the rest from the bundle: no -o, --frames, --weights-dtype "
+            "or --batch."
+        )
 
 
 _SHIFTS = {"KiB": 10, "MiB": 20, "GiB": 30}

@@ -4,6 +4,11 @@
     weights.safetensors  every shared tensor once, `frames/<T>/<layer>.{s_in,s_out,bias}` per T
     graph_<T>.onnx       a complete ONNX model; its tensors are external data in the weight file
 
+A frame count that was added or replaced since the bundle was exported lies beside them:
+
+    frames_<T>.safetensors  its `frames/<T>/…`, which go before those in the weight file
+    graph_<T>.onnx          its graph, whose tensors are external data in both files
+
 Nothing in a bundle can run code when it is loaded: JSON, safetensors and ONNX only.
 """
 
@@ -19,13 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ffn_edge.compose import Array
 from ffn_edge.errors import BundleError, FfnEdgeError
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.versioned_json import read_versioned
 
+# A bundle as it is exported. One with vector files is of the next version: a release that does not
+# know them would compose its weights from the wrong vectors, and must refuse it.
 SCHEMA_VERSION = 1
+SCHEMA_VERSION_WITH_VECTORS = 2
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 
@@ -61,12 +70,16 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubNetwork:
-    """One frame count: its graph, the hash of its composed weights, its cost for one clip."""
+    """One frame count: its graph, the hash of its composed weights, its cost for one clip.
+
+    `vectors` is the file of its tensors where that is not the weight file.
+    """
 
     graph: str
     composed_sha256: str
     macs: int
     accuracy: Accuracy | None = None
+    vectors: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +125,7 @@ class Manifest:
         """
         raw = read_versioned(
             text,
-            SCHEMA_VERSION,
+            _version_to_expect(text),
             where=where,
             kind="a bundle's manifest",
             hint=_EXPORT_AGAIN,
@@ -136,6 +149,7 @@ class Manifest:
                 composed_sha256=str(sub["composed_sha256"]),
                 macs=int(sub["macs"]),
                 accuracy=Accuracy(**sub["accuracy"]) if sub.get("accuracy") else None,
+                vectors=str(sub["vectors"]) if sub.get("vectors") else None,
             )
             for frames, sub in raw["sub_networks"].items()
         }
@@ -143,7 +157,9 @@ class Manifest:
         files = {str(name): FileRecord(**record) for name, record in raw["files"].items()}
         if set(sub_networks) != set(frame_counts):
             raise ValueError("frame_counts and sub_networks differ")
-        for name in (WEIGHTS, *(sub.graph for sub in sub_networks.values())):
+        graphs = (sub.graph for sub in sub_networks.values())
+        vectors = (sub.vectors for sub in sub_networks.values() if sub.vectors)
+        for name in (WEIGHTS, *graphs, *vectors):
             if name not in files:
                 raise ValueError(f"no record of {name}")
         for name in files:
@@ -151,6 +167,7 @@ class Manifest:
             if Path(name).name != name or name == "..":
                 raise ValueError(f"{name!r} is not the name of a file in the bundle")
         return cls(
+            schema_version=raw["schema_version"],
             producer=str(raw["producer"]),
             architecture=str(raw["architecture"]),
             classes=tuple(map(str, raw["classes"])),
@@ -171,26 +188,45 @@ class Manifest:
         )
 
 
-class WeightFile(Mapping[str, Array]):
-    """The tensors of a safetensors file by name, memory-mapped: a tensor is read when touched."""
+def _version_to_expect(text: str) -> int:
+    """Return the schema version that a manifest states if it is known, and else the newest."""
+    try:
+        stated = json.loads(text)["schema_version"]
+    except (ValueError, KeyError, TypeError):
+        return SCHEMA_VERSION_WITH_VECTORS
+    return SCHEMA_VERSION if stated == SCHEMA_VERSION else SCHEMA_VERSION_WITH_VECTORS
 
-    def __init__(self, path: Path) -> None:
-        self._entries = read_header(path)
-        with open(path, "rb") as file:
-            self._map = np.frombuffer(
-                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8
-            )
+
+class WeightFile(Mapping[str, Array]):
+    """The tensors of a bundle by name, memory-mapped: a tensor is read when touched."""
+
+    def __init__(self, path: Path, vectors: Mapping[int, Path] | None = None) -> None:
+        """Map the files.
+
+        Args:
+            path: the weight file.
+            vectors: by frame count, the file that holds its tensors in place of the weight file.
+
+        Raises:
+            BundleError: a file is not a whole safetensors file.
+        """
+        self._places = _map_tensors(path)
+        for frames, file in (vectors or {}).items():
+            own = f"frames/{frames}/"
+            for name in [name for name in self._places if name.startswith(own)]:
+                del self._places[name]
+            self._places.update(_map_tensors(file))
 
     def __getitem__(self, name: str) -> Array:
-        entry = self._entries[name]
-        raw = self._map[entry.offset : entry.offset + entry.length]
+        content, entry = self._places[name]
+        raw = content[entry.offset : entry.offset + entry.length]
         return raw.view(_DTYPES[entry.dtype]).reshape(entry.shape)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +273,14 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             f"{path} is not a whole safetensors file: {error}", _EXPORT_AGAIN
         ) from error
     return entries
+
+
+def _map_tensors(path: Path) -> dict[str, tuple[npt.NDArray[np.uint8], TensorEntry]]:
+    """Map a safetensors file: its bytes, and where in them each tensor lies."""
+    entries = read_header(path)
+    with open(path, "rb") as file:
+        content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    return {name: (content, entry) for name, entry in entries.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,8 +331,13 @@ class Bundle:
         return self.path / sub_network.graph
 
     def tensors(self) -> WeightFile:
-        """Return the weight file, memory-mapped."""
-        return WeightFile(self.path / WEIGHTS)
+        """Return the tensors of all weight files, memory-mapped."""
+        vectors = {
+            frames: self.path / sub.vectors
+            for frames, sub in self.manifest.sub_networks.items()
+            if sub.vectors
+        }
+        return WeightFile(self.path / WEIGHTS, vectors)
 
 
 def file_record(path: Path) -> FileRecord:

@@ -17,7 +17,25 @@ _TRAIN, _EXPORT, _RUN = (f"ffn_edge.{stage}.commands" for stage in ("train", "ex
 _COMMANDS = {
     "train": (_TRAIN, "train", "train", "Train a Frame Flexible Network on videos."),
     "evaluate": (_TRAIN, "evaluate", "train", "Measure accuracy at any frame count."),
+    "compare": (
+        "ffn_edge.train.compare_command",
+        "compare",
+        "train",
+        "Train methods under one recipe and compare them.",
+    ),
+    "deviation": (
+        "ffn_edge.train.deviation_command",
+        "deviation",
+        "train",
+        "Show how activations and output move with the frame count.",
+    ),
     "import": (_TRAIN, "import_", "train", "Read a checkpoint of the paper's code."),
+    "adapt": (
+        _TRAIN,
+        "adapt",
+        "train",
+        "Add a frame count to a trained network, or take its statistics anew.",
+    ),
     "export": (_EXPORT, "export", "export", "Fold a checkpoint into a bundle."),
     "verify": (
         "ffn_edge.verify_command",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,17 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from ffn_edge.bundle import (
     MANIFEST,
     SCHEMA_VERSION,
+    SCHEMA_VERSION_WITH_VECTORS,
     WEIGHTS,
     Accuracy,
     Bundle,
     Manifest,
+    WeightFile,
     read_header,
 )
+from ffn_edge.compose import Array
 from ffn_edge.errors import BundleError
 
 
@@ -134,13 +138,50 @@ def remove_field(*keys: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def test_an_unknown_schema_version_is_refused(bundle_copy: Path) -> None:
-    change_manifest(bundle_copy, set_field("schema_version", to=SCHEMA_VERSION + 1))
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION_WITH_VECTORS + 1, "1", None, [1]])
+def test_an_unknown_schema_version_is_refused(version: object, bundle_copy: Path) -> None:
+    change_manifest(bundle_copy, set_field("schema_version", to=version))
 
-    with pytest.raises(BundleError, match=f"version {SCHEMA_VERSION + 1}; this release") as caught:
+    stated = re.escape(repr(version))
+    with pytest.raises(BundleError, match=f"version {stated}; this release reads") as caught:
         Bundle.load(bundle_copy)
 
     assert "update ffn-edge" in caught.value.hint
+
+
+@pytest.mark.parametrize("version", [SCHEMA_VERSION, SCHEMA_VERSION_WITH_VECTORS])
+def test_the_schema_version_of_a_manifest_is_kept(version: int, bundle_copy: Path) -> None:
+    change_manifest(bundle_copy, set_field("schema_version", to=version))
+
+    manifest = Bundle.load(bundle_copy).manifest
+
+    assert json.loads(manifest.to_json())["schema_version"] == version
+
+
+def test_a_manifest_from_before_vector_files_is_read(exported: Bundle, bundle_copy: Path) -> None:
+    def forget(manifest: dict[str, Any]) -> None:
+        for sub_network in manifest["sub_networks"].values():
+            del sub_network["vectors"]
+
+    change_manifest(bundle_copy, forget)
+
+    assert Bundle.load(bundle_copy).manifest == exported.manifest
+
+
+def test_vectors_in_a_file_of_their_own_go_before_those_in_the_weight_file(tmp_path: Path) -> None:
+    def ones(*names: str) -> dict[str, Array]:
+        return {name: np.ones(2, np.float32) for name in names}
+
+    save_file(
+        ones("a.weight", "frames/4/a.s_in", "frames/4/a.bias", "frames/40/a.s_in"), tmp_path / "all"
+    )
+    save_file({"frames/4/a.s_in": np.zeros(2, np.float32)}, tmp_path / "own")
+
+    tensors = WeightFile(tmp_path / "all", {4: tmp_path / "own"})
+
+    # A vector that the frame count does not have any more must not come from the weight file.
+    assert set(tensors) == {"a.weight", "frames/4/a.s_in", "frames/40/a.s_in"}
+    assert [float(tensors[name][0]) for name in tensors] == [1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -155,6 +196,7 @@ def test_an_unknown_schema_version_is_refused(bundle_copy: Path) -> None:
         (set_field("frame_counts", to=[2, 4, 8]), "frame_counts and sub_networks differ"),
         (set_field("sub_networks", to=[]), "AttributeError"),
         (set_field("sub_networks", "4", "graph", to="graph_8.onnx"), "no record of graph_8.onnx"),
+        (set_field("sub_networks", "4", "vectors", to="frames_4"), "no record of frames_4"),
         (remove_field("files", WEIGHTS), "no record of weights.safetensors"),
         (set_field("files", WEIGHTS, to={"bytes": 3}), "TypeError"),
         (set_field("sub_networks", "2", "accuracy", to={"top9": 1.0}), "TypeError"),

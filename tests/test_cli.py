@@ -61,7 +61,7 @@ def test_the_group_tells_of_a_command_what_the_command_tells(name: str) -> None:
     "name",
     [
         *("train", "evaluate", "export", "verify", "build", "doctor", "power", "profile"),
-        *("calibrate", "run", "simulate"),
+        *("calibrate", "run", "simulate", "adapt", "compare", "deviation"),
     ],
 )
 def test_every_command_that_reports_has_json(name: str) -> None:

@@ -1,4 +1,4 @@
-"""`ffn-edge train`, `evaluate` and `import`: parse, call, print."""
+"""`ffn-edge train`, `evaluate`, `import` and `adapt`: parse, call, print."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from ffn_edge.train.recipe import Recipe
+
 # More loader processes than cores get in each other's way.
-_WORKERS = min(4, os.cpu_count() or 1)
+WORKERS = min(4, os.cpu_count() or 1)
 
 
 def _settings(
@@ -24,62 +30,98 @@ def _settings(
     return {name.strip(): text.strip() for name, _, text in pairs}
 
 
+def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options with which a command line completes or changes a recipe."""
+    for option in reversed(
+        (
+            click.option("--train-list", help="List: `path label`, or `path num_frames label`."),
+            click.option("--val-list", help="List file to validate on after each epoch."),
+            click.option("--classes", help="Class names, one per line, in the labels' order."),
+            click.option("--root", help="Folder that the lists' paths start from; else their own."),
+            click.option("--frames", help="Frame counts to train, such as 4,8,16."),
+            click.option("--weights", help="A name such as IMAGENET1K_V1, or a file."),
+            click.option("--epochs", type=int, help="Passes over the training list."),
+            click.option("--batch-size", type=int, help="Videos per optimiser step, in all."),
+            click.option(
+                "--set",
+                "settings",
+                multiple=True,
+                callback=_settings,
+                help="NAME=VALUE of a recipe.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def chosen_recipe(
+    name: str, *, settings: dict[str, str], frames: str | None, **fields: object
+) -> Recipe:
+    """Return the recipe that the arguments of `recipe_options` ask for."""
+    from ffn_edge.frames import parse_frames
+    from ffn_edge.train.recipe import load_recipe
+
+    changes = {field: value for field, value in fields.items() if value is not None}
+    if frames:
+        changes["frame_counts"] = parse_frames(frames)
+    return load_recipe(name).with_settings(settings).replace(**changes)
+
+
 @click.command()
 @click.argument("recipe")
 @click.option("--output", "-o", required=True, type=click.Path(file_okay=False), help="Run folder.")
-@click.option("--train-list", help="List file: `path label`, or `path num_frames label`.")
-@click.option("--val-list", help="List file to validate on after each epoch.")
-@click.option("--classes", help="Class names, one per line, in the order of the labels.")
-@click.option("--root", help="Folder that the lists' paths start from; else the list's own.")
-@click.option("--frames", help="Frame counts to train, such as 4,8,16.")
-@click.option("--weights", help="Image weights: a name such as IMAGENET1K_V1, or a file.")
-@click.option("--epochs", type=int, help="Passes over the training list.")
-@click.option("--batch-size", type=int, help="Videos per optimiser step, over all processes.")
 @click.option(
-    "--set", "settings", multiple=True, callback=_settings, help="NAME=VALUE of a recipe."
+    "--method",
+    default="ffn",
+    show_default=True,
+    help="ffn, naive, separate, mixed, proportional, finetune or ensemble.",
 )
+@click.option("--without", help="Parts of FFN to leave out, of sn,wa,td,ws: the ablations.")
+@recipe_options
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
-@click.option("--workers", default=_WORKERS, show_default=True, help="Decoding processes.")
+@click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
 @click.option("--resume", is_flag=True, help="Continue from last.pt in the run folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def train(
     recipe: str,
     output: str,
-    settings: dict[str, str],
+    method: str,
+    without: str | None,
     device: str | None,
     workers: int,
     resume: bool,
     as_json: bool,
-    frames: str | None,
-    **fields: object,
+    **options: Any,
 ) -> None:
     """Train a Frame Flexible Network on videos.
 
     RECIPE is the name of a shipped recipe or a Python file that defines `recipe`. The file is a
-    program and runs: use your own, or read it first.
+    program and runs: use your own, or read it first. Another --method trains what the paper
+    compares with, under the same recipe; one that trains several networks makes a folder for each.
 
     \b
-    Shipped: tsm_something_v1, tsm_something_v2, tsm_kinetics400, tsm_hmdb51, demo
+    Shipped: tsm_something_v1, tsm_something_v2, tsm_kinetics400, tsm_hmdb51, tea_something_v1,
+    slowfast_something_v1, uniformer_something_v1, demo, demo_long
 
     \b
     Examples:
       ffn-edge train tsm_hmdb51 --train-list lists/train.txt --val-list lists/val.txt \\
           --classes lists/classes.txt --root /data/hmdb51 -o runs/hmdb51
       ffn-edge train my_recipe.py -o runs/mine --set learning_rate=0.02 --resume
+      ffn-edge train my_recipe.py -o runs/separate --method separate
       torchrun --nproc-per-node 4 -m ffn_edge train my_recipe.py -o runs/four
     """
-    from ffn_edge.frames import parse_frames
-    from ffn_edge.train.loop import train as run
-    from ffn_edge.train.recipe import load_recipe
+    from ffn_edge.train.methods import train_method
 
-    changes = {name: value for name, value in fields.items() if value is not None}
-    if frames:
-        changes["frame_counts"] = parse_frames(frames)
-    chosen = load_recipe(recipe).with_settings(settings).replace(**changes)
-    result = run(chosen, output, resume=resume, device=device, workers=workers)
+    chosen = chosen_recipe(recipe, **options)
+    if without:
+        chosen = chosen.replace(without=tuple(part.strip() for part in without.split(",")))
+    results = train_method(method, chosen, output, resume=resume, device=device, workers=workers)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(result)))
-    if not result.finished:
+        fields = {name: dataclasses.asdict(result) for name, result in results.items()}
+        click.echo(json.dumps(fields if len(fields) > 1 else next(iter(fields.values()))))
+    if not all(result.finished for result in results.values()):
         sys.exit(130)
 
 
@@ -90,7 +132,7 @@ def train(
 @click.option("--dataset", help="Facts of a data set; else those of the training's.")
 @click.option("--frames", default="4,8,16", show_default=True, help="List or range: 2-20.")
 @click.option("--batch-size", default=16, show_default=True, help="Videos at a time.")
-@click.option("--workers", default=_WORKERS, show_default=True, help="Decoding processes.")
+@click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write accuracy against cost here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -140,3 +182,89 @@ def import_(file: str, arch: str, output: str, classes: str | None) -> None:
     network = import_file(file, arch, output, classes)
     frames = ", ".join(map(str, network.frame_counts))
     click.echo(f"{output}: {arch}, {network.num_classes} classes, {frames} frames", err=True)
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(dir_okay=False))
+@click.option(
+    "--data", "list_file", required=True, help="List of videos, one path a line; labels unread."
+)
+@click.option("--root", help="Folder that the lists' paths start from; else their own.")
+@click.option("--dataset", help="Facts of a data set; else those of the training's.")
+@click.option("--frames", help="Frame counts to add, such as 12, or to recalibrate: else all.")
+@click.option("--recalibrate", is_flag=True, help="Estimate statistics only, for a new camera.")
+@click.option("--val-list", help="List file of labelled videos to validate on.")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the list.  [default: 3]")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    help="At the start; it falls to zero.  [default: 0.001]",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Videos at a time."
+)
+@click.option("--output", "-o", type=click.Path(dir_okay=False), help="Checkpoint to write.")
+@click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
+@click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def adapt(
+    checkpoint: str,
+    frames: str | None,
+    recalibrate: bool,
+    epochs: int | None,
+    learning_rate: float | None,
+    output: str | None,
+    device: str | None,
+    as_json: bool,
+    **clips: Any,
+) -> None:
+    """Add a frame count to a trained network, or take its statistics anew.
+
+    A new frame count learns its own norms and alteration from the answers of the highest one; all
+    other tensors stay as they are, bit for bit. With --recalibrate nothing is learned: the running
+    mean and variance of batch norms are estimated from the videos. Neither needs labels.
+
+    The checkpoint is written beside the old one, as best-12.pt or best-recalibrated.pt for
+    best.pt, or to --output. `ffn-edge export --only 12 --into BUNDLE` takes it to a bundle.
+
+    \b
+    Examples:
+      ffn-edge adapt runs/first/best.pt --frames 12 --data lists/train.txt --val-list lists/val.txt
+      ffn-edge adapt runs/first/best.pt --recalibrate --data new_camera.txt
+    """
+    if recalibrate and (epochs is not None or learning_rate is not None):
+        raise click.UsageError("--recalibrate learns nothing: no --epochs, no --learning-rate.")
+    if not recalibrate and frames is None:
+        raise click.UsageError("name the frame counts to add with --frames, or --recalibrate.")
+    from ffn_edge.frames import parse_frames
+    from ffn_edge.train import adapt as adaptation
+    from ffn_edge.train.unlabelled import Clips
+
+    counts = parse_frames(frames) if frames else None
+    ending = "recalibrated" if recalibrate else "-".join(map(str, counts or ()))
+    path = Path(checkpoint)
+    written = output or str(path.with_name(f"{path.stem}-{ending}{path.suffix}"))
+    try:
+        if counts is None or recalibrate:
+            result = adaptation.recalibrate(
+                checkpoint, written, counts, Clips(**clips), device=device
+            )
+        else:
+            result = adaptation.adapt(
+                checkpoint,
+                written,
+                counts,
+                Clips(**clips),
+                epochs=epochs or adaptation.EPOCHS,
+                learning_rate=learning_rate or adaptation.LEARNING_RATE,
+                device=device,
+            )
+    except KeyboardInterrupt:
+        click.echo(f"stopped; {written} was not written", err=True)
+        raise
+    for broken in result.broken_videos:
+        click.echo(f"skipped, could not be read: {broken}", err=True)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(result)))
+    else:
+        click.echo(adaptation.summary(result))

@@ -1,0 +1,256 @@
+"""Add frame counts to a bundle that is deployed already, or replace them: kilobytes for each.
+
+    frames_12.safetensors  the vectors of the frame count, and its known answers
+    graph_12.onnx          its tensors are external data there and in weights.safetensors
+    manifest.json          written last: until then the bundle is the old one
+
+No byte of the weight file and of the other frame counts changes. A file that the old manifest
+names is never written over, so an interruption at any moment leaves the old bundle or the new one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from safetensors import SafetensorError
+from torch import Tensor
+
+import ffn_edge
+from ffn_edge.atomic import atomic_file, write_text
+from ffn_edge.bundle import (
+    MANIFEST,
+    SCHEMA_VERSION_WITH_VECTORS,
+    WEIGHTS,
+    Bundle,
+    Manifest,
+    SubNetwork,
+    WeightFile,
+    file_record,
+    read_header,
+)
+from ffn_edge.errors import ExportError
+from ffn_edge.export.bundle_writer import (
+    describe,
+    input_contract,
+    known_answer,
+    save_tensors,
+    stored_tensors,
+)
+from ffn_edge.export.fold import FoldedNetwork, fold
+from ffn_edge.export.graph import graph_from_folded, save_graph
+from ffn_edge.frames import check_frame_counts
+from ffn_edge.known_answer import answer_name
+from ffn_edge.network import FrameFlexibleNetwork
+from ffn_edge.network.checkpoint import ModelCard
+
+_EXPORT_WHOLE = "export the whole checkpoint as a bundle of its own: -o FOLDER."
+
+
+@dataclass(frozen=True, slots=True)
+class BundleUpdate:
+    """A bundle after an update.
+
+    Attributes:
+        bundle: as it is now.
+        frame_counts: that were added or replaced.
+        files: what to copy to where the bundle is deployed, in this order: name -> bytes. The
+            manifest is the last, so that a copy is never a bundle that names what it lacks.
+    """
+
+    bundle: Bundle
+    frame_counts: tuple[int, ...]
+    files: dict[str, int]
+
+    def to_json(self) -> str:
+        """Return it as JSON; sizes in bytes."""
+        fields = {
+            "path": str(self.bundle.path),
+            "identity": self.bundle.identity,
+            "frames": self.frame_counts,
+            "serves": self.bundle.manifest.frame_counts,
+            "files": self.files,
+        }
+        return json.dumps(fields)
+
+    def to_text(self) -> str:
+        """Return what people read: the files to copy, in their order."""
+        served = ", ".join(map(str, self.bundle.manifest.frame_counts))
+        lines = [f"{self.bundle.path} serves {served} frames; to copy, in this order:"]
+        lines += [f"  {name}  {size:,} bytes" for name, size in self.files.items()]
+        lines.append("then measure it again: ffn-edge profile")
+        return "\n".join(lines)
+
+
+def update_bundle(
+    network: FrameFlexibleNetwork,
+    card: ModelCard,
+    path: str | os.PathLike[str],
+    frame_counts: Sequence[int],
+    *,
+    progress: Callable[[str], None] = lambda message: None,
+) -> BundleUpdate:
+    """Put frame counts of a network into the bundle in folder `path`.
+
+    Args:
+        network: shares its weights with the one that the bundle was exported from.
+        card: its classes and input preparation.
+        path: the bundle.
+        frame_counts: to add; one that the bundle serves already is replaced.
+        progress: called with one line per step.
+
+    Raises:
+        BundleError: there is no whole bundle at `path`.
+        ExportError: the bundle is of another network, a frame count does not exist, or the disk
+            is full. The bundle is then as it was.
+    """
+    folder = Path(path)
+    counts = check_frame_counts(frame_counts)
+    before = Bundle.load(folder)
+    manifest = before.manifest
+    _check_same_kind(manifest, network, card)
+    progress(f"folding {', '.join(map(str, counts))} frames")
+    folded = [fold(network, frames) for frames in counts]
+    stored = stored_tensors(folded, manifest.weights_dtype)
+    _check_same_weights(before, folded[0], stored)
+    sub_networks: dict[int, SubNetwork] = {}
+    written: dict[str, Path] = {}
+    try:
+        for sub in folded:
+            progress(f"writing the vectors and the graph for {sub.frames} frames")
+            vectors, graph = _free_names(sub.frames, manifest.files)
+            for name in (vectors, graph):
+                written[name] = folder / name
+            with atomic_file(folder / vectors) as temporary:
+                save_tensors(_own(sub, manifest, network, stored), temporary)
+            with atomic_file(folder / graph) as temporary:
+                save_graph(_graph(sub, manifest, network, folder, vectors), temporary)
+            tensors = WeightFile(folder / WEIGHTS, {sub.frames: folder / vectors})
+            sub_networks[sub.frames] = describe(network, card, sub, tensors, graph, vectors)
+        after = _updated(manifest, sub_networks, written)
+        write_text(folder / MANIFEST, after.to_json())
+    except BaseException as error:
+        # An interruption may come just after the manifest is in place.
+        in_use = Manifest.from_json((folder / MANIFEST).read_text(encoding="utf-8")).files
+        for name in written.keys() - in_use.keys():
+            written[name].unlink(missing_ok=True)
+        if isinstance(error, OSError | SafetensorError):
+            raise ExportError(
+                f"could not write into {folder}: {error}",
+                "free space on the disk; the bundle is as it was.",
+            ) from error
+        raise
+    for name in manifest.files.keys() - after.files.keys():
+        (folder / name).unlink(missing_ok=True)
+    sizes = {name: file.stat().st_size for name, file in written.items()}
+    sizes[MANIFEST] = (folder / MANIFEST).stat().st_size
+    return BundleUpdate(Bundle.load(folder), counts, sizes)
+
+
+def _own(
+    sub: FoldedNetwork,
+    manifest: Manifest,
+    network: FrameFlexibleNetwork,
+    stored: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Return the tensors of one frame count alone, and its known answers."""
+    answer = known_answer(sub, manifest.input, network.layout, stored)
+    own = {name: stored[name] for name in sub.tensors if name.startswith("frames/")}
+    return {**own, answer_name(sub.frames): answer}
+
+
+def _graph(
+    sub: FoldedNetwork,
+    manifest: Manifest,
+    network: FrameFlexibleNetwork,
+    folder: Path,
+    vectors: str,
+) -> onnx.ModelProto:
+    """Return the graph of a sub-network, whose own tensors lie in the file `vectors`."""
+    own = read_header(folder / vectors)
+    model = graph_from_folded(
+        sub, manifest.input, network.layout, {**read_header(folder / WEIGHTS), **own}
+    )
+    for tensor in model.graph.initializer:
+        if tensor.name in own:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = vectors
+    return model
+
+
+def _updated(
+    manifest: Manifest, sub_networks: dict[int, SubNetwork], written: Mapping[str, Path]
+) -> Manifest:
+    """Return the manifest with sub-networks added or replaced, and without files of no use."""
+    subs = dict(sorted((manifest.sub_networks | sub_networks).items()))
+    used = {WEIGHTS, *(sub.graph for sub in subs.values()), *(sub.vectors for sub in subs.values())}
+    files = manifest.files | {name: file_record(file) for name, file in written.items()}
+    return dataclasses.replace(
+        manifest,
+        schema_version=SCHEMA_VERSION_WITH_VECTORS,
+        producer=f"ffn-edge {ffn_edge.__version__}",
+        frame_counts=tuple(subs),
+        sub_networks=subs,
+        files={name: record for name, record in sorted(files.items()) if name in used},
+    )
+
+
+def _free_names(frames: int, taken: Collection[str]) -> tuple[str, str]:
+    """Return names for a frame count's vectors and graph that no file of the bundle has."""
+    for number in itertools.count(1):
+        ending = f"{frames}" if number == 1 else f"{frames}-{number}"
+        names = f"frames_{ending}.safetensors", f"graph_{ending}.onnx"
+        if not set(names) & set(taken):
+            return names
+    raise AssertionError("numbers do not end")
+
+
+def _check_same_kind(manifest: Manifest, network: FrameFlexibleNetwork, card: ModelCard) -> None:
+    """Raise an ExportError unless architecture, classes and input are the bundle's."""
+    ours, theirs = manifest.input, input_contract(card, manifest.input.batch)
+    for what, bundles, checkpoints in (
+        ("architecture", manifest.architecture, network.architecture),
+        ("number of classes", len(manifest.classes), network.num_classes),
+        ("classes", ", ".join(manifest.classes), ", ".join(card.classes)),
+        *(
+            (field.name, getattr(ours, field.name), getattr(theirs, field.name))
+            for field in dataclasses.fields(ours)
+        ),
+    ):
+        if bundles != checkpoints:
+            raise ExportError(
+                f"the bundle's {what} is {bundles}, the checkpoint's {checkpoints}", _EXPORT_WHOLE
+            )
+
+
+def _check_same_weights(bundle: Bundle, sub: FoldedNetwork, stored: Mapping[str, Tensor]) -> None:
+    """Raise an ExportError unless the shared tensors are the bundle's, as they are stored there."""
+    tensors = bundle.tensors()
+    differing = [
+        name
+        for name, tensor in stored.items()
+        if not name.startswith("frames/")
+        and (name not in tensors or not _equal(tensors[name], tensor))
+    ]
+    manifest = bundle.manifest
+    layers = (tuple(sub.layers), tuple(sub.unfolded))
+    if differing or layers != (manifest.layers, manifest.unfolded):
+        raise ExportError(
+            f"the checkpoint does not share the bundle's weights: {len(differing)} tensors differ"
+            f"{', such as ' + differing[0] if differing else ', but other layers are folded'}",
+            "name a checkpoint that was adapted from the one that was exported; or "
+            + _EXPORT_WHOLE,
+        )
+
+
+def _equal(stored: np.ndarray, tensor: Tensor) -> bool:
+    array = tensor.numpy()
+    return stored.dtype == array.dtype and np.array_equal(stored, array)

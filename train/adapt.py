@@ -1,0 +1,345 @@
+"""A frame count added after training, or its statistics taken anew; nothing else changes by a bit.
+
+    adapt         the shared weights and every other frame count are frozen. The new frame count's
+                  norms and φ start from those of the nearest one, and learn from the highest
+                  frame count's logits for the same video, as in training.
+    recalibrate   the running mean and variance of batch norms are estimated from the clips of a
+                  new camera. Nothing is learned.
+
+Neither needs labels, and what a list says of them is not read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ffn_edge.bundle import Accuracy
+from ffn_edge.errors import CheckpointError, DataError, RecipeError
+from ffn_edge.frames import check_frame_counts
+from ffn_edge.network import FrameFlexibleNetwork, build
+from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
+from ffn_edge.network.specialized import SpecializedNorm, WeightAlteration
+from ffn_edge.network.transfer import start_from
+from ffn_edge.train.objective import MultiFrequencyLoss
+from ffn_edge.train.processes import (
+    autocast_to,
+    compute_dtype,
+    join_processes,
+    keep_freed_memory,
+)
+from ffn_edge.train.report import evaluate_network
+from ffn_edge.train.unlabelled import Clips, UnlabelledVideos
+
+# Measured on the demo's clips; see benchmarks/adaptation.py.
+EPOCHS = 3
+LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapted:
+    """What was written, and what it was learned from.
+
+    Attributes:
+        output: the new checkpoint.
+        frame_counts: that were added or recalibrated.
+        videos: of the list.
+        seconds: of learning, decoding included, the validation not.
+        loss: the mean KL divergence from the teacher in the last epoch, in nats, by frame count;
+            empty after recalibration.
+        accuracy: of these frame counts; empty without a validation list.
+        broken_videos: could not be read.
+    """
+
+    output: str
+    frame_counts: tuple[int, ...]
+    videos: int
+    seconds: float
+    loss: dict[int, float]
+    accuracy: dict[int, Accuracy]
+    broken_videos: tuple[str, ...]
+
+
+def adapt(
+    checkpoint: str,
+    output: str,
+    frame_counts: Sequence[int],
+    clips: Clips,
+    *,
+    epochs: int = EPOCHS,
+    learning_rate: float = LEARNING_RATE,
+    device: str | None = None,
+) -> Adapted:
+    """Add frame counts to a checkpoint, and write it as another.
+
+    Args:
+        checkpoint: a file.
+        output: the file to write, atomically.
+        frame_counts: to add, ascending.
+        clips: what to learn from.
+        epochs: passes over the list.
+        learning_rate: of Adam, at first; it falls to zero along a cosine.
+        device: "cpu", "cuda", "cuda:1"; None for a GPU where there is one.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, serves one of the frame counts already, or
+            holds nothing of its own for each; the output cannot be written.
+        DataError: a list cannot be used, or too many of its videos are broken.
+        RecipeError: a value that cannot be, or learning diverged.
+    """
+    if epochs < 1 or not 0 < learning_rate < math.inf:
+        raise RecipeError(
+            f"nothing is learned in {epochs} epochs at a learning rate of {learning_rate}",
+            f"leave them out for {EPOCHS} and {LEARNING_RATE}.",
+        )
+    loaded = load_checkpoint(checkpoint)
+    added = check_frame_counts(frame_counts)
+    network = _with_frame_counts(loaded.network, added, checkpoint)
+    teacher = max(loaded.network.frame_counts)
+    videos = UnlabelledVideos(clips, sorted({*added, teacher}), loaded.card, train=True)
+    start = time.monotonic()
+    with join_processes(device) as processes:
+        if processes.device.type == "cpu":
+            keep_freed_memory()
+        network.to(processes.device)
+        if network.layout == "frames":
+            network.to(memory_format=torch.channels_last)
+        loss = _distil(network, teacher, added, videos, epochs, learning_rate, processes.device)
+    seconds = time.monotonic() - start
+    accuracy = _write(network, loaded.card, output, added, clips, device)
+    return Adapted(
+        output=output,
+        frame_counts=added,
+        videos=len(videos),
+        seconds=seconds,
+        loss=loss,
+        accuracy=accuracy,
+        broken_videos=videos.broken.paths,
+    )
+
+
+def recalibrate(
+    checkpoint: str,
+    output: str,
+    frame_counts: Sequence[int] | None,
+    clips: Clips,
+    *,
+    device: str | None = None,
+) -> Adapted:
+    """Estimate the running statistics of a checkpoint's batch norms anew, and write it as another.
+
+    Each is the mean over batches of clips that are taken as in testing. What the checkpoint knew
+    of these frame counts' accuracy is dropped: it was that of other statistics.
+
+    Args:
+        checkpoint: a file.
+        output: the file to write, atomically.
+        frame_counts: whose statistics; None for all.
+        clips: at least two.
+        device: "cpu", "cuda", "cuda:1"; None for a GPU where there is one.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, lacks one of the frame counts, or has no
+            statistics of its own for each; the output cannot be written.
+        DataError: a list cannot be used, or too many of its videos are broken.
+    """
+    loaded = load_checkpoint(checkpoint)
+    network, card = loaded.network, loaded.card
+    counts = network.frame_counts if frame_counts is None else check_frame_counts(frame_counts)
+    if absent := sorted(set(counts) - set(network.frame_counts)):
+        served = ", ".join(map(str, network.frame_counts))
+        raise CheckpointError(
+            f"{checkpoint} serves {served} frames; {absent[0]} was asked for",
+            f"name some of {served}; without --recalibrate, {absent[0]} is added.",
+        )
+    _check_specialised(network, checkpoint)
+    norms = [norm for t in counts for norm in _norms(network, t) if isinstance(norm, _BatchNorm)]
+    if not norms:
+        raise CheckpointError(
+            f"a {network.architecture} has no batch norm, and so no statistics to recalibrate",
+            "a new frame count is learned without --recalibrate.",
+        )
+    videos = UnlabelledVideos(clips, counts, card, train=False)
+    if len(videos) < 2:
+        raise DataError(
+            f"{clips.list_file} lists one video", "statistics need two at least, better hundreds."
+        )
+    start = time.monotonic()
+    with join_processes(device) as processes:
+        network.to(processes.device)
+        _estimate(network, norms, counts, videos, processes.device)
+    seconds = time.monotonic() - start
+    kept = {t: known for t, known in card.accuracy.items() if t not in counts}
+    card = dataclasses.replace(card, accuracy=kept)
+    accuracy = _write(network, card, output, counts, clips, device)
+    return Adapted(
+        output=output,
+        frame_counts=counts,
+        videos=len(videos),
+        seconds=seconds,
+        loss={},
+        accuracy=accuracy,
+        broken_videos=videos.broken.paths,
+    )
+
+
+def summary(adapted: Adapted) -> str:
+    """Return what people read of a result, one line a frame count."""
+    lines = []
+    for frames in adapted.frame_counts:
+        parts = [f"{frames} frames, {adapted.videos} videos, {adapted.seconds:.0f} s"]
+        if frames in adapted.loss:
+            parts.append(f"KL from the teacher {adapted.loss[frames]:.3f}")
+        if frames in adapted.accuracy:
+            parts.append(f"top-1 {adapted.accuracy[frames].top1:.1%}")
+        lines.append("; ".join(parts))
+    return "\n".join([*lines, adapted.output])
+
+
+def _distil(
+    network: FrameFlexibleNetwork,
+    teacher: int,
+    added: Sequence[int],
+    videos: UnlabelledVideos,
+    epochs: int,
+    learning_rate: float,
+    device: torch.device,
+) -> dict[int, float]:
+    """Teach the vectors of `added` the teacher's logits; return the losses of the last epoch."""
+    # As in evaluation, but for the new norms, whose statistics follow the batches.
+    network.eval().requires_grad_(False)
+    for norm in (norm for t in added for norm in _norms(network, t)):
+        norm.train()
+    learned = [parameter for t in added for parameter in _vectors(network, t)]
+    for parameter in learned:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam(learned, lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * videos.batches)
+    dtype = compute_dtype("auto", device)
+    autocast = autocast_to(dtype, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    objective = MultiFrequencyLoss()
+    for epoch in range(epochs):
+        losses: dict[int, list[Tensor]] = {t: [] for t in added}
+        for batch in videos.epoch(epoch, f"epoch {epoch + 1} of {epochs}"):
+            clips = videos.inputs(batch, device)
+            with torch.no_grad(), autocast():
+                target = network(clips[teacher], teacher)
+            for frames in added:
+                with autocast():
+                    logits = network(clips[frames], frames)
+                loss = objective.student(frames, logits, target, batch.labels).total
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                losses[frames].append(loss.detach())
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+        means = {t: float(torch.stack(each).mean()) for t, each in losses.items()}
+        if not all(map(math.isfinite, means.values())):
+            raise RecipeError(
+                f"learning diverged in epoch {epoch + 1}: the loss is {means}",
+                f"lower --learning-rate, which was {learning_rate}; nothing was written.",
+            )
+    return means
+
+
+def _estimate(
+    network: FrameFlexibleNetwork,
+    norms: Sequence[_BatchNorm],
+    frame_counts: Sequence[int],
+    videos: UnlabelledVideos,
+    device: torch.device,
+) -> None:
+    """Set the running mean and variance of `norms` to the mean over the batches."""
+    network.eval()
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.num_batches_tracked = torch.tensor(0, device=device)
+        norm.momentum = None  # the plain mean over batches
+        norm.train()
+    with torch.inference_mode():
+        for batch in videos.epoch(0, "recalibrating"):
+            clips = videos.inputs(batch, device)
+            for frames in frame_counts:
+                network(clips[frames], frames)
+    for norm, (momentum, tracked) in zip(norms, before, strict=True):
+        norm.momentum, norm.num_batches_tracked = momentum, tracked
+
+
+def _write(
+    network: FrameFlexibleNetwork,
+    card: ModelCard,
+    output: str,
+    frame_counts: Sequence[int],
+    clips: Clips,
+    device: str | None,
+) -> dict[int, Accuracy]:
+    """Validate, where there is a list for it, and write the checkpoint; return the accuracy."""
+    accuracy: dict[int, Accuracy] = {}
+    if clips.val_list is not None:
+        accuracy = evaluate_network(
+            network,
+            dataclasses.replace(card, dataset=clips.dataset or card.dataset),
+            frame_counts,
+            list_file=clips.val_list,
+            root=clips.root,
+            batch_size=clips.batch_size,
+            workers=clips.workers,
+            device=device,
+        )
+    known = dict(sorted((card.accuracy | accuracy).items()))
+    save_checkpoint(output, network.cpu(), dataclasses.replace(card, accuracy=known))
+    return accuracy
+
+
+def _with_frame_counts(
+    network: FrameFlexibleNetwork, added: Sequence[int], checkpoint: str
+) -> FrameFlexibleNetwork:
+    """Return a network that serves `added` too, each with the vectors of the nearest as yet."""
+    if present := sorted(set(added) & set(network.frame_counts)):
+        raise CheckpointError(
+            f"{checkpoint} has a sub-network for {present[0]} frames already",
+            "--recalibrate estimates its statistics anew; or name another number of frames.",
+        )
+    _check_specialised(network, checkpoint)
+    larger = build(
+        network.architecture,
+        network.num_classes,
+        sorted({*network.frame_counts, *added}),
+        without=network.without,
+    )
+    start_from(larger, network)
+    return larger
+
+
+def _check_specialised(network: FrameFlexibleNetwork, checkpoint: str) -> None:
+    """Raise a CheckpointError unless frame counts share weights, and have norms of their own."""
+    for part, meaning in (
+        ("sn", "its frame counts share their norms"),
+        ("ws", "its frame counts share no weights"),
+    ):
+        if part in network.without:
+            raise CheckpointError(
+                f"{checkpoint} was trained --without {part}: {meaning}",
+                "give a checkpoint of the whole method.",
+            )
+
+
+def _norms(network: FrameFlexibleNetwork, frames: int) -> list[nn.Module]:
+    """Return the norms that belong to one frame count."""
+    return [m.norms[str(frames)] for m in network.modules() if isinstance(m, SpecializedNorm)]
+
+
+def _vectors(network: FrameFlexibleNetwork, frames: int) -> list[nn.Parameter]:
+    """Return what one frame count can learn: the affine of its norms, and φ."""
+    affine = [parameter for norm in _norms(network, frames) for parameter in norm.parameters()]
+    phi = [m.phi[str(frames)] for m in network.modules() if isinstance(m, WeightAlteration)]
+    return affine + phi
