@@ -43,6 +43,7 @@ from ffn_edge.network.specialized import (
     WeightAlteration,
 )
 from ffn_edge.network.tracing import traced
+from ffn_edge.network.unshared import UnsharedNetwork
 
 # The number of dimensions that an adaptive average pooling averages over.
 _POOLINGS: dict[Any, int] = {
@@ -81,13 +82,19 @@ def fold(network: FrameFlexibleNetwork, frames: int) -> FoldedNetwork:
         frames: one of its frame counts.
 
     Raises:
-        ExportError: the frame count does not exist.
+        ExportError: the frame count does not exist, or the frame counts share no weights.
         NetworkError: the body cannot be traced.
     """
     if frames not in network.frame_counts:
         raise ExportError(
             f"the network has no sub-network for {frames} frames",
             f"choose from {', '.join(map(str, network.frame_counts))}.",
+        )
+    if isinstance(network, UnsharedNetwork):
+        raise ExportError(
+            "a network without weight sharing is not one bundle",
+            "export one that was trained with it; `ffn-edge train --method separate` trains "
+            "networks that can be exported one by one.",
         )
     body, graph = traced(network.body)
     folder = _Folder(graph, dict(body.named_modules()), frames)

@@ -112,15 +112,16 @@ def train(
       ffn-edge train my_recipe.py -o runs/separate --method separate
       torchrun --nproc-per-node 4 -m ffn_edge train my_recipe.py -o runs/four
     """
-    from ffn_edge.train.methods import train_method
+    from ffn_edge.train.methods import method_of, train_method
 
     chosen = chosen_recipe(recipe, **options)
     if without:
         chosen = chosen.replace(without=tuple(part.strip() for part in without.split(",")))
-    results = train_method(method, chosen, output, resume=resume, device=device, workers=workers)
+    asked = method_of(method, chosen)
+    results = train_method(asked, output, resume=resume, device=device, workers=workers)
     if as_json:
         fields = {name: dataclasses.asdict(result) for name, result in results.items()}
-        click.echo(json.dumps(fields if len(fields) > 1 else next(iter(fields.values()))))
+        click.echo(json.dumps(fields if len(asked.runs) > 1 else fields[asked.runs[0].name]))
     if not all(result.finished for result in results.values()):
         sys.exit(130)
 
@@ -130,14 +131,14 @@ def train(
 @click.option("--list", "list_file", required=True, help="List file of labelled videos.")
 @click.option("--root", help="Folder that the list's paths start from; else the list's own.")
 @click.option("--dataset", help="Facts of a data set; else those of the training's.")
-@click.option("--frames", default="4,8,16", show_default=True, help="List or range: 2-20.")
+@click.option("--frames", help="List or range: 2-20.  [default: those that were trained]")
 @click.option("--batch-size", default=16, show_default=True, help="Videos at a time.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write accuracy against cost here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def evaluate(
-    checkpoint: str, as_json: bool, plot: str | None, frames: str, **options: object
+    checkpoint: str, as_json: bool, plot: str | None, frames: str | None, **options: object
 ) -> None:
     """Measure accuracy at any frame count.
 
@@ -150,7 +151,8 @@ def evaluate(
     from ffn_edge.frames import parse_frames
     from ffn_edge.train.report import evaluate_checkpoint, plot_accuracy, table_of
 
-    rows = evaluate_checkpoint(checkpoint, parse_frames(frames), **options)  # type: ignore[arg-type]
+    counts = parse_frames(frames) if frames else None
+    rows = evaluate_checkpoint(checkpoint, counts, **options)  # type: ignore[arg-type]
     if plot:
         plot_accuracy({checkpoint: rows}, plot)
     if as_json:

@@ -25,8 +25,10 @@ from ffn_edge.train.loop import BEST
 from ffn_edge.train.methods import Answering, Method, Run, method_of, train_run
 from ffn_edge.train.recipe import Recipe
 from ffn_edge.train.report import evaluate_network
+from ffn_edge.train.run_state import FREE_ON_RESUME
 
 RESULTS = "results.json"
+_RUN = "run.json"
 _TEST_CLIPS = 600
 
 
@@ -91,7 +93,7 @@ def compare(
         RecipeError: an unknown method, no test list, or the folder holds another recipe's runs.
     """
     folder = Path(folder)
-    if recipe.dataset == "demo" and recipe.train_list is None:
+    if recipe.dataset == "demo" and not (recipe.train_list or recipe.val_list or test_list):
         recipe, test_list = _with_demo_clips(recipe, folder / "clips", seeds, say)
     listed = test_list or recipe.val_list
     if listed is None:
@@ -154,15 +156,12 @@ def _score(
 ) -> Score | None:
     """Train and evaluate one method with one seed, as far as that is not done."""
     runs = [dataclasses.replace(run, recipe=run.recipe.replace(seed=seed)) for run in method.runs]
-    seconds = cpu_seconds = 0.0
+    trained = []
     for run in runs:
-        result = train_run(
-            run, folder / run.name, others=folder, resume=True, device=device, workers=workers
-        )
-        if not result.finished:
+        times = _trained(run, folder, device=device, workers=workers)
+        if times is None:
             return None
-        seconds += result.seconds
-        cpu_seconds += result.cpu_seconds
+        trained.append(times)
     answering = [run for run in runs if run.name in method.answering]
     asked = {
         "list": _sha256(Path(test_list)),
@@ -196,11 +195,43 @@ def _score(
         seed=seed,
         parameters=known["parameters"],
         bytes=known["bytes"],
-        seconds=seconds,
-        cpu_seconds=cpu_seconds,
+        seconds=sum(times["seconds"] for times in trained),
+        cpu_seconds=sum(times["cpu_seconds"] for times in trained),
         gmacs={int(t): value for t, value in known["gmacs"].items()},
         accuracy={int(t): Accuracy(**value) for t, value in known["accuracy"].items()},
     )
+
+
+def _trained(run: Run, folder: Path, *, device: str | None, workers: int) -> dict[str, Any] | None:
+    """Train a run as far as that is not done; return what it took, or None if interrupted.
+
+    What was asked for stands beside the run from its beginning: a folder is never taken for the
+    run of another recipe, of other videos, or of another start.
+    """
+    recipe, own = run.recipe, folder / run.name
+    fields = dataclasses.asdict(recipe).items()
+    asked: dict[str, Any] = {k: v for k, v in fields if k not in FREE_ON_RESUME}
+    asked |= {"weights": recipe.weights, "start": run.after and _sha256(folder / run.after / BEST)}
+    for name in ("train_list", "val_list", "classes"):
+        path = getattr(recipe, name)
+        asked[name] = path and _sha256(Path(path))
+    asked = json.loads(json.dumps(asked))  # as it is read back: lists, not tuples
+    known = _read(own / _RUN)
+    if known and known["asked"] != asked:
+        name = next(name for name in asked if known["asked"].get(name) != asked[name])
+        raise RecipeError(
+            f"{own} holds a run whose {name} is another",
+            "name another folder for this comparison, or remove that run; nothing was changed.",
+        )
+    if known.get("took"):
+        return dict(known["took"])
+    write_text(own / _RUN, json.dumps({"asked": asked}, indent=1))
+    result = train_run(run, own, others=folder, resume=True, device=device, workers=workers)
+    if not result.finished:
+        return None
+    took = {"seconds": result.seconds, "cpu_seconds": result.cpu_seconds}
+    write_text(own / _RUN, json.dumps({"asked": asked, "took": took}, indent=1))
+    return took
 
 
 def _load(runs: Sequence[Run], folder: Path, *, ensemble: bool) -> tuple[Answering, ModelCard]:

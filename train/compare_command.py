@@ -86,6 +86,9 @@ def compare(
 
 def _seeds(text: str) -> list[int]:
     try:
-        return [int(seed) for seed in text.split(",")]
+        seeds = [int(seed) for seed in text.split(",")]
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not a list such as 0,1,2") from error
+    if min(seeds) < 0:
+        raise click.BadParameter("seeds are at least 0")
+    return list(dict.fromkeys(seeds))  # the same training twice would look like certainty

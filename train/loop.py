@@ -228,7 +228,9 @@ def train(
                             t: to_model_input(
                                 clip.to(processes.device, non_blocking=True), card.mean, card.std
                             )
-                            for t, clip in clips_of_step(recipe, batch.clips, state.step).items()
+                            for t, clip in clips_of_step(
+                                recipe, batch.clips, state.step, part * world_size + rank
+                            ).items()
                         }
                         target = batch.labels.to(processes.device, non_blocking=True)
                         last_part = part == recipe.accumulate - 1

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ffn_edge.errors import RecipeError
+from ffn_edge.errors import CheckpointError, RecipeError
 from ffn_edge.frames import nearest_frame_count
 from ffn_edge.network import ABLATIONS, FrameFlexibleNetwork
 from ffn_edge.network.cost import count_macs
@@ -52,12 +52,12 @@ class Method:
     ensemble: bool = False
 
 
+# What FFN is compared with are ordinary networks: with one norm, and without an alteration.
+_ORDINARY = {"without": ("wa",)}
+
+
 def _single(recipe: Recipe, frames: int) -> Run:
-    return Run(f"single-{frames}", recipe.replace(frame_counts=(frames,)))
-
-
-def _ffn(recipe: Recipe) -> tuple[Run, ...]:
-    return (Run("ffn", recipe),)
+    return Run(f"single-{frames}", recipe.replace(frame_counts=(frames,), **_ORDINARY))
 
 
 def _naive(recipe: Recipe) -> tuple[Run, ...]:
@@ -69,11 +69,11 @@ def _separate(recipe: Recipe) -> tuple[Run, ...]:
 
 
 def _mixed(recipe: Recipe) -> tuple[Run, ...]:
-    return (Run("mixed", recipe.replace(sampling="mixed")),)
+    return (Run("mixed", recipe.replace(sampling="mixed", **_ORDINARY)),)
 
 
 def _proportional(recipe: Recipe) -> tuple[Run, ...]:
-    return (Run("proportional", recipe.replace(sampling="proportional")),)
+    return (Run("proportional", recipe.replace(sampling="proportional", **_ORDINARY)),)
 
 
 def _finetune(recipe: Recipe) -> tuple[Run, ...]:
@@ -81,15 +81,17 @@ def _finetune(recipe: Recipe) -> tuple[Run, ...]:
     # Half as long at a tenth of the learning rate: what it had learnt is to stay.
     further = recipe.replace(
         frame_counts=recipe.frame_counts[:1],
+        **_ORDINARY,
+        weights=None,
         epochs=max(1, recipe.epochs // 2),
         learning_rate=recipe.learning_rate / 10,
         step_epochs=tuple(epoch // 2 for epoch in recipe.step_epochs),
+        warmup_epochs=recipe.warmup_epochs / 2,
     )
     return (start, Run("finetune", further, after=start.name))
 
 
 _RUNS: dict[str, Callable[[Recipe], tuple[Run, ...]]] = {
-    "ffn": _ffn,
     "naive": _naive,
     "separate": _separate,
     "mixed": _mixed,
@@ -97,7 +99,7 @@ _RUNS: dict[str, Callable[[Recipe], tuple[Run, ...]]] = {
     "finetune": _finetune,
     "ensemble": _separate,
 }
-METHODS = tuple(_RUNS)
+METHODS = ("ffn", *_RUNS)
 ALL_METHODS = (*METHODS, *(f"without-{part}" for part in ABLATIONS), "separate-each")
 
 
@@ -105,11 +107,19 @@ def method_of(name: str, recipe: Recipe, evaluated: Sequence[int] = ()) -> Metho
     """Return a method under a recipe; `evaluated` are the frame counts of "separate-each".
 
     Raises:
-        RecipeError: it does not exist, or it needs several frame counts.
+        RecipeError: it does not exist, it needs several frame counts, or the recipe is an ablation
+            already.
     """
     if name not in ALL_METHODS:
         near = difflib.get_close_matches(name, ALL_METHODS, n=3) or ALL_METHODS
         raise RecipeError(f"there is no method {name!r}", f"did you mean {' or '.join(near)}?")
+    if recipe.without and name != "ffn":
+        raise RecipeError(
+            f"{name} has no {' and no '.join(recipe.without)} that could be left out",
+            "ablations are of FFN: leave out --method or --without.",
+        )
+    if name == "ffn":  # by itself it compares nothing: any frame counts will do
+        return Method(name, (Run(name, recipe),), (name,))
     if len(recipe.frame_counts) < 2:
         raise RecipeError(
             f"{name} is compared over several frame counts; the recipe has {recipe.frame_counts}",
@@ -119,6 +129,11 @@ def method_of(name: str, recipe: Recipe, evaluated: Sequence[int] = ()) -> Metho
         part = name.removeprefix("without-")
         return Method(name, (Run(name, recipe.replace(without=(part,))),), (name,))
     if name == "separate-each":
+        if not evaluated:
+            raise RecipeError(
+                "separate-each trains a network for each frame count that is evaluated",
+                "it is a method of `ffn-edge compare`; for some, --method separate --frames 2,4,6.",
+            )
         runs = tuple(_single(recipe, frames) for frames in evaluated)
         return Method(name, runs, tuple(run.name for run in runs))
     runs = _RUNS[name](recipe)
@@ -127,8 +142,7 @@ def method_of(name: str, recipe: Recipe, evaluated: Sequence[int] = ()) -> Metho
 
 
 def train_method(
-    name: str,
-    recipe: Recipe,
+    method: Method,
     output: str | Path,
     *,
     resume: bool = False,
@@ -138,8 +152,7 @@ def train_method(
     """Train a method: in `output`, or where it has several runs in a folder of it for each.
 
     Args:
-        name: one of `METHODS`.
-        recipe: what to train it with.
+        method: what to train.
         output: the folder.
         resume: continue what the folder holds.
         device: see `ffn_edge.train.loop.train`.
@@ -149,22 +162,20 @@ def train_method(
         How each run ended, by name; up to the first that was interrupted.
 
     Raises:
-        RecipeError: no such method, or one that `without` does not belong to.
+        CheckpointError: there is nothing to resume.
+        RecipeError: the folder holds a run, and `resume` is not set, or one of another kind.
     """
-    if recipe.without and name != "ffn":
-        raise RecipeError(
-            f"{name} has no {' and no '.join(recipe.without)} that could be left out",
-            "ablations are of FFN: leave out --method or --without.",
-        )
     folder = Path(output)
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=3) or METHODS
-        raise RecipeError(f"there is no method {name!r}", f"did you mean {' or '.join(near)}?")
-    # FFN alone compares nothing: any frame counts will do.
-    runs = _ffn(recipe) if name == "ffn" else method_of(name, recipe).runs
+    several = len(method.runs) > 1
+    owns = [folder / run.name if several else folder for run in method.runs]
+    if resume and not any((own / LAST).is_file() for own in owns):
+        raise CheckpointError(
+            f"{folder} holds no run of {method.name} to resume", "leave out --resume to start one."
+        )
+    if several and (folder / LAST).is_file():
+        raise RecipeError(f"{folder} holds a single run", "name another folder.")
     results = {}
-    for run in runs:
-        own = folder / run.name if len(runs) > 1 else folder
+    for run, own in zip(method.runs, owns, strict=True):
         results[run.name] = train_run(
             run, own, others=folder, resume=resume, device=device, workers=workers
         )

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.specialized import NORM_TYPES
+from ffn_edge.network.unshared import UnsharedNetwork
 from ffn_edge.train.recipe import Recipe
 
 
@@ -49,9 +50,11 @@ def _paper_groups(
         if isinstance(module, NORM_TYPES)
         for p in module.parameters(recurse=False)
     }
-    classifier = [m for m in network.modules() if isinstance(m, nn.Linear)][-1:]
-    classifier_weights = [m.weight for m in classifier]
-    classifier_biases = [m.bias for m in classifier if m.bias is not None]
+    # Without weight sharing, each frame count's network has a classifier.
+    wholes = network.networks.values() if isinstance(network, UnsharedNetwork) else [network]
+    classifier = [[m for m in w.modules() if isinstance(m, nn.Linear)][-1:] for w in wholes]
+    classifier_weights = [m.weight for each in classifier for m in each]
+    classifier_biases = [m.bias for each in classifier for m in each if m.bias is not None]
     special = norm_parameters | {id(p) for p in (*classifier_weights, *classifier_biases)}
     norms = [p for p in network.parameters() if id(p) in norm_parameters]
     others = [p for p in network.parameters() if id(p) not in special]

@@ -103,11 +103,13 @@ class Recipe:
                 f"there is no method without {unknown[0]!r}",
                 f"what can be left out is {', '.join(ABLATIONS)}.",
             )
-        if self.sampling != "all" and (self.without or len(self.frame_counts) < 2):
+        if self.sampling != "all" and len(self.frame_counts) < 2:
             raise RecipeError(
-                f"{self.sampling} sampling trains one ordinary network on two frame counts or more",
-                "leave `without` out, and name the frame counts.",
+                f"{self.sampling} sampling trains one network on two frame counts or more",
+                "name the frame counts.",
             )
+        if self.seed < 0:
+            raise RecipeError(f"seed is {self.seed}", "it is at least 0.")
         if not 0 <= self.low_share <= 1:
             raise RecipeError(f"low_share is {self.low_share}", "it is a share, in [0, 1].")
         for name in _POSITIVE:

@@ -37,7 +37,7 @@ class Row:
 
 def evaluate_checkpoint(
     checkpoint: str,
-    frame_counts: Sequence[int],
+    frame_counts: Sequence[int] | None = None,
     *,
     list_file: str,
     root: str | None = None,
@@ -49,7 +49,8 @@ def evaluate_checkpoint(
 ) -> list[Row]:
     """Evaluate a checkpoint on a list of videos: one row per frame count.
 
-    Each video is decoded once, for the union of all frame counts. `dataset` names its facts; left
+    Each video is decoded once, for the union of all frame counts; left out, these are the
+    network's. `dataset` names its facts; left
     out, they are those of the training's data set.
 
     Raises:
@@ -58,6 +59,7 @@ def evaluate_checkpoint(
     """
     loaded = load_checkpoint(checkpoint)
     network, card = loaded.network, loaded.card
+    frame_counts = frame_counts or network.frame_counts
     if dataset is not None:
         card = dataclasses.replace(card, dataset=dataset)
     accuracy = evaluate_network(

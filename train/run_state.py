@@ -19,7 +19,7 @@ from ffn_edge.train.recipe import Recipe
 
 # What may differ between a checkpoint's recipe and the one that continues it: where files lie, and
 # how fast it goes. Everything else would make it another run.
-_FREE_ON_RESUME = {
+FREE_ON_RESUME = {
     "train_list", "val_list", "classes", "root", "weights", "start_from", "cache_gib",
     "max_broken_share", "compile", "validate_every", "checkpoint_minutes", "together",
 }  # fmt: skip
@@ -123,11 +123,13 @@ class RunParts:
                 f"{path} holds a network without the state of its training",
                 "it can be exported or evaluated, but not resumed.",
             )
-        now = dataclasses.asdict(recipe)
+        # A field that an older release did not know had its default.
+        defaults = {f.name: f.default for f in dataclasses.fields(Recipe)}
+        then = defaults | training["recipe"]
         differ = [
-            f"{name} was {then!r}, is {now.get(name)!r}"
-            for name, then in training["recipe"].items()
-            if name not in _FREE_ON_RESUME and now.get(name) != then
+            f"{name} was {then[name]!r}, is {now!r}"
+            for name, now in dataclasses.asdict(recipe).items()
+            if name not in FREE_ON_RESUME and now != then[name]
         ]
         if differ:
             raise CheckpointError(

@@ -30,20 +30,25 @@ def sampled_frame_counts(recipe: Recipe) -> tuple[int, ...]:
     return (recipe.frame_counts[0], recipe.frame_counts[-1])
 
 
-def clips_of_step(recipe: Recipe, clips: dict[int, Tensor], step: int) -> dict[int, Tensor]:
+def clips_of_step(
+    recipe: Recipe, clips: dict[int, Tensor], step: int, part: int = 0
+) -> dict[int, Tensor]:
     """Choose what a step trains on: clips by the sub-network that classifies them.
 
     Args:
         recipe: `sampling`, `low_share` and `seed` are read.
         clips: uint8 (B, T, S, S, 3) by frame count, of `sampled_frame_counts`.
-        step: the optimiser step; with the seed it decides the draw, on every process alike.
+        step: the optimiser step; with the seed it decides a frame count for the whole batch.
+        part: of the step's batch, a number of its own on each process; it decides the draw for
+            each video.
     """
     if recipe.sampling == "all":
         return clips
     low, high = min(clips), max(clips)
-    rng = np.random.default_rng([recipe.seed, step])
     if recipe.sampling == "proportional":
-        return {high: clips[low if rng.random() < recipe.low_share else high]}
+        drawn_low = np.random.default_rng([recipe.seed, step]).random() < recipe.low_share
+        return {high: clips[low if drawn_low else high]}
+    rng = np.random.default_rng([recipe.seed, step, part])
     repeated = clips[low][:, torch.arange(high) * low // high]
     drawn = torch.from_numpy(rng.random(len(repeated)) < recipe.low_share)
     return {high: torch.where(drawn.reshape(-1, 1, 1, 1, 1), repeated, clips[high])}

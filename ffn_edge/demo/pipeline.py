@@ -28,6 +28,7 @@ from ffn_edge.runtime.run import open_session
 from ffn_edge.runtime.session import Result
 from ffn_edge.train.clips import Action, render_clips, render_stream
 from ffn_edge.train.loop import BEST, LAST, train
+from ffn_edge.train.methods import method_of
 from ffn_edge.train.recipe import Recipe, load_recipe
 from ffn_edge.train.report import Row, evaluate_checkpoint
 from ffn_edge.video_list import videos_of
@@ -129,7 +130,7 @@ def run_demo(
     with stage(f"train the Frame Flexible Network at {_listed(recipe.frame_counts)} frames"):
         _train(recipe, folder / "ffn")
     with stage(f"train the naive network at {highest} frames alone"):
-        _train(recipe.replace(frame_counts=(highest,)), folder / "naive")
+        _train(method_of("naive", recipe).runs[0].recipe, folder / "naive")
 
     with stage(f"evaluate both at {len(EVALUATED)} frame counts on clips of a fresh seed"):
         for name in ("ffn", "naive"):

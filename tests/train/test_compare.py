@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from ffn_edge.bundle import Accuracy
-from ffn_edge.errors import CheckpointError, RecipeError
-from ffn_edge.network.checkpoint import load_checkpoint
+from ffn_edge.errors import RecipeError
+from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint
 from ffn_edge.train import compare as compare_module
 from ffn_edge.train.clips import render_clips
 from ffn_edge.train.compare import RESULTS, Score, compare, mean_top1
+from ffn_edge.train.compare_command import _seeds
 from ffn_edge.train.compare_command import compare as compare_command
 from ffn_edge.train.loop import BEST
 from ffn_edge.train.recipe import Recipe
@@ -75,6 +77,10 @@ def test_the_same_command_again_trains_and_evaluates_nothing(
     def evaluated(*_: object, **__: object) -> None:
         raise AssertionError("evaluated again")
 
+    def trained(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(compare_module, "train_run", trained)
     monkeypatch.setattr(compare_module, "evaluate_network", evaluated)
     again = compare(quick, tmp_path, ["naive"])
     assert again is not None and again[0].accuracy == first[0].accuracy
@@ -107,11 +113,33 @@ def test_an_interrupted_comparison_goes_on_where_it_was(
     assert (tmp_path / "seed-0" / "single-2" / BEST).read_bytes() == kept
 
 
-def test_a_folder_of_another_recipe_is_refused(quick: Recipe, tmp_path: Path) -> None:
+def test_a_folder_of_another_recipe_data_or_start_is_refused(quick: Recipe, tmp_path: Path) -> None:
     compare(quick, tmp_path, ["naive"])
+    other = tmp_path / "other.txt"
+    other.write_text(Path(str(quick.train_list)).read_text() + "\n")
+    relative = quick.replace(root=str(Path(str(quick.train_list)).parent))
 
-    with pytest.raises(CheckpointError, match=r"learning_rate was 0\.01, is 0\.02"):
-        compare(quick.replace(learning_rate=0.02), tmp_path, ["naive"])
+    for changed, what in (
+        (quick.replace(learning_rate=0.02), "learning_rate"),
+        (relative.replace(train_list=str(other)), "train_list"),
+        (quick.replace(weights="elsewhere.pth"), "weights"),
+    ):
+        with pytest.raises(RecipeError, match=f"single-4 holds a run whose {what} is another"):
+            compare(changed, tmp_path, ["naive"])
+
+
+def test_a_run_is_refused_once_the_one_it_started_from_is_another(
+    quick: Recipe, tmp_path: Path
+) -> None:
+    compare(quick, tmp_path, ["finetune"])
+    shutil.rmtree(tmp_path / "seed-0" / "single-4")
+    (tmp_path / "seed-0" / "finetune.json").unlink()
+    compare(quick, tmp_path, ["naive"])
+    best = tmp_path / "seed-0" / "single-4" / BEST
+    loaded = load_checkpoint(best)
+    save_checkpoint(best, loaded.network, dataclasses.replace(loaded.card, dataset="jester"))
+    with pytest.raises(RecipeError, match="finetune holds a run whose start is another"):
+        compare(quick, tmp_path, ["finetune"])
 
 
 def test_separate_each_has_a_network_for_every_evaluated_frame_count(
@@ -167,5 +195,10 @@ def test_compare_prints_a_table_json_and_draws(recipe: Recipe, tmp_path: Path) -
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     result = CliRunner().invoke(compare_command, [*arguments, "--json"], catch_exceptions=False)
     assert [row["method"] for row in json.loads(result.stdout)] == ["naive", "without-wa"]
-    result = CliRunner().invoke(compare_command, [*arguments, "--seeds", "a"])
-    assert result.exit_code == 2 and "not a list such as 0,1,2" in result.output
+    for seeds, message in (("a", "not a list such as 0,1,2"), ("-1", "seeds are at least 0")):
+        result = CliRunner().invoke(compare_command, [*arguments, "--seeds", seeds])
+        assert result.exit_code == 2 and message in result.output
+
+
+def test_the_same_seed_twice_is_one_training() -> None:
+    assert _seeds("2,0,2") == [2, 0]

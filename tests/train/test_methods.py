@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from ffn_edge import network
-from ffn_edge.errors import RecipeError
+from ffn_edge.errors import CheckpointError, RecipeError
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.train.commands import train as train_command
 from ffn_edge.train.log import METRICS
@@ -49,7 +49,7 @@ def test_only_the_network_that_was_trained_further_answers(recipe: Recipe) -> No
 
 def test_one_network_of_a_method_lies_in_the_folder_itself(quick: Recipe, tmp_path: Path) -> None:
     for name in ("naive", "mixed", "proportional"):
-        results = train_method(name, quick, tmp_path / name)
+        results = train_method(method_of(name, quick), tmp_path / name)
         assert len(results) == 1
         assert load_checkpoint(tmp_path / name / BEST).network.frame_counts == (4,)
         # Its accuracy is known at every frame count, where the naive method knows one.
@@ -60,7 +60,7 @@ def test_one_network_of_a_method_lies_in_the_folder_itself(quick: Recipe, tmp_pa
 def test_fine_tuning_starts_from_the_naive_network(quick: Recipe, tmp_path: Path) -> None:
     # At this rate nothing moves: what it ends with is what it started from.
     still = quick.replace(learning_rate=1e-12)
-    train_method("finetune", still, tmp_path)
+    train_method(method_of("finetune", still), tmp_path)
     start = load_checkpoint(tmp_path / "single-4" / BEST).network.state_dict()
     end = load_checkpoint(tmp_path / "finetune" / BEST).network.state_dict()
     name = "body.layer1.0.conv1.conv.weight"
@@ -72,11 +72,11 @@ def test_fine_tuning_starts_from_the_naive_network(quick: Recipe, tmp_path: Path
 def test_resuming_trains_what_is_missing_and_leaves_what_is_finished(
     quick: Recipe, tmp_path: Path
 ) -> None:
-    first = train_method("separate", quick, tmp_path)
+    first = train_method(method_of("separate", quick), tmp_path)
     before = (tmp_path / "single-2" / BEST).read_bytes()
     for file in (LAST, BEST, METRICS):
         (tmp_path / "single-4" / file).unlink()
-    second = train_method("separate", quick, tmp_path, resume=True)
+    second = train_method(method_of("separate", quick), tmp_path, resume=True)
     assert (tmp_path / "single-2" / BEST).read_bytes() == before
     assert second["single-4"].steps == first["single-4"].steps == 3
     # The time of a finished run is that of its training, not of looking at it again.
@@ -90,7 +90,7 @@ def test_resuming_trains_what_is_missing_and_leaves_what_is_finished(
 def test_an_ablation_leaves_out_its_part(
     part: str, vectors: set[str], quick: Recipe, tmp_path: Path
 ) -> None:
-    train_method("ffn", quick.replace(without=(part,)), tmp_path)
+    train_method(method_of("ffn", quick.replace(without=(part,))), tmp_path)
     model = load_checkpoint(tmp_path / BEST).network
     names = {piece for name in model.state_dict() for piece in name.split(".")}
     assert names & {"norms", "phi"} == vectors
@@ -102,7 +102,7 @@ def test_an_ablation_leaves_out_its_part(
 def test_without_distillation_every_frame_count_learns_the_labels(
     quick: Recipe, tmp_path: Path
 ) -> None:
-    train_method("ffn", quick.replace(without=("td",)), tmp_path)
+    train_method(method_of("ffn", quick.replace(without=("td",))), tmp_path)
     line = json.loads((tmp_path / METRICS).read_text().splitlines()[0])
     assert line["distillation"]["2"] > 0  # measured, and not in the loss
     assert line["loss"] == pytest.approx(
@@ -131,15 +131,37 @@ def test_an_unknown_method_is_refused_with_the_nearest(recipe: Recipe) -> None:
 
 
 def test_a_method_of_several_frame_counts_needs_them(recipe: Recipe) -> None:
-    for name in ALL_METHODS:
+    for name in ALL_METHODS[1:]:
         with pytest.raises(RecipeError, match="several frame counts"):
             method_of(name, recipe.replace(frame_counts=(4,)))
+    assert method_of("ffn", recipe.replace(frame_counts=(4,))).runs
 
 
-def test_an_ablation_of_another_method_is_refused(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="naive has no sn"):
-        train_method("naive", recipe.replace(without=("sn",)), tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_what_ffn_is_compared_with_has_no_alteration(recipe: Recipe) -> None:
+    for name in ALL_METHODS:
+        for run in method_of(name, recipe, (2, 3)).runs:
+            ordinary = name != "ffn" and not name.startswith("without-")
+            assert ("wa" in run.recipe.without) == (ordinary or name == "without-wa")
+
+
+def test_an_ablation_of_another_method_is_refused(recipe: Recipe) -> None:
+    for name in ("naive", "without-wa"):
+        with pytest.raises(RecipeError, match=f"{name} has no sn"):
+            method_of(name, recipe.replace(without=("sn",)))
+
+
+def test_a_network_for_each_evaluated_frame_count_needs_to_know_them(recipe: Recipe) -> None:
+    with pytest.raises(RecipeError, match="each frame count that is evaluated"):
+        method_of("separate-each", recipe)
+
+
+def test_there_must_be_a_run_to_resume_and_one_of_the_method(quick: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no run of ffn to resume"):
+        train_method(method_of("ffn", quick), tmp_path / "typo", resume=True)
+    assert not (tmp_path / "typo").exists()
+    train_method(method_of("ffn", quick), tmp_path)
+    with pytest.raises(RecipeError, match="holds a single run"):
+        train_method(method_of("separate", quick), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +171,7 @@ def test_an_ablation_of_another_method_is_refused(recipe: Recipe, tmp_path: Path
         ({"sampling": "mixed", "frame_counts": (4,)}, "two frame counts"),
         ({"low_share": 1.5}, "low_share is 1.5"),
         ({"without": (1,)}, "without is"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(

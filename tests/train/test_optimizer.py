@@ -51,8 +51,11 @@ def test_warm_up_rises_to_the_full_rate() -> None:
     assert ours(recipe)[: STEPS + 1] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
 
 
-def test_every_parameter_is_in_one_group_with_the_papers_rate_and_decay() -> None:
-    network = build("tsm_tiny", 3, (2, 4))
+@pytest.mark.parametrize("without", [(), ("ws",)], ids=["shared", "unshared"])
+def test_every_parameter_is_in_one_group_with_the_papers_rate_and_decay(
+    without: tuple[str, ...],
+) -> None:
+    network = build("tsm_tiny", 3, (2, 4), without=without)
     optimizer = make_optimizer(network, BASE.replace(weight_decay=1e-3))
     settings = {
         id(parameter): (group["lr"], group["weight_decay"])

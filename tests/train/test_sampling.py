@@ -49,9 +49,10 @@ def test_mixed_repeats_the_frames_of_the_lowest_video_by_video(recipe: Recipe) -
     assert rows == {(60, 61, 62, 63, 64, 65), (20, 20, 20, 21, 21, 21)}
 
 
-def test_a_draw_follows_from_the_seed_and_the_step_alone(recipe: Recipe) -> None:
+def test_a_draw_follows_from_the_seed_the_step_and_the_part_alone(recipe: Recipe) -> None:
     chosen = mixing(recipe, "mixed")
     first = clips_of_step(chosen, clips(), 5)[6]
     assert torch.equal(first, clips_of_step(chosen, clips(), 5)[6])
     assert not torch.equal(first, clips_of_step(chosen, clips(), 6)[6])
     assert not torch.equal(first, clips_of_step(chosen.replace(seed=1), clips(), 5)[6])
+    assert not torch.equal(first, clips_of_step(chosen, clips(), 5, part=1)[6])

@@ -9,7 +9,7 @@ It starts from Kinetics-400: a PyTorch checkpoint of PySlowFast's SLOWFAST_8x8_R
 (SLOWFAST_8x8_R50_stepwise.pkl in its model zoo).
 
     ffn-edge train slowfast_something_v1 --train-list train.txt --val-list val.txt \\
-        --classes classes.txt --root DATA --set weights=FILE -o runs/slowfast_something_v1
+        --classes classes.txt --root DATA --weights FILE -o runs/slowfast_something_v1
 
 Not as published: it is tested at 224x224 pixels, the classifier learns faster than the
 rest, and four crop scales stand for a short side of 256 to 320 pixels.

@@ -9,7 +9,7 @@ It starts from ImageNet: res2net50_26w_4s-06e79181.pth, which the authors of Res
 publish (github.com/Res2Net/Res2Net-PretrainedModels).
 
     ffn-edge train tea_something_v1 --train-list train.txt --val-list val.txt \\
-        --classes classes.txt --root DATA --set weights=FILE -o runs/tea_something_v1
+        --classes classes.txt --root DATA --weights FILE -o runs/tea_something_v1
 
 Source: Zhang et al., "Frame Flexible Network", CVPR 2023, and its published code.
 """
