@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -130,8 +129,11 @@ def update_bundle(
                 written[name] = folder / name
             with atomic_file(folder / vectors) as temporary:
                 save_tensors(_own(sub, manifest, network, stored), temporary)
+            entries = {**read_header(folder / WEIGHTS), **read_header(folder / vectors)}
             with atomic_file(folder / graph) as temporary:
-                save_graph(_graph(sub, manifest, network, folder, vectors), temporary)
+                save_graph(
+                    graph_from_folded(sub, manifest.input, network.layout, entries), temporary
+                )
             tensors = WeightFile(folder / WEIGHTS, {sub.frames: folder / vectors})
             sub_networks[sub.frames] = describe(network, card, sub, tensors, graph, vectors)
         after = _updated(manifest, sub_networks, written)
@@ -164,26 +166,6 @@ def _own(
     answer = known_answer(sub, manifest.input, network.layout, stored)
     own = {name: stored[name] for name in sub.tensors if name.startswith("frames/")}
     return {**own, answer_name(sub.frames): answer}
-
-
-def _graph(
-    sub: FoldedNetwork,
-    manifest: Manifest,
-    network: FrameFlexibleNetwork,
-    folder: Path,
-    vectors: str,
-) -> onnx.ModelProto:
-    """Return the graph of a sub-network, whose own tensors lie in the file `vectors`."""
-    own = read_header(folder / vectors)
-    model = graph_from_folded(
-        sub, manifest.input, network.layout, {**read_header(folder / WEIGHTS), **own}
-    )
-    for tensor in model.graph.initializer:
-        if tensor.name in own:
-            for entry in tensor.external_data:
-                if entry.key == "location":
-                    entry.value = vectors
-    return model
 
 
 def _updated(
@@ -219,7 +201,11 @@ def _check_same_kind(manifest: Manifest, network: FrameFlexibleNetwork, card: Mo
     for what, bundles, checkpoints in (
         ("architecture", manifest.architecture, network.architecture),
         ("number of classes", len(manifest.classes), network.num_classes),
-        ("classes", ", ".join(manifest.classes), ", ".join(card.classes)),
+        ("number of class names", len(manifest.classes), len(card.classes)),
+        *(
+            (f"class {label}", *names)
+            for label, names in enumerate(zip(manifest.classes, card.classes, strict=False))
+        ),
         *(
             (field.name, getattr(ours, field.name), getattr(theirs, field.name))
             for field in dataclasses.fields(ours)

@@ -1,4 +1,4 @@
-"""A folded network as an ONNX model whose tensors lie in the bundle's weight file."""
+"""A folded network as an ONNX model whose tensors lie in the bundle's weight files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ffn_edge.bundle import WEIGHTS, InputContract, TensorEntry
+from ffn_edge.bundle import InputContract, TensorEntry
 from ffn_edge.errors import ExportError
 from ffn_edge.export.composed_graph import INPUT, OUTPUT
 from ffn_edge.export.fold import FoldedNetwork
@@ -68,13 +68,13 @@ def graph_from_folded(
     layout: Layout,
     entries: Mapping[str, TensorEntry],
 ) -> onnx.ModelProto:
-    """Write a folded network as ONNX; its initializers point into the weight file.
+    """Write a folded network as ONNX; its initializers point into the weight files.
 
     Args:
         folded: the sub-network of one frame count.
         contract: the input that the graph takes.
         layout: what the folded body takes.
-        entries: where each tensor of `folded.tensors` lies in the weight file.
+        entries: where each tensor of `folded.tensors` lies.
 
     Raises:
         ExportError: the network computes something that ONNX, or a bundle, cannot hold.
@@ -136,7 +136,8 @@ def _external(name: str, entry: TensorEntry) -> onnx.TensorProto:
         dims=entry.shape,
         data_location=onnx.TensorProto.EXTERNAL,
     )
-    for key, value in (("location", WEIGHTS), ("offset", entry.offset), ("length", entry.length)):
+    places = {"location": entry.file, "offset": entry.offset, "length": entry.length}
+    for key, value in places.items():
         tensor.external_data.add(key=key, value=str(value))
     return tensor
 
@@ -160,5 +161,5 @@ def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
-    """Write a graph; its initializers stay in the weight file beside it."""
+    """Write a graph; its initializers stay in the weight files beside it."""
     path.write_bytes(model.SerializeToString(deterministic=True))

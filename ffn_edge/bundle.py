@@ -125,7 +125,7 @@ class Manifest:
         """
         raw = read_versioned(
             text,
-            _version_to_expect(text),
+            (SCHEMA_VERSION, SCHEMA_VERSION_WITH_VECTORS),
             where=where,
             kind="a bundle's manifest",
             hint=_EXPORT_AGAIN,
@@ -188,15 +188,6 @@ class Manifest:
         )
 
 
-def _version_to_expect(text: str) -> int:
-    """Return the schema version that a manifest states if it is known, and else the newest."""
-    try:
-        stated = json.loads(text)["schema_version"]
-    except (ValueError, KeyError, TypeError):
-        return SCHEMA_VERSION_WITH_VECTORS
-    return SCHEMA_VERSION if stated == SCHEMA_VERSION else SCHEMA_VERSION_WITH_VECTORS
-
-
 class WeightFile(Mapping[str, Array]):
     """The tensors of a bundle by name, memory-mapped: a tensor is read when touched."""
 
@@ -208,14 +199,21 @@ class WeightFile(Mapping[str, Array]):
             vectors: by frame count, the file that holds its tensors in place of the weight file.
 
         Raises:
-            BundleError: a file is not a whole safetensors file.
+            BundleError: a file is not a whole safetensors file, or one of `vectors` holds more
+                than its frame count's.
         """
         self._places = _map_tensors(path)
         for frames, file in (vectors or {}).items():
             own = f"frames/{frames}/"
+            places = _map_tensors(file)
+            for name in places:
+                if not name.startswith(own):  # it would change what other frame counts compute
+                    raise BundleError(
+                        f"{file} holds {name}, which is not of {frames} frames", _EXPORT_AGAIN
+                    )
             for name in [name for name in self._places if name.startswith(own)]:
                 del self._places[name]
-            self._places.update(_map_tensors(file))
+            self._places.update(places)
 
     def __getitem__(self, name: str) -> Array:
         content, entry = self._places[name]
@@ -231,8 +229,9 @@ class WeightFile(Mapping[str, Array]):
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """Where a tensor lies in a safetensors file: dtype code, shape, and bytes from the start."""
+    """Where a tensor lies: the safetensors file's name, dtype code, shape, bytes from the start."""
 
+    file: str
     dtype: str
     shape: tuple[int, ...]
     offset: int
@@ -258,6 +257,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         header.pop("__metadata__", None)
         entries = {
             name: TensorEntry(
+                path.name,
                 item["dtype"],
                 tuple(item["shape"]),
                 8 + length + item["data_offsets"][0],

@@ -170,7 +170,7 @@ class Sidecar:
         """
         raw = read_versioned(
             text,
-            SCHEMA_VERSION,
+            (SCHEMA_VERSION,),
             where=where,
             kind="the sidecar of a plan",
             hint=_REBUILD,

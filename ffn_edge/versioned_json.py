@@ -10,7 +10,7 @@ from ffn_edge.errors import FfnEdgeError
 
 def read_versioned(
     text: str,
-    version: int,
+    versions: tuple[int, ...],
     *,
     where: str,
     kind: str,
@@ -18,11 +18,11 @@ def read_versioned(
     hint_for_others: str = "",
     error: type[FfnEdgeError] = FfnEdgeError,
 ) -> dict[str, Any]:
-    """Return the object in a JSON text, if it follows the version that is known.
+    """Return the object in a JSON text, if it follows a version that is known.
 
     Args:
         text: to read.
-        version: the one that its "schema_version" must be.
+        versions: those that its "schema_version" may be.
         where: it was found.
         kind: what it should be, such as "a profile".
         hint: what to do where it is none.
@@ -37,9 +37,10 @@ def read_versioned(
         found = raw["schema_version"]
     except (ValueError, KeyError, TypeError) as failure:
         raise error(f"{where} is not {kind}", hint) from failure
-    if found != version:
+    if found not in versions:
         raise error(
-            f"{where} has schema version {found!r}; this release reads {version}",
+            f"{where} has schema version {found!r}; "
+            f"this release reads {' and '.join(map(str, versions))}",
             hint_for_others or hint,
         )
     fields: dict[str, Any] = raw

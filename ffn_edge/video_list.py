@@ -1,12 +1,17 @@
-"""Lists of videos: with labels, as training reads them, or without, as `run` and `verify` do."""
+"""Lists of videos: with labels, as training reads them, or without, as all else can."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ffn_edge.errors import DataError, VideoError
+
+UNLABELLED = -1
+_LABELLED_LINE = "`path label` for a video file, `path num_frames label` for a frame folder"
+_UNLABELLED_LINE = "`path` for a video file, `path num_frames` for a frame folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +20,7 @@ class Video:
 
     Attributes:
         path: a video file, or a folder with one image a frame.
-        label: the number of its class.
+        label: the number of its class, or `UNLABELLED` where labels are not read.
         num_frames: of a frame folder; None for a video file, which states its own.
     """
 
@@ -56,7 +61,7 @@ def videos_of(source: Path) -> list[Path]:
 def read_list(
     list_file: str | os.PathLike[str],
     *,
-    num_classes: int,
+    num_classes: int | None,
     root: str | os.PathLike[str] | None = None,
 ) -> tuple[Video, ...]:
     """Read a list of videos, one a line: `path label`, or `path num_frames label`.
@@ -64,9 +69,13 @@ def read_list(
     The first form is for video files (as for Kinetics, UCF101 and HMDB51), the second for frame
     folders (as for Something-Something and Jester). Paths may hold spaces.
 
+    Where labels are not read, a line may be `path` for a video file and `path num_frames` for a
+    frame folder, or as above with any label. Of a line that ends in numbers, the longest path
+    that exists is meant.
+
     Args:
         list_file: a text file.
-        num_classes: labels are 0..num_classes-1.
+        num_classes: labels are 0..num_classes-1; None where they are not read.
         root: the folder that paths are relative to; the list file's own if None.
 
     Raises:
@@ -75,40 +84,69 @@ def read_list(
     list_file = Path(list_file)
     root = list_file.parent if root is None else Path(root)
     videos: list[Video] = []
-    present: dict[Path, set[str]] = {}  # one listing a folder is far cheaper than a look a path
-    for number, line in enumerate(_lines(list_file), start=1):
-        if not line.strip():
+    listings: dict[Path, dict[str, os.DirEntry[str]]] = {}
+
+    def find(path: Path) -> os.DirEntry[str] | None:
+        # One listing a folder is far cheaper than a look a path.
+        if path.parent not in listings:
+            listings[path.parent] = _listing(path.parent)
+        return listings[path.parent].get(path.name)
+
+    for number, line in enumerate(map(str.strip, _lines(list_file)), start=1):
+        if not line:
             continue
         where = f"{list_file}, line {number}"
-        video = _parse(line.strip(), where, num_classes, root)
-        folder, name = video.path.parent, video.path.name
-        if folder not in present:
-            present[folder] = _names(folder)
-        if name not in present[folder]:
+        if num_classes is None:
+            video = _unlabelled(line, where, root, find)
+        else:
+            video = _labelled(line, where, num_classes, root)
+        if find(video.path) is None:
             raise DataError(
                 f"{where}: there is nothing at {video.path}",
                 "correct the line, or name the folder that the paths are relative to.",
             )
         videos.append(video)
     if not videos:
-        raise DataError(f"{list_file} lists no video", "one video a line: path label.")
+        form = _UNLABELLED_LINE if num_classes is None else _LABELLED_LINE
+        raise DataError(f"{list_file} lists no video", f"write one a line: {form}.")
     return tuple(videos)
 
 
-def _parse(line: str, where: str, num_classes: int, root: Path) -> Video:
-    hint = "write `path label` for a video file, `path num_frames label` for a frame folder."
+def _labelled(line: str, where: str, num_classes: int, root: Path) -> Video:
     path, numbers = _split(line)
     if not numbers:
-        raise DataError(f"{where}: {line!r} does not end in a label", hint)
+        raise DataError(f"{where}: {line!r} does not end in a label", f"write {_LABELLED_LINE}.")
     *num_frames, label = numbers
     if not 0 <= label < num_classes:
         raise DataError(
             f"{where}: label {label} is not in 0..{num_classes - 1}",
             f"there are {num_classes} classes; do list file and class-name file belong together?",
         )
-    if num_frames and num_frames[0] < 1:
-        raise DataError(f"{where}: {path} has {num_frames[0]} frames", "remove the line.")
-    return Video(root / path, label, num_frames[0] if num_frames else None)
+    return _video(root, path, label, num_frames[0] if num_frames else None, where)
+
+
+def _unlabelled(
+    line: str, where: str, root: Path, find: Callable[[Path], os.DirEntry[str] | None]
+) -> Video:
+    path, numbers = _split(line)
+    for count in range(len(numbers) + 1):
+        longer = line.rsplit(maxsplit=count)[0]
+        if entry := find(root / longer):
+            if not entry.is_dir():
+                return _video(root, longer, UNLABELLED, None, where)
+            if not count:
+                raise DataError(
+                    f"{where}: {longer} is a folder, and its number of frames is not said",
+                    f"write {_UNLABELLED_LINE}.",
+                )
+            return _video(root, longer, UNLABELLED, numbers[-count], where)
+    return _video(root, path, UNLABELLED, None, where)
+
+
+def _video(root: Path, path: str, label: int, num_frames: int | None, where: str) -> Video:
+    if num_frames is not None and num_frames < 1:
+        raise DataError(f"{where}: {path} has {num_frames} frames", "remove the line.")
+    return Video(root / path, label, num_frames)
 
 
 def _split(line: str) -> tuple[str, list[int]]:
@@ -132,8 +170,9 @@ def _lines(path: Path) -> list[str]:
         raise DataError(f"{path} cannot be read: {error}", "name a text file in UTF-8.") from error
 
 
-def _names(folder: Path) -> set[str]:
+def _listing(folder: Path) -> dict[str, os.DirEntry[str]]:
     try:
-        return set(os.listdir(folder))
+        with os.scandir(folder) as entries:
+            return {entry.name: entry for entry in entries}
     except OSError:
-        return set()
+        return {}

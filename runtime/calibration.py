@@ -170,7 +170,7 @@ class Calibration:
         """
         raw = read_versioned(
             text,
-            SCHEMA_VERSION,
+            (SCHEMA_VERSION,),
             where=where,
             kind="a calibration",
             hint=_CALIBRATE_AGAIN,

@@ -132,7 +132,7 @@ class Profile:
         """
         raw = read_versioned(
             text,
-            SCHEMA_VERSION,
+            (SCHEMA_VERSION,),
             where=where,
             kind="a profile",
             hint=_PROFILE_AGAIN,

@@ -68,6 +68,7 @@ def test_the_header_tells_where_the_bytes_of_each_tensor_are(exported: Bundle) -
     content = (exported.path / WEIGHTS).read_bytes()
 
     for name, entry in read_header(exported.path / WEIGHTS).items():
+        assert entry.file == WEIGHTS
         raw = content[entry.offset : entry.offset + entry.length]
         assert np.frombuffer(raw, np.float32).reshape(entry.shape).tolist() == (
             exported.tensors()[name].tolist()
@@ -182,6 +183,16 @@ def test_vectors_in_a_file_of_their_own_go_before_those_in_the_weight_file(tmp_p
     # A vector that the frame count does not have any more must not come from the weight file.
     assert set(tensors) == {"a.weight", "frames/4/a.s_in", "frames/40/a.s_in"}
     assert [float(tensors[name][0]) for name in tensors] == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["a.weight", "frames/40/a.s_in", "frames/2/known_answer.logits"])
+def test_a_vector_file_with_tensors_of_others_is_refused(name: str, tmp_path: Path) -> None:
+    save_file({"a.weight": np.ones(2, np.float32)}, tmp_path / "all")
+    own = {"frames/4/a.s_in": np.ones(2, np.float32), name: np.zeros(2, np.float32)}
+    save_file(own, tmp_path / "own")
+
+    with pytest.raises(BundleError, match=f"own holds {name}, which is not of 4 frames"):
+        WeightFile(tmp_path / "all", {4: tmp_path / "own"})
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ from ffn_edge.versioned_json import read_versioned
 
 
 def read(text: str) -> dict[str, object]:
-    return read_versioned(text, 2, where="x.json", kind="a thing", hint="make one.")
+    return read_versioned(text, (2, 4), where="x.json", kind="a thing", hint="make one.")
 
 
-def test_the_known_version_is_read() -> None:
-    assert read('{"schema_version": 2, "a": 1}')["a"] == 1
+@pytest.mark.parametrize("version", [2, 4])
+def test_each_known_version_is_read(version: int) -> None:
+    assert read(f'{{"schema_version": {version}, "a": 1}}') == {"schema_version": version, "a": 1}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "2", '"schema_version"', "{}", "null"])
@@ -24,11 +25,12 @@ def test_anything_else_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["1", "3", '"2"', "null"])
-def test_another_version_is_refused_with_both_numbers(version: str) -> None:
-    with pytest.raises(BundleError, match=r"has schema version .*; this release reads 2") as caught:
+def test_another_version_is_refused_with_all_numbers(version: str) -> None:
+    message = r"has schema version .*; this release reads 2 and 4"
+    with pytest.raises(BundleError, match=message) as caught:
         read_versioned(
             f'{{"schema_version": {version}}}',
-            2,
+            (2, 4),
             where="x.json",
             kind="a thing",
             hint="make one.",

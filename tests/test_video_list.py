@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ffn_edge.errors import DataError, VideoError
-from ffn_edge.video_list import read_list, videos_of
+from ffn_edge.video_list import UNLABELLED, read_list, videos_of
 
 
 def test_a_list_may_have_labels_spaces_and_empty_lines(tmp_path: Path) -> None:
@@ -106,3 +106,74 @@ def test_a_list_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_bytes(b"\xff\xfe\x00video")
     with pytest.raises(DataError, match=r"train\.txt cannot be read"):
         read_list(tmp_path / "train.txt", num_classes=3)
+
+
+# ------------------------------------------------------------------------ where labels are not read
+
+
+@pytest.fixture
+def unlabelled(tmp_path: Path) -> Path:
+    """A list, to be written, beside two video files and three frame folders."""
+    for name in ("a.mp4", "take 2"):
+        (tmp_path / name).touch()
+    for name in ("frames", "frames 10", "many frames"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "videos.txt"
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "num_frames"),
+    [
+        ("a.mp4", "a.mp4", None),
+        ("  a.mp4\t-1 ", "a.mp4", None),  # labels of any classes, or of none
+        ("a.mp4 999", "a.mp4", None),
+        ("take 2", "take 2", None),  # a path may end in a number itself
+        ("take 2 5", "take 2", None),
+        ("frames 37", "frames", 37),
+        ("frames 37 999", "frames", 37),
+        ("frames 10 37", "frames 10", 37),
+        ("many frames 37", "many frames", 37),
+        ("many frames 37 0", "many frames", 37),
+    ],
+)
+def test_a_line_needs_no_label_where_none_is_read(
+    line: str, name: str, num_frames: int | None, unlabelled: Path
+) -> None:
+    unlabelled.write_text(f"\ufeff{line}\n\n", encoding="utf-8")
+
+    (video,) = read_list(unlabelled, num_classes=None)
+
+    assert (video.path, video.num_frames) == (unlabelled.parent / name, num_frames)
+    assert video.label == UNLABELLED
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("frames", "frames is a folder, and its number of frames is not", "`path num_frames` for"),
+        ("frames 10", "frames 10 is a folder, and its number", "`path num_frames` for"),
+        ("frames 0", "frames has 0 frames", "remove"),
+        ("frames -5 1", "frames has -5 frames", "remove"),
+        ("b.mp4", r"there is nothing at .*b\.mp4\n", "correct the line"),
+        ("b.mp4 3", r"there is nothing at .*b\.mp4\n", "correct the line"),
+    ],
+)
+def test_a_wrong_line_without_label_is_refused_by_file_and_number(
+    line: str, message: str, hint: str, unlabelled: Path
+) -> None:
+    unlabelled.write_text(f"a.mp4\n{line}\n")
+
+    with pytest.raises(DataError, match=message) as caught:
+        read_list(unlabelled, num_classes=None)
+
+    assert f"{unlabelled}, line 2:" in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_an_empty_list_is_refused_with_the_lines_that_it_may_have(unlabelled: Path) -> None:
+    unlabelled.write_text("\n")
+
+    with pytest.raises(DataError, match="lists no video") as caught:
+        read_list(unlabelled, num_classes=None)
+
+    assert "`path` for a video file, `path num_frames` for a frame folder" in caught.value.hint

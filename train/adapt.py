@@ -6,16 +6,20 @@
     recalibrate   the running mean and variance of batch norms are estimated from the clips of a
                   new camera. Nothing is learned.
 
-Neither needs labels, and what a list says of them is not read.
+Neither needs labels, and what a list says of them is not read. Nothing is written if it is not
+finished, and the output's folder is tried before anything is learned.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +32,19 @@ from ffn_edge.network import FrameFlexibleNetwork, build
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.network.specialized import SpecializedNorm, WeightAlteration
 from ffn_edge.network.transfer import start_from
+from ffn_edge.train.batches import VideoBatches
+from ffn_edge.train.loading import Batch, to_model_input
 from ffn_edge.train.objective import MultiFrequencyLoss
 from ffn_edge.train.processes import (
     autocast_to,
     compute_dtype,
     join_processes,
     keep_freed_memory,
+    require_one_process,
+    to_channels_last,
 )
 from ffn_edge.train.report import evaluate_network
-from ffn_edge.train.unlabelled import Clips, UnlabelledVideos
+from ffn_edge.train.unlabelled import Clips, unlabelled_batches
 
 # Measured on the demo's clips; see benchmarks/adaptation.py.
 EPOCHS = 3
@@ -92,8 +100,9 @@ def adapt(
         CheckpointError: the checkpoint cannot be read, serves one of the frame counts already, or
             holds nothing of its own for each; the output cannot be written.
         DataError: a list cannot be used, or too many of its videos are broken.
-        RecipeError: a value that cannot be, or learning diverged.
+        RecipeError: a value that cannot be, several processes, or learning diverged.
     """
+    require_one_process("adapt")
     if epochs < 1 or not 0 < learning_rate < math.inf:
         raise RecipeError(
             f"nothing is learned in {epochs} epochs at a learning rate of {learning_rate}",
@@ -103,25 +112,27 @@ def adapt(
     added = check_frame_counts(frame_counts)
     network = _with_frame_counts(loaded.network, added, checkpoint)
     teacher = max(loaded.network.frame_counts)
-    videos = UnlabelledVideos(clips, sorted({*added, teacher}), loaded.card, train=True)
+    batches = unlabelled_batches(clips, sorted({*added, teacher}), loaded.card, train=True)
+    _try_writing(output)
     start = time.monotonic()
     with join_processes(device) as processes:
         if processes.device.type == "cpu":
             keep_freed_memory()
         network.to(processes.device)
-        if network.layout == "frames":
-            network.to(memory_format=torch.channels_last)
-        loss = _distil(network, teacher, added, videos, epochs, learning_rate, processes.device)
+        to_channels_last(network)
+        loss = _distil(
+            network, loaded.card, teacher, added, batches, epochs, learning_rate, processes.device
+        )
     seconds = time.monotonic() - start
     accuracy = _write(network, loaded.card, output, added, clips, device)
     return Adapted(
         output=output,
         frame_counts=added,
-        videos=len(videos),
+        videos=len(batches.videos),
         seconds=seconds,
         loss=loss,
         accuracy=accuracy,
-        broken_videos=videos.broken.paths,
+        broken_videos=batches.broken.paths,
     )
 
 
@@ -149,7 +160,9 @@ def recalibrate(
         CheckpointError: the checkpoint cannot be read, lacks one of the frame counts, or has no
             statistics of its own for each; the output cannot be written.
         DataError: a list cannot be used, or too many of its videos are broken.
+        RecipeError: several processes.
     """
+    require_one_process("adapt --recalibrate")
     loaded = load_checkpoint(checkpoint)
     network, card = loaded.network, loaded.card
     counts = network.frame_counts if frame_counts is None else check_frame_counts(frame_counts)
@@ -166,15 +179,16 @@ def recalibrate(
             f"a {network.architecture} has no batch norm, and so no statistics to recalibrate",
             "a new frame count is learned without --recalibrate.",
         )
-    videos = UnlabelledVideos(clips, counts, card, train=False)
-    if len(videos) < 2:
+    batches = unlabelled_batches(clips, counts, card, train=False)
+    if len(batches.videos) < 2:
         raise DataError(
             f"{clips.list_file} lists one video", "statistics need two at least, better hundreds."
         )
+    _try_writing(output)
     start = time.monotonic()
     with join_processes(device) as processes:
         network.to(processes.device)
-        _estimate(network, norms, counts, videos, processes.device)
+        _estimate(network, card, norms, counts, batches, processes.device)
     seconds = time.monotonic() - start
     kept = {t: known for t, known in card.accuracy.items() if t not in counts}
     card = dataclasses.replace(card, accuracy=kept)
@@ -182,11 +196,11 @@ def recalibrate(
     return Adapted(
         output=output,
         frame_counts=counts,
-        videos=len(videos),
+        videos=len(batches.videos),
         seconds=seconds,
         loss={},
         accuracy=accuracy,
-        broken_videos=videos.broken.paths,
+        broken_videos=batches.broken.paths,
     )
 
 
@@ -203,11 +217,34 @@ def summary(adapted: Adapted) -> str:
     return "\n".join([*lines, adapted.output])
 
 
+def _try_writing(output: str) -> None:
+    """Raise a CheckpointError if `output` could not be written, while nothing is lost by it."""
+    folder = Path(output).parent
+    try:
+        if Path(output).is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise CheckpointError(
+            f"{output} could not be written: {error.strerror}", "name another file with -o."
+        ) from error
+
+
+def _inputs(batch: Batch, card: ModelCard, device: torch.device) -> dict[int, Tensor]:
+    """Return a batch's clips as the network takes them, by frame count."""
+    return {
+        t: to_model_input(clip.to(device, non_blocking=True), card.mean, card.std)
+        for t, clip in batch.clips.items()
+    }
+
+
 def _distil(
     network: FrameFlexibleNetwork,
+    card: ModelCard,
     teacher: int,
     added: Sequence[int],
-    videos: UnlabelledVideos,
+    batches: VideoBatches,
     epochs: int,
     learning_rate: float,
     device: torch.device,
@@ -221,15 +258,15 @@ def _distil(
     for parameter in learned:
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(learned, lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * videos.batches)
-    dtype = compute_dtype("auto", device)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
+    dtype = compute_dtype("auto", device, network)
     autocast = autocast_to(dtype, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     objective = MultiFrequencyLoss()
     for epoch in range(epochs):
         losses: dict[int, list[Tensor]] = {t: [] for t in added}
-        for batch in videos.epoch(epoch, f"epoch {epoch + 1} of {epochs}"):
-            clips = videos.inputs(batch, device)
+        for batch in batches.epoch(f"epoch {epoch + 1} of {epochs}", epoch):
+            clips = _inputs(batch, card, device)
             with torch.no_grad(), autocast():
                 target = network(clips[teacher], teacher)
             for frames in added:
@@ -253,9 +290,10 @@ def _distil(
 
 def _estimate(
     network: FrameFlexibleNetwork,
+    card: ModelCard,
     norms: Sequence[_BatchNorm],
     frame_counts: Sequence[int],
-    videos: UnlabelledVideos,
+    batches: VideoBatches,
     device: torch.device,
 ) -> None:
     """Set the running mean and variance of `norms` to the mean over the batches."""
@@ -266,8 +304,8 @@ def _estimate(
         norm.momentum = None  # the plain mean over batches
         norm.train()
     with torch.inference_mode():
-        for batch in videos.epoch(0, "recalibrating"):
-            clips = videos.inputs(batch, device)
+        for batch in batches.epoch("recalibrating"):
+            clips = _inputs(batch, card, device)
             for frames in frame_counts:
                 network(clips[frames], frames)
     for norm, (momentum, tracked) in zip(norms, before, strict=True):

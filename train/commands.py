@@ -189,7 +189,10 @@ def import_(file: str, arch: str, output: str, classes: str | None) -> None:
 @click.command()
 @click.argument("checkpoint", type=click.Path(dir_okay=False))
 @click.option(
-    "--data", "list_file", required=True, help="List of videos, one path a line; labels unread."
+    "--data",
+    "list_file",
+    required=True,
+    help="List: `path`, or `path num_frames` for a frame folder; a label after it is not read.",
 )
 @click.option("--root", help="Folder that the lists' paths start from; else their own.")
 @click.option("--dataset", help="Facts of a data set; else those of the training's.")
@@ -227,7 +230,8 @@ def adapt(
     mean and variance of batch norms are estimated from the videos. Neither needs labels.
 
     The checkpoint is written beside the old one, as best-12.pt or best-recalibrated.pt for
-    best.pt, or to --output. `ffn-edge export --only 12 --into BUNDLE` takes it to a bundle.
+    best.pt, or to --output. A file that exists is written over only if --output names it.
+    `ffn-edge export --only 12 --into BUNDLE` takes the new frame count to a bundle.
 
     \b
     Examples:
@@ -238,6 +242,7 @@ def adapt(
         raise click.UsageError("--recalibrate learns nothing: no --epochs, no --learning-rate.")
     if not recalibrate and frames is None:
         raise click.UsageError("name the frame counts to add with --frames, or --recalibrate.")
+    from ffn_edge.errors import CheckpointError
     from ffn_edge.frames import parse_frames
     from ffn_edge.train import adapt as adaptation
     from ffn_edge.train.unlabelled import Clips
@@ -246,6 +251,8 @@ def adapt(
     ending = "recalibrated" if recalibrate else "-".join(map(str, counts or ()))
     path = Path(checkpoint)
     written = output or str(path.with_name(f"{path.stem}-{ending}{path.suffix}"))
+    if output is None and Path(written).exists():
+        raise CheckpointError(f"{written} exists already", "-o FILE writes over it, or elsewhere.")
     try:
         if counts is None or recalibrate:
             result = adaptation.recalibrate(
@@ -264,8 +271,6 @@ def adapt(
     except KeyboardInterrupt:
         click.echo(f"stopped; {written} was not written", err=True)
         raise
-    for broken in result.broken_videos:
-        click.echo(f"skipped, could not be read: {broken}", err=True)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result)))
     else:

@@ -23,6 +23,7 @@ from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
 from ffn_edge.train.clips import render_clips
 from ffn_edge.train.loop import BEST
 from ffn_edge.train.methods import Answering, Method, Run, method_of, train_run
+from ffn_edge.train.processes import require_one_process
 from ffn_edge.train.recipe import Recipe
 from ffn_edge.train.report import evaluate_network
 from ffn_edge.train.run_state import FREE_ON_RESUME
@@ -90,8 +91,10 @@ def compare(
         The scores, method by method; None if the training was interrupted.
 
     Raises:
-        RecipeError: an unknown method, no test list, or the folder holds another recipe's runs.
+        RecipeError: an unknown method, no test list, the folder holds another recipe's runs, or
+            several processes.
     """
+    require_one_process("compare")
     folder = Path(folder)
     if recipe.dataset == "demo" and not (recipe.train_list or recipe.val_list or test_list):
         recipe, test_list = _with_demo_clips(recipe, folder / "clips", seeds, say)

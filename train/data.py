@@ -19,7 +19,7 @@ from ffn_edge.picture import crop_resize, prepare_frame
 from ffn_edge.train.augment import MULTI_SCALE, draw_variation
 from ffn_edge.train.datasets import DatasetFacts
 from ffn_edge.video import VideoReader, read_frame_folder
-from ffn_edge.video_list import Video, read_list
+from ffn_edge.video_list import UNLABELLED, Video, read_list
 
 Clip = npt.NDArray[np.uint8]  # (T, S, S, 3), RGB
 Frames = npt.NDArray[np.uint8]  # (N, H, W, 3), BGR
@@ -64,6 +64,7 @@ class VideoDataset(Dataset[Sample]):
         scales: tuple[float, ...] = MULTI_SCALE,
         seed: int = 0,
         cache_bytes: int = 0,
+        labelled: bool = True,
     ) -> None:
         """Read the list file; no video is opened.
 
@@ -81,6 +82,7 @@ class VideoDataset(Dataset[Sample]):
             scales: of the random crop, over the frame's short side; in training.
             seed: not negative.
             cache_bytes: keep decoded videos in memory up to this size, in each loader process.
+            labelled: otherwise labels are not read, need not be there, and are `UNLABELLED`.
 
         Raises:
             DataError: the list, its labels or its paths are wrong, or they do not fit the
@@ -88,7 +90,9 @@ class VideoDataset(Dataset[Sample]):
             FrameCountError: the frame counts are not positive and ascending.
         """
         facts.check_classes(classes)
-        self.videos = read_list(list_file, num_classes=len(classes), root=root)
+        self.videos = read_list(
+            list_file, num_classes=len(classes) if labelled else None, root=root
+        )
         self.frame_counts = check_frame_counts(frame_counts)
         self.train = train
         self._pattern = facts.frame_pattern
@@ -141,6 +145,8 @@ class VideoDataset(Dataset[Sample]):
         )
         step = -1 if variation.backwards else 1
         clips = {t: images[rows[t][::step]] for t in self.frame_counts}
+        if video.label == UNLABELLED:
+            return clips, UNLABELLED
         return clips, variation.label(video.label, self._symmetries)
 
     def _test_clips(self, video: Video) -> dict[int, Clip]:

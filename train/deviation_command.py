@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 
 import click
+
+from ffn_edge.train.commands import WORKERS
 
 
 @click.command()
@@ -19,13 +20,7 @@ import click
     "--clips", type=click.IntRange(1), default=200, show_default=True, help="Videos to use."
 )
 @click.option("--batch-size", default=16, show_default=True, help="Videos at a time.")
-@click.option(
-    # More loader processes than cores get in each other's way.
-    "--workers",
-    default=min(4, os.cpu_count() or 1),
-    show_default=True,
-    help="Decoding processes.",
-)
+@click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write .png, .svg or .pdf here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")

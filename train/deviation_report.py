@@ -10,16 +10,12 @@ from typing import Any
 
 import numpy as np
 from rich import box
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from ffn_edge.errors import DataError, FrameCountError, NetworkError, VideoError
 from ffn_edge.network.checkpoint import load_checkpoint
-from ffn_edge.train.data import VideoDataset
-from ffn_edge.train.datasets import dataset_facts
+from ffn_edge.train.batches import VideoBatches, videos_for
 from ffn_edge.train.deviation import Deviation, Pass, Shift, Statistics, measure, norm_layers
-from ffn_edge.train.loading import BrokenVideos, ResumableSampler, make_loader
 from ffn_edge.train.processes import join_processes
 from ffn_edge.video import VideoReader
 from ffn_edge.video_list import Video
@@ -64,35 +60,19 @@ def deviation_of_checkpoint(
     low, high = _two(frame_counts, network.frame_counts)
     if layer is not None:
         _check_layer(layer, list(norm_layers(network, network.frame_counts[-1])))
-    videos = VideoDataset(
-        list_file,
-        (low, high),
-        classes=card.classes,
-        facts=dataset_facts(card.dataset),
-        root=root,
-        train=False,
-        size=card.size,
-        short_side=card.short_side,
-    )
+    videos = videos_for(card, list_file, (low, high), root=root)
     videos.videos = _choose(videos.videos, high, clips)
-    broken = BrokenVideos(len(videos))
+    batches = VideoBatches(videos, batch_size=batch_size, workers=workers)
     with join_processes(device) as processes:
-        sampler = ResumableSampler(len(videos), shuffle=False)
-        loader = make_loader(videos, sampler, batch_size=batch_size, workers=workers)
-        console = Console(stderr=True)
-        batches = broken.watch(loader)
-        deviation = measure(
+        return measure(
             network.to(processes.device),
-            track(batches, "measuring", len(loader), console=console, transient=True),
+            batches.epoch("measuring"),
             low,
             high,
             card,
             device=processes.device,
             sub_network=sub_network,
         )
-    for path in broken.paths:
-        console.print(f"skipped, could not be read: {path}", markup=False, highlight=False)
-    return deviation
 
 
 def tables_of(deviation: Deviation) -> list[Table]:

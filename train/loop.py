@@ -44,6 +44,7 @@ from ffn_edge.train.processes import (
     compute_dtype,
     join_processes,
     keep_freed_memory,
+    to_channels_last,
 )
 from ffn_edge.train.recipe import Recipe
 from ffn_edge.train.run_state import Clock, RunParts, RunState, TrainResult
@@ -139,12 +140,7 @@ def train(
             start_from(network, load_checkpoint(recipe.start_from).network)
         network = network.to(processes.device)
         if recipe.channels_last:
-            # Clips come with their channels last in memory, whatever the network takes.
-            network = network.to(
-                memory_format=torch.channels_last_3d
-                if network.layout == "clip"
-                else torch.channels_last
-            )
+            to_channels_last(network)
         if recipe.sync_norm and processes.world_size > 1:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         distils = "td" not in recipe.without
@@ -157,7 +153,7 @@ def train(
         schedule = LambdaLR(
             optimizer, lambda step: learning_rate_factor(recipe, step, steps_per_epoch)
         )
-        dtype = compute_dtype(recipe.precision, processes.device)
+        dtype = compute_dtype(recipe.precision, processes.device, network)
         autocast = autocast_to(dtype, processes.device)
         # Only float16 needs scaled gradients; a disabled scaler passes everything through.
         scaler = torch.amp.GradScaler(processes.device.type, enabled=dtype is torch.float16)

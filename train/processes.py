@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from ffn_edge.errors import RecipeError
+from ffn_edge.network import FrameFlexibleNetwork
 
 # Of malloc.h; see mallopt(3).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -84,7 +85,7 @@ def join_processes(device: str | None) -> Iterator[Processes]:
         raise RecipeError(f"there is no device {device!r}", "cpu, cuda or cuda:1.") from error
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise RecipeError("there is no CUDA device on this machine", "leave --device out, or cpu.")
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = _world_size()
     if world_size == 1:
         yield Processes(0, 1, wanted)
         return
@@ -96,6 +97,25 @@ def join_processes(device: str | None) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), world_size, wanted)
     finally:
         dist.destroy_process_group()
+
+
+def require_one_process(command: str) -> None:
+    """Raise a RecipeError if `torchrun` started several: each would do, and write, the same."""
+    if (started := _world_size()) > 1:
+        raise RecipeError(
+            f"`ffn-edge {command}` works in one process; {started} were started",
+            "start it without torchrun; only `ffn-edge train` shares its work.",
+        )
+
+
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def to_channels_last(network: FrameFlexibleNetwork) -> None:
+    """Lay the weights out in memory as clips are, whatever the network takes: channels last."""
+    clip = network.layout == "clip"
+    network.to(memory_format=torch.channels_last_3d if clip else torch.channels_last)
 
 
 def keep_freed_memory() -> None:
@@ -113,13 +133,17 @@ def keep_freed_memory() -> None:
     mallopt(_M_TOP_PAD, 256 << 20)
 
 
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type that convolutions compute in; see `Recipe.precision`."""
+def compute_dtype(precision: str, device: torch.device, network: nn.Module) -> torch.dtype:
+    """Return the type that a network's convolutions compute in; see `Recipe.precision`."""
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision in named:
         return named[precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
+    if any(isinstance(layer, nn.Conv3d) for layer in network.modules()):
+        # In bfloat16 on a CPU, UniFormer's depth-wise Conv3d layers got weight gradients of 1e35
+        # from memory that was never written (torch 2.14.1; seen with MALLOC_PERTURB_=128).
+        return torch.float32
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
 

@@ -40,8 +40,8 @@ class Recipe:
     rises for 30 % of the run from a 25th and falls to zero.
 
     Speed: `precision` "auto" is bfloat16 where the device computes it natively, else float16 on
-    a GPU and float32 on a CPU. `together` sends all frame counts through each shared layer in one
-    call; None chooses by device.
+    a GPU and float32 on a CPU; on a CPU always float32 for 3-D convolutions. `together` sends all
+    frame counts through each shared layer in one call; None chooses by device.
     """
 
     architecture: str

@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import nn
 
@@ -16,10 +14,8 @@ from ffn_edge.bundle import Accuracy
 from ffn_edge.frames import nearest_frame_count
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
 from ffn_edge.network.cost import count_macs
-from ffn_edge.train.data import VideoDataset
-from ffn_edge.train.datasets import dataset_facts
+from ffn_edge.train.batches import VideoBatches, videos_for
 from ffn_edge.train.evaluate import evaluate
-from ffn_edge.train.loading import BrokenVideos, ResumableSampler, make_loader
 from ffn_edge.train.processes import autocast_to, compute_dtype, join_processes
 
 
@@ -114,32 +110,18 @@ def evaluate_network(
     Raises:
         DataError: the list cannot be used, or too many of its videos are broken.
     """
-    videos = VideoDataset(
-        list_file,
-        tuple(frame_counts),
-        classes=card.classes,
-        facts=dataset_facts(card.dataset),
-        root=root,
-        train=False,
-        size=card.size,
-        short_side=card.short_side,
-    )
-    broken = BrokenVideos(len(videos))
-    console = Console(stderr=True)
+    videos = videos_for(card, list_file, frame_counts, root=root)
+    batches = VideoBatches(videos, batch_size=batch_size, workers=workers)
     with join_processes(device) as processes:
-        sampler = ResumableSampler(len(videos), shuffle=False)
-        loader = make_loader(videos, sampler, batch_size=batch_size, workers=workers)
-        accuracy = evaluate(
+        dtype = compute_dtype(precision, processes.device, network)
+        return evaluate(
             network.to(processes.device),
-            track(broken.watch(loader), "evaluating", len(loader), console=console, transient=True),
+            batches.epoch("evaluating"),
             frame_counts,
             card,
             device=processes.device,
-            autocast=autocast_to(compute_dtype(precision, processes.device), processes.device),
+            autocast=autocast_to(dtype, processes.device),
         )
-    for path in broken.paths:
-        console.print(f"skipped, could not be read: {path}", markup=False, highlight=False)
-    return accuracy
 
 
 def table_of(rows: Sequence[Row]) -> Table:

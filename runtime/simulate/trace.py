@@ -149,7 +149,7 @@ def read_trace(path: Path) -> Trace:
 def _read_head(path: Path, line: str) -> tuple[Setting, Limits, Mapping[str, Any]]:
     raw = read_versioned(
         line,
-        SCHEMA_VERSION,
+        (SCHEMA_VERSION,),
         where=str(path),
         kind="a trace",
         hint=_RECORD_AGAIN,

@@ -324,7 +324,11 @@ def test_other_shared_weights_are_refused(bundle_copy: Path, adapted: Checkpoint
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": tuple("abcde")}, "classes is left, right, up, down, none, the checkpoint's a"),
+        (
+            {"classes": ("left", "right", "top", "down", "nothing")},
+            "class 2 is up, the checkpoint's top",
+        ),
+        ({"classes": ("left", "right")}, "number of class names is 5, the checkpoint's 2"),
         ({"size": 48, "short_side": 48}, "height is 32, the checkpoint's 48"),
         ({"short_side": 32}, "short_side is 40, the checkpoint's 32"),
         ({"mean": (0.0, 0.0, 0.0)}, "mean is"),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ffn_edge import network
 from ffn_edge.bundle import Accuracy
-from ffn_edge.errors import CheckpointError, DataError, FfnEdgeError
+from ffn_edge.errors import CheckpointError, DataError, FfnEdgeError, RecipeError
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import Checkpoint, ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.train import adapt as adaptation
@@ -136,7 +136,7 @@ def test_frame_folders_are_read_as_in_training(trained: Path, clips: Clips, tmp_
         folder.mkdir()
         for i in range(1, 11):
             cv2.imwrite(str(folder / f"{i:05d}.jpg"), np.full((32, 32, 3), 20 * i, np.uint8))
-    (tmp_path / "list.txt").write_text("a b 10 99\nc 10 0\n")
+    (tmp_path / "list.txt").write_text("a b 10 99\nc 10\n")
     folders = dataclasses.replace(
         clips, list_file=str(tmp_path / "list.txt"), dataset="something-v1"
     )
@@ -226,6 +226,38 @@ def test_a_bad_list_is_named_as_the_user_named_it(
         )
 
     assert str(bad) in caught.value.message
+
+
+@pytest.mark.parametrize("change", [adapt, recalibrate])
+@pytest.mark.parametrize(("name", "reason"), [("file/new.pt", "."), ("folder", "it is a folder")])
+def test_an_output_that_cannot_be_written_is_found_before_anything_is_learned(
+    change: Callable[..., object],
+    name: str,
+    reason: str,
+    trained: Path,
+    clips: Clips,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(adaptation, "_inputs")
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+
+    with pytest.raises(CheckpointError, match=f"{name} could not be written: {reason}") as caught:
+        change(str(trained), str(tmp_path / name), (4,) if change is adapt else None, clips)
+
+    assert "-o" in caught.value.hint
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("change", [adapt, recalibrate])
+def test_several_processes_are_refused(
+    change: Callable[..., object], clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    with pytest.raises(RecipeError, match="works in one process; 2 were started"):
+        change("absent.pt", "new.pt", (4,), clips)
 
 
 def test_a_bad_validation_list_is_found_before_anything_is_learned(
@@ -353,6 +385,31 @@ def test_the_command_writes_beside_the_checkpoint_and_reports(
     assert "2 frames, 12 videos" in taken.stdout and "top-1" in taken.stdout
     assert load_checkpoint(tmp_path / "best-4.pt").network.frame_counts == (2, 4, 8)
     assert load_checkpoint(tmp_path / "best-recalibrated.pt").network.frame_counts == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [(["--frames", "4,6"], "best-4-6.pt"), (["--recalibrate"], "best-recalibrated.pt")],
+)
+def test_a_file_that_was_not_named_is_not_written_over(
+    options: list[str], name: str, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(b"an older one")
+
+    with pytest.raises(CheckpointError, match=f"{name} exists already") as caught:
+        invoke(tmp_path / "best.pt", *options, "--data", data / "list.txt")
+
+    assert "-o FILE" in caught.value.hint
+    assert (tmp_path / name).read_bytes() == b"an older one"
+
+
+def test_a_file_that_was_named_is_written_over(trained: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "new.pt"
+    output.write_bytes(b"an older one")
+
+    invoke(trained, "--recalibrate", "--data", data / "list.txt", "-o", output, "--workers", 0)
+
+    assert load_checkpoint(output).network.frame_counts == (2, 8)
 
 
 @pytest.mark.parametrize(

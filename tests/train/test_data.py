@@ -16,6 +16,7 @@ from ffn_edge.train.clips import render_clips
 from ffn_edge.train.data import Sample, VideoDataset
 from ffn_edge.train.datasets import DatasetFacts, dataset_facts
 from ffn_edge.video import VideoReader, VideoWriter
+from ffn_edge.video_list import UNLABELLED
 
 CLASSES = ("a", "b", "c")
 FRAMES = 50
@@ -205,6 +206,24 @@ def test_a_varied_clip_is_the_video_flipped_and_carries_the_label_of_what_it_sho
             expected = _shown(classes[index], backwards < 0, upside_down < 0, mirror < 0)
             assert classes[sample.label] == expected
     assert len(seen) == 8
+
+
+def test_what_is_not_labelled_gets_no_label_from_a_flip(tmp_path: Path) -> None:
+    render_clips(tmp_path / "demo", train=3, val=0, test=0)
+    list_file = tmp_path / "demo" / "train.txt"
+    classes = read_classes(tmp_path / "demo" / "classes.txt")
+    list_file.write_text(
+        "".join(f"{line.split()[0]}\n" for line in list_file.read_text().splitlines())
+    )
+    videos = VideoDataset(
+        list_file, (4,), classes=classes, facts=dataset_facts("demo"), train=True, size=SIZE,
+        short_side=SIZE, labelled=False,
+    )  # fmt: skip
+
+    samples = [videos[epoch, index] for epoch in range(8) for index in range(3)]
+
+    assert {sample.label for sample in samples} == {UNLABELLED}
+    assert all(sample.clips for sample in samples)
 
 
 def _shown(action: str, backwards: bool, upside_down: bool, mirrored: bool) -> str:

@@ -273,9 +273,9 @@ def test_two_processes_share_the_work_and_one_writes(recipe: Recipe, tmp_path: P
         f"    path = {str(tmp_path / 'run')!r} + '/weights' + os.environ['RANK'] + '.pt'\n"
         "    torch.save(dict(network.named_parameters()), path)\n"
         "    return original(state, **rest)\n"
-        "seen, build, original = [], loop.build, loop._State.result\n"
+        "seen, build, original = [], loop.build, loop.RunState.result\n"
         "loop.build = lambda *a, **k: seen.append(build(*a, **k)) or seen[0]\n"
-        "loop._State.result = result\n"
+        "loop.RunState.result = result\n"
     )
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",

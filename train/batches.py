@@ -1,0 +1,84 @@
+"""The videos of a list in batches, as the network of a checkpoint takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.progress import track
+
+from ffn_edge.network.checkpoint import ModelCard
+from ffn_edge.train.data import VideoDataset
+from ffn_edge.train.datasets import dataset_facts
+from ffn_edge.train.loading import Batch, BrokenVideos, ResumableSampler, make_loader
+
+
+def videos_for(
+    card: ModelCard,
+    list_file: str,
+    frame_counts: Sequence[int],
+    *,
+    root: str | None = None,
+    train: bool = False,
+    labelled: bool = True,
+) -> VideoDataset:
+    """Return the videos of a list, prepared as a network's card says; see `VideoDataset`.
+
+    Raises:
+        DataError: the list, or a path in it, is wrong; the data set is not known.
+    """
+    return VideoDataset(
+        list_file,
+        frame_counts,
+        classes=card.classes,
+        facts=dataset_facts(card.dataset),
+        root=root,
+        train=train,
+        size=card.size,
+        short_side=card.short_side,
+        labelled=labelled,
+    )
+
+
+class VideoBatches:
+    """Passes over videos in one process, each with a progress bar.
+
+    Attributes:
+        videos: that are passed over.
+        broken: counts those that cannot be read.
+    """
+
+    def __init__(
+        self, videos: VideoDataset, *, batch_size: int, workers: int, shuffle: bool = False
+    ) -> None:
+        """Open no video yet.
+
+        Args:
+            videos: to pass over.
+            batch_size: videos at a time.
+            workers: processes that decode; 0 decodes in this one.
+            shuffle: take another order in each epoch.
+        """
+        self.videos = videos
+        self.broken = BrokenVideos(len(videos))
+        self._sampler = ResumableSampler(len(videos), shuffle=shuffle)
+        self._loader = make_loader(videos, self._sampler, batch_size=batch_size, workers=workers)
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return len(self._loader)
+
+    def epoch(self, description: str, number: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch that hold a clip, then name the videos newly broken.
+
+        Raises:
+            DataError: too many videos are broken.
+        """
+        console = Console(stderr=True)
+        known = len(self.broken.paths)
+        self._sampler.start(number)
+        batches = self.broken.watch(self._loader)
+        yield from track(batches, description, len(self), console=console, transient=True)
+        for path in self.broken.paths[known:]:
+            text = f"skipped, could not be read: {path}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
