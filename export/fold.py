@@ -2,11 +2,11 @@
 
     W_T = W · s_in_T · s_out_T        b_T = s_out_T · (b + W · t_in_T) + t_out_T
 
-A batch norm folds into the convolution (or linear layer) before it, which gives s_out and t_out:
+A batch norm folds into the convolution before it, which gives s_out and t_out:
 
     s_out = γ_T/√(σ²_T + ε)           t_out = β_T − γ_T·μ_T/√(σ²_T + ε)
 
-An alteration, the affine of a LayerNorm, and a batch norm that has no such layer before it fold
+An alteration, the affine of a LayerNorm, and a batch norm that has no convolution before it fold
 into all linear layers after them, which gives s_in and t_in: 1 + φ_T and no shift, γ_T and β_T, or
 scale and shift as above. An alteration that has no such layers goes into the norm before it.
 `network.neighbours` says where which can go with no change of the
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from ffn_edge.compose import BIAS, S_IN, S_OUT, vector_name
 from ffn_edge.errors import ExportError
@@ -35,6 +35,7 @@ from ffn_edge.export.folded_layers import (
     layer_norm,
 )
 from ffn_edge.network import FrameFlexibleNetwork
+from ffn_edge.network.channels import POOLINGS
 from ffn_edge.network.neighbours import LINEAR, Place, layer_of, place_of
 from ffn_edge.network.specialized import (
     FixedFrames,
@@ -44,16 +45,6 @@ from ffn_edge.network.specialized import (
 )
 from ffn_edge.network.tracing import traced
 from ffn_edge.network.unshared import UnsharedNetwork
-
-# The number of dimensions that an adaptive average pooling averages over.
-_POOLINGS: dict[Any, int] = {
-    nn.AdaptiveAvgPool1d: 1,
-    nn.AdaptiveAvgPool2d: 2,
-    nn.AdaptiveAvgPool3d: 3,
-    F.adaptive_avg_pool1d: 1,
-    F.adaptive_avg_pool2d: 2,
-    F.adaptive_avg_pool3d: 3,
-}
 
 
 @dataclass
@@ -82,7 +73,8 @@ def fold(network: FrameFlexibleNetwork, frames: int) -> FoldedNetwork:
         frames: one of its frame counts.
 
     Raises:
-        ExportError: the frame count does not exist, or the frame counts share no weights.
+        ExportError: the frame count does not exist, the frame counts share no weights, or a layer
+            does more than its type says.
         NetworkError: the body cannot be traced.
     """
     if frames not in network.frame_counts:
@@ -161,6 +153,7 @@ class _Folder:
             if isinstance(layer, LINEAR):
                 self._modulate(name, layer)
             elif isinstance(layer, TemporalLayer):
+                _check_plain(name, layer)
                 self.replaced[name] = FixedFrames(layer, self.frames)
                 for tensor in layer.state_dict():
                     self.names[f"{name}.layer.{tensor}"] = f"{name}.{tensor}"
@@ -171,6 +164,7 @@ class _Folder:
     def _place(self, node: fx.Node, place: Place) -> None:
         """Put a norm or an alteration where it goes."""
         name, layer = str(node.target), self.layers[str(node.target)]
+        _check_plain(name, layer)
         affine: Affine | None
         if isinstance(layer, WeightAlteration):
             if place.before is not None:
@@ -179,11 +173,12 @@ class _Folder:
             affine = self._alteration(layer)
         elif isinstance(layer, SpecializedNorm):
             layer = layer.norms[str(self.frames)]
+            _check_plain(name, layer)
             affine = _then(affine_of(layer), self.altered.get(name))
-        elif place.reason:
-            return  # an ordinary norm stays as it is
         else:
             affine = affine_of(layer)
+            if place.reason:
+                return  # an ordinary norm stays as it is
         if place.before is not None and affine is not None:
             self.outputs[place.before] = affine
         for reader in place.after:
@@ -198,8 +193,7 @@ class _Folder:
             self._drop(node)
 
     def _drop(self, node: fx.Node) -> None:
-        assert isinstance(node.args[0], fx.Node)
-        node.replace_all_uses_with(node.args[0])
+        node.replace_all_uses_with(node.all_input_nodes[0])
         self.graph.erase_node(node)
 
     def _alteration(self, layer: WeightAlteration) -> Affine:
@@ -217,12 +211,40 @@ class _Folder:
 
     def _modulate(self, name: str, layer: nn.Module) -> None:
         assert isinstance(layer, LINEAR)
+        _check_plain(name, layer)
         inputs, outputs = self.inputs.get(name), self.outputs.get(name)
         self.replaced[name] = ModulatedLayer(layer, inputs, outputs)
         self.linear_layers.append(name)
         shifted = outputs is not None or (inputs is not None and inputs.shift is not None)
         for vector in (S_IN, S_OUT, BIAS) if shifted else (S_IN, S_OUT):
             self.names[f"{name}.{vector}"] = vector_name(self.frames, name, vector)
+
+
+def _check_plain(name: str, layer: nn.Module) -> None:
+    """Refuse a layer that does more than its type says: what takes its place would not.
+
+    Raises:
+        ExportError: it has a hook or a parametrization, or its class computes something else.
+    """
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        more = "has a hook"
+    elif parametrize.is_parametrized(layer):
+        more = "has a parametrization"
+    elif isinstance(layer, LINEAR) and not any(
+        all(
+            getattr(type(layer), method, None) is getattr(kind, method, None)
+            for method in ("forward", "_conv_forward")
+        )
+        for kind in LINEAR
+    ):
+        more = "computes something else by its class"
+    else:
+        return
+    raise ExportError(
+        f"{name}, a {type(layer).__name__}, {more}, which cannot be exported",
+        "remove the hook, bake what computes the weight into it "
+        "(torch.nn.utils.parametrize.remove_parametrizations), or write a forward of its own.",
+    )
 
 
 def _then(one: Affine | None, other: Affine | None) -> Affine | None:
@@ -238,7 +260,7 @@ def _pool_by_mean(node: fx.Node, layer: Any) -> None:
     The exporter turns the latter and a flatten into a Gather with a table of rows × channels
     indices: 262 kB of a ResNet-50's graph at 16 frames.
     """
-    rank = _POOLINGS.get(node.target if layer is None else type(layer))
+    rank = POOLINGS.get(node.target if layer is None else type(layer))
     if rank is None:
         return
     if layer is not None:
@@ -246,8 +268,8 @@ def _pool_by_mean(node: fx.Node, layer: Any) -> None:
     else:
         size = node.kwargs["output_size"] if "output_size" in node.kwargs else node.args[1]
     sizes = size if isinstance(size, tuple | list) else (size,) * rank
-    if all(each in (1, None) for each in sizes):
-        dims = tuple(i - rank for i, each in enumerate(sizes) if each == 1)
+    dims = tuple(i - rank for i, each in enumerate(sizes) if each == 1)
+    if dims and all(each in (1, None) for each in sizes):  # without dims, mean() is of all
         node.op, node.target = "call_method", "mean"
         node.args, node.kwargs = (node.all_input_nodes[0], dims, True), {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -95,7 +96,7 @@ class ModulatedLayer(nn.Module):
             self.convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[layer.weight.dim() - 2]
             self.settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # by the name that PyTorch's layers give it
         """Apply the layer as the shared one would, with this frame count's weight."""
         weight = self.weight.float()
         if self.s_in is not None:
@@ -104,8 +105,8 @@ class ModulatedLayer(nn.Module):
             weight = weight * self.s_out
         bias = None if self.bias is None else self.bias.float()
         if self.convolve is None:
-            return F.linear(x, weight, bias)
-        return self.convolve(x, weight, bias, *self.settings)
+            return F.linear(input, weight, bias)
+        return self.convolve(input, weight, bias, *self.settings)
 
 
 class ChannelAffine(nn.Module):
@@ -122,26 +123,20 @@ class ChannelAffine(nn.Module):
         self.shift = None if affine.shift is None else _constant(affine.shift)
         self.dim = dim
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale and shift the channels of `x`; the shape stays."""
-        shape = (-1,) if self.dim == -1 else (-1, *(1,) * (x.dim() - 2))
-        scaled = x * self.scale.reshape(shape)
+    def forward(self, input: Tensor) -> Tensor:
+        """Scale and shift the channels; the shape stays."""
+        shape = (-1,) if self.dim == -1 else (-1, *(1,) * (input.dim() - 2))
+        scaled = input * self.scale.reshape(shape)
         return scaled if self.shift is None else scaled + self.shift.reshape(shape)
 
 
 def layer_norm(like: nn.LayerNorm, affine: Affine | None) -> nn.LayerNorm:
     """Return a LayerNorm that normalises as `like` does, with another affine or without one."""
-    # A subclass such as ConvNeXt's LayerNorm2d has a forward of its own.
-    norm = type(like)(
-        like.normalized_shape,
-        eps=like.eps,
-        elementwise_affine=affine is not None,
-        bias=affine is not None and affine.shift is not None,
-    )
-    if affine is not None:
-        norm.weight = _constant(affine.scale)
-        if affine.shift is not None:
-            norm.bias = _constant(affine.shift)
+    norm = copy.copy(like)  # a subclass may take other arguments, and have a forward of its own
+    norm._parameters = {
+        "weight": None if affine is None else _constant(affine.scale),
+        "bias": None if affine is None or affine.shift is None else _constant(affine.shift),
+    }
     return norm
 
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -20,6 +22,7 @@ from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpo
 CLASSES = ("left", "right", "up", "down", "none")
 
 Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
+GraphError = Callable[[FrameFlexibleNetwork, Bundle, int], float]
 
 # The networks of the tests are small: on a busy machine, threads wait for each other far longer
 # than they compute.
@@ -53,6 +56,31 @@ def _randomise(model: FrameFlexibleNetwork) -> FrameFlexibleNetwork:
             elif name.endswith(("fc.linear.weight", "fc.linear.bias")):
                 uniform(tensor, -1, 1)  # the initial 0.001 would leave every logit near zero
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def graph_error() -> GraphError:
+    """A function that says how far a bundle's graph in ONNX Runtime is from its network.
+
+    It takes the network, the bundle and a frame count, and returns the largest difference of
+    logits, relative to the largest logit.
+    """
+    return _graph_error
+
+
+def _graph_error(model: FrameFlexibleNetwork, bundle: Bundle, frames: int) -> float:
+    contract = bundle.manifest.input
+    shape = (1, frames, contract.height, contract.width, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    session = onnxruntime.InferenceSession(
+        str(bundle.graph_path(frames)), providers=["CPUExecutionProvider"]
+    )
+    (logits,) = session.run(["logits"], {"frames": pixels})
+    mean, std = (torch.tensor(each).reshape(3, 1, 1) for each in (contract.mean, contract.std))
+    clip = (torch.from_numpy(pixels).permute(0, 1, 4, 2, 3) / 255 - mean) / std
+    with torch.inference_mode():
+        expected = model(clip)
+    return float((torch.from_numpy(logits) - expected).abs().max() / expected.abs().max())
 
 
 @pytest.fixture(scope="session")

@@ -55,19 +55,14 @@ def build(
             here.
 
     Raises:
-        NetworkError: the architecture or the weights do not exist.
+        NetworkError: the architecture, the weights or what is to be left out do not exist.
         FrameCountError: the frame counts do not ascend.
         CheckpointError: the weights file is of another network.
     """
     family = family_of(arch)
     if num_classes < 1:
         raise NetworkError(f"a network cannot have {num_classes} classes", "give at least one.")
-    if unknown := sorted(set(without) - set(ABLATIONS)):
-        raise NetworkError(
-            f"a network cannot be built without {unknown[0]!r}",
-            f"what can be left out is {', '.join(ABLATIONS)}.",
-        )
-    counts = check_frame_counts(frame_counts or family.frame_counts)
+    counts = check_frame_counts(family.frame_counts if frame_counts is None else frame_counts)
 
     def built(counts: Sequence[int]) -> FrameFlexibleNetwork:
         return family.build(

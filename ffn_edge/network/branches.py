@@ -32,9 +32,9 @@ class Branch:
 def residual_branches(graph: fx.Graph, layers: Mapping[str, nn.Module]) -> list[Branch]:
     """Find the residual branches of a traced network, in the order in which they end.
 
-    A residual branch ends at an addition of two activations that come from one: of the two ways
-    from there, it is the one with more layers that have weights. (The other is nothing, or a
-    projection; of two that have as many, the branch is the one that is written first.)
+    A residual branch ends at an addition of activations that come from one: it is each way from
+    there but that with the fewest layers that have weights. (That one is nothing, or a projection;
+    of those that have as few, it is the one that is written last.)
 
     Args:
         graph: of a traced network; see `tracing.traced`.
@@ -43,22 +43,32 @@ def residual_branches(graph: fx.Graph, layers: Mapping[str, nn.Module]) -> list[
     nodes = list(graph.nodes)
     ancestors = _ancestors(nodes)
     branches: dict[str, Branch] = {}
+    sums: dict[fx.Node, tuple[int, list[fx.Node]]] = {}  # addition -> where from, and what it adds
     for node in nodes:
-        arms = [ancestors[arm] for arm in _summands(node) if arm in ancestors]
-        if len(arms) != 2 or not arms[0] & arms[1]:
+        added = [each for each in _summands(node) if each in ancestors]
+        if len(added) != 2:
             continue
-        ours, theirs = arms
-        fork = (ours & theirs).bit_length() - 1  # the last that both come from
+        common = ancestors[added[0]] & ancestors[added[1]]
+        if not common:
+            continue
+        fork = common.bit_length() - 1  # the last that both come from
+        arms: list[fx.Node] = []
+        for each in added:  # x + a(x) + b(x) is one sum of three
+            inner_fork, inner = sums.get(each, (-1, []))
+            arms += inner if inner_fork == fork else [each]
+        sums[node] = fork, arms
         ways = [
             [
                 other
                 for i, other in enumerate(nodes)
-                if only >> i & 1 and ancestors[other] >> fork & 1 and _weighs(other, layers)
+                if (ancestors[arm] & ~common) >> i & 1
+                and ancestors[other] >> fork & 1
+                and _weighs(other, layers)
             ]
-            for only in (ours & ~theirs, theirs & ~ours)
+            for arm in arms
         ]
-        weights = max(ways, key=len)
-        if weights:
+        ways.remove(min(reversed(ways), key=len))
+        for weights in filter(None, ways):
             branch = _branch_from(weights[0], graph, layers)
             branches.setdefault(branch.start, branch)
     return list(branches.values())
@@ -88,7 +98,7 @@ def _asks_size(node: fx.Node) -> bool:
 def _summands(node: fx.Node) -> list[fx.Node]:
     """Return what a node adds, without numbers; nothing if it is no addition."""
     adds = node.target in (_ADDITIONS if node.op == "call_function" else _ADDING_METHODS)
-    return [each for each in node.args if isinstance(each, fx.Node)] if adds else []
+    return node.all_input_nodes if adds else []
 
 
 def _weighs(node: fx.Node, layers: Mapping[str, nn.Module]) -> bool:

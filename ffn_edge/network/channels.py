@@ -12,18 +12,33 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 from torchvision.models.convnext import LayerNorm2d  # type: ignore[import-untyped]
-from torchvision.ops import StochasticDepth  # type: ignore[import-untyped]
+from torchvision.ops import stochastic_depth  # type: ignore[import-untyped]
 
 from ffn_edge.network.specialized import WeightAlteration
 
+# The number of dimensions that an adaptive average pooling averages over.
+POOLINGS: dict[Any, int] = {
+    nn.AdaptiveAvgPool1d: 1,
+    nn.AdaptiveAvgPool2d: 2,
+    nn.AdaptiveAvgPool3d: 3,
+    F.adaptive_avg_pool1d: 1,
+    F.adaptive_avg_pool2d: 2,
+    F.adaptive_avg_pool3d: 3,
+}
 # In evaluation, these change nothing.
-_IDENTITIES = (nn.Identity, nn.modules.dropout._DropoutNd, StochasticDepth)
-# The number of dimensions that a layer takes. (BatchNorm1d takes two or three.)
+_IDENTITIES = (nn.Identity, nn.modules.dropout._DropoutNd)
+# Nor do these functions, where their argument `training`, at this place, is False.
+_DROPOUTS: dict[Any, int] = {
+    F.dropout: 2,
+    F.dropout1d: 2,
+    F.dropout2d: 2,
+    F.dropout3d: 2,
+    stochastic_depth: 3,
+}
+# The number of dimensions that a norm takes. (BatchNorm1d takes two or three.)
 _RANKS: dict[type[nn.Module], int] = {
-    nn.AdaptiveAvgPool1d: 3,
-    nn.AdaptiveAvgPool2d: 4,
-    nn.AdaptiveAvgPool3d: 5,
     nn.BatchNorm2d: 4,
     nn.BatchNorm3d: 5,
     LayerNorm2d: 4,
@@ -68,10 +83,13 @@ def readers(
 def _carried(layers: Mapping[str, nn.Module], node: fx.Node, at: Channels) -> Channels | None:
     """Return where the channels are behind `node`; None if it is another operation."""
     layer = layers[str(node.target)] if node.op == "call_module" else None
+    called = node.target if layer is None else type(layer)
     if isinstance(layer, _IDENTITIES):
         return at
-    if isinstance(layer, nn.modules.pooling._AdaptiveAvgPoolNd):
-        rank = _RANKS[type(layer)]
+    if called in _DROPOUTS:
+        return None if _argument(node, _DROPOUTS[called], "training", True) else at
+    if called in POOLINGS:
+        rank = 2 + POOLINGS[called]
         return Channels(1, rank) if at.dim == 1 and at.rank in (None, rank) else None
     if isinstance(layer, nn.Flatten):
         return _flattened(at, layer.start_dim, layer.end_dim)
@@ -83,11 +101,18 @@ def _carried(layers: Mapping[str, nn.Module], node: fx.Node, at: Channels) -> Ch
             return _permuted(at, _dims(arguments))
         case "transpose":
             return _transposed(at, _dims(arguments))
-        case "flatten" if not node.kwargs:
-            return _flattened(at, *_dims(arguments))
-        case "mean" if len(node.args) == 2 and not node.kwargs:
-            return _averaged(at, _dims(arguments))
+        case "flatten":
+            start, end = _argument(node, 1, "start_dim", 0), _argument(node, 2, "end_dim", -1)
+            return _flattened(at, *_dims((start, end)))
+        case "mean":
+            dims, keep = _argument(node, 1, "dim", ()), _argument(node, 2, "keepdim", False)
+            return _averaged(at, _dims((dims,)), keep)
     return None
+
+
+def _argument(node: fx.Node, place: int, name: str, default: Any) -> Any:
+    """Return what `node` passes at a place or by name."""
+    return node.args[place] if place < len(node.args) else node.kwargs.get(name, default)
 
 
 def _name(node: fx.Node) -> str:
@@ -124,10 +149,12 @@ def _flattened(at: Channels, start: int = 0, end: int = -1) -> Channels | None:
     return Channels(at.dim, start + 1) if known else None
 
 
-def _averaged(at: Channels, dims: tuple[int, ...]) -> Channels | None:
+def _averaged(at: Channels, dims: tuple[int, ...], keep: bool) -> Channels | None:
     if at.rank is None or not dims:
         return None
     over = {dim % at.rank for dim in dims}
     if at.dim in over:
         return None
+    if keep:
+        return at
     return Channels(at.dim - sum(dim < at.dim for dim in over), at.rank - len(over))

@@ -17,9 +17,20 @@ from ffn_edge.atomic import atomic_file
 from ffn_edge.bundle import Accuracy
 from ffn_edge.classes import read_classes
 from ffn_edge.errors import CheckpointError, FfnEdgeError
-from ffn_edge.network import FrameFlexibleNetwork, build, family_of, import_published
+from ffn_edge.network import (
+    ARCHITECTURES,
+    FrameFlexibleNetwork,
+    build,
+    family_of,
+    import_published,
+)
 from ffn_edge.network.family import IMAGENET_MEAN, IMAGENET_STD
-from ffn_edge.network.torch_file import in_one_line, load_torch_file
+from ffn_edge.network.torch_file import (
+    differences,
+    in_one_line,
+    load_tensors,
+    load_torch_file,
+)
 
 FORMAT = "ffn-edge checkpoint"
 SCHEMA_VERSION = 1
@@ -61,9 +72,15 @@ def save_checkpoint(
     """Write a checkpoint atomically.
 
     Raises:
-        CheckpointError: the folder cannot be written, or the disk is full. What stood at `path`
-            stays whole.
+        CheckpointError: the network is of no architecture that `build` makes, the folder cannot be
+            written, or the disk is full. What stood at `path` stays whole.
     """
+    if network.architecture not in ARCHITECTURES:
+        raise CheckpointError(
+            f"a network of architecture {network.architecture!r} cannot be made again from a "
+            "checkpoint",
+            "save network.state_dict(), and export from the program that specialised it.",
+        )
     content = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -111,6 +128,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             content["frame_counts"],
             without=content.get("without", ()),
         ).eval()
+        if differ := differences(network.state_dict(), content["state_dict"]):
+            raise CheckpointError(
+                f"{path} does not hold a {network.architecture}: {differ}",
+                "train or import it again.",
+            )
         network.load_state_dict(content["state_dict"])
         raw = content["card"]
         card = ModelCard(
@@ -141,7 +163,7 @@ def import_file(
     """Read a checkpoint file of the paper's code and write it as one of ours.
 
     Args:
-        path: a file of `{"state_dict": ...}`, `{"model_state": ...}` or of the tensors themselves.
+        path: a file of the paper's code; see `load_tensors`.
         architecture: which network it is.
         output: the file to write.
         classes: class names, one per line; left out, the classes are named by their number.
@@ -151,15 +173,7 @@ def import_file(
             another number of names.
         DataError: the class file cannot be used.
     """
-    content = load_torch_file(path)
-    state_dict = content.get("state_dict", content.get("model_state", content))
-    if not isinstance(state_dict, dict):
-        raise CheckpointError(
-            f"the state_dict of {path} is a {type(state_dict).__name__}", "give a whole checkpoint."
-        )
-    network = import_published(
-        architecture, {name: t for name, t in state_dict.items() if isinstance(t, torch.Tensor)}
-    )
+    network = import_published(architecture, load_tensors(path))
     names = tuple(map(str, range(network.num_classes)))
     if classes is not None:
         names = read_classes(classes)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import torch
 from torch import fx, nn
 
 from ffn_edge.errors import NetworkError
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.network.branches import residual_branches
-from ffn_edge.network.ffn import FrameFlexibleNetwork, Layout
+from ffn_edge.network.ffn import ABLATIONS, FrameFlexibleNetwork, Layout
 from ffn_edge.network.neighbours import LINEAR, layer_of
 from ffn_edge.network.specialized import (
     AlterationPoint,
@@ -34,12 +35,15 @@ def specialize(
     route: Route | None = None,
     without: Sequence[str] = (),
 ) -> FrameFlexibleNetwork:
-    """Turn an ordinary network into a Frame Flexible Network, in place.
+    """Turn an ordinary network into a Frame Flexible Network, in place unless it is refused.
 
     Every BatchNorm and LayerNorm becomes a `SpecializedNorm`, every `AlterationPoint` a
     `WeightAlteration`. At the start of every residual branch, the convolution or linear layer gets
     a `WeightAlteration` before it, and before that a Conv2d of layout "frames" a `TemporalShift`.
     What was done, and what was left alone, is in `specialized` of the result.
+
+    Only `ffn_edge.network.build` can make a network again, so that one of another architecture is
+    no checkpoint: save its state_dict(), and export it in the program that specialised it.
 
     Args:
         module: a network in torchvision's style. It is changed, and becomes the body.
@@ -53,14 +57,27 @@ def specialize(
             branch begins, none for []; left out, they are found by tracing.
         shift_fraction: the temporal shift moves 1/n of the channels each way; None for no shift.
         route: the route of the module's own temporal layers, where it has any.
-        without: "sn" to keep the norms as they are, "wa" for no weight alteration: the paper's
-            ablations.
+        without: of `ABLATIONS`: "sn" to keep the norms as they are, "wa" for no weight
+            alteration. The others are not of one network, and change nothing here.
 
     Raises:
-        NetworkError: there is no norm layer to specialise, a name does not exist, or something
-            that was left out cannot be found, as the network cannot be traced.
+        NetworkError: there is no norm layer to specialise, or a specialised one already, a name
+            does not exist, or something that was left out cannot be found, as the network cannot
+            be traced.
     """
     counts = check_frame_counts(frame_counts)
+    unknown = [without] if isinstance(without, str) else sorted(set(without) - set(ABLATIONS))
+    if unknown:
+        raise NetworkError(
+            f"a network cannot be built without {unknown[0]!r}",
+            f"give a list of what to leave out, of {', '.join(ABLATIONS)}.",
+        )
+    for name, layer in module.named_modules():
+        if isinstance(layer, SpecializedNorm):
+            raise NetworkError(
+                f"{type(module).__name__} is specialised already: {name} is a specialised norm",
+                "specialise an ordinary network, once.",
+            )
     route = route or Route()
     layout = layout or ("clip" if _has_conv3d(module) else "frames")
     if num_classes is None or branches is None:
@@ -71,21 +88,29 @@ def specialize(
         if branches is None:
             found = residual_branches(graph, layers)
             branches = [branch.start for branch in found if not branch.reason]
+    # First all is made, then it is put in place: a network that is refused stays as it was.
     starts = [_first_linear(module, name) for name in branches]
+    made: dict[nn.Module, nn.Module] = {}
     if "sn" not in without:
-        _specialize_norms(module, counts, route)
+        made |= {norm: _specialized(norm, counts, route) for norm in _norms(module)}
     if "wa" not in without:
-        for name, point in list(module.named_modules()):
-            if isinstance(point, AlterationPoint):
-                module.set_submodule(name, WeightAlteration(point.channels, counts, route))
-    for name, layer in starts:
+        like = next(module.parameters(), torch.empty(0))
+        for layer in module.modules():
+            if isinstance(layer, AlterationPoint):
+                made[layer] = WeightAlteration(layer.channels, counts, route).to(like)
+    for layer in starts:
         start = nn.Sequential()
         if shift_fraction is not None and layout == "frames" and isinstance(layer, nn.Conv2d):
             start.add_module("shift", TemporalShift(route, shift_fraction))
         if "wa" not in without:
             start.add_module("alteration", _alteration_before(layer, counts, route))
         start.add_module("linear" if isinstance(layer, nn.Linear) else "conv", layer)
-        module.set_submodule(name, start)
+        made[layer] = start
+    # A layer that has two names is one layer under both of them.
+    for parent in list(module.modules()):
+        for name, child in parent._modules.items():
+            if child in made:
+                parent._modules[name] = made[child]
     return FrameFlexibleNetwork(
         module,
         route,
@@ -123,8 +148,20 @@ def _outputs(graph: fx.Graph, layers: dict[str, nn.Module]) -> int:
     return found.pop()
 
 
-def _first_linear(module: nn.Module, name: str) -> tuple[str, nn.Module]:
-    """Return the first convolution or linear layer at or inside layer `name`, with its own name."""
+def _within_reach(module: nn.Module) -> Iterator[nn.Module]:
+    """Give the layers of a network, but for those inside a layer of PyTorch's own.
+
+    Inside a TransformerEncoderLayer nothing can fold, and its fast path, as MultiheadAttention's,
+    reads the tensors of the layers inside itself.
+    """
+    for layer in module.children():
+        yield layer
+        if isinstance(layer, nn.ModuleList | nn.ModuleDict) or not is_leaf(layer):
+            yield from _within_reach(layer)
+
+
+def _first_linear(module: nn.Module, name: str) -> nn.Module:
+    """Return the first convolution or linear layer at or inside the layer `name`."""
     try:
         layer = module.get_submodule(name)
     except AttributeError as error:
@@ -132,48 +169,42 @@ def _first_linear(module: nn.Module, name: str) -> tuple[str, nn.Module]:
             f"{type(module).__name__} has no layer {name!r}",
             "branches are names as in module.named_modules().",
         ) from error
-    for inner, child in layer.named_modules():
-        if isinstance(child, LINEAR):
-            return (f"{name}.{inner}" if inner else name), child
+    inside = set(layer.modules())
+    for child in _within_reach(module):
+        if isinstance(child, LINEAR) and child in inside:
+            return child
     raise NetworkError(
-        f"{name!r} is a {type(layer).__name__} without a convolution or linear layer",
-        "a branch begins with a Conv1d, Conv2d, Conv3d or Linear.",
+        f"{name!r} is a {type(layer).__name__} without a convolution or linear layer to begin with",
+        "a branch begins with a Conv1d, Conv2d, Conv3d or Linear, and not inside another layer of "
+        "PyTorch's, such as MultiheadAttention.",
     )
 
 
 def _alteration_before(layer: nn.Module, counts: Sequence[int], route: Route) -> WeightAlteration:
+    assert isinstance(layer, LINEAR)
     if isinstance(layer, nn.Linear):
-        return WeightAlteration(layer.in_features, counts, route, dim=-1)
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    return WeightAlteration(layer.in_channels, counts, route)
+        alteration = WeightAlteration(layer.in_features, counts, route, dim=-1)
+    else:
+        alteration = WeightAlteration(layer.in_channels, counts, route)
+    return alteration.to(layer.weight)
 
 
-def _specialize_norms(module: nn.Module, counts: Sequence[int], route: Route) -> None:
-    """Replace every norm that can be specialised; one used in two places stays one."""
-    made: dict[nn.Module, SpecializedNorm] = {}
+def _specialized(norm: nn.Module, counts: Sequence[int], route: Route) -> SpecializedNorm:
+    try:
+        return SpecializedNorm(norm, counts, route)
+    except (RuntimeError, TypeError) as error:
+        raise NetworkError(
+            f"a {type(norm).__name__} cannot be copied for each frame count: {error}",
+            "a norm must not hold what Python's copy.deepcopy refuses, such as a lock.",
+        ) from error
 
-    def visit(parent: nn.Module) -> None:
-        for name, child in list(parent._modules.items()):  # named_children() skips a second name
-            if child is None:
-                continue
-            if can_be_specialized(child):
-                if child not in made:
-                    try:
-                        made[child] = SpecializedNorm(child, counts, route)
-                    except TypeError as error:
-                        raise NetworkError(
-                            f"cannot copy {name}, a {type(child).__name__}: {error}",
-                            "its class must take the arguments of the PyTorch norm it is made of.",
-                        ) from error
-                setattr(parent, name, made[child])
-            # Inside a layer of PyTorch's own, such as a TransformerEncoderLayer, nothing can fold,
-            # and its fast path reads the norms' tensors itself.
-            elif isinstance(child, nn.ModuleList | nn.ModuleDict) or not is_leaf(child):
-                visit(child)
 
-    visit(module)
-    if not made:
+def _norms(module: nn.Module) -> list[nn.Module]:
+    """Return the norms of a network that can be specialised."""
+    norms = [layer for layer in _within_reach(module) if can_be_specialized(layer)]
+    if not norms:
         raise NetworkError(
             f"{type(module).__name__} has no norm layer that can be specialised",
             "a Frame Flexible Network needs BatchNorm or LayerNorm, as layers of their own.",
         )
+    return norms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -49,6 +50,15 @@ class PublishedNames:
     norm: str
     classifier: str
     frames_per_number: int = 1
+
+
+def in_base_model(name: str) -> str:
+    """Return the published name of a tensor of a ResNet over frames: TSM's, and most of TEA's."""
+    if name.startswith("fc.linear."):
+        return "new_fc." + name.removeprefix("fc.linear.")
+    name = re.sub(r"\.downsample\.1\.norms\.(\d+)\.", r".downsample_bn_\1.", name)
+    name = name.replace(".downsample.0.", ".downsample_conv.")
+    return "base_model." + re.sub(r"\.norms\.(\d+)\.", r"_\1.", name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from ffn_edge.network.channels import Channels, channels_of, readers
 from ffn_edge.network.specialized import NORM_TYPES, SpecializedNorm, WeightAlteration
@@ -25,7 +25,7 @@ class Place:
     One of the three is set.
 
     Attributes:
-        before: the linear layer before it, whose outputs it scales and shifts; of an alteration,
+        before: the convolution before it, whose outputs it scales and shifts; of an alteration,
             the specialised norm before it.
         after: the linear layers after it, whose inputs it scales (and whose bias takes up the
             shift). A LayerNorm itself stays, without its affine.
@@ -54,9 +54,10 @@ def place_of(graph: fx.Graph, layers: Mapping[str, nn.Module], node: fx.Node) ->
     """
     layer = _one_of(layers[str(node.target)])
     if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-        producer = sole_linear_before(graph, layers, node)
-        # After a linear layer on (B, N, C), BatchNorm1d normalises N.
-        if producer is not None and layer.num_features == len(_weight(layers[producer])):
+        if layer.running_mean is None:
+            return Place(reason="it keeps no running statistics, and cannot be exported")
+        producer = _sole_convolution_before(graph, layers, node)
+        if producer is not None:
             return Place(before=producer)
     if times_called(graph, layers, node) > 1:
         return Place(reason="it is used in several places")
@@ -72,12 +73,16 @@ def place_of(graph: fx.Graph, layers: Mapping[str, nn.Module], node: fx.Node) ->
     return Place(reason=after)
 
 
-def sole_linear_before(
+def _sole_convolution_before(
     graph: fx.Graph, layers: Mapping[str, nn.Module], node: fx.Node
 ) -> str | None:
-    """Name the linear layer before `node`, if nothing else reads it and it is called only there."""
-    before = node.args[0]
-    if not isinstance(before, fx.Node) or list(before.users) != [node]:
+    """Name the convolution before `node`, if nothing else reads it and it is called only there.
+
+    Not a linear layer: a graph does not say whether it gives (B, C), or (B, N, C) of which
+    BatchNorm1d normalises N.
+    """
+    before = node.all_input_nodes[0]
+    if not isinstance(layer_of(layers, before), _CONVOLUTIONS) or list(before.users) != [node]:
         return None
     return _linear_called_once(graph, layers, before)
 
@@ -105,7 +110,7 @@ def _linear_readers(
             linear.append(name)
         elif (
             isinstance(other, WeightAlteration)
-            and where.at(other.dim)
+            and _scales(other, layer, where)
             and place_of(graph, layers, user).after
         ):
             behind = _linear_readers(graph, layers, layer, user, where)
@@ -121,14 +126,20 @@ def _is_read_by_alone(
     graph: fx.Graph, layers: Mapping[str, nn.Module], norm: fx.Node, alteration: fx.Node
 ) -> bool:
     """Whether a norm is called once, and read by an alteration of the same channels alone."""
-    at, altered = channels_of(_one_of(layers[str(norm.target)])), layer_of(layers, alteration)
+    layer, altered = _one_of(layers[str(norm.target)]), layer_of(layers, alteration)
     assert isinstance(altered, WeightAlteration)
+    at = channels_of(layer)
     found = [] if at is None else readers(layers, norm, at)
     return (
         [user for user, _ in found] == [alteration]
-        and found[0][1].at(altered.dim)
+        and _scales(altered, layer, found[0][1])
         and times_called(graph, layers, norm) == 1
     )
+
+
+def _scales(alteration: WeightAlteration, layer: nn.Module, at: Channels) -> bool:
+    """Whether an alteration scales the channels that `layer` scales, and finds `at`."""
+    return at.at(alteration.dim) and _channels(alteration) == _channels(layer)
 
 
 def layer_of(layers: Mapping[str, nn.Module], node: Any) -> nn.Module | None:
@@ -151,11 +162,6 @@ def _linear_called_once(
     return str(node.target) if times_called(graph, layers, node) == 1 else None
 
 
-def _weight(linear: nn.Module) -> Tensor:
-    assert isinstance(linear, LINEAR)
-    return linear.weight
-
-
 def _one_of(layer: nn.Module) -> nn.Module:
     """Return one norm of a specialised norm: all are of one kind and size. Others as they are."""
     return next(iter(layer.norms.values())) if isinstance(layer, SpecializedNorm) else layer
@@ -163,18 +169,22 @@ def _one_of(layer: nn.Module) -> nn.Module:
 
 def _mismatch(layer: nn.Module, at: Channels, reader: nn.Module) -> str:
     """Say why a scale (and shift) of `layer`'s channels is not one of `reader`'s inputs, or ""."""
-    if isinstance(reader, nn.Linear):
-        alone = at.at(-1) and reader.in_features == _number_of_channels(layer)
-    else:
-        alone = at.at(1)
-    if not alone:
+    dim = -1 if isinstance(reader, nn.Linear) else 1
+    if dim == -1 and at == Channels(1):
+        return "may read other channels than it scales: which dimension is last is not known"
+    if not at.at(dim) or _channels(reader) != _channels(layer):
         return "reads other channels than it scales"
     if isinstance(layer, NORM_TYPES) and isinstance(reader, _CONVOLUTIONS) and any(reader.padding):
         return "pads with zeros, which the norm would have shifted"
     return ""
 
 
-def _number_of_channels(layer: nn.Module) -> int:
+def _channels(layer: nn.Module) -> int:
+    """Return how many channels a norm or an alteration scales, or a linear layer reads."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
+    if isinstance(layer, _CONVOLUTIONS):
+        return layer.in_channels
     if isinstance(layer, WeightAlteration):
         return len(next(iter(layer.phi.values())))
     if isinstance(layer, nn.LayerNorm):

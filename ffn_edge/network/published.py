@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ffn_edge.errors import CheckpointError
 from ffn_edge.network.ffn import FrameFlexibleNetwork
+from ffn_edge.network.torch_file import differences
 
 
 def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexibleNetwork:
@@ -37,38 +38,29 @@ def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexib
         int(match.group(1)) for name in tensors if (match := re.fullmatch(naming.norm, name))
     )
     classifier = tensors.get(naming.classifier)
-    if not numbers or classifier is None:
-        lacks = "a norm of its own for each frame count" if not numbers else naming.classifier
+    if not numbers or classifier is None or classifier.dim() != 2:
+        lacks = "a norm of its own for each frame count"
+        if numbers:
+            lacks = f"{naming.classifier} of (classes, features)"
         raise CheckpointError(
             f"this is not a published FFN checkpoint of a {arch}: it lacks {lacks}",
             "name the architecture it was trained as, and give a file that the paper's code wrote.",
         )
     per = naming.frames_per_number
     network = build(arch, classifier.shape[0], [number * per for number in numbers])
-    expected = network.state_dict()
-    names = {published_name(arch, name): name for name in expected}
-    missing = [name for name in names if name not in tensors]
-    extra = [name for name in tensors if name not in names]
-    if missing or extra:
+    state = network.state_dict()
+    ours = {published_name(arch, name): name for name in state}
+    expected = {name: state[own] for name, own in ours.items()}
+    for name, tensor in expected.items():
+        # φ is published as a depth-wise kernel (C, 1, 1, 1), TEA's (C, 1, 3) is ours (C, 1, 3, 1).
+        value = tensors.get(name, tensor)
+        if value.shape != tensor.shape and value.squeeze().shape == tensor.squeeze().shape:
+            tensors[name] = value.reshape(tensor.shape)
+    if differ := differences(expected, tensors):
         raise CheckpointError(
-            f"the checkpoint is not a {arch}: "
-            f"{_first_ten('missing', missing)}{_first_ten('unexpected', extra)}".rstrip("; "),
-            "name the architecture it was trained as.",
+            f"the checkpoint is not a {arch}: {differ}", "name the architecture it was trained as."
         )
-    renamed = {}
-    for published, name in names.items():
-        value = tensors[published]
-        # φ is published as a depth-wise kernel (C, 1, 1, 1), TEA's (C, 1, 3, 1) as (C, 1, 3).
-        if value.squeeze().shape == expected[name].squeeze().shape:
-            value = value.reshape(expected[name].shape)
-        if value.shape != expected[name].shape:
-            raise CheckpointError(
-                f"the checkpoint is not a {arch}: {published} has the shape "
-                f"{tuple(value.shape)}, not {tuple(expected[name].shape)}",
-                "name the architecture it was trained as.",
-            )
-        renamed[name] = value
-    network.load_state_dict(renamed)
+    network.load_state_dict({own: tensors[name] for name, own in ours.items()})
     return network.eval()
 
 
@@ -88,10 +80,3 @@ def published_name(arch: str, name: str) -> str:
         name,
     )
     return naming.name(ours.removeprefix("body."))
-
-
-def _first_ten(what: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"{len(names)} {what} ({', '.join(names[:10])}{more}); "

@@ -36,7 +36,7 @@ def slow_indices(frames: int) -> list[int]:
     """Return which frames of a clip the slow pathway sees: T/α of them, both ends included.
 
     The published code rounds linspace(0, T - 1, T/α) down, in float32. Whole numbers give the
-    same up to T = 156; at 160, its rounding error puts one frame a place earlier.
+    same up to T = 1032 but at 160 and 544, where its rounding error puts one frame a place earlier.
 
     Raises:
         NetworkError: T is no multiple of α. A lateral connection has a stride of α along time and

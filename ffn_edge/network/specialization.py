@@ -22,6 +22,9 @@ _NORMS = (
 )
 
 
+_OURS = (SpecializedNorm, WeightAlteration, TemporalShift)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Specialization:
     """The specialised parts of a network, by the names of its layers.
@@ -60,6 +63,7 @@ def specialization_of(body: nn.Module) -> Specialization:
     layers = dict(network.named_modules())
     norms: dict[str, Place] = {}
     alterations: dict[str, Place] = {}
+    called = {layer_of(layers, node) for node in graph.nodes}
     for node in graph.nodes:
         layer = layer_of(layers, node)
         found = norms if isinstance(layer, SpecializedNorm) else alterations
@@ -77,11 +81,15 @@ def specialization_of(body: nn.Module) -> Specialization:
         for norm in layer.norms.values()
     }
     for name, layer in layers.items():
-        if isinstance(layer, SpecializedNorm) and name not in norms:
+        if isinstance(layer, _OURS) and layer not in called:
             left_alone[name] = "nothing calls it in evaluation"
         elif isinstance(layer, _NORMS) and id(layer) not in specialised:
             left_alone[name] = f"a {type(layer).__name__} stays one for all frame counts"
-    shifts = tuple(name for name, layer in layers.items() if isinstance(layer, TemporalShift))
+    shifts = tuple(
+        name
+        for name, layer in layers.items()
+        if isinstance(layer, TemporalShift) and layer in called
+    )
     return Specialization(
         norms=norms, alterations=alterations, shifts=shifts, left_alone=left_alone
     )

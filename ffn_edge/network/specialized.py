@@ -7,6 +7,7 @@ forward pass. Rows of several frame counts may stand in one batch: only these la
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -57,16 +58,20 @@ class SpecializedNorm(nn.Module):
 
     def __init__(self, norm: nn.Module, frame_counts: Sequence[int], route: Route) -> None:
         super().__init__()
-        self.norms = nn.ModuleDict({str(t): _copy_of(norm) for t in frame_counts})
+        # A group of processes cannot be copied, and is one for all.
+        group = getattr(norm, "process_group", None)
+        self.norms = nn.ModuleDict(
+            {str(t): copy.deepcopy(norm, {id(group): group}) for t in frame_counts}
+        )
         self.route = route
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # by the name that PyTorch's norms give it
         """Normalise each row by its own frame count's norm; the shape stays."""
         segments = self.route.segments
         if len(segments) == 1:
-            normalised: Tensor = self.norms[str(segments[0].sub_network)](x)
+            normalised: Tensor = self.norms[str(segments[0].sub_network)](input)
             return normalised
-        parts = torch.split(x, [segment.rows for segment in segments])
+        parts = torch.split(input, [segment.rows for segment in segments])
         return torch.cat(
             [
                 self.norms[str(segment.sub_network)](part)
@@ -200,28 +205,3 @@ def can_be_specialized(layer: nn.Module) -> bool:
     A subclass with a forward of its own may do more: timm's BatchNormAct2d activates as well.
     """
     return isinstance(layer, NORM_TYPES) and type(layer).forward in _FORWARDS
-
-
-def _copy_of(norm: nn.Module) -> nn.Module:
-    """Return a norm of the same kind with its own copy of the tensors."""
-    # Not copy.deepcopy: a norm may be shared between places, and its hooks are not ours to copy.
-    if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-        copy: nn.Module = type(norm)(
-            norm.num_features,
-            eps=norm.eps,
-            momentum=norm.momentum,
-            affine=norm.affine,
-            track_running_stats=norm.track_running_stats,
-        )
-    elif isinstance(norm, nn.LayerNorm):
-        # torchvision's ConvNeXt and others subclass LayerNorm; type(norm) keeps their forward.
-        copy = type(norm)(
-            norm.normalized_shape,
-            eps=norm.eps,
-            elementwise_affine=norm.elementwise_affine,
-            bias=norm.bias is not None,
-        )
-    else:
-        raise TypeError(f"{type(norm).__name__} is not a norm that can be specialised")
-    copy.load_state_dict(norm.state_dict())
-    return copy.train(norm.training)

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from ffn_edge.errors import CheckpointError, NetworkError
-from ffn_edge.network.torch_file import load_torch_file
+from ffn_edge.network.torch_file import differences, load_tensors
 
 
 def load_start(
@@ -23,7 +23,7 @@ def load_start(
 
     Args:
         body: the network before it is specialised; its tensors have their authors' names.
-        path: a local file: a state_dict, bare or under "state_dict", "model_state" or "model".
+        path: a local file; see `load_tensors`.
         source: what the file has to be and where it is published, for messages.
         new: tells by name which tensors keep their start, whether the file has them or not: the
             classifier, and what the pre-trained network lacks.
@@ -35,36 +35,15 @@ def load_start(
     file = Path(path)
     if not file.is_file():
         raise NetworkError(f"there is no weights file {file}", f"give a local file of {source}.")
-    content = load_torch_file(file)
-    nested = (content.get(key) for key in ("state_dict", "model_state", "model"))
-    state = next((each for each in nested if isinstance(each, dict)), content)
-    tensors = {
-        name: value
-        for name, value in state.items()
-        if isinstance(value, Tensor) and not new(str(name))
-    }
-    expected = {name: tensor for name, tensor in body.state_dict().items() if not new(name)}
-    faults = {
+    tensors = {name: value for name, value in load_tensors(file).items() if not new(name)}
+    expected = {
+        name: tensor
+        for name, tensor in body.state_dict().items()
         # Files of before PyTorch 0.4.1 have no counters; only a norm without momentum reads them.
-        "missing": [
-            name
-            for name in expected
-            if name not in tensors and not name.endswith("num_batches_tracked")
-        ],
-        "unexpected": [name for name in tensors if name not in expected],
-        "of another shape": [
-            f"{name} {tuple(value.shape)}, not {tuple(expected[name].shape)}"
-            for name, value in tensors.items()
-            if name in expected and value.shape != expected[name].shape
-        ],
+        if not new(name) and (name in tensors or not name.endswith("num_batches_tracked"))
     }
-    if any(faults.values()):
-        listed = "; ".join(
-            f"{len(names)} {kind} ({', '.join(names[:10])}{', …' if len(names) > 10 else ''})"
-            for kind, names in faults.items()
-            if names
-        )
+    if differ := differences(expected, tensors):
         raise CheckpointError(
-            f"{file} is of another network, by its tensors: {listed}", f"give a file of {source}."
+            f"{file} is of another network, by its tensors: {differ}", f"give a file of {source}."
         )
     body.load_state_dict(body.state_dict() | tensors)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ffn_edge.network.conversion import specialize
-from ffn_edge.network.family import Family, PublishedNames
+from ffn_edge.network.family import Family, PublishedNames, in_base_model
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.specialized import Route, TemporalLayer
 from ffn_edge.network.start_weights import load_start
@@ -234,14 +234,9 @@ def _is_new(name: str) -> bool:
 
 
 def _published(name: str) -> str:
-    if name.startswith("fc.linear."):
-        return "new_fc." + name.removeprefix("fc.linear.")
     name = name.replace(".me.difference.conv.", ".me.conv2.")
     name = re.sub(r"(\.shifts\.\d+)\.weight$", r"\1.conv.weight", name)
-    name = re.sub(r"\.bns\.(\d+)\.norms\.(\d+)\.", r".bns_\2.\1.", name)
-    name = re.sub(r"\.downsample\.1\.norms\.(\d+)\.", r".downsample_bn_\1.", name)
-    name = name.replace(".downsample.0.", ".downsample_conv.")
-    return "base_model." + re.sub(r"\.norms\.(\d+)\.", r"_\1.", name)
+    return in_base_model(re.sub(r"\.bns\.(\d+)\.norms\.(\d+)\.", r".bns_\2.\1.", name))
 
 
 FAMILY = Family(

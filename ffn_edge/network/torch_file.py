@@ -6,10 +6,12 @@ import os
 import pickle
 import textwrap
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ffn_edge.errors import CheckpointError
 
@@ -47,7 +49,39 @@ def load_torch_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
+def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read the tensors of a torch file: bare, or under "state_dict", "model_state" or "model".
+
+    Raises:
+        CheckpointError: see `load_torch_file`.
+    """
+    content = load_torch_file(path)
+    nested = (content.get(key) for key in ("state_dict", "model_state", "model"))
+    state = next((each for each in nested if isinstance(each, dict)), content)
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Say which tensors are missing, unexpected or of another shape; "" if none is.
+
+    Of each kind, the first ten are named.
+    """
+    faults = {
+        "missing": [name for name in expected if name not in given],
+        "unexpected": [name for name in given if name not in expected],
+        "of another shape": [
+            f"{name} {tuple(value.shape)}, not {tuple(expected[name].shape)}"
+            for name, value in given.items()
+            if name in expected and value.shape != expected[name].shape
+        ],
+    }
+    return "; ".join(
+        f"{len(names)} {kind} ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
+        for kind, names in faults.items()
+        if names
+    )
+
+
 def in_one_line(error: Exception) -> str:
     """Return what PyTorch says, which may fill pages, in a line."""
-    text = str(error).removeprefix("Error(s) in loading state_dict for FrameFlexibleNetwork:")
-    return textwrap.shorten(text, 200, placeholder=" …") or type(error).__name__
+    return textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__

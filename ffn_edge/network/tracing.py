@@ -67,7 +67,14 @@ def traced(body: nn.Module) -> tuple[nn.Module, fx.Graph]:
     # A body may read its mode while it is traced (dropout, stochastic depth), and the caller's
     # network stays in the mode it is in.
     tensors = (*body.parameters(), *body.buffers())
-    network = copy.deepcopy(body, {id(tensor): tensor for tensor in tensors}).eval()
+    try:
+        network = copy.deepcopy(body, {id(tensor): tensor for tensor in tensors}).eval()
+    except Exception as error:  # whatever a layer holds may refuse to be copied
+        raise NetworkError(
+            f"{type(body).__name__} cannot be copied: {error}",
+            "a layer must not hold what Python's copy.deepcopy refuses: take the old weight_norm "
+            "off with torch.nn.utils.remove_weight_norm, and keep locks and files elsewhere.",
+        ) from error
     tracer = _Tracer()
     try:
         return network, tracer.trace(network)

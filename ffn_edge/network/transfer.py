@@ -9,6 +9,7 @@ import torch
 from ffn_edge.errors import CheckpointError
 from ffn_edge.frames import nearest_frame_count
 from ffn_edge.network.ffn import FrameFlexibleNetwork
+from ffn_edge.network.torch_file import differences
 
 # The vectors of a frame count: ….norms.16.weight, ….phi.16.
 _OWN = re.compile(r"\.(norms|phi)\.(\d+)(?=\.|$)")
@@ -30,17 +31,18 @@ def start_from(network: FrameFlexibleNetwork, other: FrameFlexibleNetwork) -> No
             lambda m: f".{m[1]}.{nearest_frame_count(int(m[2]), other.frame_counts)}", name
         )
 
-    wanted = {name: source(name) for name in network.state_dict()}
-    missing = [
-        name
-        for name, tensor in network.state_dict().items()
-        if getattr(theirs.get(wanted[name]), "shape", None) != tensor.shape
-    ]
-    extra = [name for name in theirs.keys() - set(wanted.values()) if not _OWN.search(name)]
-    if missing or extra:
+    ours = network.state_dict()
+    wanted = {name: source(name) for name in ours}
+    # Of their frame counts, those that none of ours is nearest to are not read.
+    read = {
+        name: tensor
+        for name, tensor in theirs.items()
+        if name in wanted.values() or not _OWN.search(name)
+    }
+    if differ := differences({key: ours[name] for name, key in wanted.items()}, read):
         raise CheckpointError(
             f"a {network.architecture} with {network.num_classes} classes cannot start from a "
-            f"{other.architecture} with {other.num_classes}",
+            f"{other.architecture} with {other.num_classes}: {differ}",
             "give a checkpoint of the same architecture, classes and parts.",
         )
     with torch.no_grad():

@@ -18,7 +18,7 @@ from torchvision.models.resnet import BasicBlock  # type: ignore[import-untyped]
 
 from ffn_edge.errors import NetworkError
 from ffn_edge.network.conversion import specialize
-from ffn_edge.network.family import Family, PublishedNames
+from ffn_edge.network.family import Family, PublishedNames, in_base_model
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.start_weights import load_start
 
@@ -137,13 +137,8 @@ def _load_image_weights(body: nn.Module, architecture: str, weights: str) -> Non
 
 
 def _published(name: str) -> str:
-    if name.startswith("fc.linear."):
-        return "new_fc." + name.removeprefix("fc.linear.")
     name = re.sub(r"conv1\.alteration\.phi\.(\d+)$", r"adaconv_\1.weight", name)
-    name = name.replace(".conv1.conv.", ".conv1.")
-    name = re.sub(r"\.downsample\.1\.norms\.(\d+)\.", r".downsample_bn_\1.", name)
-    name = name.replace(".downsample.0.", ".downsample_conv.")
-    return "base_model." + re.sub(r"\.norms\.(\d+)\.", r"_\1.", name)
+    return in_base_model(name.replace(".conv1.conv.", ".conv1."))
 
 
 FAMILY = Family(

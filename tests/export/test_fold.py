@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from ffn_edge import network
-from ffn_edge.errors import ExportError, NetworkError
 from ffn_edge.export.fold import FoldedNetwork, fold
 from ffn_edge.export.folded_layers import affine_of
 from ffn_edge.network import FrameFlexibleNetwork
@@ -158,7 +157,7 @@ class TwoNorms(Body):
 
 
 class LinearNorm(Body):
-    """BatchNorm1d after a linear layer, and after one on the wrong side of a ReLU."""
+    """BatchNorm1d after a linear layer and before one: whether on (B, C), no graph says."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,11 +173,11 @@ class LinearNorm(Body):
 
 
 class TokenNorm(Body):
-    """BatchNorm1d over tokens (rows, N, C): it normalises N, not the linear layer's outputs."""
+    """BatchNorm1d over tokens (rows, N, C): it normalises N, not the linear layer's N outputs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.mix = nn.Linear(16 * 16, 12)
+        self.mix = nn.Linear(16 * 16, self.channels)
         self.token_norm = nn.BatchNorm1d(self.channels)
 
     def branch(self, x: Tensor) -> Tensor:
@@ -215,7 +214,7 @@ class NormFirst(Body):
         (DepthWise, []),
         (WithBias, []),
         (WithoutAffine, []),
-        (LinearNorm, ["head.5"]),
+        (LinearNorm, ["head.1", "head.5"]),
         (NormAfterAddition, ["norm"]),
         (NormFirst, ["first"]),
         (TwoNorms, ["second"]),
@@ -343,61 +342,51 @@ def test_vectors_are_computed_in_float64() -> None:
     )  # float32's bias itself: 6e-8
 
 
-def test_a_frame_count_that_was_not_trained_is_refused(tiny: FrameFlexibleNetwork) -> None:
-    with pytest.raises(ExportError, match="no sub-network for 8 frames") as caught:
-        fold(tiny, 8)
+class Pooling(Body):
+    """Means as adaptive poolings, over all dimensions of space, some and none."""
 
-    assert "2, 4" in caught.value.hint
-
-
-class Branching(Body):
-    """Decides by a value, which no graph can hold."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.AdaptiveAvgPool2d(1)
+        self.rows = nn.AdaptiveAvgPool2d((None, 1))
+        self.volume = nn.AdaptiveAvgPool3d((None, 1, 1))
+        self.four = nn.AdaptiveAvgPool2d((2, 2))
+        self.same = nn.AdaptiveAvgPool2d((None, None))
 
     def branch(self, x: Tensor) -> Tensor:
-        """Convolve bright images only."""
-        return self.norm(self.conv(x)) if x.mean() > 0 else x
+        """Pool in many ways."""
+        x = self.norm(self.conv(x))
+        means = self.one(x) + self.rows(x) + self.volume(x) + F.adaptive_avg_pool2d(x, 1)
+        means = means + F.adaptive_avg_pool2d(x, output_size=(1, 1))
+        means = means + F.adaptive_avg_pool1d(x.flatten(2), 1)[..., None]
+        means = means + F.adaptive_avg_pool3d(x, (None, None, 1)) + self.four(x).mean()
+        return (means + self.same(x)).sigmoid()
 
 
-class PaddedByReflection(Body):
-    """Scaling channels and mirroring edges commute, but no ONNX convolution mirrors."""
+def test_adaptive_poolings_to_one_become_means(randomise: Randomise) -> None:
+    model = randomise(network.specialize(Pooling(), (2, 4), num_classes=5, branches=["conv"]))
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(self.channels, self.channels, 3, padding=1, padding_mode="reflect")
+    folded = assert_folds(model)
 
-
-class WithoutStatistics(Body):
-    """A norm that normalises by each batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(self.channels, track_running_stats=False)
+    called = [str(node.target) for node in folded.body.graph.nodes]
+    assert not any("pool" in name for name in called)
+    assert not {"one", "rows", "volume"} & set(called)
+    # Means over parts are left to the exporter, and those over nothing.
+    assert {"four", "same"} <= set(called)
 
 
-class TiedWeights(Body):
-    """Two layers that share one weight tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.other = nn.Conv2d(self.channels, self.channels, 3, padding=1, bias=False)
-        self.other.weight = self.conv.weight
+class WithConstant(Body):
+    """A tensor that its forward makes."""
 
     def branch(self, x: Tensor) -> Tensor:
-        """Convolve twice."""
-        return self.other(F.relu(self.norm(self.conv(x))))
+        """Scale by constants."""
+        scale = torch.tensor([0.5, 2.0]).repeat(self.channels // 2).reshape(-1, 1, 1)
+        return self.norm(self.conv(x)) * scale
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (Branching, "Branching cannot be traced"),
-        (PaddedByReflection, "reflect"),
-        (WithoutStatistics, "without running statistics"),
-        (TiedWeights, "shares its weight"),
-    ],
-)
-def test_what_cannot_be_folded_is_refused(body: type[Body], message: str) -> None:
-    model = network.specialize(body(), (2, 4), num_classes=5, branches=["conv"]).eval()
+def test_constants_that_tracing_makes_are_kept(randomise: Randomise) -> None:
+    model = randomise(network.specialize(WithConstant(), (2, 4), num_classes=5, branches=["conv"]))
 
-    with pytest.raises((ExportError, NetworkError), match=message):
-        fold(model, 4)
+    folded = assert_folds(model)
+
+    assert any(name.startswith("_tensor_constant") for name in folded.tensors)

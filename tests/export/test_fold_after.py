@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.convnext import LayerNorm2d
+from torchvision.ops import StochasticDepth
 
 from ffn_edge import network
 from ffn_edge.export.fold import FoldedNetwork, fold
@@ -90,6 +91,19 @@ def add_mixed(m: Any, x: Tensor) -> Tensor:
 
 def add_both(m: Any, x: Tensor) -> Tensor:
     return F.relu(m.one(x)) + m.other(x)
+
+
+class Dropping(nn.Module):
+    """Three ways to drop in training; in evaluation, nothing happens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = StochasticDepth(0.9, "row")
+        self.dropout = nn.Dropout(0.9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop; the shape stays."""
+        return F.dropout(self.depth(self.dropout(x)), 0.9, self.training)
 
 
 ARRANGEMENTS = {
@@ -238,6 +252,62 @@ ARRANGEMENTS = {
         lambda m, x: m.norm(x).transpose(2, 3).mean((2, 3)),
         owned="head.s_in head.bias",
     ),
+    "a classifier behind a mean by name": Arrangement(
+        lambda _: {"norm": nn.BatchNorm2d(C)},
+        lambda m, x: m.norm(x).mean(dim=(2, 3)),
+        owned="head.s_in head.bias",
+    ),
+    "a classifier behind a mean that keeps its dimensions": Arrangement(
+        lambda _: {"norm": nn.BatchNorm2d(C)},
+        lambda m, x: torch.flatten(m.norm(x).mean((2, 3), keepdim=True), start_dim=1),
+        owned="head.s_in head.bias",
+    ),
+    "a classifier behind a pooling by a function": Arrangement(
+        lambda _: {"norm": nn.BatchNorm2d(C)},
+        lambda m, x: F.adaptive_avg_pool2d(m.norm(x), 1).flatten(1),
+        owned="head.s_in head.bias",
+    ),
+    "a linear layer behind what acts in training only": Arrangement(
+        lambda _: {"norm": nn.LayerNorm(C), "mix": nn.Linear(C, C), "drop": Dropping()},
+        tokens(lambda m, x: m.mix(m.drop(m.norm(x)))),
+        owned="mix.s_in mix.bias",
+    ),
+    "layers that are called by the name of their argument": Arrangement(
+        lambda _: {
+            "norm": nn.BatchNorm2d(C),
+            "conv": nn.Conv2d(C, C, 1),
+            "second": nn.BatchNorm2d(C),
+            "third": nn.BatchNorm2d(C),
+        },
+        images(lambda m, x: m.third(input=m.second(input=m.conv(input=m.norm(input=x))).sigmoid())),
+        owned="conv.s_in conv.s_out conv.bias head.s_in head.bias",
+    ),
+    "a norm that stays, called by the name of its argument": Arrangement(
+        lambda _: {"norm": nn.BatchNorm2d(C)},
+        images(lambda m, x: m.norm(input=x).sigmoid()),
+        owned="norm.scale norm.shift",
+        unfolded="norm",
+    ),
+    "a norm of channels, then an alteration of every position": Arrangement(
+        lambda route: {
+            "norm": nn.BatchNorm2d(C),
+            "alter": alter(route, -1, channels=36 * C),
+            "head": nn.Linear(36 * C, 5),
+        },
+        lambda m, x: m.alter(m.norm(x).flatten(1)),
+        owned="norm.scale norm.shift head.s_in",
+        unfolded="norm",
+    ),
+    "the same, where the alteration stays too": Arrangement(
+        lambda route: {
+            "norm": nn.BatchNorm2d(C),
+            "alter": alter(route, 1, channels=36 * C),
+            "head": nn.Linear(36 * C, 5),
+        },
+        lambda m, x: m.alter(m.norm(x).flatten(1)).sigmoid(),
+        owned="norm.scale norm.shift alter.scale",
+        unfolded="norm alter",
+    ),
     "a classifier of every position": Arrangement(
         lambda _: {"norm": nn.BatchNorm2d(C), "head": nn.Linear(36 * C, 5)},
         lambda m, x: m.norm(x).flatten(1),
@@ -374,42 +444,3 @@ def test_an_ordinary_norm_folds_if_it_is_a_batch_norm_and_else_stays_shared(
     assert vectors(folded) == owned
     assert {each for each in folded.tensors if each.startswith("norm.")} >= shared
     assert folded.unfolded == []  # nothing that is particular to a frame count
-
-
-def all_means(m: Any, x: Tensor) -> Tensor:
-    x = m.norm(x)
-    means = m.one(x) + m.rows(x) + m.volume(x) + F.adaptive_avg_pool2d(x, 1)
-    means = means + F.adaptive_avg_pool2d(x, output_size=(1, 1))
-    means = means + F.adaptive_avg_pool1d(x.flatten(2), 1)[..., None]
-    return means + F.adaptive_avg_pool3d(x, (None, None, 1)) + m.four(x).mean()
-
-
-def test_adaptive_poolings_to_one_become_means(randomise: Randomise) -> None:
-    arrangement = Arrangement(
-        lambda _: {
-            "norm": nn.BatchNorm2d(C),
-            "one": nn.AdaptiveAvgPool2d(1),
-            "rows": nn.AdaptiveAvgPool2d((None, 1)),
-            "volume": nn.AdaptiveAvgPool3d((None, 1, 1)),
-            "four": nn.AdaptiveAvgPool2d((2, 2)),
-        },
-        images(all_means),
-    )
-
-    folded = folded_and_equal(model_of(arrangement, randomise))
-
-    called = [str(node.target) for node in folded.body.graph.nodes]
-    assert not any("pool" in name for name in called)
-    assert not {"one", "rows", "volume"} & set(called)
-    assert "four" in called  # means over parts are left to the exporter
-
-
-def test_constants_that_tracing_makes_are_kept(randomise: Randomise) -> None:
-    arrangement = Arrangement(
-        lambda _: {"norm": nn.BatchNorm2d(C)},
-        images(lambda m, x: m.norm(x) * torch.tensor([0.5, 2.0]).repeat(C // 2).reshape(C, 1, 1)),
-    )
-
-    folded = folded_and_equal(model_of(arrangement, randomise))
-
-    assert any(name.startswith("_tensor_constant") for name in folded.tensors)

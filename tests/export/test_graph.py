@@ -208,7 +208,7 @@ def test_norms_that_stay_and_linear_layers_on_tokens_are_exported(
         mixed, CARD, tmp_path / "bundle", frame_counts=(4,), weights_dtype=weights_dtype
     )
 
-    assert bundle.manifest.unfolded == ("after", "last")
+    assert bundle.manifest.unfolded == ("after", "last", "head.1")
     clip = random_frames(bundle, 4)
     path = bundle.graph_path(4)
     logits = by_onnxruntime(str(path), clip)

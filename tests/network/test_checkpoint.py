@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from ffn_edge.bundle import Accuracy
 from ffn_edge.errors import CheckpointError, DataError, FfnEdgeError
-from ffn_edge.network import FrameFlexibleNetwork, build
+from ffn_edge.network import FrameFlexibleNetwork, build, specialize
 from ffn_edge.network.checkpoint import (
     ModelCard,
     import_file,
@@ -129,6 +130,32 @@ def test_a_checkpoint_that_contradicts_itself_is_refused(
 
     with pytest.raises(FfnEdgeError, match=message):
         load_checkpoint(tmp_path / "model.pt")
+
+
+def test_what_a_checkpoint_lacks_is_counted_and_the_first_ten_named(
+    checkpoint_file: Path, tmp_path: Path
+) -> None:
+    content = torch.load(checkpoint_file, weights_only=True)
+    norms = [name for name in content["state_dict"] if ".norms." in name]
+    content["state_dict"] = {
+        name: tensor for name, tensor in content["state_dict"].items() if name not in norms
+    }
+    torch.save(content, tmp_path / "model.pt")
+
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / "model.pt")
+
+    assert f"{len(norms)} missing ({', '.join(norms[:10])}, …)" in caught.value.message
+
+
+def test_a_network_that_cannot_be_built_again_is_no_checkpoint(tmp_path: Path) -> None:
+    model = specialize(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)), (2, 4))
+
+    with pytest.raises(CheckpointError, match="'custom' cannot be made again") as caught:
+        save_checkpoint(tmp_path / "model.pt", model, ModelCard(classes=("a", "b")))
+
+    assert "network.state_dict()" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint_whole(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -13,8 +14,14 @@ from torch.nn import functional as F
 
 from ffn_edge import network
 from ffn_edge.errors import NetworkError
+from ffn_edge.export.fold import fold
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.specialized import SpecializedNorm, TemporalShift, WeightAlteration
+from ffn_edge.network.specialized import (
+    AlterationPoint,
+    SpecializedNorm,
+    TemporalShift,
+    WeightAlteration,
+)
 
 Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
 
@@ -124,139 +131,6 @@ class Body(nn.Module):
     def arrangement(self, x: Tensor) -> Tensor:
         """The arrangement: (rows, 8, H, W), the shape stays."""
         return x + self.b(F.relu(self.a(x)))
-
-
-class ProjectionFirst(Body):
-    """The shortcut has a convolution, and is the first that is added."""
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Project beside two convolutions."""
-        return torch.add(self.c(x), self.b(self.a(x)))
-
-
-class InPlace(Body):
-    """Additions that are methods and in place."""
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Add twice."""
-        x = self.a(x).add_(x)
-        y = self.b(x)
-        y += x
-        return y
-
-
-class Nested(Body):
-    """A branch within a branch."""
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Add what was added."""
-        y = self.a(x)
-        return x + (y + self.b(y))
-
-
-class Parallel(Body):
-    """Two branches from one place: each addition has its own."""
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Add to the sum of two."""
-        return (x + self.a(x)) + self.b(x)
-
-
-class BySize(Body):
-    """What is added depends on the size of the input alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.zeros(1, 8, 16, 16))
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Add an encoding of the positions."""
-        height, width = x.shape[2:]
-        return x + self.b(self.table[:, :, :height, :width])
-
-
-class Scaled(Body):
-    """A scale per channel is no weight that a branch could begin with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(8, 1, 1))
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Scale, then convolve."""
-        return x + self.a(x * self.scale)
-
-
-class NotFromOne(Body):
-    """A learned offset is added: there is one activation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.offset = nn.Parameter(torch.zeros(8, 4, 4))
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Add a constant, and a parameter."""
-        return (self.a(x) + 1.0) + self.offset
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        (Body, ["a"]),
-        (ProjectionFirst, ["a"]),
-        (InPlace, ["a", "b"]),
-        (Nested, ["a", "b"]),
-        (Parallel, ["a"]),
-        (BySize, []),
-        (Scaled, ["a"]),
-        (NotFromOne, []),
-    ],
-)
-def test_a_branch_begins_at_its_first_layer_with_weights(
-    body: type[Body], expected: list[str]
-) -> None:
-    assert altered(network.specialize(body(), (2, 4))) == expected
-
-
-class CalledTwice(Body):
-    """The convolution of the branch is also called elsewhere."""
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Convolve twice with one layer."""
-        return x + self.a(self.a(x))
-
-
-class ByFunction(Body):
-    """The weights of the branch are read by a function."""
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Convolve by another layer's weight."""
-        return x + F.conv2d(x, self.a.weight, padding=1)
-
-
-class Deconvolution(Body):
-    """A layer with weights into which nothing folds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a = nn.ConvTranspose2d(8, 8, 1)
-
-
-@pytest.mark.parametrize(
-    ("body", "start", "reason"),
-    [
-        (CalledTwice, "a", "it is called in several places"),
-        (ByFunction, "conv2d", "its weights are read by a function, conv2d"),
-        (Deconvolution, "a", "a ConvTranspose2d is neither a convolution nor linear"),
-    ],
-)
-def test_a_branch_that_cannot_begin_with_an_alteration_is_left_alone_and_reported(
-    body: type[Body], start: str, reason: str
-) -> None:
-    model = network.specialize(body(), (2, 4))
-
-    assert altered(model) == []
-    assert model.specialized.left_alone == {start: reason}
 
 
 def test_branches_that_are_named_are_the_only_ones() -> None:
@@ -417,16 +291,121 @@ def test_norms_that_cannot_be_specialised_stay_and_are_reported() -> None:
 class OtherArguments(nn.LayerNorm):
     """A norm that cannot be made as its base is."""
 
+    def __init__(self) -> None:
+        super().__init__(3)
+
+
+def test_a_norm_with_arguments_of_its_own_is_copied() -> None:
+    model = network.specialize(nn.Sequential(OtherArguments(), nn.Linear(3, 2)), (2,))
+
+    assert model.specialized.norms["0"].after == ("1",)
+    assert "0" not in fold(model.eval(), 2).unfolded
+
+
+class Unused(Body):
+    """It has a point for an alteration, and calls it in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.point = AlterationPoint(8)
+
+    def arrangement(self, x: Tensor) -> Tensor:
+        """Alter in training."""
+        return self.point(x) if self.training else x
+
+
+def test_an_alteration_that_nothing_calls_is_reported_as_such() -> None:
+    report = network.specialize(Unused(), (2, 4)).specialized
+
+    assert report.alterations == {}
+    assert report.left_alone == {"point": "nothing calls it in evaluation"}
+
+
+def test_where_a_norm_stays_the_report_says_why() -> None:
+    class Norms(Body):
+        def __init__(self) -> None:
+            super().__init__()
+            self.without = nn.BatchNorm2d(8, track_running_stats=False)
+            self.head = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 5))
+
+        def arrangement(self, x: Tensor) -> Tensor:
+            return self.without(self.a(x)).relu()
+
+    norms = network.specialize(Norms(), (2, 4)).specialized.norms
+
+    assert norms["without"].reason == "it keeps no running statistics, and cannot be exported"
+    assert norms["head.0"].reason.startswith("head.1 may read other channels than it scales")
+
+
+def test_types_and_devices_and_what_is_frozen_stay() -> None:
+    frozen = Body()
+    frozen.norm.requires_grad_(False)
+
+    double = network.specialize(Unused().double(), (2, 4))
+    meta = network.specialize(Unused().to("meta"), (2, 4))
+    model = network.specialize(frozen, (2, 4))
+
+    tensors = [tensor for tensor in double.state_dict().values() if tensor.is_floating_point()]
+    assert {tensor.dtype for tensor in tensors} == {torch.float64}
+    assert double(torch.randn(1, 2, 3, 4, 4).double()).dtype == torch.float64
+    assert {tensor.device.type for tensor in meta.state_dict().values()} == {"meta"}
+    assert not any(p.requires_grad for p in model.body.norm.parameters())
+    assert all(p.requires_grad for p in model.body.a.parameters())
+
+
+class Locked(nn.BatchNorm2d):
+    """A norm that cannot be copied."""
+
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
+        self.lock = threading.Lock()
+
+
+class WithAttention(Body):
+    """It has a layer of PyTorch's, with a linear layer inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at = nn.MultiheadAttention(8, 2)
+
+
+@pytest.mark.parametrize(
+    ("branches", "without", "message"),
+    [
+        (["at"], (), "'at' is a MultiheadAttention without a convolution or linear layer to begin"),
+        (["at.out_proj"], (), "'at.out_proj' is a NonDynamicallyQuantizableLinear without"),
+        (["a", "locked"], (), "'locked' is a Locked without"),
+        (["a"], (), "a Locked cannot be copied for each frame count"),
+        (["a"], ("norms",), "without 'norms'"),
+        (["a"], "wa", "without 'wa'"),
+    ],
+)
+def test_a_network_that_is_refused_stays_as_it_was(
+    branches: list[str], without: Sequence[str], message: str
+) -> None:
+    body = WithAttention()
+    body.locked = Locked(8)
+    before = dict(body.named_modules())
+
+    with pytest.raises(NetworkError, match=message):
+        network.specialize(body, (2, 4), num_classes=5, branches=branches, without=without)
+
+    assert dict(body.named_modules()) == before
+
+
+def test_a_network_is_specialised_once() -> None:
+    model = network.specialize(Body(), (2, 4))
+
+    for again in (model, model.body):
+        with pytest.raises(NetworkError, match=r"is specialised already: .*norm is a specialised"):
+            network.specialize(again, (2, 4, 8))
 
 
 def test_a_network_that_cannot_be_specialised_is_refused() -> None:
-    with pytest.raises(NetworkError, match="Linear has no norm layer"):
-        network.specialize(nn.Linear(3, 3), (2,), num_classes=3)
+    for without_layers in (nn.Linear(3, 3), nn.BatchNorm2d(3)):  # what holds a norm is not there
+        with pytest.raises(NetworkError, match="has no norm layer"):
+            network.specialize(without_layers, (2,), num_classes=3, branches=[])
     with pytest.raises(NetworkError, match="no layer 'nowhere'"):
         network.specialize(SharedNorm(), (2,), branches=["nowhere"])
     with pytest.raises(NetworkError, match="'first' is a BatchNorm2d without a convolution"):
         network.specialize(SharedNorm(), (2,), branches=["first"])
-    with pytest.raises(NetworkError, match="cannot copy 0, a OtherArguments"):
-        network.specialize(nn.Sequential(OtherArguments(3), nn.Linear(3, 2)), (2,))

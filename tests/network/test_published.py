@@ -73,8 +73,9 @@ def test_another_architecture_is_refused_naming_ten_tensors(state_dict: dict[str
 
     message = caught.value.message
     assert "not a tsm_resnet50" in message
-    missing = message.partition("missing (")[2].partition(" and ")[0]
+    missing, more, _ = message.partition("missing (")[2].partition(", …)")
     assert len(missing.split(", ")) == 10
+    assert more
     assert "unexpected" not in message  # a ResNet-18's names are all names of a ResNet-50
 
 
@@ -84,14 +85,19 @@ def test_a_tensor_of_another_shape_is_named(state_dict: dict[str, Tensor]) -> No
     with pytest.raises(CheckpointError) as caught:
         network.import_published("tsm_resnet18", altered)
 
-    assert "base_model.conv1.weight has the shape (64, 1, 7, 7), not (64, 3, 7, 7)" in (
-        caught.value.message
-    )
+    assert "base_model.conv1.weight (64, 1, 7, 7), not (64, 3, 7, 7)" in caught.value.message
 
 
 def test_tensors_of_something_else_are_refused() -> None:
     with pytest.raises(CheckpointError, match="not a published FFN checkpoint"):
         network.import_published("tsm_resnet18", {"conv1.weight": torch.zeros(1)})
+
+
+def test_a_classifier_that_is_no_matrix_is_refused(state_dict: dict[str, Tensor]) -> None:
+    with pytest.raises(CheckpointError, match=r"lacks new_fc\.weight of \(classes, features\)"):
+        network.import_published(
+            "tsm_resnet18", state_dict | {"module.new_fc.weight": torch.tensor(1.0)}
+        )
 
 
 def test_an_unknown_architecture_is_refused_before_the_tensors_are_read() -> None:

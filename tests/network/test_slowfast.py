@@ -13,7 +13,6 @@ from typing import Any, get_args
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor
@@ -110,11 +109,17 @@ def test_a_clip_costs_what_the_slowfast_paper_says(shapes: FrameFlexibleNetwork)
     assert count_macs(shapes, 32, 256) == pytest.approx(65.7e9, abs=0.05e9)
 
 
-@pytest.mark.parametrize("frames", range(4, 160, 4))
-def test_the_slow_pathway_sees_the_published_frames(frames: int) -> None:
-    published = torch.linspace(0, frames - 1, frames // 4).long()
+def test_the_slow_pathway_sees_the_published_frames() -> None:
+    def published(frames: int) -> list[int]:
+        return torch.linspace(0, frames - 1, frames // 4).long().tolist()
 
-    assert slow_indices(frames) == published.tolist()
+    lengths = [frames for frames in range(4, 1033, 4) if slow_indices(frames) != published(frames)]
+
+    # Rounding in float32 puts one frame of these a place earlier there.
+    assert lengths == [160, 544]
+    for frames in lengths:
+        pairs = zip(slow_indices(frames), published(frames), strict=True)
+        assert [ours - theirs for ours, theirs in pairs if ours != theirs] == [1]
 
 
 # Any frame count that can be.
@@ -298,19 +303,12 @@ def test_every_norm_and_alteration_is_folded(model: FrameFlexibleNetwork) -> Non
         assert fold(model, frames).unfolded == []
 
 
-def test_the_graph_gives_what_pytorch_gives(model: FrameFlexibleNetwork, bundle: Bundle) -> None:
-    clip = np.random.default_rng(0).integers(0, 256, (1, 8, 3, 32, 32), dtype=np.uint8)
-    mean, std = (torch.tensor(each).reshape(3, 1, 1) for each in (CARD.mean, CARD.std))
-    with torch.inference_mode():
-        expected = model((torch.from_numpy(clip) / 255 - mean) / std)
-
-    session = onnxruntime.InferenceSession(
-        str(bundle.graph_path(8)), providers=["CPUExecutionProvider"]
-    )
-    logits = session.run(["logits"], {"frames": clip.transpose(0, 1, 3, 4, 2)})[0]
-
-    error = (torch.from_numpy(logits) - expected).abs().max()
-    assert error < 1e-4 * expected.abs().max()  # float32 sums in another order
+def test_the_graph_gives_what_pytorch_gives(
+    model: FrameFlexibleNetwork,
+    bundle: Bundle,
+    graph_error: Callable[[FrameFlexibleNetwork, Bundle, int], float],
+) -> None:
+    assert graph_error(model, bundle, 8) < 1e-5  # float32 sums in another order
 
 
 def test_the_slow_frames_are_gathered_by_a_list_of_their_numbers(bundle: Bundle) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -112,6 +114,15 @@ def test_a_specialised_norm_starts_as_the_norm_it_replaces(
     own, original = dict(specialised.norms["2"].named_parameters()), dict(norm.named_parameters())
     assert own.keys() == original.keys()
     assert all(own[name].data_ptr() != original[name].data_ptr() for name in own)
+
+
+def test_a_norm_that_is_synchronised_stays_so_in_its_group_of_processes() -> None:
+    group = threading.Lock()  # as little to be copied as a group of processes
+    norm = nn.SyncBatchNorm(3, process_group=group)
+
+    specialised = SpecializedNorm(norm, (2, 4), Route())
+
+    assert [each.process_group for each in specialised.norms.values()] == [group, group]
 
 
 def test_only_the_routed_frame_count_gathers_statistics() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ffn_edge import network
-from ffn_edge.errors import CheckpointError, NetworkError
+from ffn_edge.errors import CheckpointError, FrameCountError, NetworkError
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.network.transfer import start_from
@@ -39,12 +39,16 @@ def test_each_frame_count_starts_from_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    "other",
-    [{"classes": 4}, {"without": "sn"}, {"without": "wa"}],
+    ("other", "differs"),
+    [
+        ({"classes": 4}, r"2 of another shape \(body.fc.linear.weight \(4, 128\), not \(3, 128\)"),
+        ({"without": "sn"}, r"missing \(body.bn1.norms.2.weight, .*unexpected \(body.bn1.weight"),
+        ({"without": "wa"}, r"16 missing \(body.layer1.0.conv1.alteration.phi.2, .*, …\)"),
+    ],
     ids=["classes", "norms", "alteration"],
 )
-def test_a_network_of_another_kind_is_no_start(other: dict[str, object]) -> None:
-    with pytest.raises(CheckpointError, match="cannot start from"):
+def test_a_network_of_another_kind_is_no_start(other: dict[str, object], differs: str) -> None:
+    with pytest.raises(CheckpointError, match="cannot start from .*" + differs):
         start_from(random_network(2, 4), random_network(2, 4, **other))  # type: ignore[arg-type]
 
 
@@ -64,6 +68,12 @@ def test_without_sharing_each_frame_count_has_a_network_of_its_own(tmp_path: Pat
     assert sum(p.numel() for p in model.parameters()) == 2 * sum(
         p.numel() for p in single.parameters()
     )
+
+
+def test_no_frame_counts_are_not_the_papers() -> None:
+    assert network.build("tsm_tiny", 3).frame_counts == (4, 8, 16)
+    with pytest.raises(FrameCountError):
+        network.build("tsm_tiny", 3, [])
 
 
 def test_only_parts_of_the_method_can_be_left_out() -> None:
