@@ -102,7 +102,7 @@ def train(
 
     \b
     Shipped: tsm_something_v1, tsm_something_v2, tsm_kinetics400, tsm_hmdb51, tea_something_v1,
-    slowfast_something_v1, uniformer_something_v1, demo, demo_long
+    slowfast_something_v1, uniformer_something_v1, demo, demo_few
 
     \b
     Examples:
@@ -112,6 +112,7 @@ def train(
       ffn-edge train my_recipe.py -o runs/separate --method separate
       torchrun --nproc-per-node 4 -m ffn_edge train my_recipe.py -o runs/four
     """
+    from ffn_edge.train.loop import BEST
     from ffn_edge.train.methods import method_of, train_method
 
     chosen = chosen_recipe(recipe, **options)
@@ -124,6 +125,9 @@ def train(
         click.echo(json.dumps(fields if len(asked.runs) > 1 else fields[asked.runs[0].name]))
     if not all(result.finished for result in results.values()):
         sys.exit(130)
+    for name in results:
+        folder = Path(output) / name if len(asked.runs) > 1 else Path(output)
+        click.echo(f"{name}: {folder / BEST}", err=True)
 
 
 @click.command()
@@ -155,6 +159,7 @@ def evaluate(
     rows = evaluate_checkpoint(checkpoint, counts, **options)  # type: ignore[arg-type]
     if plot:
         plot_accuracy({checkpoint: rows}, plot)
+        click.echo(f"wrote {plot}", err=True)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows]))
     else:

@@ -18,6 +18,7 @@ from typing import Any
 
 from ffn_edge.atomic import write_text
 from ffn_edge.bundle import Accuracy
+from ffn_edge.classes import read_classes
 from ffn_edge.errors import RecipeError
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
 from ffn_edge.train.clips import render_clips
@@ -26,11 +27,13 @@ from ffn_edge.train.methods import Answering, Method, Run, method_of, train_run
 from ffn_edge.train.processes import require_one_process
 from ffn_edge.train.recipe import Recipe
 from ffn_edge.train.report import evaluate_network
-from ffn_edge.train.run_state import FREE_ON_RESUME
+from ffn_edge.train.run_state import DEFAULTS, FREE_ON_RESUME
+from ffn_edge.video_list import read_list
 
 RESULTS = "results.json"
 _RUN = "run.json"
-_TEST_CLIPS = 600
+# Of the demo's clips. Few to train on, as real data sets are few for their networks.
+_TRAINING_CLIPS, _TEST_CLIPS = 600, 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,7 @@ def compare(
     workers: int = 0,
     say: Callable[[str], None] = lambda message: None,
 ) -> list[Score] | None:
-    """Train what is not trained yet, evaluate, and write `results.json`.
+    """Train what is not trained yet, evaluate, and write what was asked for to `results.json`.
 
     Args:
         recipe: what every method is trained with, but for what makes the method. Where it is of
@@ -91,6 +94,7 @@ def compare(
         The scores, method by method; None if the training was interrupted.
 
     Raises:
+        DataError: a list cannot be used.
         RecipeError: an unknown method, no test list, the folder holds another recipe's runs, or
             several processes.
     """
@@ -101,6 +105,10 @@ def compare(
     listed = test_list or recipe.val_list
     if listed is None:
         raise RecipeError("nothing says what to evaluate on", "give --test-list or --val-list.")
+    test_lists = {seed: listed.replace("{seed}", str(seed)) for seed in seeds}
+    if recipe.classes is not None:  # a bad list should not be found after all the training
+        for test in dict.fromkeys(test_lists.values()):
+            read_list(test, num_classes=len(read_classes(recipe.classes)), root=recipe.root)
     counts = tuple(frame_counts or recipe.frame_counts)
     chosen = [method_of(name, recipe, counts) for name in dict.fromkeys(methods)]
     scores = []
@@ -112,7 +120,7 @@ def compare(
                 seed,
                 folder / f"seed-{seed}",
                 counts,
-                listed.replace("{seed}", str(seed)),
+                test_lists[seed],
                 device=device,
                 workers=workers,
             )
@@ -136,7 +144,7 @@ def _with_demo_clips(
         The recipe with their lists, and the test list with "{seed}" in it.
     """
     say("rendering the demo's clips")
-    render_clips(folder / "train", test=0)
+    render_clips(folder / "train", train=_TRAINING_CLIPS, test=0)
     for seed in seeds:
         # Neither these nor their seeds were looked at when the recipe was chosen.
         render_clips(folder / f"test-{seed}", train=0, val=0, test=_TEST_CLIPS, seed=1000 + seed)
@@ -220,8 +228,10 @@ def _trained(run: Run, folder: Path, *, device: str | None, workers: int) -> dic
         asked[name] = path and _sha256(Path(path))
     asked = json.loads(json.dumps(asked))  # as it is read back: lists, not tuples
     known = _read(own / _RUN)
-    if known and known["asked"] != asked:
-        name = next(name for name in asked if known["asked"].get(name) != asked[name])
+    before = json.loads(json.dumps(DEFAULTS)) | known.get("asked", asked)
+    differing = [name for name in asked if before[name] != asked[name]]
+    if differing:
+        name = differing[0]
         raise RecipeError(
             f"{own} holds a run whose {name} is another",
             "name another folder for this comparison, or remove that run; nothing was changed.",

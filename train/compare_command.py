@@ -26,7 +26,10 @@ from ffn_edge.train.commands import WORKERS, recipe_options
     "without-td, without-ws, separate-each (a network for each --test-frames); or all.",
 )
 @click.option("--seeds", default="0", show_default=True, help="Such as 0,1,2.")
-@click.option("--test-list", help="Labelled videos to evaluate on; {seed} becomes the seed.")
+@click.option(
+    "--test-list",
+    help="Labelled videos to evaluate on; {seed} becomes the seed.  [default: the validation list]",
+)
 @click.option("--test-frames", help="Frame counts to evaluate at, such as 2-20.")
 @recipe_options
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
@@ -46,17 +49,18 @@ def compare(
 ) -> None:
     """Train methods under one recipe and compare them.
 
-    Writes results.json and comparison.png into the folder. An interrupted comparison goes on
-    where it was when the same command is given again. With a recipe of the demo's clips and no
-    list, the clips are rendered into the folder too.
+    Writes results.json and comparison.png, of what was asked for, into the folder. An interrupted
+    comparison goes on where it was when the same command is given again. With a recipe of the
+    demo's clips and no list, the clips are rendered into the folder too.
 
     \b
     Examples:
-      ffn-edge compare demo_long --methods all --seeds 0,1,2 --test-frames 2,4,6,8,12,16,20 -o demo
+      ffn-edge compare demo_few --methods all --seeds 0,1,2 --test-frames 2,4,6,8,12,16,20 -o demo
       ffn-edge compare my_recipe.py --methods ffn,separate --test-list data/test.txt -o compared
     """
     from ffn_edge.frames import parse_frames
     from ffn_edge.train.commands import chosen_recipe
+    from ffn_edge.train.compare import RESULTS
     from ffn_edge.train.compare import compare as run
     from ffn_edge.train.compare_report import comparison_table, plot_comparison
     from ffn_edge.train.methods import ALL_METHODS
@@ -75,13 +79,15 @@ def compare(
     if scores is None:
         click.echo("stopped; give the same command again to go on", err=True)
         sys.exit(130)
-    plot_comparison(scores, str(Path(output) / "comparison.png"))
+    picture = Path(output) / "comparison.png"
+    plot_comparison(scores, str(picture))
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(score) for score in scores]))
     else:
         from rich.console import Console
 
         Console().print(comparison_table(scores))
+    click.echo(f"wrote {Path(output) / RESULTS} and {picture}", err=True)
 
 
 def _seeds(text: str) -> list[int]:

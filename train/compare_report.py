@@ -23,9 +23,13 @@ def comparison_table(scores: Sequence[Score]) -> Table:
     seeds, or with one seed over its clips.
     """
     frame_counts = sorted(scores[0].accuracy)
+    clips = scores[0].accuracy[frame_counts[0]].clips
+    seeds = len({score.seed for score in scores})
+    over = f"{seeds} seeds" if seeds > 1 else f"{clips} clips"
     table = Table(
         box=box.SIMPLE_HEAD,
-        caption="top-1 in %, ± one standard error; CPU time without loader processes",
+        caption=f"top-1 in % of {clips} clips, ± one standard error over {over}; "
+        "CPU time without that of loader processes",
     )
     table.add_column("method", no_wrap=True)
     for heading in ("M", "MB", "min", "CPU min"):

@@ -59,3 +59,4 @@ def deviation(
             Console().print(table)
     if plot:
         plot_deviation(found, plot, layer)
+        click.echo(f"wrote {plot}", err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +16,9 @@ from ffn_edge.errors import CheckpointError
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.train.recipe import Recipe
+
+# A field that an older release did not know had its default.
+DEFAULTS = {f.name: f.default for f in dataclasses.fields(Recipe) if f.default is not MISSING}
 
 # What may differ between a checkpoint's recipe and the one that continues it: where files lie, and
 # how fast it goes. Everything else would make it another run.
@@ -123,9 +126,7 @@ class RunParts:
                 f"{path} holds a network without the state of its training",
                 "it can be exported or evaluated, but not resumed.",
             )
-        # A field that an older release did not know had its default.
-        defaults = {f.name: f.default for f in dataclasses.fields(Recipe)}
-        then = defaults | training["recipe"]
+        then = DEFAULTS | training["recipe"]
         differ = [
             f"{name} was {then[name]!r}, is {now!r}"
             for name, now in dataclasses.asdict(recipe).items()

@@ -26,13 +26,13 @@ from ffn_edge.network import (
 )
 from ffn_edge.network.family import IMAGENET_MEAN, IMAGENET_STD
 from ffn_edge.network.torch_file import (
+    FORMAT,
     differences,
     in_one_line,
     load_tensors,
     load_torch_file,
 )
 
-FORMAT = "ffn-edge checkpoint"
 SCHEMA_VERSION = 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 import torch
 from torch import fx, nn
@@ -66,6 +67,10 @@ def specialize(
             be traced.
     """
     counts = check_frame_counts(frame_counts)
+    if layout not in (None, *get_args(Layout)):
+        raise NetworkError(
+            f"there is no layout {layout!r}", f"it is one of {', '.join(get_args(Layout))}."
+        )
     unknown = [without] if isinstance(without, str) else sorted(set(without) - set(ABLATIONS))
     if unknown:
         raise NetworkError(

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from ffn_edge.errors import CheckpointError
 
+# What a checkpoint of ours says that it is.
+FORMAT = "ffn-edge checkpoint"
+
 
 def load_torch_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a torch file of plain values: a dict, on the CPU.
@@ -56,6 +59,11 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         CheckpointError: see `load_torch_file`.
     """
     content = load_torch_file(path)
+    if content.get("format") == FORMAT:
+        raise CheckpointError(
+            f"{path} is an ffn-edge checkpoint already",
+            "every command reads it as it is; to start a training from it, --set start_from=FILE.",
+        )
     nested = (content.get(key) for key in ("state_dict", "model_state", "model"))
     state = next((each for each in nested if isinstance(each, dict)), content)
     return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}

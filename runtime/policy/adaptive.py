@@ -34,6 +34,7 @@ from ffn_edge.runtime.policy.interface import (
     Setting,
     by_accuracy,
     fixed,
+    why_not_as_good,
 )
 from ffn_edge.runtime.policy.latency_model import LatencyModel
 from ffn_edge.runtime.policy.power_model import PowerModel
@@ -219,7 +220,7 @@ class Adaptive:
         for index in state.ranked:
             frames = state.points[index].frames
             if chosen is not None:
-                rejected[frames] = f"less accurate than {chosen}"
+                rejected[frames] = why_not_as_good(state.points, chosen)
                 continue
             step_up = state.current is not None and _is_better(state, index, state.current)
             chance_here, tail_here = up if step_up else stay

@@ -25,6 +25,7 @@ from ffn_edge.runtime.policy.interface import (
     Setting,
     by_accuracy,
     fixed,
+    why_not_as_good,
 )
 
 _MEASUREMENT_NOISE = 0.001  # R
@@ -144,7 +145,7 @@ class Alert:
             words = f"keeps the deadline with a chance of {chance:.4f}, {power_w:.3g} W"
             if chance >= 1 - limits.miss_rate and in_budget:
                 others = {
-                    p.frames: rejected.get(p.frames, f"less accurate than {point.frames}")
+                    p.frames: rejected.get(p.frames) or why_not_as_good(state.ranked, point.frames)
                     for p in state.ranked
                     if p.frames != point.frames
                 }

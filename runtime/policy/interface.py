@@ -261,6 +261,13 @@ class Controller:
         self._state = self.policy.observe(self._state, observation)
 
 
+def why_not_as_good(points: Iterable[OperatingPoint], chosen: int) -> str:
+    """Say why a point that comes after `chosen` in `by_accuracy` is not as good."""
+    if any(point.accuracy is None for point in points):
+        return f"taken to be less accurate than {chosen}: not all accuracies were measured"
+    return f"less accurate than {chosen}"
+
+
 def by_accuracy(points: Iterable[OperatingPoint]) -> list[OperatingPoint]:
     """Sort, best first: by accuracy (ties to fewer frames), or if any is unknown by frames."""
     listed = list(points)

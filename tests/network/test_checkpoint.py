@@ -248,3 +248,8 @@ def test_a_published_network_gets_the_input_that_it_was_trained_on(
 
     card = load_checkpoint(tmp_path / "model.pt").card
     assert (card.size, card.short_side, card.mean[0], card.std[0]) == expected
+
+
+def test_a_checkpoint_of_ours_needs_no_import(checkpoint_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is an ffn-edge checkpoint already"):
+        import_file(checkpoint_file, "tsm_resnet18", tmp_path / "model.pt")

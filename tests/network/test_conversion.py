@@ -409,3 +409,8 @@ def test_a_network_that_cannot_be_specialised_is_refused() -> None:
         network.specialize(SharedNorm(), (2,), branches=["nowhere"])
     with pytest.raises(NetworkError, match="'first' is a BatchNorm2d without a convolution"):
         network.specialize(SharedNorm(), (2,), branches=["first"])
+
+
+def test_an_unknown_layout_is_refused() -> None:
+    with pytest.raises(NetworkError, match="no layout 'foo'"):
+        network.specialize(torchvision.models.resnet18(), (2, 4), layout="foo")  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from ffn_edge.bundle import Accuracy
-from ffn_edge.errors import RecipeError
+from ffn_edge.errors import DataError, RecipeError
 from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint
 from ffn_edge.train import compare as compare_module
 from ffn_edge.train.clips import render_clips
@@ -87,8 +87,9 @@ def test_the_same_command_again_trains_and_evaluates_nothing(
     # Another list is another question.
     other = tmp_path / "other.txt"
     other.write_text(Path(str(quick.val_list)).read_text().replace(" 0", " 1"))
+    rooted = quick.replace(root=str(Path(str(quick.val_list)).parent))
     with pytest.raises(AssertionError, match="evaluated again"):
-        compare(quick, tmp_path, ["naive"], test_list=str(other))
+        compare(rooted, tmp_path, ["naive"], test_list=str(other))
 
 
 def test_an_interrupted_comparison_goes_on_where_it_was(
@@ -171,8 +172,23 @@ def test_the_demos_clips_are_rendered_where_no_list_is_given(
 def test_nothing_to_evaluate_on_is_an_error(quick: Recipe, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="what to evaluate on"):
         compare(quick.replace(val_list=None), tmp_path, ["naive"])
-    with pytest.raises(RecipeError, match=r"cannot read .*nowhere"):
+    with pytest.raises(DataError, match=r"nowhere.* cannot be read"):
         compare(quick, tmp_path, ["naive"], test_list=str(tmp_path / "nowhere.txt"))
+    assert not list(tmp_path.iterdir())  # before anything was trained
+
+
+def test_a_field_that_an_older_release_did_not_know_had_its_default(
+    quick: Recipe, tmp_path: Path
+) -> None:
+    compare(quick, tmp_path, ["naive"])
+    path = tmp_path / "seed-0" / "single-4" / "run.json"
+    older = json.loads(path.read_text())
+    del older["asked"]["low_share"]
+    path.write_text(json.dumps(older))
+
+    assert compare(quick, tmp_path, ["naive"]) is not None
+    with pytest.raises(RecipeError, match="low_share is another"):
+        compare(quick.replace(low_share=0.25), tmp_path, ["naive"])
 
 
 def test_a_mean_is_over_seeds_and_with_one_seed_over_clips() -> None:
