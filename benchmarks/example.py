@@ -11,7 +11,7 @@ from ffn_edge import network
 from ffn_edge.bundle import Bundle
 from ffn_edge.compose import compose
 from ffn_edge.export.bundle_writer import export_bundle
-from ffn_edge.export.composed_graph import composed_graph
+from ffn_edge.export.composed_graph import plain_graph
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 
@@ -37,6 +37,7 @@ def example_bundle(
 def plain_model(bundle: Bundle, frames: int, path: Path) -> Path:
     """Write one frame count as an ordinary ONNX model: weights composed, and inside the file."""
     graph = onnx.load(str(bundle.graph_path(frames)), load_external_data=False)
-    composed = dict(compose(bundle.tensors(), bundle.manifest.layers, frames))
-    path.write_bytes(composed_graph(graph, composed).SerializeToString())
+    tensors = bundle.tensors()
+    composed = dict(compose(tensors, bundle.manifest.layers, frames))
+    path.write_bytes(plain_graph(graph, tensors, composed).SerializeToString())
     return path

@@ -33,6 +33,23 @@ def composed_graph(model: onnx.ModelProto, composed: Mapping[str, Array]) -> onn
     return result
 
 
+def plain_graph(
+    model: onnx.ModelProto, tensors: Mapping[str, Array], composed: Mapping[str, Array]
+) -> onnx.ModelProto:
+    """Return one frame count as an ordinary model, all of whose tensors are inside.
+
+    Args:
+        model: a bundle's graph; left as it is.
+        tensors: of the bundle, for what no layer modulates, such as a LayerNorm's affine.
+        composed: the weights by name, from `ffn_edge.compose.compose`.
+    """
+    result = composed_graph(model, composed)
+    for tensor in result.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.CopyFrom(numpy_helper.from_array(tensors[tensor.name], tensor.name))
+    return result
+
+
 def rewired(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
     """Return the graph whose layers read `names`, `LAYER.weight` and `LAYER.bias`, themselves.
 

@@ -21,13 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime  # type: ignore[import-untyped]
-from onnx import numpy_helper
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.compose import compose, composed_sha256
 from ffn_edge.errors import ExportError
 from ffn_edge.export.clips import Clips, ClipSet
-from ffn_edge.export.composed_graph import INPUT, OUTPUT, composed_graph
+from ffn_edge.export.composed_graph import INPUT, OUTPUT, plain_graph
 
 if TYPE_CHECKING:
     from ffn_edge.network.checkpoint import Checkpoint
@@ -127,10 +126,7 @@ def verify(
         composed = dict(compose(tensors, manifest.layers, frames))
         path = bundle.graph_path(frames)
         by_graph = _logits_of_graph(path, clips, manifest.input.batch)
-        model = composed_graph(onnx.load(str(path), load_external_data=False), composed)
-        for tensor in model.graph.initializer:  # what no layer modulates, such as a LayerNorm
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                tensor.CopyFrom(numpy_helper.from_array(tensors[tensor.name], tensor.name))
+        model = plain_graph(onnx.load(str(path), load_external_data=False), tensors, composed)
         by_composed = _logits_of_graph(model.SerializeToString(), clips, manifest.input.batch)
         comparisons = [compare("graph = composed", by_graph, by_composed, COMPOSED_TOLERANCE)]
         if checkpoint is not None:

@@ -8,6 +8,7 @@ forward pass. Rows of several frame counts may stand in one batch: only these la
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -129,7 +130,7 @@ class AlterationPoint(nn.Identity):
         self.channels = channels
 
 
-class TemporalLayer(nn.Module):
+class TemporalLayer(nn.Module, ABC):
     """A layer that works along time, and so must know where each clip begins and ends.
 
     Subclasses implement `along_time`, for clips of one length; rows of several lengths may stand
@@ -153,9 +154,9 @@ class TemporalLayer(nn.Module):
             ]
         )
 
+    @abstractmethod
     def along_time(self, x: Tensor, frames: int) -> Tensor:
         """Apply the layer to clips of T = `frames`: (B·T, C, H, W), or (B, C, T, H, W)."""
-        raise NotImplementedError
 
 
 class FixedFrames(nn.Module):
