@@ -30,6 +30,7 @@ from ffn_edge.errors import ExportError
 from ffn_edge.export.folded_layers import (
     Affine,
     ChannelAffine,
+    FusableGelu,
     ModulatedLayer,
     affine_of,
     layer_norm,
@@ -157,6 +158,8 @@ class _Folder:
                 self.replaced[name] = FixedFrames(layer, self.frames)
                 for tensor in layer.state_dict():
                     self.names[f"{name}.layer.{tensor}"] = f"{name}.{tensor}"
+            elif type(layer) is nn.GELU and layer.approximate == "none":
+                self.replaced[name] = FusableGelu()
             else:
                 self.replaced[name] = layer
         self.graph.lint()

@@ -301,3 +301,37 @@ def test_a_network_of_torchvision_goes_all_the_way(randomise: Randomise, tmp_pat
     logits = by_onnxruntime(str(bundle.graph_path(4)), clip)
     assert_close(logits, by_pytorch(model, clip), 1e-5)
     assert bundle.graph_path(4).stat().st_size < 200_000
+
+
+class Activated(nn.Module):
+    """A GELU between two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.gelu = nn.GELU()
+        self.last = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify (rows, 3, H, W)."""
+        y: Tensor = self.last(self.gelu(self.norm(self.conv(x))).mean((2, 3)))
+        return y
+
+
+def test_a_gelu_is_one_operation_of_onnx_runtime(randomise: Randomise, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = randomise(network.specialize(Activated(), (2, 4), branches=[]))
+    bundle = export_bundle(model, CARD, tmp_path / "bundle", frame_counts=(4,))
+
+    clip = random_frames(bundle, 4)
+    logits = by_onnxruntime(str(bundle.graph_path(4)), clip)
+    assert_close(logits, by_pytorch(model, clip), 1e-5)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(bundle.path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(
+        str(bundle.graph_path(4)), options, providers=["CPUExecutionProvider"]
+    )
+    kinds = {node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node}
+    assert "Gelu" in kinds and "Erf" not in kinds
