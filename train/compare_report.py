@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from ffn_edge.atomic import atomic_file
+from ffn_edge.figure import save_figure
 from ffn_edge.train.compare import Score, mean_top1
 
 # Told apart without colour too (Okabe and Ito's palette, and a marker each).
@@ -91,9 +91,7 @@ def plot_comparison(scores: Sequence[Score], path: str) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
     axes[1].legend(fontsize=8)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    pyplot.close(figure)
+    save_figure(figure, path, dpi=120)
 
 
 def _methods(scores: Sequence[Score]) -> list[str]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ffn_edge.atomic import atomic_file
 from ffn_edge.errors import FfnEdgeError
+from ffn_edge.figure import save_figure
 from ffn_edge.train.deviation import Deviation, Pass, Shift
 
 if TYPE_CHECKING:
@@ -91,15 +91,7 @@ def plot_deviation(deviation: Deviation, path: str, layer: str | None = None) ->
         f"Temporal Frequency Deviation between {low} and {high} frames, {deviation.clips} clips. "
         "A by B: A frames, served by the sub-network of B frames"
     )
-    try:
-        with atomic_file(path) as temporary:
-            figure.savefig(temporary, dpi=100)
-    except OSError as error:
-        raise FfnEdgeError(
-            f"{path} cannot be written: {error.strerror}", "choose a folder that you may write."
-        ) from error
-    finally:
-        pyplot.close(figure)
+    save_figure(figure, path, dpi=100)
 
 
 def _draw_layers(means: Axes, stds: Axes, curves: Sequence[_Curve], names: Sequence[str]) -> None:

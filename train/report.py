@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from rich.table import Table
 from torch import nn
 
-from ffn_edge.atomic import atomic_file
 from ffn_edge.bundle import Accuracy
+from ffn_edge.figure import save_figure
 from ffn_edge.frames import nearest_frame_count
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
 from ffn_edge.network.cost import count_macs
@@ -164,6 +164,4 @@ def plot_accuracy(curves: Mapping[str, Sequence[Row]], path: str) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
     axes[0].legend()
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    pyplot.close(figure)
+    save_figure(figure, path, dpi=120)

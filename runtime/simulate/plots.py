@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ffn_edge.atomic import atomic_file
 from ffn_edge.errors import FfnEdgeError
+from ffn_edge.figure import save_figure
 from ffn_edge.runtime.policy.policies import named
 from ffn_edge.runtime.simulate.board import BoardSpec
 from ffn_edge.runtime.simulate.drive import Course, Run, simulate
@@ -83,15 +83,7 @@ def plot_course(course: Course, path: Path, *, spec: BoardSpec, miss_rate: float
     legend = dict(zip(*reversed(latency.get_legend_handles_labels()), strict=True))
     legend |= dict(zip(*reversed(power.get_legend_handles_labels()), strict=True))
     figure.legend(legend.values(), legend.keys(), loc="outside upper right", ncols=len(legend))
-    try:
-        with atomic_file(path) as temporary:
-            figure.savefig(temporary, dpi=110)
-    except OSError as error:
-        raise FfnEdgeError(
-            f"{path} cannot be written: {error.strerror}", "choose a folder that you may write."
-        ) from error
-    finally:
-        pyplot.close(figure)
+    save_figure(figure, path, dpi=110)
 
 
 def _timeline(run: Run) -> Timeline:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from ffn_edge.errors import CheckpointError
+from ffn_edge.errors import CheckpointError, FfnEdgeError
 from ffn_edge.network import build
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.network.published import published_name
@@ -82,3 +82,16 @@ def test_import_writes_a_checkpoint_of_ours(tmp_path: Path) -> None:
 def test_a_checkpoint_that_is_not_there_is_an_error(data: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no file"):
         evaluate_checkpoint("absent.pt", (2,), list_file=str(data / "list.txt"))
+
+
+def test_a_picture_that_cannot_be_written_is_an_error_with_a_hint(
+    checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    arguments = [str(checkpoint), "--list", str(data / "list.txt"), "--workers", "0"]
+    with pytest.raises(FfnEdgeError, match="cannot be written"):
+        CliRunner().invoke(
+            evaluate,
+            [*arguments, "--plot", str(tmp_path / "file" / "plot.png")],
+            catch_exceptions=False,
+        )
