@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -149,7 +150,7 @@ def profile_table(bundle: Bundle, frames: int, folder: Path, threads: int, rows:
     kernels = kernels[len(kernels) // (PROFILED_RUNS + 1) :]  # the first run warms
     spent: dict[str, list[float]] = {}
     for kernel in kernels:
-        spent.setdefault(kernel["args"]["op_name"], []).append(kernel["dur"] / 1e3)
+        spent.setdefault(kind_of(kernel["args"]), []).append(kernel["dur"] / 1e3)
     whole = sum(map(sum, spent.values()))
     table = Table(title=f"ONNX Runtime at {frames} frames, mean of {PROFILED_RUNS}")
     for heading in ("operation", "calls", "time", "share"):
@@ -162,6 +163,15 @@ def profile_table(bundle: Bundle, frames: int, folder: Path, threads: int, rows:
             f"{sum(times) / whole:.0%}",
         )
     return table
+
+
+def kind_of(kernel: Mapping[str, Any]) -> str:
+    """Name the operation of a profile's kernel; convolutions by their kernel's size."""
+    if kernel["op_name"] != "Conv":
+        return str(kernel["op_name"])
+    (weight,) = kernel["input_type_shape"][1].values()
+    depth_wise = ", depth-wise" if weight[1] == 1 else ""
+    return f"Conv {'×'.join(map(str, weight[2:]))}{depth_wise}"
 
 
 def opening_table(bundle: Bundle, folder: Path, threads: int, rounds: int) -> Table:
