@@ -159,6 +159,7 @@ class _Folder:
                 for tensor in layer.state_dict():
                     self.names[f"{name}.layer.{tensor}"] = f"{name}.{tensor}"
             elif type(layer) is nn.GELU and layer.approximate == "none":
+                _check_plain(name, layer)
                 self.replaced[name] = FusableGelu()
             else:
                 self.replaced[name] = layer
@@ -273,6 +274,8 @@ def _pool_by_mean(node: fx.Node, layer: Any) -> None:
     sizes = size if isinstance(size, tuple | list) else (size,) * rank
     dims = tuple(i - rank for i, each in enumerate(sizes) if each == 1)
     if dims and all(each in (1, None) for each in sizes):  # without dims, mean() is of all
+        if layer is not None:
+            _check_plain(str(node.target), layer)
         node.op, node.target = "call_method", "mean"
         node.args, node.kwargs = (node.all_input_nodes[0], dims, True), {}
 

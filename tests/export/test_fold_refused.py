@@ -117,6 +117,32 @@ class HookedShift(Body):
         return super().branch(self.shift(x))
 
 
+class HookedActivation(Body):
+    """A GELU, which is written anew for the graph, with a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.GELU()
+        self.act.register_forward_hook(lambda layer, inputs, result: 2 * result)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Activate after the branch."""
+        return self.act(super().branch(x))
+
+
+class HookedPooling(Body):
+    """A pooling, which becomes a mean, with a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool.register_forward_hook(lambda layer, inputs, result: 2 * result)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Pool after the branch."""
+        return self.pool(super().branch(x))
+
+
 class Parametrized(Body):
     """A convolution whose weight is computed at each call."""
 
@@ -160,6 +186,8 @@ class TiedWeights(Body):
         (HookedBefore, "head, a Linear, has a hook"),
         (HookedNorm, "norm, a BatchNorm2d, has a hook"),
         (HookedShift, "shift, a TemporalShift, has a hook"),
+        (HookedActivation, "act, a GELU, has a hook"),
+        (HookedPooling, "pool, a AdaptiveAvgPool2d, has a hook"),
         (Parametrized, r"conv\.conv, a ParametrizedConv2d, has a parametrization"),
         (OldWeightNorm, "OldWeightNorm cannot be copied"),
     ],
