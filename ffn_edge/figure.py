@@ -1,12 +1,30 @@
-"""Writing a picture that matplotlib has drawn."""
+"""Writing a picture that matplotlib has drawn, and telling beforehand whether it can be."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from ffn_edge.atomic import atomic_file
 from ffn_edge.errors import FfnEdgeError
+
+FORMATS = ("png", "svg", "pdf")
+
+
+def check_figure(path: str | os.PathLike[str]) -> None:
+    """Refuse a picture that could not be written, before minutes of work for it.
+
+    Raises:
+        FfnEdgeError: its folder is not there, or its name's ending is none of `FORMATS`.
+    """
+    if Path(path).suffix.lower().lstrip(".") not in FORMATS:
+        raise FfnEdgeError(
+            f"{path} names no format that can be drawn", f"end it in .{', .'.join(FORMATS)}."
+        )
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise FfnEdgeError(f"there is no folder {folder}", "make it first.")
 
 
 def save_figure(figure: Any, path: str | os.PathLike[str], *, dpi: int) -> None:
@@ -14,7 +32,7 @@ def save_figure(figure: Any, path: str | os.PathLike[str], *, dpi: int) -> None:
 
     Args:
         figure: of matplotlib.pyplot.
-        path: the file to write; its ending says the format.
+        path: the file to write, as `check_figure` takes it.
         dpi: dots per inch.
 
     Raises:

@@ -42,12 +42,13 @@ def deviation(
     Example:
       ffn-edge deviation runs/first/best.pt --list data/test.txt --frames 4,16 --plot deviation.png
     """
+    from ffn_edge.figure import check_figure
     from ffn_edge.frames import parse_frames
-    from ffn_edge.train.deviation_plot import check_format, plot_deviation
+    from ffn_edge.train.deviation_plot import plot_deviation
     from ffn_edge.train.deviation_report import deviation_of_checkpoint, json_of, tables_of
 
     if plot:
-        check_format(plot)
+        check_figure(plot)
     counts = parse_frames(frames) if frames else None
     found = deviation_of_checkpoint(checkpoint, counts, layer=layer, **options)  # type: ignore[arg-type]
     if as_json:

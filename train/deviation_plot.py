@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ffn_edge.errors import FfnEdgeError
 from ffn_edge.figure import save_figure
 from ffn_edge.train.deviation import Deviation, Pass, Shift
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-FORMATS = ("png", "svg", "pdf")
 
 # Colour and marker. Okabe and Ito's colours, which the colour-blind can tell apart, and markers say
 # the same again. The lower frame count: by the sub-network that serves both, then by its own.
@@ -29,24 +25,12 @@ _FEW_CHANNELS = 128
 _Curve = tuple[str, tuple[str, str], Mapping[str, Shift | None]]
 
 
-def check_format(path: str) -> None:
-    """Refuse a picture that could not be drawn, before minutes of measuring.
-
-    Raises:
-        FfnEdgeError: its format is unknown.
-    """
-    if Path(path).suffix.lower().lstrip(".") not in FORMATS:
-        raise FfnEdgeError(
-            f"{path} names no format that can be drawn", f"end it in .{', .'.join(FORMATS)}."
-        )
-
-
 def plot_deviation(deviation: Deviation, path: str, layer: str | None = None) -> None:
     """Draw how far every layer deviates, and μ and σ of one layer's channels.
 
     Args:
         deviation: what to draw.
-        path: the file, of one of `FORMATS`.
+        path: the file, as `ffn_edge.figure.check_figure` takes it.
         layer: whose channels; left out, the most deviating one's.
 
     Raises:

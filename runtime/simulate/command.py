@@ -16,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ffn_edge.errors import FfnEdgeError, FrameCountError
+from ffn_edge.figure import check_figure
 from ffn_edge.runtime.policy import policies
 from ffn_edge.runtime.policy.interface import OperatingPoint
 from ffn_edge.runtime.simulate import scenarios
@@ -83,7 +84,7 @@ def simulate(
     if hours is not None and not math.isfinite(hours):
         raise FfnEdgeError(f"a run has a length in hours; got {hours}", "--hours 24")
     if plot is not None:
-        _check_plot(plot)
+        check_figure(plot)
     spec = SYNTHETIC
     if bundle is not None:
         spec, note = board_from_bundle(bundle)
@@ -135,22 +136,6 @@ def simulate(
             path = plot.with_stem(f"{plot.stem}-{course.name}")
             plot_course(course, path, spec=spec, miss_rate=comparison.miss_rates[0])
             click.echo(f"wrote {path}", err=True)
-
-
-def _check_plot(plot: Path) -> None:
-    """Refuse a plot that could not be written, before minutes of simulation.
-
-    Raises:
-        FfnEdgeError: its folder is not there, or its format is unknown.
-    """
-    from ffn_edge.runtime.simulate.plots import FORMATS
-
-    if plot.suffix.lower().lstrip(".") not in FORMATS:
-        raise FfnEdgeError(
-            f"{plot} names no format that can be drawn", f"end it in .{', .'.join(FORMATS)}."
-        )
-    if not plot.absolute().parent.is_dir():
-        raise FfnEdgeError(f"there is no folder {plot.parent}", "make it first.")
 
 
 def _courses(names: str, hours: float | None) -> list[Course]:

@@ -19,7 +19,6 @@ _LINES = {
     "alert": ("#c92a2a", "ALERT"),
     "adaptive": ("#0b7285", "adaptive (ours)"),
 }
-FORMATS = ("png", "svg", "pdf")
 _TALLEST = 2.5  # deadlines: a spike beyond is cut off
 
 

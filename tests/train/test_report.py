@@ -84,14 +84,19 @@ def test_a_checkpoint_that_is_not_there_is_an_error(data: Path) -> None:
         evaluate_checkpoint("absent.pt", (2,), list_file=str(data / "list.txt"))
 
 
-def test_a_picture_that_cannot_be_written_is_an_error_with_a_hint(
-    checkpoint: Path, data: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("plot", "words"),
+    [
+        ("file/plot.png", "there is no folder"),
+        ("plot.xyz", "names no format"),
+        ("plot", "names no format"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_evaluated(
+    plot: str, words: str, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    arguments = [str(checkpoint), "--list", str(data / "list.txt"), "--workers", "0"]
-    with pytest.raises(FfnEdgeError, match="cannot be written"):
-        CliRunner().invoke(
-            evaluate,
-            [*arguments, "--plot", str(tmp_path / "file" / "plot.png")],
-            catch_exceptions=False,
-        )
+    arguments = ["no checkpoint", "--list", "no list", "--plot", str(tmp_path / plot)]
+    with pytest.raises(FfnEdgeError, match=words):
+        CliRunner().invoke(evaluate, arguments, catch_exceptions=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
