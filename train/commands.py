@@ -120,12 +120,13 @@ def train(
         chosen = chosen.replace(without=tuple(part.strip() for part in without.split(",")))
     asked = method_of(method, chosen)
     results = train_method(asked, output, resume=resume, device=device, workers=workers)
-    if as_json:
+    first = os.environ.get("RANK", "0") == "0"  # torchrun's; every process comes here
+    if as_json and first:
         fields = {name: dataclasses.asdict(result) for name, result in results.items()}
         click.echo(json.dumps(fields if len(asked.runs) > 1 else fields[asked.runs[0].name]))
     if not all(result.finished for result in results.values()):
         sys.exit(130)
-    for name in results:
+    for name in results if first else ():
         folder = Path(output) / name if len(asked.runs) > 1 else Path(output)
         click.echo(f"{name}: {folder / BEST}", err=True)
 
@@ -152,20 +153,23 @@ def evaluate(
     Example:
       ffn-edge evaluate runs/first/best.pt --list data/test.txt --frames 2-20 --plot accuracy.png
     """
+    from ffn_edge.figure import check_figure
     from ffn_edge.frames import parse_frames
     from ffn_edge.train.report import evaluate_checkpoint, plot_accuracy, table_of
 
+    if plot:
+        check_figure(plot)
     counts = parse_frames(frames) if frames else None
     rows = evaluate_checkpoint(checkpoint, counts, **options)  # type: ignore[arg-type]
-    if plot:
-        plot_accuracy({checkpoint: rows}, plot)
-        click.echo(f"wrote {plot}", err=True)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows]))
     else:
         from rich.console import Console
 
         Console().print(table_of(rows))
+    if plot:
+        plot_accuracy({checkpoint: rows}, plot)
+        click.echo(f"wrote {plot}", err=True)
 
 
 @click.command("import")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ffn_edge.network.ffn import FrameFlexibleNetwork
+from ffn_edge.network.specialization import Specialization
 
 
 class UnsharedNetwork(FrameFlexibleNetwork):
@@ -46,6 +47,11 @@ class UnsharedNetwork(FrameFlexibleNetwork):
         sub_network = self._segment(clip, frames).sub_network
         logits: Tensor = self.networks[sub_network](clip, sub_network)
         return logits
+
+    @property
+    def specialized(self) -> Specialization:
+        """What was specialised in each of the networks."""
+        return next(iter(self.networks.values())).specialized
 
     @property
     def networks(self) -> dict[int, FrameFlexibleNetwork]:

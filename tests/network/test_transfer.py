@@ -65,6 +65,7 @@ def test_without_sharing_each_frame_count_has_a_network_of_its_own(tmp_path: Pat
         loaded = load_checkpoint(tmp_path / "model.pt").network
         assert torch.equal(loaded(clip), logits[4])
     single = random_network(4)
+    assert model.specialized == network.build("tsm_tiny", 3, (4,)).specialized
     assert sum(p.numel() for p in model.parameters()) == 2 * sum(
         p.numel() for p in single.parameters()
     )
