@@ -220,7 +220,7 @@ class Adaptive:
         for index in state.ranked:
             frames = state.points[index].frames
             if chosen is not None:
-                rejected[frames] = why_not_as_good(state.points, chosen)
+                rejected[frames] = why_not_as_good(state.points, frames, chosen)
                 continue
             step_up = state.current is not None and _is_better(state, index, state.current)
             chance_here, tail_here = up if step_up else stay

@@ -145,7 +145,8 @@ class Alert:
             words = f"keeps the deadline with a chance of {chance:.4f}, {power_w:.3g} W"
             if chance >= 1 - limits.miss_rate and in_budget:
                 others = {
-                    p.frames: rejected.get(p.frames) or why_not_as_good(state.ranked, point.frames)
+                    p.frames: rejected.get(p.frames)
+                    or why_not_as_good(state.ranked, p.frames, point.frames)
                     for p in state.ranked
                     if p.frames != point.frames
                 }

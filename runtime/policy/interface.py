@@ -261,10 +261,13 @@ class Controller:
         self._state = self.policy.observe(self._state, observation)
 
 
-def why_not_as_good(points: Iterable[OperatingPoint], chosen: int) -> str:
-    """Say why a point that comes after `chosen` in `by_accuracy` is not as good."""
-    if any(point.accuracy is None for point in points):
+def why_not_as_good(points: Iterable[OperatingPoint], frames: int, chosen: int) -> str:
+    """Say why `frames`, which comes after `chosen` in `by_accuracy`, is not as good."""
+    accuracy = {point.frames: point.accuracy for point in points}
+    if None in accuracy.values():
         return f"taken to be less accurate than {chosen}: not all accuracies were measured"
+    if accuracy[frames] == accuracy[chosen]:
+        return f"no more accurate than {chosen}"
     return f"less accurate than {chosen}"
 
 

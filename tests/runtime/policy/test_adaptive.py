@@ -56,6 +56,21 @@ def after(state: State, *latencies: tuple[int, float], limits: Limits, **sensed:
     return state
 
 
+def test_a_reason_says_less_accurate_only_of_what_was_measured() -> None:
+    def reasons(*accuracies: float | None) -> dict[int, str]:
+        points = [
+            OperatingPoint(frames=frames, base_ms=ms, accuracy=accuracy)
+            for (frames, ms), accuracy in zip(BASE_MS.items(), accuracies, strict=True)
+        ]
+        chosen = ADAPTIVE.decide(ADAPTIVE.start(Setting(points=points)), Limits(), 0.0)
+        return dict(chosen.rejected)
+
+    assert reasons(0.5, 0.7, 0.7) == {4: "less accurate than 8", 16: "no more accurate than 8"}
+    unknown = reasons(None, 0.7, 0.7)
+    assert unknown.keys() == {4, 8}  # by frames then
+    assert all("not all accuracies were measured" in reason for reason in unknown.values())
+
+
 def test_without_a_limit_the_most_frames_run(setting: NewSetting) -> None:
     assert ADAPTIVE.decide(ADAPTIVE.start(setting()), Limits(), 0.0).frames == 16
 
