@@ -17,7 +17,7 @@ import errno
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -252,7 +252,8 @@ def _distil(
     """Teach the vectors of `added` the teacher's logits; return the losses of the last epoch."""
     # As in evaluation, but for the new norms, whose statistics follow the batches.
     network.eval().requires_grad_(False)
-    for norm in (norm for t in added for norm in _norms(network, t)):
+    norms = [norm for t in added for norm in _norms(network, t)]
+    for norm in norms:
         norm.train()
     learned = [parameter for t in added for parameter in _vectors(network, t)]
     for parameter in learned:
@@ -264,6 +265,8 @@ def _distil(
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     objective = MultiFrequencyLoss()
     for epoch in range(epochs):
+        if epoch == epochs - 1:  # a running mean of few steps would still be the neighbour's
+            restore = _average_anew(norms)
         losses: dict[int, list[Tensor]] = {t: [] for t in added}
         for batch in batches.epoch(f"epoch {epoch + 1} of {epochs}", epoch):
             clips = _inputs(batch, card, device)
@@ -285,6 +288,7 @@ def _distil(
                 f"learning diverged in epoch {epoch + 1}: the loss is {means}",
                 f"lower --learning-rate, which was {learning_rate}; nothing was written.",
             )
+    restore()
     return means
 
 
@@ -298,18 +302,31 @@ def _estimate(
 ) -> None:
     """Set the running mean and variance of `norms` to the mean over the batches."""
     network.eval()
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    restore = _average_anew(norms)
     for norm in norms:
-        norm.num_batches_tracked = torch.tensor(0, device=device)
-        norm.momentum = None  # the plain mean over batches
         norm.train()
     with torch.inference_mode():
         for batch in batches.epoch("recalibrating"):
             clips = _inputs(batch, card, device)
             for frames in frame_counts:
                 network(clips[frames], frames)
-    for norm, (momentum, tracked) in zip(norms, before, strict=True):
-        norm.momentum, norm.num_batches_tracked = momentum, tracked
+    restore()
+
+
+def _average_anew(norms: Sequence[nn.Module]) -> Callable[[], None]:
+    """Let running statistics be the plain mean over the batches to come; return what ends that."""
+    ours = [norm for norm in norms if isinstance(norm, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in ours]
+    for norm in ours:
+        norm.momentum = None
+        assert norm.num_batches_tracked is not None  # specialised norms keep statistics
+        norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)
+
+    def restore() -> None:
+        for norm, (momentum, tracked) in zip(ours, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
+
+    return restore
 
 
 def _write(

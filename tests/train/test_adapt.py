@@ -96,6 +96,28 @@ def test_a_new_frame_count_starts_from_the_nearest_one(
             assert torch.allclose(tensor, tensors[name.replace(".6", ".8")], atol=1e-9), name
 
 
+def test_nothing_stays_of_the_statistics_of_the_one_it_started_from(
+    trained: Path, clips: Clips, tmp_path: Path
+) -> None:
+    loaded = load_checkpoint(trained)
+    for name, tensor in loaded.network.state_dict().items():
+        if ".norms.2.running" in name:  # the nearest to 4 frames
+            tensor += 100
+    save_checkpoint(tmp_path / "far.pt", loaded.network, loaded.card)
+
+    adapt(str(trained), str(tmp_path / "one.pt"), (4,), clips, epochs=2)
+    adapt(str(tmp_path / "far.pt"), str(tmp_path / "other.pt"), (4,), clips, epochs=2)
+
+    differing = changed(tensors_of(tmp_path / "one.pt"), tensors_of(tmp_path / "other.pt"))
+    assert differing and all(".norms.2.running" in name for name in differing)
+    momenta = {
+        norm.momentum
+        for norm in load_checkpoint(tmp_path / "one.pt").network.modules()
+        if isinstance(norm, nn.BatchNorm2d)
+    }
+    assert momenta == {0.1}
+
+
 def test_learning_brings_the_answers_nearer_to_those_of_the_highest_frame_count(
     trained: Path, clips: Clips, tmp_path: Path
 ) -> None:
