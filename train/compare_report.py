@@ -23,12 +23,12 @@ def comparison_table(scores: Sequence[Score]) -> Table:
     seeds, or with one seed over its clips.
     """
     frame_counts = sorted(scores[0].accuracy)
-    clips = scores[0].accuracy[frame_counts[0]].clips
     seeds = len({score.seed for score in scores})
-    over = f"{seeds} seeds" if seeds > 1 else f"{clips} clips"
+    clips = f"{scores[0].accuracy[frame_counts[0]].clips} clips" + " for each seed" * (seeds > 1)
     table = Table(
         box=box.SIMPLE_HEAD,
-        caption=f"top-1 in % of {clips} clips, ± one standard error over {over}; "
+        caption=f"top-1 in % of {clips}, ± one standard error over "
+        f"{f'{seeds} seeds' if seeds > 1 else 'them'}; "
         "CPU time without that of loader processes",
     )
     table.add_column("method", no_wrap=True)

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from ffn_edge.bundle import Accuracy
-from ffn_edge.errors import DataError, RecipeError
+from ffn_edge.errors import DataError, FfnEdgeError, RecipeError
 from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint
 from ffn_edge.train import compare as compare_module
 from ffn_edge.train.clips import render_clips
@@ -85,11 +85,10 @@ def test_the_same_command_again_trains_and_evaluates_nothing(
     again = compare(quick, tmp_path, ["naive"])
     assert again is not None and again[0].accuracy == first[0].accuracy
     # Another list is another question.
-    other = tmp_path / "other.txt"
+    other = Path(str(quick.val_list)).with_name("other.txt")
     other.write_text(Path(str(quick.val_list)).read_text().replace(" 0", " 1"))
-    rooted = quick.replace(root=str(Path(str(quick.val_list)).parent))
     with pytest.raises(AssertionError, match="evaluated again"):
-        compare(rooted, tmp_path, ["naive"], test_list=str(other))
+        compare(quick, tmp_path, ["naive"], test_list=str(other))
 
 
 def test_an_interrupted_comparison_goes_on_where_it_was(
@@ -116,14 +115,16 @@ def test_an_interrupted_comparison_goes_on_where_it_was(
 
 def test_a_folder_of_another_recipe_data_or_start_is_refused(quick: Recipe, tmp_path: Path) -> None:
     compare(quick, tmp_path, ["naive"])
-    other = tmp_path / "other.txt"
+    other = Path(str(quick.train_list)).with_name("other.txt")
     other.write_text(Path(str(quick.train_list)).read_text() + "\n")
-    relative = quick.replace(root=str(Path(str(quick.train_list)).parent))
 
     for changed, what in (
         (quick.replace(learning_rate=0.02), "learning_rate"),
-        (relative.replace(train_list=str(other)), "train_list"),
+        (quick.replace(train_list=str(other)), "train_list"),
+        (quick.replace(root=str(other.parent)), "root"),
         (quick.replace(weights="elsewhere.pth"), "weights"),
+        (quick.replace(start_from="elsewhere.pt"), "start_from"),
+        (quick.replace(validate_every=2), "validate_every"),
     ):
         with pytest.raises(RecipeError, match=f"single-4 holds a run whose {what} is another"):
             compare(changed, tmp_path, ["naive"])
@@ -139,8 +140,34 @@ def test_a_run_is_refused_once_the_one_it_started_from_is_another(
     best = tmp_path / "seed-0" / "single-4" / BEST
     loaded = load_checkpoint(best)
     save_checkpoint(best, loaded.network, dataclasses.replace(loaded.card, dataset="jester"))
-    with pytest.raises(RecipeError, match="finetune holds a run whose start is another"):
+    with pytest.raises(RecipeError, match="finetune holds a run whose start_from is another"):
         compare(quick, tmp_path, ["finetune"])
+
+
+def test_a_run_that_saved_nothing_binds_to_nothing(quick: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="do not fill one batch"):
+        compare(quick.replace(batch_size=64), tmp_path, ["naive"])
+
+    assert compare(quick, tmp_path, ["naive"]) is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "methods", "words"),
+    [
+        ({}, ["ffn", "fnn"], "there is no method 'fnn'"),
+        ({"architecture": "slowfast_resnet50", "frame_counts": (16, 32)}, ["ffn"], "got 2"),
+        ({"without": ("sn",)}, ["ffn"], "no common ground"),
+        ({"sampling": "mixed"}, ["ffn"], "no common ground"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_rendered_or_trained(
+    changes: dict[str, object], methods: list[str], words: str, quick: Recipe, tmp_path: Path
+) -> None:
+    demo = quick.replace(dataset="demo", train_list=None, val_list=None, classes=None, **changes)
+
+    with pytest.raises(FfnEdgeError, match=words):
+        compare(demo, tmp_path / "compared", methods, frame_counts=(2, 10))
+    assert not (tmp_path / "compared").exists()
 
 
 def test_separate_each_has_a_network_for_every_evaluated_frame_count(
