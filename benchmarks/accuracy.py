@@ -2,9 +2,12 @@
 
     python benchmarks/accuracy.py FOLDER
 
-It is `ffn-edge compare demo_few --methods all` on the demo's rendered (synthetic) clips, each seed
-with test clips of its own, as Markdown. Hours on two cores; what is finished is kept in FOLDER, so
-that it can be interrupted.
+On the demo's rendered (synthetic) clips, each seed with test clips of its own, it is
+
+    ffn-edge compare demo_few --methods all --seeds 0,1,2 --test-frames 2,4,6,8,12,16,20 -o FOLDER
+
+as Markdown, with differences seed by seed. Hours on two cores; what is finished is kept in FOLDER,
+so that it can be interrupted. `any_frame.png` there shows accuracy at any frame count.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import math
 import statistics
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -45,7 +49,7 @@ def main(folder: Path, seeds: str) -> None:
     if scores is None:
         sys.exit("stopped; give the same command again to go on")
     plot_comparison(
-        [score for score in scores if score.method in ANY_FRAME], str(folder / "comparison.png")
+        [score for score in scores if score.method in ANY_FRAME], str(folder / "any_frame.png")
     )
     clips = scores[0].accuracy[recipe.frame_counts[0]].clips
     print(describe_machine())
@@ -55,7 +59,7 @@ def main(folder: Path, seeds: str) -> None:
     )
     _print_methods(scores, recipe.frame_counts)
     _print_any_frame(scores)
-    _print_difference(scores, recipe.frame_counts)
+    _print_differences(scores, recipe.frame_counts)
 
 
 def _print_methods(scores: Sequence[Score], frame_counts: Sequence[int]) -> None:
@@ -84,17 +88,24 @@ def _print_any_frame(scores: Sequence[Score]) -> None:
         print(f"| {method} | {cells} |")
 
 
-def _print_difference(scores: Sequence[Score], frame_counts: Sequence[int]) -> None:
-    """Print FFN less separate training, seed by seed, as both saw the same test clips."""
-    print()
-    for frames in frame_counts:
-        top1 = {
-            method: [s.accuracy[frames].top1 for s in scores if s.method == method]
-            for method in ("ffn", "separate")
-        }
-        gains = [100 * (a - b) for a, b in zip(top1["ffn"], top1["separate"], strict=True)]
+def _print_differences(scores: Sequence[Score], frame_counts: Sequence[int]) -> None:
+    """Print differences seed by seed, as both sides of each saw the same test clips."""
+
+    def top1(method: str, frames: int) -> list[float]:
+        return [100 * score.accuracy[frames].top1 for score in scores if score.method == method]
+
+    def show(what: str, one: Sequence[float], other: Sequence[float]) -> None:
+        gains = [a - b for a, b in zip(one, other, strict=True)]
         error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
-        print(f"FFN − separate at {frames} frames: {statistics.fmean(gains):+.1f} ± {error:.1f}")
+        print(f"{what}: {statistics.fmean(gains):+.1f} ± {error:.1f}")
+
+    print()
+    for method in ("separate", "without-sn", "without-wa", "without-td", "without-ws"):
+        for frames in frame_counts:
+            show(f"ffn − {method} at {frames} frames", top1("ffn", frames), top1(method, frames))
+    for method in ("ffn", "separate"):
+        for low, high in pairwise(frame_counts):
+            show(f"{method} at {high} − at {low} frames", top1(method, high), top1(method, low))
 
 
 def _cell(scores: Sequence[Score], method: str, frames: int) -> str:

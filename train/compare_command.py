@@ -51,7 +51,8 @@ def compare(
 
     Writes results.json and comparison.png, of what was asked for, into the folder. An interrupted
     comparison goes on where it was when the same command is given again. With a recipe of the
-    demo's clips and no list, the clips are rendered into the folder too.
+    demo's clips and no list, clips are rendered into the folder too: 1200 to train on, 600 to test
+    on for each seed.
 
     \b
     Examples:
