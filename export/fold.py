@@ -36,7 +36,7 @@ from ffn_edge.export.folded_layers import (
     layer_norm,
 )
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.channels import POOLINGS
+from ffn_edge.network.channels import POOLINGS, does_more
 from ffn_edge.network.neighbours import LINEAR, Place, layer_of, place_of
 from ffn_edge.network.specialized import (
     FixedFrames,
@@ -89,6 +89,8 @@ def fold(network: FrameFlexibleNetwork, frames: int) -> FoldedNetwork:
             "export one that was trained with it; `ffn-edge train --method separate` trains "
             "networks that can be exported one by one.",
         )
+    _check_plain("the network", network)
+    _check_plain("its body", network.body)  # whose forward alone is traced
     body, graph = traced(network.body)
     folder = _Folder(graph, dict(body.named_modules()), frames)
     folder.run()
@@ -158,8 +160,7 @@ class _Folder:
                 self.replaced[name] = FixedFrames(layer, self.frames)
                 for tensor in layer.state_dict():
                     self.names[f"{name}.layer.{tensor}"] = f"{name}.{tensor}"
-            elif type(layer) is nn.GELU and layer.approximate == "none":
-                _check_plain(name, layer)
+            elif type(layer) is nn.GELU and layer.approximate == "none" and not does_more(layer):
                 self.replaced[name] = FusableGelu()
             else:
                 self.replaced[name] = layer
@@ -228,10 +229,11 @@ def _check_plain(name: str, layer: nn.Module) -> None:
     """Refuse a layer that does more than its type says: what takes its place would not.
 
     Raises:
-        ExportError: it has a hook or a parametrization, or its class computes something else.
+        ExportError: it has a hook, a forward of its own or a parametrization, or its class computes
+            something else.
     """
-    if layer._forward_hooks or layer._forward_pre_hooks:
-        more = "has a hook"
+    if does_more(layer):
+        more = "has a hook or a forward of its own"
     elif parametrize.is_parametrized(layer):
         more = "has a parametrization"
     elif isinstance(layer, LINEAR) and not any(
@@ -247,7 +249,7 @@ def _check_plain(name: str, layer: nn.Module) -> None:
     raise ExportError(
         f"{name}, a {type(layer).__name__}, {more}, which cannot be exported",
         "remove the hook, bake what computes the weight into it "
-        "(torch.nn.utils.parametrize.remove_parametrizations), or write a forward of its own.",
+        "(torch.nn.utils.parametrize.remove_parametrizations), or write a class of its own.",
     )
 
 
@@ -265,7 +267,7 @@ def _pool_by_mean(node: fx.Node, layer: Any) -> None:
     indices: 262 kB of a ResNet-50's graph at 16 frames.
     """
     rank = POOLINGS.get(node.target if layer is None else type(layer))
-    if rank is None:
+    if rank is None or (layer is not None and does_more(layer)):
         return
     if layer is not None:
         size = layer.output_size
@@ -274,8 +276,6 @@ def _pool_by_mean(node: fx.Node, layer: Any) -> None:
     sizes = size if isinstance(size, tuple | list) else (size,) * rank
     dims = tuple(i - rank for i, each in enumerate(sizes) if each == 1)
     if dims and all(each in (1, None) for each in sizes):  # without dims, mean() is of all
-        if layer is not None:
-            _check_plain(str(node.target), layer)
         node.op, node.target = "call_method", "mean"
         node.args, node.kwargs = (node.all_input_nodes[0], dims, True), {}
 

@@ -57,6 +57,12 @@ class Channels:
         return self.dim == dim or (self.rank is not None and self.dim == dim % self.rank)
 
 
+def does_more(layer: nn.Module) -> bool:
+    """Whether a call does more than the layer's class says: a hook, or a forward of its own."""
+    hooked = layer._forward_hooks or layer._forward_pre_hooks
+    return bool(hooked) or "forward" in vars(layer)
+
+
 def channels_of(layer: nn.Module) -> Channels | None:
     """Return what an alteration or a norm scales; None if that is not one dimension."""
     if isinstance(layer, WeightAlteration):
@@ -83,6 +89,8 @@ def readers(
 def _carried(layers: Mapping[str, nn.Module], node: fx.Node, at: Channels) -> Channels | None:
     """Return where the channels are behind `node`; None if it is another operation."""
     layer = layers[str(node.target)] if node.op == "call_module" else None
+    if layer is not None and does_more(layer):
+        return None
     called = node.target if layer is None else type(layer)
     if isinstance(layer, _IDENTITIES):
         return at

@@ -206,10 +206,43 @@ class NormFirst(Body):
         return super().forward(self.first(x))
 
 
+def rectified(layer: nn.Module) -> nn.Module:
+    """Let a hook change what the layer gives, so that it no longer is what its class says."""
+    layer.register_forward_hook(lambda layer, inputs, result: F.relu(result - 0.1))
+    return layer
+
+
+class Hooked(Body):
+    """A GELU and a pooling, which export writes anew where they are plain, with hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.pool = rectified(nn.GELU()), rectified(nn.AdaptiveAvgPool2d(1))
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Activate and pool after the branch."""
+        return self.pool(self.act(super().branch(x)))
+
+
+class HookedBetween(Body):
+    """A dropout with a hook between a norm and the layer that it could fold into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.drop = nn.BatchNorm2d(self.channels), rectified(nn.Dropout())
+        self.mix = nn.Conv2d(self.channels, self.channels, 1)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Normalise and mix before the branch."""
+        return super().branch(self.mix(self.drop(self.first(x))))
+
+
 @pytest.mark.parametrize(
     ("body", "unfolded"),
     [
         (Body, []),
+        (Hooked, []),
+        (HookedBetween, ["first"]),
         (Grouped, []),
         (DepthWise, []),
         (WithBias, []),

@@ -117,30 +117,21 @@ class HookedShift(Body):
         return super().branch(self.shift(x))
 
 
-class HookedActivation(Body):
-    """A GELU, which is written anew for the graph, with a hook."""
+class HookedBody(Body):
+    """A network whose answer a hook changes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.act = nn.GELU()
-        self.act.register_forward_hook(lambda layer, inputs, result: 2 * result)
-
-    def branch(self, x: Tensor) -> Tensor:
-        """Activate after the branch."""
-        return self.act(super().branch(x))
+        self.register_forward_hook(lambda layer, inputs, result: 2 * result)
 
 
-class HookedPooling(Body):
-    """A pooling, which becomes a mean, with a hook."""
+class OwnForward(Body):
+    """A convolution that was given another forward, without a class of its own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.pool.register_forward_hook(lambda layer, inputs, result: 2 * result)
-
-    def branch(self, x: Tensor) -> Tensor:
-        """Pool after the branch."""
-        return self.pool(super().branch(x))
+        plain = self.conv.forward
+        self.conv.forward = lambda x: 2 * plain(x)  # type: ignore[method-assign]
 
 
 class Parametrized(Body):
@@ -186,8 +177,8 @@ class TiedWeights(Body):
         (HookedBefore, "head, a Linear, has a hook"),
         (HookedNorm, "norm, a BatchNorm2d, has a hook"),
         (HookedShift, "shift, a TemporalShift, has a hook"),
-        (HookedActivation, "act, a GELU, has a hook"),
-        (HookedPooling, "pool, a AdaptiveAvgPool2d, has a hook"),
+        (HookedBody, "its body, a HookedBody, has a hook"),
+        (OwnForward, r"conv\.conv, a Conv2d, has a hook or a forward of its own"),
         (Parametrized, r"conv\.conv, a ParametrizedConv2d, has a parametrization"),
         (OldWeightNorm, "OldWeightNorm cannot be copied"),
     ],
@@ -196,6 +187,14 @@ def test_what_cannot_be_folded_is_refused(body: type[Body], message: str) -> Non
     model = network.specialize(body(), (2, 4), num_classes=5, branches=["conv"]).eval()
 
     with pytest.raises((ExportError, NetworkError), match=message):
+        fold(model, 4)
+
+
+def test_a_hook_on_the_whole_network_is_refused() -> None:
+    model = network.build("tsm_tiny", 5, (2, 4))
+    model.register_forward_hook(lambda network, inputs, result: 2 * result)
+
+    with pytest.raises(ExportError, match="the network, a FrameFlexibleNetwork, has a hook"):
         fold(model, 4)
 
 
