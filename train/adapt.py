@@ -17,7 +17,7 @@ import errno
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -266,7 +266,7 @@ def _distil(
     objective = MultiFrequencyLoss()
     for epoch in range(epochs):
         if epoch == epochs - 1:  # a running mean of few steps would still be the neighbour's
-            restore = _average_anew(norms)
+            _average_anew(norms)
         losses: dict[int, list[Tensor]] = {t: [] for t in added}
         for batch in batches.epoch(f"epoch {epoch + 1} of {epochs}", epoch):
             clips = _inputs(batch, card, device)
@@ -288,7 +288,6 @@ def _distil(
                 f"learning diverged in epoch {epoch + 1}: the loss is {means}",
                 f"lower --learning-rate, which was {learning_rate}; nothing was written.",
             )
-    restore()
     return means
 
 
@@ -302,7 +301,7 @@ def _estimate(
 ) -> None:
     """Set the running mean and variance of `norms` to the mean over the batches."""
     network.eval()
-    restore = _average_anew(norms)
+    _average_anew(norms)
     for norm in norms:
         norm.train()
     with torch.inference_mode():
@@ -310,23 +309,14 @@ def _estimate(
             clips = _inputs(batch, card, device)
             for frames in frame_counts:
                 network(clips[frames], frames)
-    restore()
 
 
-def _average_anew(norms: Sequence[nn.Module]) -> Callable[[], None]:
-    """Let running statistics be the plain mean over the batches to come; return what ends that."""
-    ours = [norm for norm in norms if isinstance(norm, _BatchNorm)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in ours]
-    for norm in ours:
-        norm.momentum = None
-        assert norm.num_batches_tracked is not None  # specialised norms keep statistics
-        norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)
-
-    def restore() -> None:
-        for norm, (momentum, tracked) in zip(ours, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, tracked
-
-    return restore
+def _average_anew(norms: Sequence[nn.Module]) -> None:
+    """Let running statistics be the plain mean over the batches to come."""
+    for norm in norms:
+        if isinstance(norm, _BatchNorm):
+            norm.reset_running_stats()
+            norm.momentum = None  # not in a checkpoint, so the next training has its own again
 
 
 def _write(

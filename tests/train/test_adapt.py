@@ -110,12 +110,6 @@ def test_nothing_stays_of_the_statistics_of_the_one_it_started_from(
 
     differing = changed(tensors_of(tmp_path / "one.pt"), tensors_of(tmp_path / "other.pt"))
     assert differing and all(".norms.2.running" in name for name in differing)
-    momenta = {
-        norm.momentum
-        for norm in load_checkpoint(tmp_path / "one.pt").network.modules()
-        if isinstance(norm, nn.BatchNorm2d)
-    }
-    assert momenta == {0.1}
 
 
 def test_learning_brings_the_answers_nearer_to_those_of_the_highest_frame_count(
@@ -313,7 +307,8 @@ def test_recalibration_changes_the_statistics_of_its_frame_counts_and_nothing_el
     result = recalibrate(str(trained), str(tmp_path / "new.pt"), (8,), clips)
 
     before, after = tensors_of(trained), tensors_of(tmp_path / "new.pt")
-    statistics = (".norms.8.running_mean", ".norms.8.running_var")
+    kept = ("running_mean", "running_var", "num_batches_tracked")
+    statistics = tuple(f".norms.8.{name}" for name in kept)
     assert changed(before, after) == {name for name in before if name.endswith(statistics)}
     assert load_checkpoint(tmp_path / "new.pt").card.accuracy == {2: KNOWN[2]}  # 8: not known now
     assert (result.loss, result.frame_counts) == ({}, (8,))
