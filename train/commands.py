@@ -114,13 +114,14 @@ def train(
     """
     from ffn_edge.train.loop import BEST
     from ffn_edge.train.methods import method_of, train_method
+    from ffn_edge.train.processes import is_first_process
 
     chosen = chosen_recipe(recipe, **options)
     if without:
         chosen = chosen.replace(without=tuple(part.strip() for part in without.split(",")))
     asked = method_of(method, chosen)
     results = train_method(asked, output, resume=resume, device=device, workers=workers)
-    first = os.environ.get("RANK", "0") == "0"  # torchrun's; every process comes here
+    first = is_first_process()
     if as_json and first:
         fields = {name: dataclasses.asdict(result) for name, result in results.items()}
         click.echo(json.dumps(fields if len(asked.runs) > 1 else fields[asked.runs[0].name]))

@@ -108,6 +108,11 @@ def require_one_process(command: str) -> None:
         )
 
 
+def is_first_process() -> bool:
+    """Whether this is the only process, or the first that `torchrun` started: the one to print."""
+    return _world_size() == 1 or os.environ["RANK"] == "0"
+
+
 def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 

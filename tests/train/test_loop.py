@@ -285,6 +285,8 @@ def test_two_processes_share_the_work_and_one_writes(recipe: Recipe, tmp_path: P
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["finished"]  # printed once
+    assert done.stderr.count("best.pt") == 1
     steps = [line for line in metrics(tmp_path / "run") if "loss" in line]
     assert [line["step"] for line in steps] == list(range(6))
     # Both processes' clips were counted: each has half of the 12.

@@ -181,18 +181,6 @@ def test_a_recipe_that_makes_no_sense_is_refused(
         recipe.replace(**changes)
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_one_of_several_processes_prints(
-    rank: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "recipe.py"
-    file.write_text(f"from ffn_edge.train.recipe import Recipe\nrecipe = {recipe!r}\n")
-    monkeypatch.setenv("RANK", rank)  # as torchrun gives each process; alone, it joins no group
-    arguments = [str(file), "--workers", "0", "--epochs", "1", "--json", "-o", str(tmp_path / "o")]
-    result = CliRunner().invoke(train_command, arguments, catch_exceptions=False)
-    assert (result.stdout != "", "best.pt" in result.stderr) == (rank == "0", rank == "0")
-
-
 def test_train_prints_the_result_of_each_run(recipe: Recipe, data: Path, tmp_path: Path) -> None:
     file = tmp_path / "recipe.py"
     file.write_text(f"from ffn_edge.train.recipe import Recipe\nrecipe = {recipe!r}\n")

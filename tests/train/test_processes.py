@@ -10,6 +10,7 @@ from ffn_edge.errors import RecipeError
 from ffn_edge.network import FrameFlexibleNetwork, build, specialize
 from ffn_edge.train.processes import (
     compute_dtype,
+    is_first_process,
     require_one_process,
     to_channels_last,
 )
@@ -29,6 +30,22 @@ def test_a_command_of_one_process_refuses_to_be_one_of_several(
         require_one_process("adapt")
 
     assert "without torchrun" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("world_size", "rank", "first"),
+    [(None, None, True), ("2", "0", True), ("2", "1", False), ("1", "1", True)],
+)
+def test_the_first_of_the_processes_prints(
+    world_size: str | None, rank: str | None, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("WORLD_SIZE", world_size), ("RANK", rank)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+
+    assert is_first_process() == first
 
 
 class Volumes(nn.Module):
