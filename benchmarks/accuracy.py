@@ -6,8 +6,10 @@ On the demo's rendered (synthetic) clips, each seed with test clips of its own, 
 
     ffn-edge compare demo_few --methods all --seeds 0,1,2 --test-frames 2,4,6,8,12,16,20 -o FOLDER
 
-as Markdown, with differences seed by seed. Hours on two cores; what is finished is kept in FOLDER,
-so that it can be interrupted. `any_frame.png` there shows accuracy at any frame count.
+as Markdown, with differences seed by seed, and CPU minutes that hold the decoding too (the command
+leaves it to loader processes, whose time is not counted). Hours on two cores; what is finished is
+kept in FOLDER, so that it can be interrupted. `any_frame.png` there shows accuracy at any frame
+count.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 import click
 from machine import describe_machine
 
+from ffn_edge.network import ABLATIONS
 from ffn_edge.train.compare import Score, compare, mean_top1
 from ffn_edge.train.compare_report import plot_comparison
 from ffn_edge.train.methods import ALL_METHODS
@@ -100,7 +103,7 @@ def _print_differences(scores: Sequence[Score], frame_counts: Sequence[int]) -> 
         print(f"{what}: {statistics.fmean(gains):+.1f} ± {error:.1f}")
 
     print()
-    for method in ("separate", "without-sn", "without-wa", "without-td", "without-ws"):
+    for method in ("separate", *(f"without-{part}" for part in ABLATIONS)):
         for frames in frame_counts:
             show(f"ffn − {method} at {frames} frames", top1("ffn", frames), top1(method, frames))
     for method in ("ffn", "separate"):

@@ -7,11 +7,10 @@ evaluated once. What is finished is kept, so that an interrupted comparison goes
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from ffn_edge.errors import RecipeError
 from ffn_edge.network import build
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
 from ffn_edge.train.clips import render_clips
+from ffn_edge.train.datasets import dataset_facts
+from ffn_edge.train.identity import content_of, content_of_videos
 from ffn_edge.train.loop import BEST, LAST
 from ffn_edge.train.methods import Answering, Method, Run, method_of, train_run
 from ffn_edge.train.processes import require_one_process
@@ -84,7 +85,7 @@ def compare(
             seed.
         folder: of the comparison.
         methods: of `ffn_edge.train.methods.ALL_METHODS`.
-        seeds: each is a training of its own of every network.
+        seeds: each is a training of its own of every network. The same seed twice is once.
         frame_counts: the T to evaluate at; left out, the recipe's.
         test_list: labelled videos to evaluate on; "{seed}" in it becomes the seed. Left out, the
             validation list, on which each run's best epoch was chosen too.
@@ -98,8 +99,9 @@ def compare(
     Raises:
         DataError: a list cannot be used.
         NetworkError: the architecture does not take one of the frame counts.
-        RecipeError: an unknown method, a recipe that is one of its own, no test list, the folder
-            holds another recipe's runs, or several processes.
+        RecipeError: an unknown method, a recipe that is itself an ablation or draws its clips by
+            another method, no test list, the folder holds another recipe's runs, or several
+            processes.
     """
     require_one_process("compare")
     for field in ("without", "sampling"):
@@ -110,9 +112,10 @@ def compare(
             )
     folder = Path(folder)
     counts = tuple(frame_counts or recipe.frame_counts)
+    seeds = list(dict.fromkeys(seeds))  # the same training twice would look like certainty
     for name in methods:  # what cannot be should not be found after minutes of rendering
         method_of(name, recipe, counts)
-    build(recipe.architecture, 1, counts)  # refuses frame counts that it cannot take
+    build(recipe.architecture, 1, sorted({*counts, *recipe.frame_counts}))  # refuses a wrong T
     if recipe.dataset == "demo" and not (recipe.train_list or recipe.val_list or test_list):
         recipe, test_list = _with_demo_clips(recipe, folder / "clips", seeds, say)
     listed = test_list or recipe.val_list
@@ -122,6 +125,11 @@ def compare(
     if recipe.classes is not None:  # a bad list should not be found after all the training
         for test in dict.fromkeys(test_lists.values()):
             read_list(test, num_classes=len(read_classes(recipe.classes)), root=recipe.root)
+    pattern = dataset_facts(recipe.dataset).frame_pattern
+    lists = {recipe.train_list, recipe.val_list, *test_lists.values()}
+    videos = {
+        name: content_of_videos(name, recipe.root, pattern) for name in lists if name is not None
+    }
     chosen = [method_of(name, recipe, counts) for name in dict.fromkeys(methods)]
     scores = []
     for seed in seeds:
@@ -133,6 +141,7 @@ def compare(
                 folder / f"seed-{seed}",
                 counts,
                 test_lists[seed],
+                videos,
                 device=device,
                 workers=workers,
             )
@@ -173,23 +182,27 @@ def _score(
     folder: Path,
     counts: tuple[int, ...],
     test_list: str,
+    videos: Mapping[str, str],
     *,
     device: str | None,
     workers: int,
 ) -> Score | None:
-    """Train and evaluate one method with one seed, as far as that is not done."""
+    """Train and evaluate one method with one seed, as far as that is not done.
+
+    `videos` is what each list's videos are known by.
+    """
     runs = [dataclasses.replace(run, recipe=run.recipe.replace(seed=seed)) for run in method.runs]
     trained = []
     for run in runs:
-        times = _trained(run, folder, device=device, workers=workers)
+        times = _trained(run, folder, videos, device=device, workers=workers)
         if times is None:
             return None
         trained.append(times)
     answering = [run for run in runs if run.name in method.answering]
     asked = {
-        "list": _content(test_list),
+        "videos": videos[test_list],
         "frames": list(counts),
-        "networks": {run.name: _content(folder / run.name / BEST) for run in answering},
+        "networks": {run.name: content_of(folder / run.name / BEST) for run in answering},
     }
     path = folder / f"{method.name}.json"
     known = _read(path)
@@ -225,7 +238,9 @@ def _score(
     )
 
 
-def _trained(run: Run, folder: Path, *, device: str | None, workers: int) -> dict[str, Any] | None:
+def _trained(
+    run: Run, folder: Path, videos: Mapping[str, str], *, device: str | None, workers: int
+) -> dict[str, Any] | None:
     """Train a run as far as that is not done; return what it took, or None if interrupted.
 
     What was asked for stands beside the run from its beginning: a folder is never taken for the
@@ -233,24 +248,30 @@ def _trained(run: Run, folder: Path, *, device: str | None, workers: int) -> dic
     """
     recipe, own = run.recipe, folder / run.name
     fields = dataclasses.asdict(recipe).items()
-    asked: dict[str, Any] = {k: v for k, v in fields if k not in FREE_ON_RESUME}
-    asked["root"] = recipe.root and str(Path(recipe.root).resolve())
-    asked["validate_every"] = recipe.validate_every  # the best epoch is one that was validated
-    for name in ("train_list", "val_list", "classes", "weights", "start_from"):
-        asked[name] = _content(getattr(recipe, name))
-    if run.after is not None:
-        asked["start_from"] = _content(folder / run.after / BEST)
-    asked = json.loads(json.dumps(asked))  # as it is read back: lists, not tuples
-    # A run that saved nothing, say of lists that are too short, binds to nothing.
-    known = _read(own / _RUN) if (own / LAST).is_file() else {}
-    before = json.loads(json.dumps(DEFAULTS)) | known.get("asked", asked)
-    differing = [name for name in asked if before[name] != asked[name]]
-    if differing:
-        name = differing[0]
-        raise RecipeError(
-            f"{own} holds a run whose {name} is another",
-            "name another folder for this comparison, or remove that run; nothing was changed.",
-        )
+    values: dict[str, Any] = {k: v for k, v in fields if k not in FREE_ON_RESUME}
+    values["validate_every"] = recipe.validate_every  # the best epoch is one that was validated
+    start = recipe.start_from if run.after is None else folder / run.after / BEST
+    weights = recipe.weights  # a file, or one of torchvision's names
+    contents = {
+        "train_videos": videos.get(recipe.train_list or ""),
+        "val_videos": videos.get(recipe.val_list or ""),
+        "classes": recipe.classes and content_of(recipe.classes),
+        "start_from": start and content_of(start),
+        "weights": content_of(weights) if weights and Path(weights).is_file() else weights,
+    }
+    asked = json.loads(json.dumps(values | contents))  # as it is read back: lists, not tuples
+    known = _read(own / _RUN)
+    if not known.get("took") and not (own / LAST).is_file():
+        known = {}  # a run that saved nothing, say of lists that are too short, binds to nothing
+    before = asked | json.loads(json.dumps(DEFAULTS)) | known.get("asked", asked)
+    for name, value in asked.items():
+        if before[name] != value:
+            plain = f": {before[name]!r}, not {value!r}" if name in values else ""
+            raise RecipeError(
+                f"{own} holds a run with another {name}{plain}",
+                "give what it was given, or name another folder for this comparison; nothing was "
+                "changed.",
+            )
     if known.get("took"):
         return dict(known["took"])
     write_text(own / _RUN, json.dumps({"asked": asked}, indent=1))
@@ -287,12 +308,3 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _content(path: str | Path | None) -> str | None:
-    """Return a file's hash; what names no file, such as torchvision's weights, stays."""
-    if path is None:
-        return None
-    if not Path(path).is_file():
-        return str(path)
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,9 +17,8 @@ from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint
 from ffn_edge.train import compare as compare_module
 from ffn_edge.train.clips import render_clips
 from ffn_edge.train.compare import RESULTS, Score, compare, mean_top1
-from ffn_edge.train.compare_command import _seeds
 from ffn_edge.train.compare_command import compare as compare_command
-from ffn_edge.train.loop import BEST
+from ffn_edge.train.loop import BEST, LAST
 from ffn_edge.train.recipe import Recipe
 
 
@@ -84,11 +84,34 @@ def test_the_same_command_again_trains_and_evaluates_nothing(
     monkeypatch.setattr(compare_module, "evaluate_network", evaluated)
     again = compare(quick, tmp_path, ["naive"])
     assert again is not None and again[0].accuracy == first[0].accuracy
-    # Another list is another question.
+    # Another list is another question, and so are other videos.
     other = Path(str(quick.val_list)).with_name("other.txt")
     other.write_text(Path(str(quick.val_list)).read_text().replace(" 0", " 1"))
-    with pytest.raises(AssertionError, match="evaluated again"):
-        compare(quick, tmp_path, ["naive"], test_list=str(other))
+    for test_list in (other, other_videos(quick, tmp_path)):
+        with pytest.raises(AssertionError, match="evaluated again"):
+            compare(quick, tmp_path, ["naive"], test_list=str(test_list))
+
+
+def other_videos(recipe: Recipe, folder: Path) -> Path:
+    """Return a list that says what the recipe's says, of other videos in another folder."""
+    source = Path(str(recipe.train_list)).parent
+    moved = Path(shutil.copytree(source, folder / "other", dirs_exist_ok=True))
+    videos = sorted(moved.rglob("*.mp4"))
+    shutil.copy(videos[0], videos[-1])
+    return moved / Path(str(recipe.train_list)).name
+
+
+def test_videos_that_were_moved_are_the_same(quick: Recipe, tmp_path: Path) -> None:
+    compare(quick, tmp_path / "out", ["naive"])
+    moved = shutil.copytree(Path(str(quick.train_list)).parent, tmp_path / "moved")
+    lists = {
+        name: str(moved / Path(str(getattr(quick, name))).name)
+        for name in ("train_list", "val_list", "classes")
+    }
+    before = (tmp_path / "out/seed-0/single-4" / BEST).stat().st_mtime_ns
+
+    assert compare(quick.replace(**lists), tmp_path / "out", ["naive"]) is not None
+    assert (tmp_path / "out/seed-0/single-4" / BEST).stat().st_mtime_ns == before
 
 
 def test_an_interrupted_comparison_goes_on_where_it_was(
@@ -119,15 +142,36 @@ def test_a_folder_of_another_recipe_data_or_start_is_refused(quick: Recipe, tmp_
     other.write_text(Path(str(quick.train_list)).read_text() + "\n")
 
     for changed, what in (
-        (quick.replace(learning_rate=0.02), "learning_rate"),
-        (quick.replace(train_list=str(other)), "train_list"),
-        (quick.replace(root=str(other.parent)), "root"),
+        (quick.replace(learning_rate=0.02), f"learning_rate: {quick.learning_rate}, not 0.02"),
+        (quick.replace(train_list=str(other)), "train_videos"),
+        (quick.replace(train_list=str(other_videos(quick, tmp_path))), "train_videos"),
         (quick.replace(weights="elsewhere.pth"), "weights"),
-        (quick.replace(start_from="elsewhere.pt"), "start_from"),
-        (quick.replace(validate_every=2), "validate_every"),
+        (quick.replace(start_from=str(other)), "start_from"),
+        (quick.replace(validate_every=2), f"validate_every: {quick.validate_every}, not 2"),
     ):
-        with pytest.raises(RecipeError, match=f"single-4 holds a run whose {what} is another"):
+        with pytest.raises(RecipeError, match=f"single-4 holds a run with another {what}"):
             compare(changed, tmp_path, ["naive"])
+
+
+def test_a_file_that_is_gone_is_named_and_the_run_stays(quick: Recipe, tmp_path: Path) -> None:
+    compare(quick, tmp_path, ["naive"])
+
+    for changed in (
+        quick.replace(train_list=str(tmp_path / "gone.txt")),
+        quick.replace(start_from=str(tmp_path / "gone.pt")),
+    ):
+        with pytest.raises(FfnEdgeError, match=r"cannot.* read.*gone|gone.* cannot be read"):
+            compare(changed, tmp_path, ["naive"])
+
+
+def test_a_finished_run_stays_without_what_it_would_resume_from(
+    quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare(quick, tmp_path, ["naive"])
+    (tmp_path / "seed-0" / "single-4" / LAST).unlink()
+    monkeypatch.delattr(compare_module, "train_run")
+
+    assert compare(quick, tmp_path, ["naive"]) is not None
 
 
 def test_a_run_is_refused_once_the_one_it_started_from_is_another(
@@ -140,7 +184,7 @@ def test_a_run_is_refused_once_the_one_it_started_from_is_another(
     best = tmp_path / "seed-0" / "single-4" / BEST
     loaded = load_checkpoint(best)
     save_checkpoint(best, loaded.network, dataclasses.replace(loaded.card, dataset="jester"))
-    with pytest.raises(RecipeError, match="finetune holds a run whose start_from is another"):
+    with pytest.raises(RecipeError, match="finetune holds a run with another start_from"):
         compare(quick, tmp_path, ["finetune"])
 
 
@@ -151,22 +195,31 @@ def test_a_run_that_saved_nothing_binds_to_nothing(quick: Recipe, tmp_path: Path
     assert compare(quick, tmp_path, ["naive"]) is not None
 
 
+SLOWFAST = {"architecture": "slowfast_resnet50"}
+
+
 @pytest.mark.parametrize(
-    ("changes", "methods", "words"),
+    ("changes", "methods", "evaluated", "words"),
     [
-        ({}, ["ffn", "fnn"], "there is no method 'fnn'"),
-        ({"architecture": "slowfast_resnet50", "frame_counts": (16, 32)}, ["ffn"], "got 2"),
-        ({"without": ("sn",)}, ["ffn"], "no common ground"),
-        ({"sampling": "mixed"}, ["ffn"], "no common ground"),
+        ({}, ["ffn", "fnn"], (2, 10), "there is no method 'fnn'"),
+        (SLOWFAST | {"frame_counts": (16, 32)}, ["ffn"], (2, 10), "got 2"),
+        (SLOWFAST | {"frame_counts": (6, 10)}, ["ffn"], (8, 16), "got 6"),
+        ({"without": ("sn",)}, ["ffn"], (2, 10), "no common ground"),
+        ({"sampling": "mixed"}, ["ffn"], (2, 10), "no common ground"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_rendered_or_trained(
-    changes: dict[str, object], methods: list[str], words: str, quick: Recipe, tmp_path: Path
+    changes: dict[str, Any],
+    methods: list[str],
+    evaluated: tuple[int, ...],
+    words: str,
+    quick: Recipe,
+    tmp_path: Path,
 ) -> None:
     demo = quick.replace(dataset="demo", train_list=None, val_list=None, classes=None, **changes)
 
     with pytest.raises(FfnEdgeError, match=words):
-        compare(demo, tmp_path / "compared", methods, frame_counts=(2, 10))
+        compare(demo, tmp_path / "compared", methods, frame_counts=evaluated)
     assert not (tmp_path / "compared").exists()
 
 
@@ -214,7 +267,7 @@ def test_a_field_that_an_older_release_did_not_know_had_its_default(
     path.write_text(json.dumps(older))
 
     assert compare(quick, tmp_path, ["naive"]) is not None
-    with pytest.raises(RecipeError, match="low_share is another"):
+    with pytest.raises(RecipeError, match=r"another low_share: 0.5, not 0.25"):
         compare(quick.replace(low_share=0.25), tmp_path, ["naive"])
 
 
@@ -243,5 +296,7 @@ def test_compare_prints_a_table_json_and_draws(recipe: Recipe, tmp_path: Path) -
         assert result.exit_code == 2 and message in result.output
 
 
-def test_the_same_seed_twice_is_one_training() -> None:
-    assert _seeds("2,0,2") == [2, 0]
+def test_the_same_seed_twice_is_one_training(quick: Recipe, tmp_path: Path) -> None:
+    scores = compare(quick, tmp_path, ["naive"], seeds=(2, 0, 2))
+
+    assert scores is not None and [score.seed for score in scores] == [2, 0]

@@ -1,0 +1,44 @@
+"""What tells files and videos from others: their contents, wherever they lie."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from ffn_edge.errors import RecipeError
+from ffn_edge.video_list import read_list
+
+
+def content_of(path: str | Path) -> str:
+    """Return a file's SHA-256.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise RecipeError(f"cannot read {path}: {error.strerror}", "put it back.") from error
+
+
+def content_of_videos(list_file: str | Path, root: str | Path | None, frame_pattern: str) -> str:
+    """Return a hash of what a list says and of how large each of its videos is.
+
+    Two lists may say the same, each of the videos in its own folder. To read the videos
+    themselves would take as long as an epoch.
+
+    Args:
+        list_file: see `ffn_edge.video_list.read_list`.
+        root: the same.
+        frame_pattern: the name of an image in a frame folder, of which the first one counts.
+
+    Raises:
+        DataError: the list cannot be read, or something in it is not there.
+    """
+    videos = read_list(list_file, num_classes=None, root=root)
+    digest = hashlib.sha256(Path(list_file).read_bytes())
+    for video in videos:
+        file = video.path if video.num_frames is None else video.path / (frame_pattern % 1)
+        # A video that cannot be read is one that training leaves out.
+        digest.update(f" {file.stat().st_size if file.is_file() else None}".encode())
+    return digest.hexdigest()
