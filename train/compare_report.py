@@ -23,13 +23,9 @@ def comparison_table(scores: Sequence[Score]) -> Table:
     seeds, or with one seed over its clips.
     """
     frame_counts = sorted(scores[0].accuracy)
-    seeds = len({score.seed for score in scores})
-    clips = f"{scores[0].accuracy[frame_counts[0]].clips} clips" + " for each seed" * (seeds > 1)
     table = Table(
         box=box.SIMPLE_HEAD,
-        caption=f"top-1 in % of {clips}, ± one standard error over "
-        f"{f'{seeds} seeds' if seeds > 1 else 'them'}; "
-        "CPU time without that of loader processes",
+        caption=f"{_what_is_shown(scores)}; CPU time without that of loader processes",
     )
     table.add_column("method", no_wrap=True)
     for heading in ("M", "MB", "min", "CPU min"):
@@ -64,7 +60,7 @@ def plot_comparison(scores: Sequence[Score], path: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
     for place, method in enumerate(_methods(scores)):
@@ -87,11 +83,25 @@ def plot_comparison(scores: Sequence[Score], path: str) -> None:
                 capsize=2,
             )
     axes[0].set(xlabel="frames", ylabel="top-1, %")
+    axes[0].xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes[1].set(xlabel="GMACs per clip", xscale="log")
+    axes[1].xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes[1].xaxis.set_major_formatter("{x:g}")
+    axes[1].minorticks_off()
     for axis in axes:
         axis.grid(alpha=0.3)
-    axes[1].legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside right upper")
+    figure.suptitle(_what_is_shown(scores), fontsize=9)
     save_figure(figure, path, dpi=120)
+
+
+def _what_is_shown(scores: Sequence[Score]) -> str:
+    seeds = len({score.seed for score in scores})
+    clips = next(iter(scores[0].accuracy.values())).clips
+    if seeds > 1:
+        return f"top-1 in % of {clips} clips for each seed, ± one standard error over {seeds} seeds"
+    return f"top-1 in % of {clips} clips, ± one standard error over them"
 
 
 def _methods(scores: Sequence[Score]) -> list[str]:
