@@ -9,12 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from ffn_edge.atomic import write_text
-from ffn_edge.errors import CheckpointError
+from ffn_edge.errors import CheckpointError, RecipeError
 
 METRICS = "metrics.jsonl"
 
@@ -42,9 +43,14 @@ class RunLog:
         self._total_steps = total_steps
 
     def __enter__(self) -> RunLog:
-        """Open the files and show the bar."""
+        """Open the files and show the bar.
+
+        Raises:
+            RecipeError: another process is at work in the folder.
+        """
         if not self.enabled:
             return self
+        lock = self._take_folder()
         path = self._folder / METRICS
         keep = [
             line
@@ -71,6 +77,7 @@ class RunLog:
             self._task = self._progress.add_task(
                 "training", total=self._total_steps, completed=self._first_step
             )
+            stack.callback(lock.release)
             self._open = stack.pop_all()
         return self
 
@@ -82,6 +89,21 @@ class RunLog:
     ) -> None:
         if self.enabled:
             self._open.close()
+
+    def _take_folder(self) -> FileLock:
+        """Lock the folder for as long as this process lives, or until the lock is released."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RecipeError(
+                f"another process is training in {self._folder}",
+                "wait for it, end it, or name another folder; nothing was changed.",
+            ) from None
+        except (OSError, NotImplementedError):
+            pass  # a file system without locks
+        return lock
 
     def step(self, step: int, epoch: int, values: dict[str, Any]) -> None:
         """Record one optimiser step."""

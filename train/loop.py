@@ -76,8 +76,8 @@ def train(
         workers: data-loader processes per training process; 0 decodes in the training process.
 
     Raises:
-        RecipeError: no data paths, the folder holds a run and `resume` is not set, or the batch
-            does not divide over the processes.
+        RecipeError: no data paths, the folder holds a run and `resume` is not set, another process
+            trains in it, or the batch does not divide over the processes.
         CheckpointError: nothing to resume from, or a run of another recipe; a full disk.
         DataError: the lists cannot be used, or too many videos are broken.
     """

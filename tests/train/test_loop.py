@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from ffn_edge.errors import CheckpointError, DataError, RecipeError
 from ffn_edge.network import build
@@ -166,6 +167,21 @@ def test_a_run_is_not_overwritten_by_forgetting_to_resume(recipe: Recipe, tmp_pa
     with pytest.raises(RecipeError, match="holds a run already"):
         train(recipe, tmp_path, workers=0)
     assert (tmp_path / LAST).read_bytes() == before and len(metrics(tmp_path)) == 8
+
+
+def test_two_processes_do_not_train_in_one_folder(recipe: Recipe, tmp_path: Path) -> None:
+    train(recipe.replace(epochs=1), tmp_path, workers=0)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    with (
+        FileLock(tmp_path / ".lock"),  # as the other process holds it
+        pytest.raises(RecipeError, match="another process is training in"),
+    ):
+        train(recipe.replace(epochs=1), tmp_path, resume=True, workers=0)
+
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert after == before
+    assert train(recipe.replace(epochs=1), tmp_path, resume=True, workers=0).finished
 
 
 def test_one_unreadable_video_in_a_small_last_batch_of_validation_is_borne(
