@@ -63,7 +63,8 @@ def export_bundle(
 
     Raises:
         ExportError: the network cannot be folded, a frame count does not exist, the number of
-            classes differs from the card's, or the disk is full. What stood at `path` stays.
+            classes differs from the card's, the card's sizes contradict each other, or the disk
+            is full. What stood at `path` stays.
     """
     target = Path(path)
     counts = check_frame_counts(frame_counts or network.frame_counts)
@@ -76,6 +77,11 @@ def export_bundle(
         raise ExportError(
             f"the network has {network.num_classes} logits; {len(card.classes)} class names given",
             "give a class file with one name per line, in the order of the labels.",
+        )
+    if card.short_side < card.size:
+        raise ExportError(
+            f"frames of short_side {card.short_side} have no {card.size} pixels to cut out",
+            "give the card the size and short_side of the training.",
         )
     if target.is_file() or (
         target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file()

@@ -174,7 +174,8 @@ def _check_same_network(bundle: Bundle, checkpoint: Checkpoint) -> None:
             f"the bundle holds a {manifest.architecture} with {len(manifest.classes)} classes for "
             f"{manifest.frame_counts} frames; the checkpoint a {network.architecture} with "
             f"{network.num_classes} classes for {network.frame_counts} frames",
-            "name the checkpoint that the bundle was exported from.",
+            "name the checkpoint that the bundle was exported from; of frame counts that are added "
+            "one after the other, adapt each from the checkpoint that has the one before.",
         )
 
 

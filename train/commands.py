@@ -285,3 +285,9 @@ def adapt(
         click.echo(json.dumps(dataclasses.asdict(result)))
     else:
         click.echo(adaptation.summary(result))
+    if unknown := [t for t in result.frame_counts if t not in result.accuracy]:
+        click.echo(
+            f"the accuracy at {', '.join(map(str, unknown))} frames is not known: `run` will take "
+            "more frames to be better; --val-list measures it",
+            err=True,
+        )

@@ -66,8 +66,9 @@ def compare(
     from ffn_edge.train.compare_report import comparison_table, plot_comparison
     from ffn_edge.train.methods import ALL_METHODS
 
+    chosen = chosen_recipe(recipe, **options)
     scores = run(
-        chosen_recipe(recipe, **options),
+        chosen,
         output,
         ALL_METHODS if methods == "all" else [name.strip() for name in methods.split(",")],
         seeds=_seeds(seeds),
@@ -88,6 +89,12 @@ def compare(
         from rich.console import Console
 
         Console().print(comparison_table(scores))
+    if test_list is None and chosen.val_list is not None:
+        click.echo(
+            "evaluated on the validation list, by which each best epoch was chosen; --test-list "
+            "names another",
+            err=True,
+        )
     click.echo(f"wrote {Path(output) / RESULTS} and {picture}", err=True)
 
 

@@ -135,6 +135,12 @@ class Recipe:
                 f"short_side {self.short_side} is below size {self.size}",
                 "frames are scaled to short_side, then size is cut out of them.",
             )
+        if self.short_side > 2 * self.size:
+            raise RecipeError(
+                f"size {self.size} is a small hole in frames of short_side {self.short_side}",
+                "frames are scaled to short_side, then size is cut out of them: set short_side "
+                f"too, such as {round(self.size * 8 / 7)}.",
+            )
 
     def replace(self, **changes: Any) -> Recipe:
         """Return a copy with some fields changed; it is checked again."""

@@ -87,6 +87,11 @@ def specialize(
     layout = layout or ("clip" if _has_conv3d(module) else "frames")
     if num_classes is None or branches is None:
         network, graph = traced(module)
+        if not isinstance(graph.output_node().args[0], fx.Node):  # but a tuple or a dict
+            raise NetworkError(
+                f"what {type(module).__name__} gives is not one tensor",
+                "wrap it in a module whose forward gives the logits alone.",
+            )
         layers = dict(network.named_modules())
         if num_classes is None:
             num_classes = _outputs(graph, layers)

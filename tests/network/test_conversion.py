@@ -411,6 +411,15 @@ def test_a_network_that_cannot_be_specialised_is_refused() -> None:
         network.specialize(SharedNorm(), (2,), branches=["first"])
 
 
+def test_a_network_that_gives_no_tensor_is_refused() -> None:
+    class Named(Body):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+            return {"logits": super().forward(x)}
+
+    with pytest.raises(NetworkError, match="what Named gives is not one tensor"):
+        network.specialize(Named(), (2, 4))
+
+
 def test_an_unknown_layout_is_refused() -> None:
     with pytest.raises(NetworkError, match="no layout 'foo'"):
         network.specialize(torchvision.models.resnet18(), (2, 4), layout="foo")  # type: ignore[arg-type]

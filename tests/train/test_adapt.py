@@ -399,6 +399,7 @@ def test_the_command_writes_beside_the_checkpoint_and_reports(
     fields = json.loads(added.stdout)
     assert fields["output"] == str(tmp_path / "best-4.pt")
     assert set(fields["loss"]) == {"4"} and fields["accuracy"]["4"]["clips"] == 12
+    assert "is not known" not in added.stderr
     assert "2 frames, 12 videos" in taken.stdout and "top-1" in taken.stdout
     assert load_checkpoint(tmp_path / "best-4.pt").network.frame_counts == (2, 4, 8)
     assert load_checkpoint(tmp_path / "best-recalibrated.pt").network.frame_counts == (2, 8)
@@ -418,6 +419,14 @@ def test_a_file_that_was_not_named_is_not_written_over(
 
     assert "-o FILE" in caught.value.hint
     assert (tmp_path / name).read_bytes() == b"an older one"
+
+
+def test_an_accuracy_that_was_not_measured_is_said(
+    trained: Path, clips: Clips, tmp_path: Path
+) -> None:
+    options = ["--data", clips.list_file, "--workers", 0, "--epochs", 1, "-o", tmp_path / "new.pt"]
+
+    assert "accuracy at 4 frames is not known" in invoke(trained, "--frames", "4", *options).stderr
 
 
 def test_a_file_that_was_named_is_written_over(trained: Path, data: Path, tmp_path: Path) -> None:

@@ -291,6 +291,7 @@ def test_compare_prints_a_table_json_and_draws(recipe: Recipe, tmp_path: Path) -
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     result = CliRunner().invoke(compare_command, [*arguments, "--json"], catch_exceptions=False)
     assert [row["method"] for row in json.loads(result.stdout)] == ["naive", "without-wa"]
+    assert "evaluated on the validation list" in result.stderr
     for seeds, message in (("a", "not a list such as 0,1,2"), ("-1", "seeds are at least 0")):
         result = CliRunner().invoke(compare_command, [*arguments, "--seeds", seeds])
         assert result.exit_code == 2 and message in result.output

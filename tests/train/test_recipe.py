@@ -69,6 +69,7 @@ def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
         {"optimizer": "adam"},
         {"batch_size": 6, "accumulate": 4},
         {"size": 256, "short_side": 224},
+        {"size": 64},  # of frames of 256 pixels
         {"validate_every": 0},
         {"epochs": None},
         {"ema_decay": "abc"},
