@@ -59,6 +59,7 @@ class RunLog:
         ]
         write_text(path, "".join(line + "\n" for line in keep))
         with ExitStack() as stack:
+            stack.callback(lock.release)  # after the files are closed
             self._file = stack.enter_context(open(path, "a", encoding="utf-8"))
             self._board = stack.enter_context(
                 SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._first_step)
@@ -77,7 +78,6 @@ class RunLog:
             self._task = self._progress.add_task(
                 "training", total=self._total_steps, completed=self._first_step
             )
-            stack.callback(lock.release)
             self._open = stack.pop_all()
         return self
 
