@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from ffn_edge.bundle import file_record
 from ffn_edge.errors import RecipeError
 from ffn_edge.video_list import read_list
 
@@ -16,7 +17,7 @@ def content_of(path: str | Path) -> str:
         RecipeError: it cannot be read.
     """
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return file_record(Path(path)).sha256
     except OSError as error:
         raise RecipeError(f"cannot read {path}: {error.strerror}", "put it back.") from error
 
