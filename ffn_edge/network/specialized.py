@@ -192,11 +192,16 @@ def temporal_shift(x: Tensor, frames: int, fraction: int) -> Tensor:
     """Shift (B·T, C, H, W) in time, T = `frames`; see `TemporalShift`."""
     fold = x.shape[1] // fraction
     channels_last = x.is_contiguous(memory_format=torch.channels_last)
-    clips = torch.unflatten(x, 0, (-1, frames))  # (B, T, C, H, W)
-    later, earlier, rest = torch.split(clips, [fold, fold, x.shape[1] - 2 * fold], dim=2)
-    later = F.pad(later[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))
-    earlier = F.pad(earlier[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
-    shifted = torch.cat([later, earlier, rest], dim=2).flatten(0, 1)
+    # One clip, as a bundle's graphs take it, needs no fifth dimension: TensorRT then keeps its
+    # layout of pictures around the shift.
+    is_one = x.shape[0] == frames
+    clips = x if is_one else torch.unflatten(x, 0, (-1, frames))  # ([B,] T, C, H, W)
+    later, earlier, rest = torch.split(clips, [fold, fold, x.shape[1] - 2 * fold], dim=-3)
+    later = F.pad(later.narrow(-4, 1, frames - 1), (0, 0, 0, 0, 0, 0, 0, 1))
+    earlier = F.pad(earlier.narrow(-4, 0, frames - 1), (0, 0, 0, 0, 0, 0, 1, 0))
+    shifted = torch.cat([later, earlier, rest], dim=-3)
+    if not is_one:
+        shifted = shifted.flatten(0, 1)
     return shifted.contiguous(memory_format=torch.channels_last) if channels_last else shifted
 
 

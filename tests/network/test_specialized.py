@@ -54,6 +54,16 @@ def test_the_temporal_shift_is_that_of_a_naive_loop(
     assert torch.equal(shifted, expected)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_one_clip_is_shifted_as_it_is_among_others(memory_format: torch.memory_format) -> None:
+    clips = torch.randn(3, 4, 16, 2, 2)
+
+    together = temporal_shift(clips.flatten(0, 1), 4, 8).unflatten(0, (3, 4))
+    alone = [temporal_shift(clip.contiguous(memory_format=memory_format), 4, 8) for clip in clips]
+
+    assert torch.equal(torch.stack(alone), together)
+
+
 def test_nothing_leaks_from_one_clip_into_another() -> None:
     clips = torch.randn(3, 4, 16, 2, 2)
     changed = clips.clone()
