@@ -29,7 +29,8 @@ from rich.table import Table
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.compose import compose
-from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans, write_plan_graph
+from ffn_edge.export.plan_graph import write_plan_graph
+from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.plan_cache import PlanCache
 from ffn_edge.runtime.engine import EngineOptions, open_engines
 from ffn_edge.tensorrt_api import load

@@ -19,27 +19,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-from onnx import TensorProto, numpy_helper
-
 import ffn_edge
 from ffn_edge.atomic import atomic_file
 from ffn_edge.bundle import Bundle, FileRecord
-from ffn_edge.compose import Array, ComposedHash, blocks, compose, composed_shapes
 from ffn_edge.errors import EngineError, ExportError
-from ffn_edge.export.composed_graph import read_by_nodes, rewired
-from ffn_edge.export.half_precision import half, in_half
+from ffn_edge.export.plan_graph import GRAPH, write_plan_graph
 from ffn_edge.gpu import Gpu, find_gpu
 from ffn_edge.host_memory import memory_sizes
 from ffn_edge.known_answer import known_logits
-from ffn_edge.plan_cache import Plan, PlanCache, PlanWeight, Sidecar, plan_key
+from ffn_edge.plan_cache import Plan, PlanCache, Sidecar, plan_key
 from ffn_edge.signals import on_signals
 from ffn_edge.tensorrt_api import Api, Target, is_out_of_memory, load
 
-_GRAPH, _WEIGHTS, _PLAN = "graph.onnx", "weights.bin", "engine.plan"
-_DTYPES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
-_PAGE = 4096  # parsers map external data; the ONNX standard asks for offsets of whole pages
+_PLAN = "engine.plan"
 _MOST_WORKSPACE = 1 << 30
 
 
@@ -161,105 +153,6 @@ def _build(
         return Built(cache.store(sidecar, folder / _PLAN), reused=False)
 
 
-def write_plan_graph(
-    bundle: Bundle, frames: int, precision: str, folder: Path
-) -> tuple[PlanWeight, ...]:
-    """Write the graph that TensorRT parses, `graph.onnx`, and its weights, composed, beside it.
-
-    The weights go through this process layer by layer.
-
-    Args:
-        bundle: what to build.
-        frames: T, a frame count of the bundle.
-        precision: "fp16" or "fp32".
-        folder: where to write.
-
-    Returns:
-        The floating-point weights that an engine of this graph consists of.
-
-    Raises:
-        ExportError: a weight is beyond float16, or the bundle's weights are not those of its
-            manifest.
-    """
-    manifest, tensors = bundle.manifest, bundle.tensors()
-    shapes = composed_shapes(tensors, manifest.layers, frames)
-    source = onnx.load(str(bundle.graph_path(frames)), load_external_data=False)
-    model = rewired(source, shapes)
-    _name_constants(model)
-    read = read_by_nodes(model)
-    for name, shape in shapes.items():
-        if name in read:
-            model.graph.initializer.append(
-                TensorProto(
-                    name=name,
-                    data_type=TensorProto.FLOAT,
-                    dims=shape,
-                    data_location=TensorProto.EXTERNAL,
-                )
-            )
-    if precision == "fp16":
-        model = in_half(model)
-    initializers = {initializer.name: initializer for initializer in model.graph.initializer}
-    external = {
-        name for name, each in initializers.items() if each.data_location == TensorProto.EXTERNAL
-    }
-    digest = ComposedHash()
-    with open(folder / _WEIGHTS, "wb") as file:
-        for name, array in compose(tensors, manifest.layers, frames):
-            digest.update(name, array)
-            if name in external:
-                _write_external(file, initializers[name], array)
-            del array  # before the next is composed
-        for name in sorted(external - set(shapes)):
-            _write_external(file, initializers[name], tensors[name])
-    if digest.hexdigest() != manifest.sub_networks[frames].composed_sha256:
-        raise ExportError(
-            f"the composed weights for {frames} frames are not those of the manifest",
-            "export the bundle again with `ffn-edge export`.",
-        )
-    (folder / _GRAPH).write_bytes(model.SerializeToString())
-    return tuple(
-        _plan_weight(each, each.name in shapes, each.name in external)
-        for each in initializers.values()
-        if each.data_type in _DTYPES
-    )
-
-
-def _name_constants(model: onnx.ModelProto) -> None:
-    """Turn Constant nodes into initializers: TensorRT names a weight after its initializer."""
-    for node in [node for node in model.graph.node if node.op_type == "Constant"]:
-        value = next((each.t for each in node.attribute if each.name == "value"), None)
-        if value is not None:
-            initializer = model.graph.initializer.add()
-            initializer.CopyFrom(value)
-            initializer.name = node.output[0]
-            model.graph.node.remove(node)
-
-
-def _write_external(file: Any, initializer: onnx.TensorProto, array: Array) -> None:
-    """Append an array to the weight file in its initializer's type, and point that there."""
-    offset = -(-file.tell() // _PAGE) * _PAGE
-    file.seek(offset)
-    for block in blocks(array):
-        rounded = initializer.data_type == TensorProto.FLOAT16 and block.dtype != np.float16
-        file.write((half(initializer.name, block) if rounded else block).data)
-    del initializer.external_data[:]
-    length = file.tell() - offset
-    for key, value in (("location", _WEIGHTS), ("offset", offset), ("length", length)):
-        initializer.external_data.add(key=key, value=str(value))
-
-
-def _plan_weight(initializer: onnx.TensorProto, composed: bool, external: bool) -> PlanWeight:
-    values = None if external else numpy_helper.to_array(initializer).reshape(-1)
-    return PlanWeight(
-        name=initializer.name,
-        dtype=_DTYPES[initializer.data_type],
-        count=int(np.prod(initializer.dims, dtype=np.int64)),
-        source="composed" if composed else "stored" if external else "constant",
-        values=None if values is None else tuple(float(value) for value in values),
-    )
-
-
 def _build_plan(
     api: Api,
     gpu: Gpu | None,
@@ -275,7 +168,7 @@ def _build_plan(
     builder = api.make("Builder", api.log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, api.log)
-    if not parser.parse_from_file(str(folder / _GRAPH)):
+    if not parser.parse_from_file(str(folder / GRAPH)):
         raise ExportError(
             f"TensorRT {api.version} cannot parse the graph: {_parser_errors(parser)}",
             "update JetPack or TensorRT, or run it elsewhere: --backend onnxruntime.",

@@ -33,9 +33,9 @@ from ffn_edge.tensorrt_api import Api
 from ffn_edge.versioned_json import read_versioned
 
 SCHEMA_VERSION = 1
-# To be raised by a change of `export/composed_graph.py`, `export/half_precision.py` or
-# `export/tensorrt_plan.py` that makes other engines of the same bundle.
-RECIPE = 1
+# To be raised by a change of `export/composed_graph.py`, `export/half_precision.py`,
+# `export/plan_graph.py` or `export/tensorrt_plan.py` that makes other engines of the same bundle.
+RECIPE = 2
 PRECISIONS = ("fp16", "fp32")
 REFITS = ("identical", "any", "none")
 # What a build leaves behind when it is killed, and the next one removes.
@@ -129,7 +129,7 @@ class PlanWeight:
 
     Attributes:
         name: as TensorRT knows it: the ONNX initializer's.
-        dtype: "float32" or "float16".
+        dtype: NumPy's name; weights are "float32" or "float16", constants may be integers.
         count: how many values.
         source: "composed" from the shared weights, "stored" in the weight file as it is, or
             "constant": written into the graph.
@@ -140,7 +140,7 @@ class PlanWeight:
     dtype: str
     count: int
     source: str
-    values: tuple[float, ...] | None = None
+    values: tuple[float | int | bool, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,13 @@ from ffn_edge.runtime.clip_buffer import Clip, PlacedClip, check_clip
 from ffn_edge.tensorrt_api import Api, is_out_of_memory
 
 _INPUT, _OUTPUT = "frames", "logits"
-_DTYPES = {"float32": "FLOAT", "float16": "HALF"}
+_DTYPES = {
+    "float32": "FLOAT",
+    "float16": "HALF",
+    "int32": "INT32",
+    "int64": "INT64",
+    "bool": "BOOL",
+}
 _REBUILD = "build it again with `ffn-edge build`."
 
 
@@ -268,7 +274,7 @@ class TensorRTEngine:
             if weight.source == "stored":
                 yield weight, self._tensors[weight.name]
             elif weight.source == "constant":
-                yield weight, np.asarray(weight.values, np.float32)
+                yield weight, np.asarray(weight.values, weight.dtype)
 
     def _hand_over(self, weight: PlanWeight, values: Array, address: int) -> None:
         """Upload one weight, rounded to the engine's type, and name it to the refitter."""

@@ -10,13 +10,16 @@ import gc
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from tests.emulator import VERSIONS, Emulator
+from tests.emulator.graph import read_graph
 from tests.emulator.program import (
     EXPECTED,
     MIXED_TYPES,
@@ -29,6 +32,7 @@ from tests.emulator.program import (
     started,
 )
 from tests.emulator.surface import onnx_operators, tensorrt_surface
+from tests.rtx_parser import parse
 
 
 @pytest.fixture
@@ -300,3 +304,50 @@ def test_the_real_rtx_and_the_emulated_one_agree(
     with started("rtx-" + real.__version__, gpu=None) as machine:
         found = _program(machine.trt, model, flags, goes_on)
     assert found == expected
+
+
+def _node(operator: str, *inputs: str, **attributes: int) -> onnx.NodeProto:
+    return helper.make_node(operator, inputs, ["logits"], **attributes)
+
+
+@pytest.mark.parametrize(
+    ("node", "constants"),
+    [
+        (_node("Gather", "frames", "a", axis=0), {"a": [0, 2]}),
+        (_node("Slice", "frames", "a", "b", "c"), {"a": [1], "b": [3], "c": [0]}),
+        (_node("Unsqueeze", "frames", "a"), {"a": [0]}),
+        (_node("Reshape", "frames", "a"), {"a": [4, 48]}),
+        (_node("Pad", "frames", "a"), {"a": [0, 0, 1, 0, 0, 1]}),
+        (_node("ReduceMean", "frames", "a"), {"a": [1]}),
+        (_node("TopK", "frames", "a"), {"a": [2]}),
+        (_node("LayerNormalization", "frames", "a"), {"a": [1.0] * 8}),
+        (_node("LayerNormalization", "frames", "a", "b"), {"a": [1.0] * 8, "b": [0.0] * 8}),
+        (_node("Add", "frames", "a"), {"a": [1.0] * 8}),
+    ],
+    ids=lambda value: value.op_type if isinstance(value, onnx.NodeProto) else None,
+)
+def test_a_refit_may_ask_for_what_the_real_parser_names(
+    node: onnx.NodeProto, constants: dict[str, list[float]], tmp_path: Path
+) -> None:
+    made = onnx.NodeProto()
+    made.CopyFrom(node)
+    if node.op_type == "TopK":
+        made.output.append("indices")
+    tensors = [
+        numpy_helper.from_array(
+            np.array(values, np.float32 if isinstance(values[0], float) else np.int64), name
+        )
+        for name, values in constants.items()
+    ]
+    graph = helper.make_graph(
+        [made],
+        "test",
+        [helper.make_tensor_value_info("frames", onnx.TensorProto.FLOAT, (4, 6, 8))],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, None)],
+        tensors,
+    )
+    model = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 18)])
+    (tmp_path / "test.onnx").write_bytes(model.SerializeToString())
+    emulated = read_graph(model.SerializeToString(), "")
+    assert emulated is not None
+    assert emulated.weights.keys() == parse(tmp_path / "test.onnx").refittable

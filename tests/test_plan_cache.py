@@ -164,7 +164,7 @@ def test_a_sidecar_under_another_name_is_refused(cache: PlanCache) -> None:
         ({"tensorrt_version": "10.13.3"}, "of TensorRT 10.3.0; this is 10.13.3"),
         ({"sm": "110"}, "for a GPU of SM 87; this one has SM 110"),
         ({"gpu": "AGX Orin"}, "for Orin; this is AGX Orin"),
-        ({"recipe": 2}, "of another release of ffn-edge"),
+        ({"recipe": 0}, "of another release of ffn-edge"),
         ({"l4t": "38.2"}, "of L4T 36.4.3; this is 38.2"),
         ({"precision": "fp32"}, "in fp16, not fp32"),
         ({"graph_sha256": "c" * 64}, "the bundle was exported anew since"),

@@ -115,6 +115,11 @@ class Builder(Logging):
             )
         refit = config._flag_names & {"REFIT", "REFIT_IDENTICAL"}
         individually = "REFIT_INDIVIDUAL" in config._flag_names
+        if individually and (shapes := network._marked & network._graph.shapes):
+            raise BuildCancelledError(
+                "4: API Usage Error (Individually refittable weights for IConstantLayer cannot be "
+                f"used to compute a shape tensor: {min(shapes)})"
+            )
         strip = "STRIP_PLAN" in config._flag_names and not individually
         if self._machine.gpu is None and (refit or strip or (individually and network._marked)):
             raise BuildCancelledError(

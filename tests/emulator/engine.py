@@ -233,8 +233,10 @@ class ICudaEngine:
                 self._plan.graph, options, providers=["CPUExecutionProvider"]
             )
         feeds = dict(inputs)
+        taken = {each.name for each in self._session.get_inputs()}  # shapes' constants are inside
         for name, entry in self._plan.weights.items():
-            feeds[name] = self._weight(name).reshape(entry.shape)
+            if name in taken:
+                feeds[name] = self._weight(name).reshape(entry.shape)
         results: list[npt.NDArray[Any]] = self._session.run(
             [port.name for port in self._plan.outputs], feeds
         )

@@ -29,9 +29,17 @@ DATA_TYPES: dict[int, tuple[str, type[np.generic]]] = {
 NUMPY_TYPES = {name: np.dtype(kind) for name, kind in DATA_TYPES.values()}
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+_INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 
-# Float inputs that become attributes of a layer while parsing; no refit reaches them.
-_CONSUMED = {"Clip": (1, 2), "Resize": (1, 2), "Upsample": (1,), "Pad": (2,), "Dropout": (1,)}
+# Inputs that become attributes of a layer while parsing; no refit reaches them.
+_CONSUMED = {
+    "Clip": (1, 2), "Resize": (1, 2, 3), "Upsample": (1,), "Pad": (1, 2, 3), "Dropout": (1, 2),
+    "Reshape": (1,), "Expand": (1,), "Split": (1,), "Squeeze": (1,), "Tile": (1,),
+    "ReduceMax": (1,), "ReduceMean": (1,), "ReduceMin": (1,), "ReduceSum": (1,),
+    "Slice": (1, 2, 3, 4),
+}  # fmt: skip
+# int64 inputs that become constants, on which only shapes depend.
+_SHAPES = {"Slice": (1, 2), "Unsqueeze": (1,), "ConstantOfShape": (0,), "TopK": (1,)}
 _NORM_ROLES = ("scale", "bias", "mean", "variance")
 
 
@@ -56,6 +64,7 @@ class Graph:
     Attributes:
         model: the model; its weights are inputs of the graph.
         weights: what can be refitted, by the name that the refitter uses.
+        shapes: those of them on which only shapes depend. They cannot be marked one by one.
         inputs: of the network.
         outputs: of the network.
         activation_bytes: of the largest tensor that a node makes.
@@ -64,6 +73,7 @@ class Graph:
 
     model: onnx.ModelProto
     weights: Mapping[str, npt.NDArray[np.generic]]
+    shapes: frozenset[str]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     activation_bytes: int
@@ -96,7 +106,9 @@ def read_graph(serialized: bytes, folder: str) -> Graph | None:
     for node in graph.node:
         if any(attribute.HasField("g") for attribute in node.attribute):
             raise NotImplementedError(f"the emulator has no {node.op_type} with graphs inside")
-    weights = dict(_take_weights(model, folder))
+    _make_biases(graph)
+    shape_constants = _shape_constants(graph)
+    weights = dict(_take_weights(model, folder, shape_constants))
     types, shapes = _infer(model)
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     outputs = frozenset(value.name for value in graph.output)
@@ -118,6 +130,7 @@ def read_graph(serialized: bytes, folder: str) -> Graph | None:
     return Graph(
         model=model,
         weights=weights,
+        shapes=frozenset(shape_constants),
         inputs=tuple(
             _port(value.name, types, shapes) for value in graph.input if value.name not in weights
         ),
@@ -133,8 +146,32 @@ def _port(name: str, types: Mapping[str, int], shapes: Mapping[str, tuple[int, .
     return Port(name, DATA_TYPES[types[name]][0], shapes.get(name, ()))
 
 
+def _make_biases(graph: onnx.GraphProto) -> None:
+    """Give each LayerNormalization that lacks one a bias of zeros, as the parser does."""
+    sizes = {each.name: list(each.dims) for each in graph.initializer}
+    made = 0
+    for node in graph.node:
+        if node.op_type == "LayerNormalization" and len(node.input) < 3:
+            name = f"tmp_weight_{made}" if made else "tmp_weight"
+            made += 1
+            zeros = np.zeros(sizes[node.input[1]], np.float32)
+            graph.initializer.append(numpy_helper.from_array(zeros, name))
+            node.input.append(name)
+
+
+def _shape_constants(graph: onnx.GraphProto) -> set[str]:
+    """Return the integers that become constants on which shapes depend."""
+    integers = {each.name for each in graph.initializer if each.data_type == TensorProto.INT64}
+    return {
+        node.input[i]
+        for node in graph.node
+        for i in _SHAPES.get(node.op_type, ())
+        if len(node.input) > i and node.input[i] in integers
+    }
+
+
 def _take_weights(
-    model: onnx.ModelProto, folder: str
+    model: onnx.ModelProto, folder: str, shape_constants: set[str]
 ) -> Iterator[tuple[str, npt.NDArray[np.generic]]]:
     """Turn each refittable weight into an input of the graph, and yield it."""
     graph = model.graph
@@ -148,7 +185,10 @@ def _take_weights(
             graph.input.remove(listed[initializer.name])
         if initializer.data_type == TensorProto.DOUBLE:
             raise NotImplementedError("the emulator has no double-precision weights")
-        if initializer.name in names:
+        if initializer.name in shape_constants:
+            yield initializer.name, data
+            kept.append(numpy_helper.from_array(data, initializer.name))
+        elif initializer.name in names:
             yield from _as_input(graph, initializer.name, names[initializer.name], data)
         else:
             kept.append(numpy_helper.from_array(data, initializer.name))
@@ -177,18 +217,19 @@ def _as_input(
 
 
 def _refittable_names(graph: onnx.GraphProto) -> dict[str, str]:
-    """Return the refitter's name of each float tensor that a layer holds as a weight."""
-    floats = {
-        initializer.name for initializer in graph.initializer if initializer.data_type in _FLOATS
+    """Return the refitter's name of each tensor that a layer holds as a weight."""
+    kinds = _FLOATS + _INTEGERS
+    known = {
+        initializer.name for initializer in graph.initializer if initializer.data_type in kinds
     }
     for node in graph.node:
         # A constant is registered under the name of its output, like any other weight.
-        if node.op_type == "Constant" and node.attribute[0].t.data_type in _FLOATS:
-            floats.add(node.output[0])
+        if node.op_type == "Constant" and node.attribute[0].t.data_type in kinds:
+            known.add(node.output[0])
     names: dict[str, str] = {}
     for node in graph.node:
         for i, name in enumerate(node.input):
-            if name not in floats or i in _CONSUMED.get(node.op_type, ()):
+            if name not in known or i in _CONSUMED.get(node.op_type, ()):
                 continue
             if node.op_type == "BatchNormalization":
                 # Its weights are combined while parsing and get names of their own.

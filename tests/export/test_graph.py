@@ -23,7 +23,8 @@ from ffn_edge.compose import compose
 from ffn_edge.errors import ExportError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.composed_graph import composed_graph
-from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans, write_plan_graph
+from ffn_edge.export.plan_graph import write_plan_graph
+from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.known_answer import TOLERANCES, fault, known_clips, known_logits
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard

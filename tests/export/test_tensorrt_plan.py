@@ -8,25 +8,20 @@ import os
 import signal
 import subprocess
 import sys
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
 
 from ffn_edge import network
 from ffn_edge.bundle import Bundle
-from ffn_edge.compose import compose
 from ffn_edge.errors import EngineError, ExportError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.commands import build as build_command
-from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans, write_plan_graph
-from ffn_edge.known_answer import TOLERANCES, fault, known_clips, known_logits
+from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.plan_cache import PlanCache
@@ -86,60 +81,6 @@ def test_a_resnet50_builds(
     assert len(sizes) == 3
     # 23.5 million weights, of 2 or 4 bytes
     assert all(size > (47e6 if precision == "fp16" else 94e6) for size in sizes)
-
-
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
-@pytest.mark.parametrize("frames", [2, 4])
-def test_the_graph_that_tensorrt_parses_gives_the_known_answers(
-    precision: str, frames: int, exported: Bundle, tmp_path: Path
-) -> None:
-    weights = write_plan_graph(exported, frames, precision, tmp_path)
-
-    session = onnxruntime.InferenceSession(
-        str(tmp_path / "graph.onnx"), providers=["CPUExecutionProvider"]
-    )
-    clips = known_clips(exported.manifest.input, frames)
-    logits = np.stack([session.run(None, {"frames": clip})[0] for clip in clips])
-    expected = known_logits(exported.tensors(), frames)
-    assert fault(logits, expected, TOLERANCES[precision]) is None
-    # What the sidecar will name is what the graph reads, type for type.
-    model = onnx.load(str(tmp_path / "graph.onnx"), load_external_data=False)
-    types = {1: "float32", 10: "float16"}
-    initializers = {
-        each.name: (types[each.data_type], int(np.prod(each.dims)))
-        for each in model.graph.initializer
-        if each.data_type in types
-    }
-    assert {each.name: (each.dtype, each.count) for each in weights} == initializers
-    composed = dict(compose(exported.tensors(), exported.manifest.layers, frames))
-    assert {each.name for each in weights if each.source == "composed"} == set(composed)
-
-
-def test_weights_in_half_of_the_bundle_are_composed_in_float32(
-    half_exported: Bundle, tmp_path: Path
-) -> None:
-    weights = write_plan_graph(half_exported, 4, "fp32", tmp_path)
-    assert {each.dtype for each in weights} == {"float32"}
-
-
-def test_composing_holds_one_layer_in_memory_and_not_a_model(
-    randomise: Randomise, tmp_path: Path
-) -> None:
-    torch.manual_seed(0)
-    model = randomise(network.build("tsm_resnet18", 5, (2, 4)))
-    bundle = export_bundle(
-        model, ModelCard(classes=tuple("abcde"), size=32, short_side=32), tmp_path / "bundle"
-    )
-    composed = compose(bundle.tensors(), bundle.manifest.layers, 2)
-    sizes = [array.nbytes for _, array in composed]
-    write_plan_graph(bundle, 2, "fp16", tmp_path)  # imports and caches are paid here
-    tracemalloc.start()
-    write_plan_graph(bundle, 2, "fp16", tmp_path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-
-    # The layer, pieces of it in float16, and a fixed amount for the graph itself.
-    assert peak < 1.2 * max(sizes) + 3e6 < 0.5 * sum(sizes)
 
 
 def test_what_was_built_is_used_again_and_a_damaged_plan_is_not(

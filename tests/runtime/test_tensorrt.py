@@ -28,7 +28,8 @@ from ffn_edge.bundle import Bundle
 from ffn_edge.compose import compose
 from ffn_edge.errors import EngineError, ExportError, OutOfMemoryError
 from ffn_edge.export.bundle_writer import export_bundle
-from ffn_edge.export.tensorrt_plan import BuildOptions, Built, build_plans, write_plan_graph
+from ffn_edge.export.plan_graph import write_plan_graph
+from ffn_edge.export.tensorrt_plan import BuildOptions, Built, build_plans
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.plan_cache import PlanCache

@@ -1,0 +1,208 @@
+"""The graph that TensorRT parses: a frame count's, with composed weights, as its parser likes it.
+
+    graph ─ composed weights in place of W, s_in, s_out ─ fp16 ─ explicit biases, INT32 slices
+
+Every constant is a named initializer, and every initializer is on the list that
+`write_plan_graph` returns: TensorRT may ask for any of them when an engine is refitted. The
+weights lie in a file and not in this process. No PyTorch: `ffn-edge build` runs this on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from ffn_edge.bundle import Bundle
+from ffn_edge.compose import Array, ComposedHash, blocks, compose, composed_shapes
+from ffn_edge.errors import ExportError
+from ffn_edge.export.composed_graph import read_by_nodes, rewired
+from ffn_edge.export.half_precision import half, in_half
+from ffn_edge.plan_cache import PlanWeight
+
+GRAPH = "graph.onnx"
+_WEIGHTS = "weights.bin"
+_DTYPES: dict[int, str] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.INT32: "int32",
+    TensorProto.INT64: "int64",
+    TensorProto.BOOL: "bool",
+}
+_PAGE = 4096  # parsers map external data; the ONNX standard asks for offsets of whole pages
+
+
+def write_plan_graph(
+    bundle: Bundle, frames: int, precision: str, folder: Path
+) -> tuple[PlanWeight, ...]:
+    """Write the graph that TensorRT parses, `graph.onnx`, and its weights, composed, beside it.
+
+    The weights go through this process layer by layer.
+
+    Args:
+        bundle: what to build.
+        frames: T, a frame count of the bundle.
+        precision: "fp16" or "fp32".
+        folder: where to write.
+
+    Returns:
+        Every constant and weight of the graph, the layers' and those of shape arithmetic.
+
+    Raises:
+        ExportError: a weight is beyond float16, or the bundle's weights are not those of its
+            manifest.
+    """
+    manifest, tensors = bundle.manifest, bundle.tensors()
+    shapes = composed_shapes(tensors, manifest.layers, frames)
+    source = onnx.load(str(bundle.graph_path(frames)), load_external_data=False)
+    model = for_the_parser(rewired(source, shapes), shapes)
+    read = read_by_nodes(model)
+    for name, shape in shapes.items():
+        if name in read:
+            model.graph.initializer.append(
+                TensorProto(
+                    name=name,
+                    data_type=TensorProto.FLOAT,
+                    dims=shape,
+                    data_location=TensorProto.EXTERNAL,
+                )
+            )
+    if precision == "fp16":
+        model = in_half(model)
+    initializers = {initializer.name: initializer for initializer in model.graph.initializer}
+    external = {
+        name for name, each in initializers.items() if each.data_location == TensorProto.EXTERNAL
+    }
+    digest = ComposedHash()
+    with open(folder / _WEIGHTS, "wb") as file:
+        for name, array in compose(tensors, manifest.layers, frames):
+            digest.update(name, array)
+            if name in external:
+                _write_external(file, initializers[name], array)
+            del array  # before the next is composed
+        for name in sorted(external - set(shapes)):
+            _write_external(file, initializers[name], tensors[name])
+    if digest.hexdigest() != manifest.sub_networks[frames].composed_sha256:
+        raise ExportError(
+            f"the composed weights for {frames} frames are not those of the manifest",
+            "export the bundle again with `ffn-edge export`.",
+        )
+    (folder / GRAPH).write_bytes(model.SerializeToString())
+    return tuple(
+        _plan_weight(each, each.name in shapes, each.name in external)
+        for each in initializers.values()
+        if each.data_type in _DTYPES
+    )
+
+
+def for_the_parser(
+    model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]
+) -> onnx.ModelProto:
+    """Return a graph that computes the same, without what TensorRT's parser would name itself.
+
+    Args:
+        model: left as it is.
+        shapes: of the tensors that are yet to become initializers.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    _name_constants(result)
+    _slice_by_int32(result)
+    _add_biases(result, shapes)
+    return result
+
+
+def _name_constants(model: onnx.ModelProto) -> None:
+    """Turn Constant nodes into initializers: TensorRT names a weight after its initializer."""
+    for node in [node for node in model.graph.node if node.op_type == "Constant"]:
+        value = next((each.t for each in node.attribute if each.name == "value"), None)
+        if value is not None:
+            initializer = model.graph.initializer.add()
+            initializer.CopyFrom(value)
+            initializer.name = node.output[0]
+            model.graph.node.remove(node)
+
+
+def _slice_by_int32(model: onnx.ModelProto) -> None:
+    """Give every Slice its starts, ends, axes and steps as int32.
+
+    TensorRT's parser has a short way for four int32 constants. For int64 it writes arithmetic of
+    shapes instead, a dozen layers a Slice, whose constants an engine may want back at a refit.
+    """
+    graph = model.graph
+    constants = {each.name: each for each in graph.initializer}
+    added: dict[str, TensorProto] = {}
+
+    def as_int32(name: str, values: Array) -> str:
+        limits = np.iinfo(np.int32)  # the end of an open slice is the largest int64
+        narrow = np.clip(values, limits.min, limits.max).astype(np.int32)
+        return added.setdefault(name, numpy_helper.from_array(narrow, name)).name
+
+    for node in graph.node:
+        if node.op_type != "Slice" or not constants.keys() >= set(filter(None, node.input[1:])):
+            continue
+        names = list(node.input[1:])
+        names += [""] * (4 - len(names))
+        count = math.prod(constants[names[0]].dims)
+        defaults = {2: ("slice.axes", np.arange(count)), 3: ("slice.steps", np.ones(count))}
+        del node.input[1:]
+        for i, name in enumerate(names):
+            if name:
+                values = numpy_helper.to_array(constants[name])
+                node.input.append(as_int32(f"{name}.int32", values))
+            else:
+                default, values = defaults[i]
+                node.input.append(as_int32(f"{default}.{count}", values))
+    graph.initializer.extend(added.values())
+    _drop_unread(model)
+
+
+def _add_biases(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give every LayerNormalization a bias.
+
+    For one that is missing, TensorRT's parser makes zeros with a name of its own, which an engine
+    wants back at a refit and nobody knows.
+    """
+    sizes = {each.name: tuple(each.dims) for each in model.graph.initializer} | dict(shapes)
+    for node in model.graph.node:
+        if node.op_type == "LayerNormalization" and len(node.input) < 3:
+            name = f"{node.output[0]}.bias"
+            zeros = np.zeros(sizes[node.input[1]], np.float32)
+            model.graph.initializer.append(numpy_helper.from_array(zeros, name))
+            node.input.append(name)
+
+
+def _drop_unread(model: onnx.ModelProto) -> None:
+    read = read_by_nodes(model)
+    kept = [each for each in model.graph.initializer if each.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def _write_external(file: Any, initializer: onnx.TensorProto, array: Array) -> None:
+    """Append an array to the weight file in its initializer's type, and point that there."""
+    offset = -(-file.tell() // _PAGE) * _PAGE
+    file.seek(offset)
+    for block in blocks(array):
+        rounded = initializer.data_type == TensorProto.FLOAT16 and block.dtype != np.float16
+        file.write((half(initializer.name, block) if rounded else block).data)
+    del initializer.external_data[:]
+    length = file.tell() - offset
+    for key, value in (("location", _WEIGHTS), ("offset", offset), ("length", length)):
+        initializer.external_data.add(key=key, value=str(value))
+
+
+def _plan_weight(initializer: onnx.TensorProto, composed: bool, external: bool) -> PlanWeight:
+    values = None if external else numpy_helper.to_array(initializer).reshape(-1)
+    return PlanWeight(
+        name=initializer.name,
+        dtype=_DTYPES[initializer.data_type],
+        count=int(np.prod(initializer.dims, dtype=np.int64)),
+        source="composed" if composed else "stored" if external else "constant",
+        values=None if values is None else tuple(values.tolist()),
+    )
