@@ -1,12 +1,18 @@
-"""What a Jetson says of itself in files. On any other machine: nothing."""
+"""What a Jetson says of itself in files and programs. On any other machine: nothing."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+_ROOT = Path("/")
+_COMMAND_TIMEOUT_S = 5.0
 
-def l4t_release(root: Path = Path("/")) -> str | None:
+
+def l4t_release(root: Path = _ROOT) -> str | None:
     """Return the release of Jetson Linux (L4T), such as "36.4.0"; None on another machine.
 
     TensorRT plans are bound to it: the same TensorRT version has come with several releases.
@@ -22,10 +28,53 @@ def l4t_release(root: Path = Path("/")) -> str | None:
     return f"{match[1]}.{match[2]}" if match else None
 
 
-def board_model(root: Path = Path("/")) -> str | None:
+def board_model(root: Path = _ROOT) -> str | None:
     """Return the board's name, such as "NVIDIA Jetson Orin Nano Developer Kit"."""
     try:
         text = (root / "proc/device-tree/model").read_text(errors="replace")
     except OSError:
         return None
     return text.strip("\0 \n") or None
+
+
+def output_of(command: Sequence[str]) -> str | None:
+    """Return what a program prints; None if there is no such program."""
+    program = shutil.which(command[0])
+    if program is None:
+        return None
+    done = subprocess.run(
+        [program, *command[1:]],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=_COMMAND_TIMEOUT_S,
+        check=False,
+    )
+    return done.stdout
+
+
+def power_mode(
+    root: Path = _ROOT,
+    output_of: Callable[[Sequence[str]], str | None] = output_of,
+) -> str | None:
+    """Return the power mode of a Jetson, such as "MAXN"; None where it is not known.
+
+    Args:
+        root: where the machine's file system begins. A program tells the power mode, so that of
+            a copied tree is not known.
+        output_of: what a program prints; None if there is no such program.
+    """
+    if root != _ROOT:
+        return None
+    try:
+        return power_mode_in(output_of(["nvpmodel", "-q"]) or "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def power_mode_in(printed: str) -> str | None:
+    """Find the power mode in what `nvpmodel -q` prints."""
+    match = re.search(r"NV Power Mode:\s*(\S+)", printed)
+    return match[1] if match else None

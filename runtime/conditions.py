@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ffn_edge.bundle import Bundle
+from ffn_edge.jetson import power_mode
 from ffn_edge.runtime.engine import Backend
-from ffn_edge.runtime.health import Health, power_mode
+from ffn_edge.runtime.health import Health
 from ffn_edge.runtime.machine import ClockRange, Clocks, Machine, clocks_now, this_machine
 
 _ROOT = Path("/")

@@ -6,17 +6,14 @@ Written from public kernels and other projects' samples; not run on a board.
 from __future__ import annotations
 
 import re
-import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ffn_edge.runtime.doctor.probes import Probes
 from ffn_edge.runtime.machine import gpu_devices
 from ffn_edge.runtime.power.sysfs import number_in, text_of
 
 _ROOT = Path("/")
-_OUTPUT_OF = Probes().output_of
 _MEMORY_CLOCK = "sys/kernel/debug/bpmp/debug/clk/emc/rate"  # only root may read it
 # Thermal zones that always show the same: 100 °C on Nano, TX2 and Xavier.
 _DUMMIES = ("PMIC-Die",)
@@ -111,31 +108,6 @@ class Health:
             memory_hz=number_in(self._memory),
             cpu_hz=sum(clocks_khz) * 1000 // len(clocks_khz) if clocks_khz else None,
         )
-
-
-def power_mode(
-    root: Path = _ROOT,
-    output_of: Callable[[Sequence[str]], str | None] = _OUTPUT_OF,
-) -> str | None:
-    """Return the power mode of a Jetson, such as "MAXN"; None where it is not known.
-
-    Args:
-        root: where the machine's file system begins. A program tells the power mode, so that of
-            a copied tree is not known.
-        output_of: what a program prints; None if there is no such program.
-    """
-    if root != _ROOT:
-        return None
-    try:
-        return power_mode_in(output_of(["nvpmodel", "-q"]) or "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def power_mode_in(printed: str) -> str | None:
-    """Find the power mode in what `nvpmodel -q` prints."""
-    match = re.search(r"NV Power Mode:\s*(\S+)", printed)
-    return match[1] if match else None
 
 
 def _by_type(folders: Iterable[Path]) -> dict[str, Path]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from ffn_edge.jetson import board_model, l4t_release
+from ffn_edge.jetson import board_model, l4t_release, output_of, power_mode
 
 LINES = {
     "36.4.3": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, "
@@ -41,3 +43,26 @@ def test_the_board_is_named_without_the_zero_at_its_end(tmp_path: Path) -> None:
     name = "NVIDIA Jetson Orin Nano Developer Kit"
     (tmp_path / "proc/device-tree/model").write_bytes(name.encode() + b"\0")
     assert board_model(tmp_path) == name
+
+
+@pytest.mark.parametrize(
+    ("printed", "mode"),
+    [("NV Power Mode: MAXN_SUPER\n2\n", "MAXN_SUPER"), ("NVPM ERROR: no root", None), (None, None)],
+)
+def test_the_power_mode_is_what_nvpmodel_prints(printed: str | None, mode: str | None) -> None:
+    assert power_mode(output_of=lambda command: printed) == mode
+
+
+def test_a_power_mode_that_cannot_be_asked_is_unknown(tmp_path: Path) -> None:
+    def hangs(command: object) -> str:
+        raise subprocess.TimeoutExpired("nvpmodel", 5)
+
+    assert power_mode(output_of=hangs) is None
+    assert power_mode(tmp_path, lambda command: "NV Power Mode: MAXN") is None
+
+
+def test_a_program_is_asked_only_if_it_is_there() -> None:
+    assert output_of([sys.executable, "-c", "print('NV Power Mode: 15W')"]) == (
+        "NV Power Mode: 15W\n"
+    )
+    assert output_of(["no-such-program", "-q"]) is None

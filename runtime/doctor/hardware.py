@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ffn_edge.host_memory import memory_sizes
+from ffn_edge.jetson import power_mode_in
 from ffn_edge.runtime.doctor.probes import Facts, existing, read
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
-from ffn_edge.runtime.health import power_mode_in
 from ffn_edge.runtime.power.ina import find_rails
 
 # NVIDIA's JetPack archive, exact releases only: developer.nvidia.com/embedded/jetpack-archive

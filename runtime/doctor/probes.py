@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffn_edge.gpu import Gpu, find_gpu
-from ffn_edge.jetson import board_model, l4t_release
+from ffn_edge.jetson import board_model, l4t_release, output_of
 from ffn_edge.opencv import build_information
 from ffn_edge.runtime.doctor.report import Failure, Status, attempt
 from ffn_edge.runtime.engine import OpenEngines, open_engines
@@ -23,7 +22,6 @@ from ffn_edge.tensorrt_api import Api, Target, has_module, load
 
 PRODUCTS = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
 _TARGETS: tuple[Target, ...] = ("tensorrt", "rtx")  # the one that is preferred first
-_COMMAND_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +42,6 @@ def _version_of(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _output_of(command: Sequence[str]) -> str | None:
-    """Return what a program prints; None if there is no such program."""
-    program = shutil.which(command[0])
-    if program is None:
-        return None
-    done = subprocess.run(
-        [program, *command[1:]],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        timeout=_COMMAND_TIMEOUT_S,
-        check=False,
-    )
-    return done.stdout
 
 
 def _free_bytes(folder: Path) -> int:
@@ -86,7 +66,7 @@ class Probes:
     python: Callable[[], Python] = _this_python
     version_of: Callable[[str], str | None] = _version_of
     has_module: Callable[[str], bool] = has_module
-    output_of: Callable[[Sequence[str]], str | None] = _output_of
+    output_of: Callable[[Sequence[str]], str | None] = output_of
     may: Callable[[Path, int], bool] = os.access
     free_bytes: Callable[[Path], int] = _free_bytes
     opencv: Callable[[], str] = build_information

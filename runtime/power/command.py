@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ffn_edge.errors import SensorError
-from ffn_edge.runtime.health import Health, HealthReading, power_mode
+from ffn_edge.jetson import power_mode
+from ffn_edge.runtime.health import Health, HealthReading
 from ffn_edge.runtime.power.find import ROOT, find_meters
 from ffn_edge.runtime.power.ina import RAILS
 from ffn_edge.runtime.power.nvml import visible_gpu

@@ -642,14 +642,6 @@ def test_a_bundle_without_opencv_would_not_run(desktop: Computer, bundle: Bundle
     assert line(report, "Bundle", "engines").status == "ok"
 
 
-def test_a_program_is_asked_only_if_it_is_there() -> None:
-    output_of = Probes().output_of
-    assert output_of([sys.executable, "-c", "print('NV Power Mode: 15W')"]) == (
-        "NV Power Mode: 15W\n"
-    )
-    assert output_of(["no-such-program", "-q"]) is None
-
-
 def test_a_library_is_found_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
     probes = Probes()
     assert probes.has_module("this")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ffn_edge.runtime.health import Health, HealthReading, power_mode
+from ffn_edge.runtime.health import Health, HealthReading
 
 Write = Callable[[str, object], Path]
 
@@ -109,19 +108,3 @@ def test_a_zone_that_disappears_is_left_out_and_comes_back(write: Write, tmp_pat
     assert health.read().temperatures_c == {}
     path.write_text("51000\n")
     assert health.read().hottest_c == 51.0
-
-
-@pytest.mark.parametrize(
-    ("printed", "mode"),
-    [("NV Power Mode: MAXN_SUPER\n2\n", "MAXN_SUPER"), ("NVPM ERROR: no root", None), (None, None)],
-)
-def test_the_power_mode_is_what_nvpmodel_prints(printed: str | None, mode: str | None) -> None:
-    assert power_mode(output_of=lambda command: printed) == mode
-
-
-def test_a_power_mode_that_cannot_be_asked_is_unknown(tmp_path: Path) -> None:
-    def hangs(command: object) -> str:
-        raise subprocess.TimeoutExpired("nvpmodel", 5)
-
-    assert power_mode(output_of=hangs) is None
-    assert power_mode(tmp_path, lambda command: "NV Power Mode: MAXN") is None
