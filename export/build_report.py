@@ -33,9 +33,10 @@ def build_summary(built: Sequence[Built]) -> str:
     plan = built[0].plan
     weights = "their weights" if plan.sidecar.key.refit == "none" else "no weights"
     product = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}[plan.sidecar.key.target]
+    tried = "" if plan.sidecar.deviation is not None else "; not tried here, without a GPU"
     return (
         f"{product} {plan.sidecar.key.tensorrt_version}; the engines hold {weights}, "
-        f"in {plan.path.parent}"
+        f"in {plan.path.parent}{tried}"
     )
 
 
@@ -48,6 +49,7 @@ def build_fields(built: Sequence[Built]) -> list[dict[str, Any]]:
             "bytes": each.plan.sidecar.plan.bytes,
             "reused": each.reused,
             "build_seconds": each.plan.sidecar.build_seconds,
+            "deviation": each.plan.sidecar.deviation,
             "flags": list(each.plan.sidecar.flags),
             **dataclasses.asdict(each.plan.sidecar.key),
         }
@@ -58,9 +60,9 @@ def build_fields(built: Sequence[Built]) -> list[dict[str, Any]]:
 def build_table(built: Sequence[Built]) -> Table:
     """Return what was built as a table for the terminal."""
     key = built[0].plan.sidecar.key
-    where = "any RTX GPU" if key.sm == "any" else f"{key.gpu}, SM {key.sm}"
+    where = "RTX GPUs" if key.sm == "any" else f"{key.gpu}, SM {key.sm}"
     table = Table(title=f"{key.architecture} in {key.precision} for {where}", min_width=60)
-    for heading in ("frames", "engine", "built in", ""):
+    for heading in ("frames", "engine", "built in", "", "off by, of the largest logit"):
         table.add_column(heading, justify="right")
     for each in built:
         table.add_row(
@@ -68,5 +70,6 @@ def build_table(built: Sequence[Built]) -> Table:
             f"{each.plan.sidecar.plan.bytes / 1e6:.2f} MB",
             f"{each.plan.sidecar.build_seconds:.1f} s",
             "from the cache" if each.reused else "new",
+            "–" if (off := each.plan.sidecar.deviation) is None else f"{off:.1e}",
         )
     return table

@@ -1,6 +1,6 @@
 """From a bundle to TensorRT plans: one weight-stripped engine a frame count, built on the device.
 
-    graph ─ composed weights in place of W, s_in, s_out ─ fp16 ─ strongly typed network ─ plan
+    graph that TensorRT parses (`plan_graph`) ─ strongly typed network ─ plan ─ opened and proven
 
 A plan holds no weights (where the target can leave them out): the runtime refits all of them from
 the bundle's one weight file. One frame count is built at a time and its weights lie in a file,
@@ -9,11 +9,12 @@ not in this process: boards with 4 GB have no room for more.
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,12 +23,13 @@ from typing import Any
 import ffn_edge
 from ffn_edge.atomic import atomic_file
 from ffn_edge.bundle import Bundle, FileRecord
-from ffn_edge.errors import EngineError, ExportError
+from ffn_edge.errors import EngineError, ExportError, UnknownWeightsError
 from ffn_edge.export.plan_graph import GRAPH, write_plan_graph
-from ffn_edge.gpu import Gpu, find_gpu
+from ffn_edge.gpu import Device, Gpu, find_gpu
 from ffn_edge.host_memory import memory_sizes
+from ffn_edge.jetson import power_mode
 from ffn_edge.known_answer import known_logits
-from ffn_edge.plan_cache import Plan, PlanCache, Sidecar, plan_key
+from ffn_edge.plan_cache import Plan, PlanCache, PlanKey, Sidecar, plan_key
 from ffn_edge.signals import on_signals
 from ffn_edge.tensorrt_api import Api, Target, is_out_of_memory, load
 
@@ -64,6 +66,17 @@ class Built:
 
 # phase, steps done, steps in all
 Progress = Callable[[str, int, int], None]
+# Opens a plan as the runtime does and returns its deviation, as `Sidecar` has it.
+Prove = Callable[[Plan], float]
+
+# What `refit` means to TensorRT's builder. Weights that will change cost speed; so do those that
+# are refitted one by one, where the engine has others that nobody knows ("individual").
+_FLAGS = {
+    "identical": ("STRIP_PLAN", "REFIT_IDENTICAL"),
+    "any": ("STRIP_PLAN", "REFIT"),
+    "individual": ("STRIP_PLAN", "REFIT_INDIVIDUAL"),
+    "none": (),
+}
 
 
 def build_plans(
@@ -71,20 +84,25 @@ def build_plans(
     cache: PlanCache,
     options: BuildOptions,
     *,
+    prove: Prove | None = None,
     say: Callable[[str], None] = lambda message: None,
     progress: Progress = lambda phase, done, total: None,
 ) -> list[Built]:
     """Build the engines of a bundle, one after the other, into a cache.
 
+    One frame count is built, proven and stored before the next begins.
+
     Args:
         bundle: what to build.
         cache: where to put the plans; one that fits and is whole is used again.
         options: how to build.
+        prove: opens each plan that was built where there is a GPU; what it refuses is not stored.
         say: is told each step.
         progress: is told how far TensorRT has come.
 
     Raises:
-        EngineError: TensorRT or a GPU is missing, or the cache cannot be written.
+        EngineError: TensorRT or a GPU is missing, the cache cannot be written, or an engine that
+            was built does not open or gives wrong answers.
         ExportError: TensorRT refuses a graph, or runs out of memory.
         KeyboardInterrupt: Ctrl-C; nothing half-built is left.
     """
@@ -98,10 +116,15 @@ def build_plans(
             "without a GPU, TensorRT-RTX builds engines that hold their weights for good",
             "leave out --refit any, or build where the GPU is.",
         )
+    if options.refit == "any" and api.drops_biases:
+        raise ExportError(
+            f"TensorRT {api.version} may drop a bias in engines whose weights can change",
+            "leave out --refit any, or update TensorRT: NVIDIA names it a known issue of 11.3.",
+        )
     built = []
     for frames in bundle.manifest.frame_counts:
         with cache.lock(lambda: say("waiting for another build in this cache")):
-            built.append(_build(api, gpu, bundle, frames, cache, options, say, progress))
+            built.append(_build(api, gpu, bundle, frames, cache, options, prove, say, progress))
     return built
 
 
@@ -120,6 +143,7 @@ def _build(
     frames: int,
     cache: PlanCache,
     options: BuildOptions,
+    prove: Prove | None,
     say: Callable[[str], None],
     progress: Progress,
 ) -> Built:
@@ -127,11 +151,8 @@ def _build(
     # Without a GPU, RTX can neither strip a plan nor refit it.
     refit = options.refit if gpu is not None else "none"
     key = plan_key(api, gpu, bundle, frames, options.precision, refit)
-    try:
-        found = cache.find(key)
-    except EngineError as error:
-        say(f"{frames} frames: {error.message}; building again")
-        found = None
+    mode = power_mode()
+    found = _find(cache, key, mode, say)
     if found is not None:
         say(f"{frames} frames: built before, {found.path}")
         return Built(found, reused=True)
@@ -139,33 +160,81 @@ def _build(
     with cache.workplace() as folder:
         say(f"{frames} frames: composing the weights")
         weights = write_plan_graph(bundle, frames, options.precision, folder)
-        say(f"{frames} frames: building with TensorRT {api.version}")
-        flags = _build_plan(api, gpu, folder, options, refit, cache, progress)
-        sidecar = Sidecar(
-            key=key,
-            flags=flags,
-            weights=weights,
-            plan=FileRecord(bytes=0, sha256=""),
-            build_seconds=round(time.monotonic() - start, 3),
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            producer=f"ffn-edge {ffn_edge.__version__}",
-        )
-        return Built(cache.store(sidecar, folder / _PLAN), reused=False)
+        timings = cache.timings(key, mode) if api.keeps_timings else None
+
+        def build(flags: tuple[str, ...]) -> Plan:
+            say(f"{frames} frames: building with TensorRT {api.version}")
+            marked = [each.name for each in weights if each.source != "constant"]
+            with Device() if gpu is not None else nullcontext() as device:
+                _build_plan(api, device, folder, options, flags, marked, timings, progress)
+            sidecar = Sidecar(
+                key=key,
+                flags=flags,
+                weights=weights,
+                plan=FileRecord(bytes=0, sha256=""),
+                power_mode=mode,
+                deviation=None,
+                build_seconds=round(time.monotonic() - start, 3),
+                created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                producer=f"ffn-edge {ffn_edge.__version__}",
+            )
+            return Plan(folder / _PLAN, sidecar)
+
+        plan = build(_FLAGS["any" if api.strips_for_any and refit == "identical" else refit])
+        if gpu is not None and prove is not None:
+            say(f"{frames} frames: opening the engine and running the known clips")
+            try:
+                deviation = prove(plan)
+            except UnknownWeightsError as error:
+                say(f"{frames} frames: {error.message}; building so that it keeps those")
+                plan = build(_FLAGS["individual"])
+                deviation = prove(plan)
+            plan = Plan(plan.path, dataclasses.replace(plan.sidecar, deviation=deviation))
+        return Built(cache.store(plan.sidecar, plan.path), reused=False)
+
+
+def _find(
+    cache: PlanCache, key: PlanKey, mode: str | None, say: Callable[[str], None]
+) -> Plan | None:
+    """Return the plan that the cache has, unless it is damaged or of another power mode."""
+    try:
+        found = cache.find(key)
+    except EngineError as error:
+        say(f"{key.frames} frames: {error.message}; building again")
+        return None
+    if found is not None and (other := found.sidecar.built_in_another_mode(mode)):
+        say(f"{key.frames} frames: {other}; building again")
+        return None
+    return found
 
 
 def _build_plan(
     api: Api,
-    gpu: Gpu | None,
+    device: Device | None,
     folder: Path,
     options: BuildOptions,
-    refit: str,
-    cache: PlanCache,
+    flags: tuple[str, ...],
+    marked: list[str],
+    timings: Path | None,
     progress: Progress,
-) -> tuple[str, ...]:
-    """Build the graph in `folder` into a plan beside it; return the builder's flags by name."""
+) -> None:
+    """Build the graph in `folder` into a plan beside it.
+
+    Args:
+        api: TensorRT.
+        device: open; None to build without one.
+        folder: the workplace.
+        options: how to build.
+        flags: of the builder, by name.
+        marked: the weights that are refitted, where the flags ask for each of them.
+        timings: the timing cache, to read and to write.
+        progress: is told how far TensorRT has come.
+    """
     trt = api.module
     api.errors()
     builder = api.make("Builder", api.log)
+    if device is not None and device.gpu.is_integrated:
+        builder.gpu_allocator = api.allocator(device)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, api.log)
     if not parser.parse_from_file(str(folder / GRAPH)):
@@ -174,22 +243,22 @@ def _build_plan(
             "update JetPack or TensorRT, or run it elsewhere: --backend onnxruntime.",
         )
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _workspace(options.workspace_bytes))
-    flags = {"identical": ("STRIP_PLAN", "REFIT_IDENTICAL"), "any": ("STRIP_PLAN", "REFIT")}
-    names = flags.get(refit, ())
-    for name in names:
+    workspace = options.workspace_bytes or _workspace(device)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    for name in flags:
         config.set_flag(getattr(trt.BuilderFlag, name))
-    timings = cache.timings(api.version, gpu.sm) if api.keeps_timings and gpu else None
+    if "REFIT_INDIVIDUAL" in flags:
+        for name in marked:
+            network.mark_weights_refittable(name)
     if timings is not None:
         _read_timings(config, timings)
-    stopped = threading.Event()
-    monitor = _monitor(trt, progress, stopped)
+    watch = _Watch(progress)
+    monitor = _monitor(trt, watch)
     config.progress_monitor = monitor
     # An exception could not pass through TensorRT's builder.
-    with on_signals(stopped.set, signal.SIGINT):
+    with on_signals(watch.stop, signal.SIGINT):
         plan = builder.build_serialized_network(network, config)
-    if stopped.is_set():  # also if it came too late to cancel this one
-        raise KeyboardInterrupt
+    watch.end()
     if plan is None or plan.nbytes == 0:
         raise _build_error(api, options)
     with open(folder / _PLAN, "wb") as file:
@@ -198,7 +267,6 @@ def _build_plan(
         # A failure makes the next build slower, and no more.
         with suppress(OSError), atomic_file(timings) as temporary:
             temporary.write_bytes(memoryview(config.get_timing_cache().serialize()))
-    return names
 
 
 def _build_error(api: Api, options: BuildOptions) -> ExportError:
@@ -222,11 +290,13 @@ def _parser_errors(parser: Any) -> str:
     )
 
 
-def _workspace(asked: int | None) -> int:
-    """Return the limit of a tactic's scratch memory in bytes."""
-    if asked is not None:
-        return asked
-    return min(_MOST_WORKSPACE, memory_sizes().get("MemAvailable", 4 * _MOST_WORKSPACE) // 4)
+def _workspace(device: Device | None) -> int:
+    """Return how much scratch memory a tactic may take: a quarter of what is free, up to 1 GiB."""
+    if device is None or device.gpu.is_integrated:
+        free = memory_sizes().get("MemAvailable", 4 * _MOST_WORKSPACE)
+    else:
+        free = device.free_bytes
+    return min(_MOST_WORKSPACE, free // 4)
 
 
 def _read_timings(config: Any, path: Path) -> None:
@@ -238,9 +308,39 @@ def _read_timings(config: Any, path: Path) -> None:
     config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
-def _monitor(trt: Any, progress: Progress, stopped: threading.Event) -> Any:
+class _Watch:
+    """What a build is told to do, and what went wrong where it could not be raised."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._stopped = threading.Event()
+        self._error: Exception | None = None
+
+    def stop(self) -> None:
+        """Let the build end at its next step."""
+        self._stopped.set()
+
+    def report(self, phase: str, done: int, total: int) -> bool:
+        """Say how far a phase has come; return whether to go on."""
+        if not self._stopped.is_set():
+            try:
+                self._progress(phase, done, total)
+            except Exception as error:  # TensorRT, which calls this, has no handler for it
+                self._error = error
+                self.stop()
+        return not self._stopped.is_set()
+
+    def end(self) -> None:
+        """Raise what ended the build, also if it came too late to do so."""
+        if self._error is not None:
+            raise self._error
+        if self._stopped.is_set():
+            raise KeyboardInterrupt
+
+
+def _monitor(trt: Any, watch: _Watch) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Reports the phases of a build, and cancels it after Ctrl-C."""
+        """Reports the phases of a build, and cancels it when it is to stop."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -248,14 +348,13 @@ def _monitor(trt: Any, progress: Progress, stopped: threading.Event) -> Any:
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self.steps[phase_name] = num_steps
-            progress(phase_name, 0, num_steps)
+            watch.report(phase_name, 0, num_steps)
 
         def phase_finish(self, phase_name: str) -> None:
             steps = self.steps.pop(phase_name, 0)
-            progress(phase_name, steps, steps)
+            watch.report(phase_name, steps, steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            progress(phase_name, step + 1, self.steps.get(phase_name, 0))
-            return not stopped.is_set()
+            return watch.report(phase_name, step + 1, self.steps.get(phase_name, 0))
 
     return Monitor()

@@ -43,7 +43,12 @@ _COMMANDS = {
         "export",
         "Compare PyTorch, graph, composition and engine.",
     ),
-    "build": (_EXPORT, "build", "jetson", "Build TensorRT engines, on the device."),
+    "build": (
+        "ffn_edge.build_command",
+        "build",
+        "jetson",
+        "Build TensorRT engines, on the device.",
+    ),
     "doctor": (
         "ffn_edge.runtime.doctor.command",
         "doctor",

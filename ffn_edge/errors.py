@@ -55,6 +55,10 @@ class EngineError(FfnEdgeError):
     """An inference engine that cannot be opened or used on this machine."""
 
 
+class UnknownWeightsError(EngineError):
+    """An engine that wants weights whose names nobody knows."""
+
+
 class OutOfMemoryError(EngineError):
     """The device, or its host, has too little memory left."""
 

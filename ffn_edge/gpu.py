@@ -4,12 +4,13 @@
         buffer = device.allocate(1 << 20)
         device.upload(buffer, array)
 
-PyCUDA (to 2026.1) wraps no stream capture, so inferences are not replayed as CUDA graphs.
+PyCUDA (to 2026.1) wraps no stream capture, and inferences are not replayed as CUDA graphs.
 """
 
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,11 +27,21 @@ _ALIGNMENT = 256  # of device addresses, as cuMemAlloc gives them
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """A CUDA device: its name, its architecture (SM) such as "87", its memory."""
+    """A CUDA device.
+
+    Attributes:
+        name: CUDA's; every Orin module is called "Orin".
+        sm: its architecture, such as "87".
+        memory_bytes: in all.
+        multiprocessors: how many it has; 0 if that is not told.
+        is_integrated: whether its memory is the host's, as on a Jetson.
+    """
 
     name: str
     sm: str
     memory_bytes: int
+    multiprocessors: int = 0
+    is_integrated: bool = False
 
 
 def find_gpu() -> Gpu:
@@ -46,7 +57,14 @@ def find_gpu() -> Gpu:
             raise EngineError("no CUDA device is visible", "see `ffn-edge doctor`.")
         device = driver.Device(0)
         major, minor = device.compute_capability()
-        return Gpu(name=device.name(), sm=f"{major}{minor}", memory_bytes=device.total_memory())
+        kinds = driver.device_attribute
+        return Gpu(
+            name=device.name(),
+            sm=f"{major}{minor}",
+            memory_bytes=device.total_memory(),
+            multiprocessors=device.get_attribute(kinds.MULTIPROCESSOR_COUNT),
+            is_integrated=bool(device.get_attribute(kinds.INTEGRATED)),
+        )
     except driver.Error as error:
         raise EngineError(
             f"the CUDA device does not answer: {error}",
@@ -62,7 +80,7 @@ def _driver() -> ModuleType:
         raise EngineError(
             f"PyCUDA is not installed ({error})",
             "pip install pycuda; it is compiled here, so nvcc must be on the PATH "
-            "(export PATH=/usr/local/cuda/bin:$PATH).",
+            "(export PATH=/usr/local/cuda/bin:$PATH), and curand.h beside cuda.h (libcurand-dev).",
         ) from error
     except ImportError as error:  # libcuda.so.1 comes with the driver
         raise EngineError(
@@ -76,11 +94,12 @@ class Device:
     """The first CUDA device, with its primary context current on this thread, and one stream.
 
     What was allocated is freed when the block ends, in reverse order, errors or not. Use it from
-    the thread that opened it.
+    the thread that opened it, or within `on_this_thread`.
     """
 
     def __init__(self) -> None:
         self._context: Any = None
+        self._thread = 0
         self._allocations: list[Any] = []
         self._pinned: list[Any] = []
         self._stream: Any = None
@@ -98,6 +117,7 @@ class Device:
             context = driver.Device(0).retain_primary_context()
             context.push()
             self._context = context
+            self._thread = threading.get_ident()
         try:
             with self.errors("open the CUDA device"):
                 self._stream = driver.Stream()
@@ -125,6 +145,24 @@ class Device:
         if self._context is not None:
             self._quietly(self._context.pop)
             self._context = None  # releases the primary context
+
+    @contextmanager
+    def on_this_thread(self) -> Iterator[None]:
+        """Make the device current on another thread than the one that opened it."""
+        is_current = threading.get_ident() == self._thread
+        if not is_current:
+            self._context.push()
+        try:
+            yield
+        finally:
+            if not is_current:
+                self._context.pop()
+
+    @property
+    def free_bytes(self) -> int:
+        """Device memory that is free now."""
+        with self.errors("ask for the free memory"):
+            return int(self._cuda.mem_get_info()[0])
 
     def allocate(self, size: int) -> Any:
         """Allocate device memory; `int()` of the result is its address.
@@ -232,8 +270,7 @@ class Device:
             yield
         except self._cuda.MemoryError as error:
             raise OutOfMemoryError(
-                f"out of memory: could not {doing} ({error})",
-                "end other programs, or keep one engine at a time: --resident one.",
+                f"out of memory: could not {doing} ({error})", out_of_memory_hint(self.gpu)
             ) from error
         except self._cuda.Error as error:
             raise EngineError(
@@ -245,6 +282,17 @@ class Device:
         """Release one thing. A device that failed refuses even this, and has said why before."""
         with suppress(self._cuda.Error):
             release()
+
+
+def out_of_memory_hint(gpu: Gpu | None) -> str:
+    """Say what helps where the device has too little memory left."""
+    hint = "end other programs, or keep one engine at a time: --resident one."
+    if gpu is not None and gpu.is_integrated:
+        hint += (
+            " If much is free, it is in pieces: restart the board, or "
+            "`sync; echo 3 | sudo tee /proc/sys/vm/drop_caches`."
+        )
+    return hint
 
 
 def aligned(size: int) -> int:

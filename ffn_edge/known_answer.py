@@ -72,8 +72,13 @@ def fault(
         return "its output is not finite"
     if np.array_equal(logits[0], logits[1]) and not np.array_equal(expected[0], expected[1]):
         return "its output does not change with the input"
-    largest = np.maximum(np.abs(expected).max(axis=-1), np.finfo(np.float32).tiny)
-    relative = (np.abs(logits - expected).max(axis=-1) / largest).max()
+    relative = deviation(logits, expected)
     if relative > tolerance:
         return f"its logits are off by {relative:.2g} of the largest; {tolerance:g} is rounding"
     return None
+
+
+def deviation(logits: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
+    """Return the largest |Δlogit| of a clip, relative to its largest |logit|. As `fault` takes."""
+    largest = np.maximum(np.abs(expected).max(axis=-1), np.finfo(np.float32).tiny)
+    return float((np.abs(logits - expected).max(axis=-1) / largest).max())

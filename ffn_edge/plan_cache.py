@@ -2,7 +2,7 @@
 
     tsm_resnet50-16-fp16-3f2a….plan     what TensorRT serialised; without weights, about 2 MB
     tsm_resnet50-16-fp16-3f2a….json     this module's `Sidecar`: what it is and what it needs
-    timings-10.3.0-87.cache             TensorRT's measurements, for the next build
+    timings-10.3.0-87-5d0c….cache       TensorRT's measurements here, for the next build
     lock                                held while something is built
 
 The name of a plan ends in a hash of all that it depends on, so a plan that fits is found by
@@ -28,11 +28,11 @@ from ffn_edge.atomic import atomic_file, write_text
 from ffn_edge.bundle import Bundle, FileRecord, check_file, file_record
 from ffn_edge.errors import BundleError, EngineError
 from ffn_edge.gpu import Gpu
-from ffn_edge.jetson import l4t_release
+from ffn_edge.jetson import board_model, l4t_release
 from ffn_edge.tensorrt_api import Api
 from ffn_edge.versioned_json import read_versioned
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # To be raised by a change of `export/composed_graph.py`, `export/half_precision.py`,
 # `export/plan_graph.py` or `export/tensorrt_plan.py` that makes other engines of the same bundle.
 RECIPE = 2
@@ -41,6 +41,7 @@ REFITS = ("identical", "any", "none")
 # What a build leaves behind when it is killed, and the next one removes.
 _UNFINISHED = ".build-"
 
+_ROOT = Path("/")
 _REBUILD = "build it again with `ffn-edge build`."
 
 
@@ -61,7 +62,11 @@ class PlanKey:
         target: "tensorrt" or "rtx".
         tensorrt_version: plans are not portable between versions.
         sm: the GPU's architecture, such as "87"; "any" where the plan runs on all.
-        gpu: its name, or "any": TensorRT warns of plans from another model of one architecture.
+        gpu: its name, or "any": TensorRT warns of plans from another model of one architecture,
+            and every Orin is called "Orin". So there are
+        board: the Jetson's model, or None,
+        multiprocessors: of the GPU, and
+        memory_gib: of the GPU, rounded up to a power of two, as modules are sold; 0 is any.
         l4t: the Jetson Linux release, or None.
         precision: "fp16" or "fp32".
         refit: "identical" weights only, "any" weights, or "none": the plan holds its weights.
@@ -76,6 +81,9 @@ class PlanKey:
     tensorrt_version: str
     sm: str
     gpu: str
+    board: str | None
+    multiprocessors: int
+    memory_gib: int
     l4t: str | None
     precision: str
     refit: str
@@ -93,7 +101,13 @@ class PlanKey:
 
 
 def plan_key(
-    api: Api, gpu: Gpu | None, bundle: Bundle, frames: int, precision: str, refit: str
+    api: Api,
+    gpu: Gpu | None,
+    bundle: Bundle,
+    frames: int,
+    precision: str,
+    refit: str,
+    root: Path = _ROOT,
 ) -> PlanKey:
     """Return what a plan for one frame count of a bundle depends on, here and now.
 
@@ -104,16 +118,15 @@ def plan_key(
         frames: T.
         precision: "fp16" or "fp32".
         refit: see `PlanKey`.
+        root: where the machine's file system begins.
     """
     manifest = bundle.manifest
     sub_network = manifest.sub_networks[frames]
-    bound = None if api.plan_fits_any_gpu else gpu
     return PlanKey(
         target=api.target,
         tensorrt_version=api.version,
-        sm=bound.sm if bound else "any",
-        gpu=bound.name if bound else "any",
-        l4t=l4t_release(),
+        **_device(None if api.plan_fits_any_gpu else gpu, root),
+        l4t=l4t_release(root),
         precision=precision,
         refit=refit,
         architecture=manifest.architecture,
@@ -121,6 +134,37 @@ def plan_key(
         graph_sha256=manifest.files[sub_network.graph].sha256,
         composed_sha256=None if refit == "any" else sub_network.composed_sha256,
     )
+
+
+def _device(gpu: Gpu | None, root: Path) -> dict[str, Any]:
+    """Return what a `PlanKey` says of the device; None is any."""
+    if gpu is None:
+        return {"sm": "any", "gpu": "any", "board": None, "multiprocessors": 0, "memory_gib": 0}
+    return {
+        "sm": gpu.sm,
+        "gpu": gpu.name,
+        "board": board_model(root),
+        "multiprocessors": gpu.multiprocessors,
+        "memory_gib": 1 << (gpu.memory_bytes - 1 >> 30).bit_length(),
+    }
+
+
+def misfit(key: PlanKey, api: Api, gpu: Gpu, root: Path = _ROOT) -> str:
+    """Say why a plan of `key` does not run on a machine; nothing if it does.
+
+    Args:
+        key: of a plan for the same product as `api`.
+        api: the TensorRT there.
+        gpu: the device there.
+        root: where that machine's file system begins.
+    """
+    here = dataclasses.replace(
+        key,
+        tensorrt_version=api.version,
+        **_device(None if key.sm == "any" else gpu, root),
+        l4t=l4t_release(root),
+    )
+    return " and ".join(_differences(key, here))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,16 +189,38 @@ class PlanWeight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sidecar:
-    """What stands beside a plan."""
+    """What stands beside a plan.
+
+    Attributes:
+        schema_version: of this format.
+        key: what the plan depends on.
+        flags: of TensorRT's builder, by name.
+        weights: what the engine may have to be given.
+        plan: the plan's file.
+        power_mode: of the Jetson when it was built: under another, other kernels may be faster.
+        deviation: the largest |Δlogit| on the known clips, relative to the largest logit of the
+            clip, of the engine as it ran when it was built; None if there was no GPU.
+        build_seconds: how long it took.
+        created: when, in UTC.
+        producer: the release that built it.
+    """
 
     schema_version: int = SCHEMA_VERSION
     key: PlanKey
     flags: tuple[str, ...]
     weights: tuple[PlanWeight, ...]
     plan: FileRecord
+    power_mode: str | None
+    deviation: float | None
     build_seconds: float
     created: str
     producer: str
+
+    def built_in_another_mode(self, mode: str | None) -> str:
+        """Say that the plan was built in another power mode than `mode`; nothing if it was not."""
+        if None in (mode, self.power_mode) or mode == self.power_mode:
+            return ""
+        return f"built in power mode {self.power_mode}, and this is {mode}"
 
     def to_json(self) -> str:
         """Return the text of the file; its last field is a hash of the others."""
@@ -184,6 +250,8 @@ class Sidecar:
                 flags=tuple(raw["flags"]),
                 weights=tuple(_weight(each) for each in raw["weights"]),
                 plan=FileRecord(**raw["plan"]),
+                power_mode=raw["power_mode"],
+                deviation=raw["deviation"],
                 build_seconds=raw["build_seconds"],
                 created=raw["created"],
                 producer=raw["producer"],
@@ -306,9 +374,12 @@ class PlanCache:
             write_text(sidecar_path, sealed.to_json())
         return Plan(path, sealed)
 
-    def timings(self, version: str, sm: str) -> Path:
-        """Return where the timing cache of one TensorRT version on one architecture lies."""
-        return self.folder / f"timings-{version}-{sm}.cache"
+    def timings(self, key: PlanKey, power_mode: str | None) -> Path:
+        """Return where the timing cache lies of a TensorRT version on a device in a power mode."""
+        names = ("gpu", "board", "multiprocessors", "memory_gib", "l4t")
+        device = {name: getattr(key, name) for name in names} | {"power_mode": power_mode}
+        name = f"timings-{key.tensorrt_version}-{key.sm}-{_sha256_of(device)[:8]}"
+        return self.folder / f"{name}.cache"
 
     def sidecars(self) -> Iterator[Sidecar]:
         """Yield all that can be read, for reports."""
@@ -345,6 +416,9 @@ def _differences(built: PlanKey, wanted: PlanKey) -> list[str]:
         "tensorrt_version": "of TensorRT {0}; this is {1}",
         "sm": "for a GPU of SM {0}; this one has SM {1}",
         "gpu": "for {0}; this is {1}",
+        "board": "for the board {0}; this is {1}",
+        "multiprocessors": "for a GPU of {0} multiprocessors; this one has {1}",
+        "memory_gib": "for a GPU of at most {0} GiB; this one is of {1} GiB",
         "l4t": "of L4T {0}; this is {1}",
         "recipe": "of another release of ffn-edge",
         "precision": "in {0}, not {1}",
@@ -353,7 +427,7 @@ def _differences(built: PlanKey, wanted: PlanKey) -> list[str]:
         "build once with --refit any for weights that will change)",
     }
     return [
-        text.format(getattr(built, field), getattr(wanted, field))
+        text.format(getattr(built, field) or "none", getattr(wanted, field) or "none")
         for field, text in pairs.items()
         if getattr(built, field) != getattr(wanted, field)
     ]
@@ -382,6 +456,8 @@ def _sha256_of(fields: dict[str, Any]) -> str:
 def _written(folder: Path) -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:
+        raise  # of whoever is told the progress
     except OSError as error:
         if error.filename and not str(error.filename).startswith(str(folder)):
             raise  # of another file

@@ -14,9 +14,12 @@ import sys
 from collections import deque
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ffn_edge.errors import EngineError, OutOfMemoryError
+
+if TYPE_CHECKING:
+    from ffn_edge.gpu import Device
 
 Target = Literal["tensorrt", "rtx"]
 _OLDEST = (10, 3)  # has all that is used here
@@ -57,6 +60,19 @@ class Api:
         """
         return self.target == "rtx"
 
+    @property
+    def strips_for_any(self) -> bool:
+        """Whether weights can be left out of a plan only together with the flag REFIT.
+
+        So NVIDIA documents it for RTX.
+        """
+        return self.target == "rtx"
+
+    @property
+    def drops_biases(self) -> bool:
+        """Whether the flag REFIT may lose a bias: a known issue of TensorRT 11.3."""
+        return self.target == "tensorrt" and _numbers(self.version) == (11, 3)
+
     def make(self, name: str, *arguments: Any) -> Any:
         """Return a new object of one of TensorRT's classes, such as a Runtime.
 
@@ -74,6 +90,17 @@ class Api:
                 message, "the driver may be older than this TensorRT needs; see `ffn-edge doctor`."
             ) from error
 
+    def allocator(self, device: Device) -> Any:
+        """Return an allocator for a Runtime or a Builder that takes plain device memory.
+
+        TensorRT's own gives up on small boards while a gigabyte is free: it takes memory from
+        CUDA's pools. It must outlive what it is given to.
+
+        Args:
+            device: open, and for as long as the allocator is used.
+        """
+        return _allocator(self.module, device)
+
     def errors(self) -> str:
         """Return what TensorRT has complained of since the last call, and forget it."""
         text = "; ".join(self.log.errors)
@@ -81,12 +108,16 @@ class Api:
         return text
 
 
+_OUT_OF_MEMORY = re.compile(
+    r"out ?of ?memory|insufficient memory|memory is insufficient|could not be allocated"
+    r"|NvMapMemAlloc",
+    re.I,
+)
+
+
 def is_out_of_memory(said: str) -> bool:
     """Return whether TensorRT's complaint is of too little memory, and not of memory misused."""
-    return (
-        re.search(r"out ?of ?memory|insufficient memory|memory is insufficient", said, re.I)
-        is not None
-    )
+    return _OUT_OF_MEMORY.search(said) is not None
 
 
 def is_installed(target: Target) -> bool:
@@ -143,3 +174,40 @@ def _logger(module: ModuleType) -> Any:
                 self.errors.append(" ".join(msg.split()))
 
     return Log()
+
+
+def _allocator(module: ModuleType, device: Device) -> Any:
+    class Allocator(module.IGpuAllocator):  # type: ignore[misc, name-defined]
+        """Takes memory with cuMemAlloc, as PyCUDA does, on whatever thread TensorRT asks."""
+
+        def __init__(self) -> None:
+            module.IGpuAllocator.__init__(self)
+            self.taken: dict[int, Any] = {}
+
+        def allocate(self, size: int, alignment: int, flags: int) -> int:
+            try:
+                with device.on_this_thread():
+                    allocation = device.allocate(size)
+            except EngineError:  # none may pass through TensorRT, for which 0 is no memory
+                return 0
+            address = int(allocation)
+            self.taken[address] = allocation
+            return address
+
+        def allocate_async(self, size: int, alignment: int, flags: int, stream: int) -> int:
+            return self.allocate(size, alignment, flags)
+
+        def reallocate(self, address: int, alignment: int, new_size: int) -> int:
+            return 0  # TensorRT then takes another piece
+
+        def deallocate(self, memory: int) -> bool:
+            allocation = self.taken.pop(memory, None)
+            if allocation is not None:  # freeing null is allowed
+                with device.on_this_thread():
+                    device.free(allocation)
+            return True
+
+        def deallocate_async(self, memory: int, stream: int) -> bool:
+            return self.deallocate(memory)
+
+    return Allocator()

@@ -13,7 +13,7 @@ Legend: N clips of T frames, H x W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from ffn_edge.bundle import Manifest, WeightFile
 from ffn_edge.compose import Array, ComposedHash, blocks, compose
-from ffn_edge.errors import EngineError, OutOfMemoryError
-from ffn_edge.gpu import Device, aligned
+from ffn_edge.errors import EngineError, OutOfMemoryError, UnknownWeightsError
+from ffn_edge.gpu import Device, aligned, out_of_memory_hint
 from ffn_edge.plan_cache import Plan, PlanWeight
 from ffn_edge.runtime.clip_buffer import Clip, PlacedClip, check_clip
 from ffn_edge.tensorrt_api import Api, is_out_of_memory
@@ -108,6 +108,7 @@ class TensorRTEngine:
         self._make_room = make_room
         # The only references to TensorRT's objects: an error's traceback must not keep them alive
         # until after the device is closed.
+        self._allocator: Any = None
         self._runtime: Any = None
         self._engine: Any = None
         self._refitter: Any = None
@@ -128,6 +129,9 @@ class TensorRTEngine:
         self._api.errors()
         try:
             self._runtime = self._api.make("Runtime", self._api.log)
+            if self._device.gpu.is_integrated:
+                self._allocator = self._api.allocator(self._device)
+                self._runtime.gpu_allocator = self._allocator
             self._engine = self._runtime.deserialize_cuda_engine(self._plan.read())
             if self._engine is None:
                 raise self._failure("cannot load the plan")
@@ -156,6 +160,7 @@ class TensorRTEngine:
         self._refitter = None
         self._engine = None
         self._runtime = None
+        self._allocator = None
 
     @property
     def scratch_bytes(self) -> int:
@@ -216,6 +221,7 @@ class TensorRTEngine:
         """Give the engine all its weights, by way of the device.
 
         Raises:
+            UnknownWeightsError: the engine wants a weight that its sidecar does not name.
             EngineError: a weight is missing or of another kind, or the weights are not those that
                 the plan was built with.
         """
@@ -225,8 +231,15 @@ class TensorRTEngine:
         self._refitter.weights_validation = key.refit == "any"
         wanted = set(self._refitter.get_all_weights())
         sizes = {weight.name: _bytes(weight) for weight in self._plan.sidecar.weights}
+        unknown = wanted - sizes.keys()
+        if unknown:
+            raise UnknownWeightsError(
+                f"the engine {self._plan.path} wants weights of which the bundle knows nothing: "
+                f"{_listed(unknown)}",
+                _REBUILD,
+            )
         # Handed-over weights must outlive the refit: one allocation for all of them.
-        arena = self._device.allocate(sum(aligned(sizes[name]) for name in wanted & set(sizes)))
+        arena = self._device.allocate(sum(aligned(sizes[name]) for name in wanted))
         try:
             offset = 0
             for weight, values in self._weights():
@@ -236,11 +249,10 @@ class TensorRTEngine:
                     self._hand_over(weight, values, address)
                     wanted.discard(weight.name)
                 del values  # before the next is composed
-            missing = sorted(wanted | set(self._refitter.get_missing_weights()))
+            missing = wanted | set(self._refitter.get_missing_weights())
             if missing:
                 raise EngineError(
-                    f"the bundle has no weights for {', '.join(missing[:10])}"
-                    f"{' and others' if len(missing) > 10 else ''} of {self._plan.path}",
+                    f"the bundle has no weights for {_listed(missing)} of {self._plan.path}",
                     _REBUILD,
                 )
             self._device.wait_for_all()  # TensorRT reads the weights on a stream of its own
@@ -302,8 +314,13 @@ class TensorRTEngine:
         said = self._api.errors()
         message = f"TensorRT {self._api.version} {what} ({self._plan.path}): {said or 'no reason'}"
         if is_out_of_memory(said):
-            return OutOfMemoryError(message, "end other programs, or run with --resident one.")
+            return OutOfMemoryError(message, out_of_memory_hint(self._device.gpu))
         return EngineError(message, _REBUILD)
+
+
+def _listed(names: Iterable[str]) -> str:
+    first, *others = sorted(names)
+    return f"{first} and {len(others)} others" if others else first
 
 
 def _bytes(weight: PlanWeight) -> int:

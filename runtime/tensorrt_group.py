@@ -7,7 +7,7 @@ switch loads and refits the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,8 @@ import numpy.typing as npt
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import EngineError, OutOfMemoryError
 from ffn_edge.gpu import Device, Gpu
-from ffn_edge.known_answer import TOLERANCES, fault, known_clips, known_logits
+from ffn_edge.jetson import power_mode
+from ffn_edge.known_answer import TOLERANCES, deviation, fault, known_clips, known_logits
 from ffn_edge.plan_cache import PRECISIONS, REFITS, Plan, PlanCache, default_folder, plan_key
 from ffn_edge.runtime.clip_buffer import Ring
 from ffn_edge.runtime.device_ring import DeviceRing
@@ -38,6 +39,8 @@ class TensorRTGroup:
         gpu: the device.
         precision: of the plans that were found.
         resident: "all", or "one" if that was asked for or memory is short.
+        deviations: by frame count, how far an engine's known answers are off: the largest
+            |Δlogit|, relative to the largest logit of the clip.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class TensorRTGroup:
         precision: str | None = None,
         resident: str = "all",
         cache: Path | None = None,
+        plans: Mapping[int, Plan] | None = None,
         say: Callable[[str], None] = lambda message: None,
     ) -> None:
         """Remember what to open.
@@ -60,6 +64,7 @@ class TensorRTGroup:
             precision: "fp16" or "fp32"; None is fp16 if it was built, and else fp32.
             resident: "all", or "one": the others are loaded when they are asked for.
             cache: where the plans are; None is the default folder.
+            plans: by frame count, in place of those in the cache; all of one precision.
             say: is told what to be warned of.
         """
         self.engines: dict[int, TensorRTEngine] = {}
@@ -69,6 +74,8 @@ class TensorRTGroup:
         self._wanted_precision = precision
         self.resident = resident
         self._cache = PlanCache(cache)
+        self._given = plans
+        self.deviations: dict[int, float] = {}
         self._say = say
         self._device = Device()
         self._memory: EngineMemory | None = None
@@ -139,7 +146,8 @@ class TensorRTGroup:
         self._device.__enter__()  # first: without a GPU there is no need to load TensorRT
         self.gpu: Gpu = self._device.gpu
         self.api: Api = load(self._target)
-        plans = self._find_plans()
+        plans = self._find_plans() if self._given is None else self._given
+        self.precision = next(iter(plans.values())).sidecar.key.precision
         manifest = self._bundle.manifest
         self._memory = EngineMemory(self._device, manifest, max(plans))
         tensors = self._bundle.tensors()
@@ -183,7 +191,11 @@ class TensorRTGroup:
             except _NotBuiltError as error:
                 missing = missing or error
                 continue
-            self.precision = precision
+            sidecars = (plan.sidecar for plan in plans.values())
+            mode = power_mode()
+            other = next(filter(None, (each.built_in_another_mode(mode) for each in sidecars)), "")
+            if other:
+                self._say(f"the engines were {other}: `ffn-edge build` tunes them for it")
             return plans
         assert missing is not None
         raise missing
@@ -238,6 +250,7 @@ class TensorRTGroup:
         manifest, frames = self._bundle.manifest, engine.frames
         logits = np.stack([engine.infer(clip) for clip in known_clips(manifest.input, frames)])
         wrong = fault(logits, expected, TOLERANCES[self.precision])
+        self.deviations[frames] = deviation(logits, expected)
         if wrong is not None:
             raise EngineError(
                 f"the engine for {frames} frames is not to be trusted: {wrong}",
@@ -259,6 +272,22 @@ class TensorRTGroup:
         reason = error.message if error else "out of memory"
         self._say(f"{reason}; keeping one engine at a time, so that switching takes longer")
         self.resident = "one"
+
+
+def prove(plan: Plan, bundle: Bundle, say: Callable[[str], None]) -> float:
+    """Open a plan as `ffn-edge run` does, refit it and run the known clips.
+
+    Returns:
+        Its deviation; see `TensorRTGroup`.
+
+    Raises:
+        EngineError: it does not open, or gives wrong answers.
+    """
+    key = plan.sidecar.key
+    frames = key.frames
+    target: Target = "rtx" if key.target == "rtx" else "tensorrt"
+    with TensorRTGroup(bundle, target, (frames,), plans={frames: plan}, say=say) as group:
+        return group.deviations[frames]
 
 
 class _NotBuiltError(EngineError):

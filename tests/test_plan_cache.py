@@ -12,18 +12,32 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from ffn_edge.bundle import FileRecord
+from ffn_edge.bundle import Bundle, FileRecord
 from ffn_edge.errors import EngineError
-from ffn_edge.plan_cache import Plan, PlanCache, PlanKey, PlanWeight, Sidecar, default_folder
+from ffn_edge.gpu import Gpu
+from ffn_edge.plan_cache import (
+    Plan,
+    PlanCache,
+    PlanKey,
+    PlanWeight,
+    Sidecar,
+    default_folder,
+    plan_key,
+)
+from ffn_edge.tensorrt_api import Api
 
 KEY = PlanKey(
     target="tensorrt",
     tensorrt_version="10.3.0",
     sm="87",
     gpu="Orin",
+    board="NVIDIA Jetson Orin Nano Developer Kit",
+    multiprocessors=8,
+    memory_gib=8,
     l4t="36.4.3",
     precision="fp16",
     refit="identical",
@@ -43,6 +57,8 @@ def store(cache: PlanCache, key: PlanKey = KEY, data: bytes = b"plan") -> Plan:
         flags=("STRIP_PLAN",),
         weights=(CONSTANT,),
         plan=FileRecord(bytes=0, sha256=""),
+        power_mode="15W",
+        deviation=2e-4,
         build_seconds=1.25,
         created="2026-01-01T00:00:00+00:00",
         producer="ffn-edge",
@@ -119,7 +135,7 @@ def garble(plan: Path, sidecar: Path) -> None:
 
 
 def another_schema(plan: Path, sidecar: Path) -> None:
-    sidecar.write_text(sidecar.read_text().replace('"schema_version": 1', '"schema_version": 9', 1))
+    sidecar.write_text(sidecar.read_text().replace('"schema_version": 2', '"schema_version": 9', 1))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +149,7 @@ def another_schema(plan: Path, sidecar: Path) -> None:
         (edit, "was edited"),
         (drop_its_hash, "was edited"),
         (garble, "cannot be read"),
-        (another_schema, "schema version 9; this release reads 1"),
+        (another_schema, "schema version 9; this release reads 2"),
     ],
 )
 def test_a_damaged_plan_is_refused_before_tensorrt_sees_it(
@@ -164,6 +180,9 @@ def test_a_sidecar_under_another_name_is_refused(cache: PlanCache) -> None:
         ({"tensorrt_version": "10.13.3"}, "of TensorRT 10.3.0; this is 10.13.3"),
         ({"sm": "110"}, "for a GPU of SM 87; this one has SM 110"),
         ({"gpu": "AGX Orin"}, "for Orin; this is AGX Orin"),
+        ({"board": None}, "for the board NVIDIA Jetson Orin Nano Developer Kit"),
+        ({"multiprocessors": 16}, "of 8 multiprocessors; this one has 16"),
+        ({"memory_gib": 16}, "at most 8 GiB"),
         ({"recipe": 0}, "of another release of ffn-edge"),
         ({"l4t": "38.2"}, "of L4T 36.4.3; this is 38.2"),
         ({"precision": "fp32"}, "in fp16, not fp32"),
@@ -278,3 +297,63 @@ def test_the_default_folder_follows_the_environment(
     assert default_folder() == tmp_path / "ffn-edge"
     monkeypatch.setenv("FFN_EDGE_CACHE", str(tmp_path / "mine"))
     assert default_folder() == tmp_path / "mine"
+
+
+ORIN = {"name": "Orin", "sm": "87"}  # CUDA's words for each of the modules
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Gpu(**ORIN, memory_bytes=7_987_728_384, multiprocessors=4),
+        Gpu(**ORIN, memory_bytes=16_136_011_776, multiprocessors=8),
+        Gpu(**ORIN, memory_bytes=65_893_089_280, multiprocessors=16),
+    ],
+)
+def test_a_plan_of_another_module_of_the_same_name_is_not_found(
+    other: Gpu, exported: Bundle
+) -> None:
+    nano = Gpu(**ORIN, memory_bytes=7_987_728_384, multiprocessors=8)
+    assert key_of(other, exported).name != key_of(nano, exported).name
+
+
+def test_a_plan_of_another_board_with_the_same_gpu_is_not_found(
+    exported: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(**ORIN, memory_bytes=7_987_728_384, multiprocessors=8)
+    names = set()
+    for model in ("NVIDIA Jetson Orin NX Developer Kit", "NVIDIA Jetson Orin Nano Developer Kit"):
+        monkeypatch.setattr("ffn_edge.plan_cache.board_model", lambda root, model=model: model)
+        names.add(key_of(gpu, exported).name)
+    assert len(names) == 2
+
+
+def test_memory_that_the_system_keeps_to_itself_makes_no_other_device(exported: Bundle) -> None:
+    names = {
+        key_of(Gpu(**ORIN, memory_bytes=size, multiprocessors=8), exported).name
+        for size in (7_900_000_000, 7_987_728_384, 8 << 30)
+    }
+    assert len(names) == 1
+
+
+def key_of(gpu: Gpu, bundle: Bundle) -> PlanKey:
+    api = Api("tensorrt", ModuleType("tensorrt"), "10.3.0", None)
+    return plan_key(api, gpu, bundle, 4, "fp16", "identical")
+
+
+@pytest.mark.parametrize(("now", "differs"), [("15W", False), ("MAXN_SUPER", True), (None, False)])
+def test_a_plan_knows_the_power_mode_that_it_was_tuned_in(
+    now: str | None, differs: bool, cache: PlanCache
+) -> None:
+    assert bool(store(cache).sidecar.built_in_another_mode(now)) == differs
+
+
+def test_measurements_of_another_device_or_power_mode_are_not_used(cache: PlanCache) -> None:
+    others = [
+        dataclasses.replace(KEY, **{name: value})
+        for name, value in {"multiprocessors": 16, "board": None, "memory_gib": 16}.items()
+    ]
+    paths = [cache.timings(KEY, "15W"), cache.timings(KEY, "25W")]
+    paths += [cache.timings(other, "15W") for other in others]
+    assert len(set(paths)) == len(paths)
+    assert cache.timings(dataclasses.replace(KEY, frames=8), "15W") == paths[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Iterator
@@ -11,7 +10,16 @@ from pathlib import Path
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import EngineError
-from ffn_edge.plan_cache import PRECISIONS, REFITS, Plan, PlanCache, PlanKey, Sidecar, plan_key
+from ffn_edge.plan_cache import (
+    PRECISIONS,
+    REFITS,
+    Plan,
+    PlanCache,
+    PlanKey,
+    Sidecar,
+    misfit,
+    plan_key,
+)
 from ffn_edge.runtime.doctor.probes import PRODUCTS, Facts, existing
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
 from ffn_edge.runtime.engine import Backend, EngineOptions
@@ -102,9 +110,7 @@ def _wanted(facts: Facts, bundle: Bundle) -> dict[int, list[PlanKey]]:
         return {}
     return {
         frames: [
-            dataclasses.replace(
-                plan_key(api, facts.gpu, bundle, frames, precision, refit), l4t=facts.l4t
-            )
+            plan_key(api, facts.gpu, bundle, frames, precision, refit, facts.root)
             for api in facts.ready.values()
             for precision in PRECISIONS
             for refit in REFITS
@@ -127,13 +133,13 @@ def _plan_line(
     found = f"{product} {key.tensorrt_version}, {gpu}, {sidecar.plan.bytes / 1e6:.1f} MB"
     if isinstance(plan, Failure):
         return Line(name, f"{found}; {plan.message}", "problem", plan.remedy)
-    misfit = _misfit(facts, key)
-    if misfit:
+    reason = _misfit(facts, key)
+    if reason:
         if key.sm == "any":  # it was perhaps built here for another machine
             remedy = "for a machine with an RTX GPU: copy the folder there."
         else:
             remedy = f"of no use here: rm {cache.folder / key.name}.*"
-        return Line(name, f"{found}; does not fit: {misfit}", "note", remedy)
+        return Line(name, f"{found}; does not fit: {reason}", "note", remedy)
     if wanted is None:
         return Line(name, f"{found}; fits this machine")
     if key in wanted.get(key.frames, ()):
@@ -146,14 +152,7 @@ def _misfit(facts: Facts, key: PlanKey) -> str:
     api = facts.ready.get(key.target)
     if api is None or isinstance(facts.gpu, Failure):
         return f"{PRODUCTS.get(key.target, key.target)} does not work here"
-    differences = []
-    if key.tensorrt_version != api.version:
-        differences.append(f"this is TensorRT {api.version}")
-    if key.sm not in ("any", facts.gpu.sm):
-        differences.append(f"this GPU has SM {facts.gpu.sm}")
-    if key.l4t != facts.l4t:
-        differences.append(f"built on L4T {key.l4t or 'none'}, this is {facts.l4t or 'none'}")
-    return " and ".join(differences)
+    return misfit(key, api, facts.gpu, facts.root)
 
 
 def _stray_lines(cache: PlanCache, known: set[str]) -> Iterator[Line]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import threading
 import warnings
 from typing import Any, ClassVar
+
+import numpy as np
 
 from . import plan, values
 from .classes import create
 from .machine import Machine
 from .progress import BuildCancelledError, Progress
 from .signatures import Types
-from .values import Logging, Reporter
+from .values import Allocating, Reporter
 
 _REFITS = ("REFIT", "REFIT_IDENTICAL", "REFIT_INDIVIDUAL")
 # TensorRT for RTX 1.7.1 finds no tactic for a single convolution in 1 MiB.
@@ -19,11 +23,12 @@ _LEAST_WORKSPACE = 2 << 20
 _CACHE_MAGIC = b"EMULATED TIMING CACHE\n"
 
 
-class Builder(Logging):
+class Builder(Allocating):
     """Builds plans from networks."""
 
     def __init__(self, logger: Any) -> None:
         self._log_to(logger)
+        self._allocator = None
         self._refuse_without_gpu()
 
     @property
@@ -70,6 +75,7 @@ class Builder(Logging):
             graph = network._graph
             Progress(self._machine, config._monitor).run(graph.layers)
             self._check_tactics(network, config)
+            self._time_tactics(graph.activation_bytes)
         except BuildCancelledError as error:
             self._report.error(f"IBuilder::buildSerializedNetwork: Error Code {error}")
             return None
@@ -81,6 +87,8 @@ class Builder(Logging):
         if "REFIT_INDIVIDUAL" in flags:
             refittable = frozenset(network._marked)
         elif flags & {"REFIT", "REFIT_IDENTICAL", "STRIP_PLAN"}:
+            own = {name: np.zeros(1, np.float32) for name in self._machine.own_weights}
+            graph = dataclasses.replace(graph, weights=dict(graph.weights) | own)
             refittable = frozenset(graph.weights)
         serialized = plan.serialize(
             graph,
@@ -125,6 +133,27 @@ class Builder(Logging):
             raise BuildCancelledError(
                 "1: Myelin ([myelin_graph.h:1295: attachExceptionMsgToGraph] "
                 "MyelinCheckException: graph_jit.cpp:278: CHECK(status == CUDA_SUCCESS) failed.)"
+            )
+
+    def _time_tactics(self, nbytes: int) -> None:
+        """Take and give back memory as timing a tactic does, on a thread of the builder's own."""
+        if self._machine.gpu is None:
+            return
+        taken: list[int | None] = []
+
+        def work() -> None:
+            address = self._take(nbytes)
+            taken.append(address)
+            if address is not None:
+                self._give(address, nbytes)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        if taken == [None]:
+            raise BuildCancelledError(
+                f"2: OutOfMemory (Requested amount of GPU memory ({nbytes} bytes) could not be "
+                "allocated.)"
             )
 
 

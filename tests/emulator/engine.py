@@ -15,16 +15,18 @@ from .machine import Machine
 from .plan import BadPlanError, Plan
 from .signatures import Types
 from .streams import Work
-from .values import Logging, Reporter
+from .values import Allocating, Reporter
 
 _SCRATCH_STEP = 512
+_OUT_OF_MEMORY = "Requested amount of GPU memory (1024 bytes) could not be allocated."
 
 
-class Runtime(Logging):
+class Runtime(Allocating):
     """Deserialises plans."""
 
     def __init__(self, logger: Any) -> None:
         self._log_to(logger)
+        self._allocator = None
         self._refuse_without_gpu()
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> Any:
@@ -46,9 +48,9 @@ class Runtime(Logging):
             if machine.streams.failure is not None:
                 raise BadPlanError(f"Cuda Runtime ({machine.streams.failure})")
             read = plan.deserialize(data, version=machine.version, sm=machine.sm)
-            addresses = _allocate(machine, [entry.nbytes for entry in read.weights.values()])
+            addresses = _allocate(self, [entry.nbytes for entry in read.weights.values()])
             if addresses is None:
-                raise BadPlanError("OutOfMemory (Requested amount of GPU memory was not available)")
+                raise BadPlanError(_OUT_OF_MEMORY)
         except BadPlanError as error:
             self._report.error(f"IRuntime::deserializeCudaEngine: {error}")
             return None
@@ -72,16 +74,15 @@ class Runtime(Logging):
         return engine
 
 
-def _allocate(machine: Machine, sizes: list[int]) -> list[int] | None:
+def _allocate(runtime: Runtime, sizes: list[int]) -> list[int] | None:
     addresses: list[int] = []
-    with machine.lock:
-        for nbytes in sizes:
-            address = machine.memory.allocate(nbytes, machine.context)
-            if address is None:
-                for taken in addresses:
-                    machine.memory.free(taken)
-                return None
-            addresses.append(address)
+    for nbytes in sizes:
+        address = runtime._take(nbytes)
+        if address is None:
+            for taken, size in zip(addresses, sizes, strict=False):
+                runtime._give(taken, size)
+            return None
+        addresses.append(address)
     return addresses
 
 
@@ -101,8 +102,8 @@ class ICudaEngine:
     _types: Types
 
     def __del__(self) -> None:
-        for address in getattr(self, "_addresses", {}).values():
-            if not self._machine.memory.free(address):
+        for name, address in getattr(self, "_addresses", {}).items():
+            if not self._runtime._give(address, self._plan.weights[name].nbytes):
                 self._machine.undefined.append("an engine was freed after its CUDA context")
                 break
 
@@ -194,9 +195,9 @@ class ICudaEngine:
         failure = self._machine.failure_of("create_execution_context")
         scratch = 0
         if failure is None and (strategy is None or strategy.name != "USER_MANAGED"):
-            taken = _allocate(self._machine, [self.device_memory_size_v2])
+            taken = _allocate(self._runtime, [self.device_memory_size_v2])
             if taken is None:
-                failure = "OutOfMemory (Requested amount of GPU memory was not available)"
+                failure = _OUT_OF_MEMORY
             else:
                 (scratch,) = taken
         if failure is not None:

@@ -36,7 +36,8 @@ class IExecutionContext:
         if any(not work.is_done for work in self._pending):
             self._machine.undefined.append("an execution context was freed while it ran")
         if self._own_scratch:
-            self._machine.memory.free(self._own_scratch)
+            engine = self._engine
+            engine._runtime._give(self._own_scratch, engine.device_memory_size_v2)
 
     def _is_resident(self) -> bool:
         return True

@@ -44,6 +44,10 @@ class Machine:
         methods: names of the methods and functions that are emulated, without their classes.
         before: actions by the name of a call, as in `calls`; each is done before such a call.
         on_step: called at each completed step of a build; it may raise, as a signal does.
+        pool_bytes: the most that TensorRT's own allocator gets; None is all there is.
+        pooled: what it has.
+        own_weights: names of constants that this TensorRT makes by itself, and wants back when all
+            weights are refitted.
     """
 
     def __init__(
@@ -61,6 +65,9 @@ class Machine:
         self.before: dict[str, Callable[[], object]] = {}
         self.on_step: Callable[[], object] | None = None
         self.memory = DeviceMemory(memory_bytes)
+        self.pool_bytes: int | None = None
+        self.pooled = 0
+        self.own_weights: tuple[str, ...] = ()
         self.page_locked = PageLocked()
         self.streams = Streams()
         self.lock = threading.RLock()

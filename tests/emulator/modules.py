@@ -36,6 +36,7 @@ _TENSORRT = {
         refitter.Refitter,
         values.Dims,
         values.IErrorRecorder,
+        values.IGpuAllocator,
         values.ILogger,
         values.IProgressMonitor,
         values.Logger,

@@ -136,6 +136,52 @@ class IProgressMonitor:
         raise TypeError('Tried to call pure virtual function "IProgressMonitor::phaseFinish"')
 
 
+class IGpuAllocator:
+    """Base of allocators; a subclass defines how memory is taken and given back."""
+
+    def __init__(self) -> None:
+        pass
+
+
+class Allocating(Logging):
+    """What takes device memory: by an allocator of the program's, or else by TensorRT's own."""
+
+    _allocator: Any
+    _sets: ClassVar = {"gpu_allocator": "IGpuAllocator"}
+
+    @property
+    def gpu_allocator(self) -> Any:
+        """The program's allocator."""
+        return self._allocator
+
+    @gpu_allocator.setter
+    def gpu_allocator(self, value: Any) -> None:
+        self._allocator = value
+
+    def _take(self, nbytes: int) -> int | None:
+        """Return the address of new memory; None if there is too little."""
+        machine = self._machine
+        if self._allocator is None:
+            with machine.lock:
+                if machine.pool_bytes is not None and machine.pooled + nbytes > machine.pool_bytes:
+                    return None
+                address = machine.memory.allocate(nbytes, machine.context)
+                machine.pooled += nbytes if address is not None else 0
+                return address
+        try:  # as the bindings do: nothing may pass through C++
+            return int(self._allocator.allocate_async(nbytes, 256, 0, 0)) or None
+        except Exception as error:
+            print(f"[ERROR] Exception caught in allocate(): {error}", file=sys.stderr)
+            return None
+
+    def _give(self, address: int, nbytes: int) -> bool:
+        """Free memory; False if that cannot be."""
+        if self._allocator is not None:
+            return bool(self._allocator.deallocate_async(address, 0))
+        self._machine.pooled -= nbytes
+        return self._machine.memory.free(address)
+
+
 class Dims:
     """A shape. It equals tuples and lists, and cannot be held against another Dims."""
 

@@ -17,10 +17,10 @@ import torch
 from click.testing import CliRunner
 
 from ffn_edge import network
+from ffn_edge.build_command import build as build_command
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import EngineError, ExportError
 from ffn_edge.export.bundle_writer import export_bundle
-from ffn_edge.export.commands import build as build_command
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
@@ -137,7 +137,7 @@ def test_the_command_prints_what_it_built(exported: Bundle, tmp_path: Path) -> N
     table = CliRunner().invoke(build_command, arguments, catch_exceptions=False)
     as_json = CliRunner().invoke(build_command, [*arguments, "--json"], catch_exceptions=False)
 
-    assert "tsm_tiny in fp16 for any RTX GPU" in table.stdout
+    assert "tsm_tiny in fp16 for RTX GPUs" in table.stdout
     assert "new" in table.stdout
     rows = json.loads(as_json.stdout)
     assert [row["frames"] for row in rows] == [2, 4]

@@ -195,11 +195,11 @@ def problems(report: Report) -> list[str]:
 def store_plan(cache: PlanCache, bundle: Bundle, frames: int, **changes: object) -> Path:
     """Put an engine for the emulated Orin, or one that differs in `changes`, into a cache."""
     key = plan_key(tensorrt(), ORIN, bundle, frames, "fp16", "identical")
-    key = dataclasses.replace(key, l4t="36.4.3")
+    key = dataclasses.replace(key, l4t="36.4.3", board="NVIDIA Jetson Orin Nano Developer Kit")
     sidecar = Sidecar(
         key=dataclasses.replace(key, **changes),  # type: ignore[arg-type]
-        flags=(), weights=(), plan=FileRecord(bytes=0, sha256=""), build_seconds=1.0,
-        created="2026-01-01", producer="the tests",
+        flags=(), weights=(), plan=FileRecord(bytes=0, sha256=""), power_mode=None,
+        deviation=None, build_seconds=1.0, created="2026-01-01", producer="the tests",
     )  # fmt: skip
     with cache.lock(), cache.workplace() as folder:
         (folder / "plan").write_bytes(b"a plan" * 50_000)
@@ -532,7 +532,7 @@ def test_built_engines_are_listed_with_what_they_fit(jetson: Computer, bundle: B
     )
     misfit = line(alone, "Engines", "colours, 4 frames, fp16")
     assert misfit.status == "note"
-    for reason in ("this is TensorRT 10.3.0", "this GPU has SM 87", "built on L4T none"):
+    for reason in ("this is 10.3.0", "this one has SM 87", "of L4T none"):
         assert reason in misfit.found
 
     other = line(alone, "Engines", "colours, 8 frames, fp32").found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import gc
 import json
 import tracemalloc
@@ -21,7 +22,9 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from click.testing import CliRunner, Result
+from torch import Tensor, nn
 
 from ffn_edge import cli, network, tensorrt_api
 from ffn_edge.bundle import Bundle
@@ -36,6 +39,7 @@ from ffn_edge.plan_cache import PlanCache
 from ffn_edge.runtime.engine import EngineOptions, OpenEngines, open_engines
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.run import RunOptions, open_session
+from ffn_edge.runtime.tensorrt_group import prove
 from tests.emulator import VERSIONS, Emulator
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +98,12 @@ def build(bundle: Bundle, folder: Path | None, **choices: Any) -> list[Built]:
     return build_plans(bundle, PlanCache(folder), BuildOptions(**choices))
 
 
+def build_and_prove(bundle: Bundle, folder: Path, **choices: Any) -> list[Built]:
+    """Build as the command does: what was built is opened and tried."""
+    opened = functools.partial(prove, bundle=bundle, say=lambda message: None)
+    return build_plans(bundle, PlanCache(folder), BuildOptions(**choices), prove=opened)
+
+
 def random_clip(bundle: Bundle, frames: int, seed: int = 0) -> Frames:
     size = bundle.manifest.input.height
     rng = np.random.default_rng(seed)
@@ -137,7 +147,8 @@ def test_engines_that_share_a_weight_file_give_what_onnx_runtime_gives(
                 assert engine.device_ms is not None
         assert device.alive == []
     for each in built:
-        assert each.plan.sidecar.flags == ("STRIP_PLAN", "REFIT_IDENTICAL")
+        refit = "REFIT" if target_of(version) == "rtx" else "REFIT_IDENTICAL"
+        assert each.plan.sidecar.flags == ("STRIP_PLAN", refit)
         weights = sum(weight.count for weight in each.plan.sidecar.weights)
         assert each.plan.sidecar.plan.bytes < weights  # stripped: a fraction of 2 or 4 bytes each
 
@@ -578,7 +589,7 @@ def test_an_engine_that_needs_a_weight_the_sidecar_lacks_is_refused(
     )
     built[0].plan.path.with_suffix(".json").write_text(fewer.to_json())
     with (
-        pytest.raises(EngineError, match=r"no weights for conv1\.weight of"),
+        pytest.raises(EngineError, match=r"knows nothing: conv1\.weight"),
         open_engines(exported, options),
     ):
         pass
@@ -649,8 +660,8 @@ def test_a_timing_cache_is_kept_for_each_version_and_a_foreign_one_is_not_used(
         tensorrt_api.load.cache_clear()
         with Emulator(version):
             build(exported, tmp_path / "cache")
-    first = tmp_path / "cache/timings-10.3.0-87.cache"
-    second = tmp_path / "cache/timings-10.13.3.9-87.cache"
+    (first,) = (tmp_path / "cache").glob("timings-10.3.0-87-*.cache")
+    (second,) = (tmp_path / "cache").glob("timings-10.13.3.9-87-*.cache")
     assert first.read_bytes() != second.read_bytes()
 
     second.write_bytes(first.read_bytes())
@@ -783,6 +794,8 @@ def test_every_call_that_the_code_makes_was_checked_against_the_recorded_signatu
             target = target_of(version)
             for refit in ("identical", "any"):
                 build(exported, tmp_path / refit, target=target, refit=refit)
+            device.own_weights = ("tmp_weight_7",)
+            build_and_prove(exported, tmp_path / "individual", target=target, precision="fp32")
             chosen = EngineOptions(backend=target, cache=tmp_path / "identical", resident="one")
             with open_engines(exported, chosen) as engines:
                 assert engines.new_ring is not None
@@ -800,6 +813,192 @@ def test_every_call_that_the_code_makes_was_checked_against_the_recorded_signatu
     ):
         tree = ast.parse((ROOT / file).read_text())
         named |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    # What only errors reach is called by the tests of those errors.
-    on_errors = {"get_error", "node", "node_operator", "desc", "num_errors"}
+    # What only errors reach is called by the tests of those errors; memory is asked for where it
+    # is not the host's.
+    on_errors = {"get_error", "node", "node_operator", "desc", "num_errors", "mem_get_info"}
     assert (named & methods) - on_errors <= called
+
+
+# ------------------------------------------------------------------------------ what was built
+
+
+class Tokens(nn.Module):
+    """Layer norms whose bias the next layer takes, and frames that are picked by number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv3d(3, 8, (1, 4, 4), stride=(1, 4, 4))
+        self.norm, self.mix = nn.LayerNorm(8), nn.Linear(8, 8)
+        self.last, self.head = nn.LayerNorm(8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify clips (B, 3, T, H, W)."""
+        x = self.stem(x)[:, :, torch.tensor([0, 1, 3])]
+        x = x.flatten(2).transpose(1, 2)
+        x = x + F.gelu(self.mix(self.norm(x)))
+        return self.head(self.last(x)).mean(1)
+
+
+@pytest.fixture(scope="module")
+def tokens(randomise: Randomise, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    torch.manual_seed(0)
+    model = randomise(network.specialize(Tokens(), (4, 8), num_classes=5, layout="clip"))
+    card = ModelCard(classes=tuple("abcde"), size=16, short_side=16)
+    return export_bundle(model, card, tmp_path_factory.mktemp("tokens") / "bundle")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_what_was_built_is_refitted_and_tried_on_every_version(
+    precision: str, device: Emulator, tokens: Bundle, tmp_path: Path
+) -> None:
+    built = build_and_prove(tokens, tmp_path, target=target_of(device.version), precision=precision)
+
+    for each in built:
+        sidecar = each.plan.sidecar
+        assert sidecar.deviation is not None
+        assert 0 < sidecar.deviation < (2e-2 if precision == "fp16" else 1e-4)
+        assert any(weight.dtype == "int64" and weight.count == 3 for weight in sidecar.weights)
+        assert PlanCache(tmp_path).find(sidecar.key) == each.plan
+    assert device.calls["Refitter.refit_cuda_engine"] == len(built)
+
+
+def test_the_command_prints_how_far_the_answers_are_off(
+    orin: Emulator, exported: Bundle, tmp_path: Path
+) -> None:
+    arguments = [str(exported.path), "--cache", str(tmp_path)]
+    shown = invoke("build", *arguments)
+    assert "running the known clips" in shown.stderr
+    (two, four) = json.loads(invoke("build", *arguments, "--json").stdout)
+    assert f"{two['deviation']:.1e}" in shown.stdout
+    assert 0 < four["deviation"] < 5e-2
+
+
+def test_an_engine_with_weights_that_nobody_knows_is_built_so_that_it_keeps_them(
+    device: Emulator, tokens: Bundle, tmp_path: Path
+) -> None:
+    device.own_weights = ("tmp_weight_7",)
+    target = target_of(device.version)
+
+    built = build_and_prove(tokens, tmp_path, target=target)
+
+    for each in built:
+        assert each.plan.sidecar.flags == ("STRIP_PLAN", "REFIT_INDIVIDUAL")
+    with open_engines(tokens, EngineOptions(backend=target, cache=tmp_path)) as engines:
+        clip = random_clip(tokens, 4)
+        expected = by_onnxruntime(tokens.graph_path(4), clip)
+        assert relative(engines[4].infer(clip), expected) < 1e-2
+
+
+@pytest.mark.parametrize("fault", ["wrong", "stale", "refit", "deserialize"])
+def test_an_engine_that_does_not_prove_itself_is_not_kept(
+    fault: str, orin: Emulator, exported: Bundle, tmp_path: Path
+) -> None:
+    orin.fail(fault)
+    with pytest.raises(EngineError):
+        build_and_prove(exported, tmp_path / "cache")
+    orin.outputs_are_wrong = orin.outputs_are_stale = False
+    assert not list((tmp_path / "cache").glob("*.plan"))
+    assert not [
+        each.reused for each in build_and_prove(exported, tmp_path / "cache") if each.reused
+    ]
+
+
+def test_a_progress_that_fails_ends_the_build_with_its_own_error(
+    orin: Emulator, exported: Bundle, tmp_path: Path
+) -> None:
+    def broken(phase: str, done: int, total: int) -> None:
+        raise BrokenPipeError("nobody reads this any more")
+
+    with pytest.raises(BrokenPipeError):
+        build_plans(exported, PlanCache(tmp_path / "cache"), BuildOptions(), progress=broken)
+    assert not list((tmp_path / "cache").glob("*.plan"))
+
+
+def test_weights_that_may_change_are_refused_where_tensorrt_loses_biases(
+    orin: Emulator, exported: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tensorrt.__version__", "11.3.0")
+    with pytest.raises(ExportError, match="bias"):
+        build_and_prove(exported, tmp_path, refit="any")
+
+
+# ------------------------------------------------------------------------------ small boards
+
+
+def test_on_a_board_tensorrt_takes_memory_that_its_own_allocator_does_not_get(
+    exported: Bundle, tmp_path: Path
+) -> None:
+    with Emulator("10.3.0") as board:
+        board.pool_bytes = 1000
+        build(exported, tmp_path)
+        with open_engines(exported, EngineOptions(backend="tensorrt", cache=tmp_path)) as engines:
+            assert engines.backend.name == "tensorrt"
+            assert board.pooled == 0
+        assert board.live_bytes == 0
+        assert board.alive == []
+
+
+def test_a_graphics_card_is_left_to_tensorrts_own_allocator(
+    exported: Bundle, tmp_path: Path
+) -> None:
+    with Emulator("10.16.1.11", gpu="NVIDIA RTX A2000", sm=(8, 6)) as card:
+        build(exported, tmp_path)
+        with open_engines(exported, EngineOptions(backend="tensorrt", cache=tmp_path)):
+            assert card.pooled > 0
+        assert card.calls["driver.mem_get_info"] > 0  # the host's memory is another
+
+
+def test_out_of_memory_on_a_board_names_memory_in_pieces(
+    exported: Bundle, options: EngineOptions
+) -> None:
+    alone = dataclasses.replace(options, resident="one")
+    with Emulator("10.3.0") as board:
+        build(exported, options.cache)
+        board.fail("mem_alloc")
+        with pytest.raises(OutOfMemoryError) as caught, open_engines(exported, alone):
+            pass
+    assert "drop_caches" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Requested amount of GPU memory (134217728 bytes) could not be allocated.",
+        "NvMapMemAllocInternalTagged: 1075072515 error 12",
+        "Error Code 2: OutOfMemory (no further information)",
+        "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)",
+    ],
+)
+def test_what_tensorrt_says_when_memory_is_short_is_known(said: str) -> None:
+    assert tensorrt_api.is_out_of_memory(said)
+
+
+# ------------------------------------------------------------------------------ power modes
+
+
+def test_engines_of_another_power_mode_are_warned_of_and_built_anew(
+    orin: Emulator, exported: Bundle, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = (
+        "ffn_edge.export.tensorrt_plan.power_mode",
+        "ffn_edge.runtime.tensorrt_group.power_mode",
+    )
+
+    def switch_to(mode: str | None) -> None:
+        for name in modes:
+            monkeypatch.setattr(name, lambda: mode)
+
+    def warnings() -> list[str]:
+        said: list[str] = []
+        with open_engines(exported, options, say=said.append):
+            return said
+
+    switch_to("15W")
+    build(exported, options.cache)
+    assert warnings() == []
+    switch_to("MAXN_SUPER")
+    assert "15W" in warnings()[0]
+    assert [each.reused for each in build(exported, options.cache)] == [False, False]
+    assert warnings() == []
+    switch_to(None)  # in a container, say
+    assert [each.reused for each in build(exported, options.cache)] == [True, True]
