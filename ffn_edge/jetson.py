@@ -78,3 +78,24 @@ def power_mode_in(printed: str) -> str | None:
     """Find the power mode in what `nvpmodel -q` prints."""
     match = re.search(r"NV Power Mode:\s*(\S+)", printed)
     return match[1] if match else None
+
+
+def fastest_power_mode(root: Path = _ROOT) -> tuple[int, str] | None:
+    """Return the id and the name of the power mode without limits, as `nvpmodel -m` takes it.
+
+    Its id is not the same on every board: 2 on an Orin Nano since JetPack 6.2, 0 on others.
+
+    Args:
+        root: where the file system begins.
+
+    Returns:
+        MAXN_SUPER, or else MAXN; None where there is neither.
+    """
+    try:
+        text = (root / "etc/nvpmodel.conf").read_text(errors="replace")
+    except OSError:
+        return None
+    # "< POWER_MODEL ID=2 NAME=MAXN_SUPER >"; a line that is a comment begins with "#".
+    modes = re.findall(r"(?m)^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=([^\s>]+)\s*>", text)
+    ids = {name: int(number) for number, name in modes}
+    return next(((ids[name], name) for name in ("MAXN_SUPER", "MAXN") if name in ids), None)

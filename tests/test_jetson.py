@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ffn_edge.jetson import board_model, l4t_release, output_of, power_mode
+from ffn_edge.jetson import (
+    board_model,
+    fastest_power_mode,
+    l4t_release,
+    output_of,
+    power_mode,
+)
 
 LINES = {
     "36.4.3": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, "
@@ -66,3 +72,26 @@ def test_a_program_is_asked_only_if_it_is_there() -> None:
         "NV Power Mode: 15W\n"
     )
     assert output_of(["no-such-program", "-q"]) is None
+
+
+@pytest.mark.parametrize(
+    ("modes", "fastest"),
+    [
+        (["15W", "25W", "MAXN_SUPER", "7W"], (2, "MAXN_SUPER")),  # Orin Nano
+        (["MAXN_SUPER", "10W", "15W", "25W", "40W"], (0, "MAXN_SUPER")),  # Orin NX
+        (["MAXN", "MODE_15W", "MODE_30W", "MODE_50W"], (0, "MAXN")),  # AGX Orin
+        (["MODE_15W_2CORE", "MODE_15W_4CORE", "MODE_10W_2CORE"], None),  # Xavier NX
+    ],
+)
+def test_the_fastest_power_mode_is_known_by_its_name(
+    modes: list[str], fastest: tuple[int, str] | None, tmp_path: Path
+) -> None:
+    lines = [f"< POWER_MODEL ID={number} NAME={name} >" for number, name in enumerate(modes)]
+    (tmp_path / "etc").mkdir()
+    text = "\n".join(["# < POWER_MODEL ID=7 NAME=MAXN_SUPER >", *lines, "< PM_CONFIG DEFAULT=1 >"])
+    (tmp_path / "etc/nvpmodel.conf").write_text(text)
+    assert fastest_power_mode(tmp_path) == fastest
+
+
+def test_a_machine_without_power_modes_has_no_fastest_one(tmp_path: Path) -> None:
+    assert fastest_power_mode(tmp_path) is None

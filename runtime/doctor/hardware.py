@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ffn_edge.host_memory import memory_sizes
-from ffn_edge.jetson import power_mode_in
+from ffn_edge.jetson import fastest_power_mode, power_mode_in
 from ffn_edge.runtime.doctor.probes import Facts, existing, read
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
 from ffn_edge.runtime.power.ina import find_rails
@@ -53,15 +53,23 @@ def board_lines(facts: Facts) -> Iterator[Line]:
 
 
 def _power_mode_line(facts: Facts) -> Line:
+    name = "power mode"
+    fastest = fastest_power_mode(facts.root)
+    switch = "" if fastest is None else f"before `ffn-edge build`: sudo nvpmodel -m {fastest[0]}"
     printed = attempt(lambda: facts.probes.output_of(["nvpmodel", "-q"]))
     if printed is None:
-        return Line("power mode", "unknown: there is no nvpmodel", "note")
+        return Line(name, "unknown: there is no nvpmodel", "note")
     if isinstance(printed, Failure):
-        return Line("power mode", f"unknown: nvpmodel failed ({printed.message})", "note")
+        return Line(name, f"unknown: nvpmodel failed ({printed.message})", "note", switch)
     mode = power_mode_in(printed)
     if mode is None:
-        return Line("power mode", "unknown: nvpmodel does not say", "note", "sudo nvpmodel -q")
-    return Line("power mode", f"{mode}; a latency profile belongs to one power mode")
+        return Line(name, "unknown: nvpmodel does not say", "note", switch or "sudo nvpmodel -q")
+    if fastest is None or mode == fastest[1]:
+        return Line(name, f"{mode}; a latency profile belongs to one power mode")
+    return Line(
+        name, f"{mode}, not {fastest[1]}; an engine is tuned for the mode it is built in",
+        "note", switch,
+    )  # fmt: skip
 
 
 def camera_lines(facts: Facts) -> Iterator[Line]:

@@ -35,6 +35,21 @@ General configuration for OpenCV 4.10.0 =====================================
       avcodec:                   YES (58.134.100)
     GStreamer:                   YES (1.20.3)
 """
+# As on an Orin Nano since JetPack 6.2.
+POWER_MODES = """
+# < POWER_MODEL ID=9 NAME=MAXN >
+< PARAM TYPE=FILE NAME=CPU_ONLINE >
+CORE_0 /sys/devices/system/cpu/cpu0/online
+< POWER_MODEL ID=0 NAME=15W >
+CPU_ONLINE CORE_0 1
+< POWER_MODEL ID=1 NAME=25W >
+GPU MAX_FREQ 918000000
+# MAXN_SUPER releases all constraints
+< POWER_MODEL ID=2 NAME=MAXN_SUPER >
+GPU MAX_FREQ -1
+< POWER_MODEL ID=3 NAME=7W >
+< PM_CONFIG DEFAULT=1 >
+"""
 FROM_PIP = WITH_GSTREAMER.replace("YES (1.20.3)", "NO")
 
 
@@ -175,6 +190,7 @@ def jetson(desktop: Computer, tmp_path: Path) -> Computer:
     computer.memory(5000)
     computer.versions = {"tensorrt": "10.3.0", "pycuda": "2026.1"}
     computer.programs["nvpmodel"] = "NV Power Mode: MAXN_SUPER\n2\n"
+    computer.write("etc/nvpmodel.conf", POWER_MODES)
     computer.programs["nvcc"] = "Cuda compilation tools, release 12.6, V12.6.68\n"
     computer.apis["tensorrt"] = tensorrt()
     computer.gpu = ORIN
@@ -415,6 +431,33 @@ def test_a_power_mode_that_does_not_answer_is_a_note(jetson: Computer) -> None:
     assert "nvpmodel failed" in line(jetson.examine(), "Board", "power mode").found
     jetson.programs["nvpmodel"] = "NVPM ERROR: needs root\n"
     assert line(jetson.examine(), "Board", "power mode").status == "note"
+
+
+@pytest.mark.parametrize("mode", ["15W", "25W", "7W", "MAXN_SUPER_OF_MINE"])
+def test_a_slower_power_mode_is_to_be_left_before_engines_are_built(
+    mode: str, jetson: Computer
+) -> None:
+    jetson.programs["nvpmodel"] = f"NVPM WARN: fan mode is not set!\nNV Power Mode: {mode}\n0\n"
+    power_mode = line(jetson.examine(), "Board", "power mode")
+    assert power_mode.status == "note"
+    assert power_mode.found.startswith(f"{mode}, ")
+    assert power_mode.remedy == "before `ffn-edge build`: sudo nvpmodel -m 2"
+    assert jetson.examine().works
+
+
+def test_in_the_fastest_power_mode_nothing_is_to_be_done(jetson: Computer) -> None:
+    assert line(jetson.examine(), "Board", "power mode").status == "ok"
+
+
+@pytest.mark.parametrize("modes", [None, "< POWER_MODEL ID=0 NAME=15W >\n"])
+def test_on_a_board_that_names_no_fastest_power_mode_any_will_do(
+    modes: str | None, jetson: Computer
+) -> None:
+    (jetson.root / "etc/nvpmodel.conf").unlink()
+    if modes is not None:
+        jetson.write("etc/nvpmodel.conf", modes)
+    jetson.programs["nvpmodel"] = "NV Power Mode: 15W\n0\n"
+    assert line(jetson.examine(), "Board", "power mode").status == "ok"
 
 
 def test_an_opencv_from_pip_on_a_jetson_is_to_be_removed(jetson: Computer) -> None:
