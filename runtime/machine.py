@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ffn_edge.runtime.power.sysfs import number_in
 
-# The GPU of a Jetson: the name of its device ends in this.
-_GPU_DEVICES = ("gpu", "ga10b", "gv11b", "gp10b", "gm20b", "gb10b")
+# The GPU of a Jetson: "17000000.gpu", on earlier kernels "17000000.ga10b" (Orin) and the like; on a
+# Thor "gpu-gpc-0", the part that computes. "gpu-nvd-0" there is its video engines.
+_GPU_DEVICE = re.compile(r"(.*\.)?(gpu|ga10b|gv11b|gp10b|gm20b|gb10b)|gpu-gpc-\d+")
 _MEMORY_CLOCK = "sys/kernel/debug/bpmp/debug/clk/emc"
 # Governors round: clocks this close are one.
 _SAME_CLOCK = 0.02
@@ -109,7 +111,7 @@ def gpu_devices(root: Path = Path("/")) -> list[Path]:
         root: where the file system begins.
     """
     devices = sorted((root / "sys/class/devfreq").glob("*"))
-    return [each for each in devices if each.name.rpartition(".")[2] in _GPU_DEVICES]
+    return [each for each in devices if _GPU_DEVICE.fullmatch(each.name)]
 
 
 def this_machine() -> Machine:

@@ -87,10 +87,11 @@ def test_a_zone_that_always_shows_100_degrees_is_left_out(write: Write, tmp_path
     assert Health(tmp_path).read().temperatures_c == {"CPU-therm": 45.25}
 
 
-@pytest.mark.parametrize("kind", ["gpu", "ga10b", "gv11b", "gp10b", "gm20b", "gb10b"])
-def test_clocks_are_read_in_hertz(kind: str, write: Write, tmp_path: Path) -> None:
-    write(f"sys/class/devfreq/17000000.{kind}/cur_freq", 306_000_000)
-    write(f"sys/class/devfreq/17000000.{kind}/max_freq", 918_000_000)
+@pytest.mark.parametrize("gpu", ["17000000.gpu", "17000000.ga10b", "gpu-gpc-0"])
+def test_clocks_are_read_in_hertz(gpu: str, write: Write, tmp_path: Path) -> None:
+    write(f"sys/class/devfreq/{gpu}/cur_freq", 306_000_000)
+    write(f"sys/class/devfreq/{gpu}/max_freq", 918_000_000)
+    write("sys/class/devfreq/gpu-nvd-0/cur_freq", 1)
     write("sys/class/devfreq/15340000.vic/cur_freq", 1)
     write("sys/kernel/debug/bpmp/debug/clk/emc/rate", 2_133_000_000)
     write("sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq", 1_000_000)

@@ -44,8 +44,18 @@ def test_the_clocks_of_a_jetson_are_those_of_its_fastest_cores_its_gpu_and_its_m
     )
 
 
-@pytest.mark.parametrize("name", ["17000000.ga10b", "17000000.gv11b", "57000000.gpu"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "57000000.gpu", "17000000.gp10b", "17000000.gv11b", "17000000.ga10b", "17000000.gpu",
+        "gpu-gpc-0",
+    ],
+)  # fmt: skip
 def test_the_gpu_of_each_generation_is_known(tmp_path: Path, name: str) -> None:
+    # Beside it, engines for pictures and videos, and the memory's bandwidth.
+    for other in ("15340000.vic", "15480000.nvdec", "gpu-nvd-0", "bwmgr"):
+        folder = f"sys/class/devfreq/{other}/"
+        write(tmp_path, {folder + "min_freq": 1692000000, folder + "max_freq": 1692000000})
     folder = f"sys/class/devfreq/{name}/"
     write(tmp_path, {folder + "min_freq": 918000000, folder + "max_freq": 918000000})
     assert clocks_now(tmp_path) == Clocks(gpu=mhz(918, 918))
