@@ -19,7 +19,7 @@ from ffn_edge.runtime.engine import Backend
 from ffn_edge.runtime.health import Health
 from ffn_edge.runtime.policy.interface import Sensed
 from ffn_edge.runtime.power.find import open_meter
-from ffn_edge.runtime.power.meter import Meter
+from ffn_edge.runtime.power.meter import Averaging, Meter
 from ffn_edge.runtime.power.nvml import visible_gpu
 from ffn_edge.runtime.power.sampler import Sampler
 
@@ -36,6 +36,7 @@ class PowerProfile:
     Attributes:
         meter: what measured it, or "none".
         scope: what the meter covers, in words.
+        averaging: how its sensor forms what it shows.
         idle_w: what the machine draws while no engine works; None if it was not measured.
         above_idle_w: by frame count, what its engine adds while it works, not below 0; empty if
             it was not measured.
@@ -47,6 +48,7 @@ class PowerProfile:
 
     meter: str
     scope: str
+    averaging: Averaging = field(default_factory=Averaging)
     idle_w: float | None = None
     above_idle_w: Mapping[int, float] = field(default_factory=dict)
     fault: str | None = None
@@ -102,8 +104,9 @@ def measure_power(
     except SensorError as error:
         return PowerProfile(meter=meter.name, scope=meter.scope, fault=error.message)
     return PowerProfile(
-        meter=meter.name, scope=meter.scope, idle_w=idle_w, above_idle_w=above_idle_w
-    )
+        meter=meter.name, scope=meter.scope, averaging=meter.averaging, idle_w=idle_w,
+        above_idle_w=above_idle_w,
+    )  # fmt: skip
 
 
 def powers(

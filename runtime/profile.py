@@ -28,7 +28,7 @@ from ffn_edge.runtime.conditions import (
 )
 from ffn_edge.runtime.engine import Backend, Engine, EngineOptions, open_engines
 from ffn_edge.runtime.health import Health
-from ffn_edge.runtime.power.meter import Meter
+from ffn_edge.runtime.power.meter import Averaging, Meter
 from ffn_edge.runtime.power_profile import PowerProfile, measure_power, meter_for
 from ffn_edge.versioned_json import read_versioned
 
@@ -110,6 +110,7 @@ class Profile:
             "meter": {
                 "name": self.power.meter,
                 "scope": self.power.scope,
+                **dataclasses.asdict(self.power.averaging),
                 "fault": self.power.fault,
             },
             "idle_w": self.power.idle_w,
@@ -325,6 +326,11 @@ def _power(raw: Any, frame_counts: Iterable[int]) -> PowerProfile:
     return PowerProfile(
         meter=str(raw["meter"]["name"]),
         scope=str(raw["meter"]["scope"]),
+        # Release 0.1 wrote neither.
+        averaging=Averaging(
+            samples=raw["meter"].get("samples"),
+            update_interval_ms=raw["meter"].get("update_interval_ms"),
+        ),
         idle_w=raw["idle_w"],
         above_idle_w=above_idle_w,
         fault=raw["meter"]["fault"],

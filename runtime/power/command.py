@@ -104,6 +104,7 @@ def _fields(
             {
                 "name": each.meter.name,
                 "scope": each.meter.scope,
+                **dataclasses.asdict(each.meter.averaging),
                 "mean_w": each.mean_w,
                 "max_w": each.total.highest if each.total.mean is not None else None,
                 "energy_j": each.account.energy_j,
@@ -148,6 +149,7 @@ def _view(
     table.add_column("what it covers", overflow="fold")
     for number, each in enumerate(meters):
         used = "used: " if number == 0 else ""
+        covers = (used + each.meter.scope, str(each.meter.averaging))
         account = each.account
         notes = [account.fault(each.ended_s)]
         if account.gap_s or account.ignored or account.failed:
@@ -160,7 +162,7 @@ def _view(
             _watts(each.mean_w),
             _watts(each.total.highest if each.total.mean is not None else None),
             f"{account.energy_j:.1f} J",
-            Text(used + each.meter.scope).append(
+            Text(", ".join(filter(None, covers))).append(
                 "".join(f"\n{note}" for note in notes if note), style="red"
             ),
         )

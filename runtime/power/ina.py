@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffn_edge.errors import SensorError
-from ffn_edge.runtime.power.meter import PowerReading
-from ffn_edge.runtime.power.sysfs import KernelFile, text_of, why
+from ffn_edge.runtime.power.meter import Averaging, PowerReading
+from ffn_edge.runtime.power.sysfs import KernelFile, number_in, text_of, why
 
 _DRIVERS = "sys/bus/i2c/drivers"
 _RETRY_S = 1.0  # looking through the folders at each failed reading would cost more than readings
@@ -150,6 +150,23 @@ class InaMeter:
             )
         self.close()
         self._rails = rails
+
+    @property
+    def averaging(self) -> Averaging:
+        """Of the slowest sensor that the total needs. The kernel tells it on JetPack 5 and later.
+
+        https://docs.kernel.org/hwmon/ina3221.html
+        """
+        needed = (rail for rail in self._rails if rail.name in self._needed)
+        folders = {rail.files[0].path.parent for rail in needed}
+        found = [
+            Averaging(
+                samples=number_in(folder / "samples"),
+                update_interval_ms=number_in(folder / "update_interval"),
+            )
+            for folder in sorted(folders)
+        ]
+        return max(found, key=lambda each: each.update_interval_ms or 0)
 
     def read(self, now: float) -> PowerReading:
         """Read every rail. See `Meter.read`."""

@@ -27,6 +27,27 @@ class PowerReading:
     energy_j: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Averaging:
+    """How a sensor forms what it shows; None where it does not tell.
+
+    Attributes:
+        samples: how many conversions each value is the mean of.
+        update_interval_ms: what they take together, until every channel has a new value.
+    """
+
+    samples: int | None = None
+    update_interval_ms: int | None = None
+
+    def __str__(self) -> str:
+        parts = []
+        if self.samples is not None:
+            parts.append("no averaging" if self.samples == 1 else f"mean of {self.samples} samples")
+        if self.update_interval_ms is not None:
+            parts.append(f"a value each {self.update_interval_ms} ms")
+        return ", ".join(parts)
+
+
 class Meter(Protocol):
     """Something that tells power. It is opened by its constructor."""
 
@@ -37,6 +58,10 @@ class Meter(Protocol):
     @property
     def scope(self) -> str:
         """What its total covers, in words."""
+
+    @property
+    def averaging(self) -> Averaging:
+        """How the sensor forms what it shows, as it is set now."""
 
     def read(self, now: float) -> PowerReading:
         """Read the sensor.
@@ -54,6 +79,7 @@ class NullMeter:
 
     name = "none"
     scope = "nothing"
+    averaging = Averaging()
 
     def __init__(self, reasons: Mapping[str, SensorError]) -> None:
         """Remember why each kind of meter is missing."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from ffn_edge.errors import SensorError
-from ffn_edge.runtime.power.meter import PowerReading
+from ffn_edge.runtime.power.meter import Averaging, PowerReading
 
 
 def visible_gpu(environment: Mapping[str, str] = os.environ) -> str:
@@ -29,6 +29,7 @@ class NvmlMeter:
     """
 
     name = "NVML"
+    averaging = Averaging()
 
     def __init__(self, gpu: str = "0") -> None:
         """Load NVML and find the card.

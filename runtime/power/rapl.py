@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ffn_edge.errors import SensorError
-from ffn_edge.runtime.power.meter import PowerReading
+from ffn_edge.runtime.power.meter import Averaging, PowerReading
 from ffn_edge.runtime.power.sysfs import KernelFile, number_in, text_of, why
 
 _ZONES = "sys/class/powercap"
@@ -50,6 +50,7 @@ class RaplMeter:
     """The packages of all processors: neither memory, nor disks, nor graphics cards."""
 
     name = "RAPL"
+    averaging = Averaging()
 
     def __init__(self, root: Path = Path("/")) -> None:
         """Find the counters and read them once.

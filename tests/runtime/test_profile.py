@@ -15,7 +15,7 @@ from ffn_edge.runtime import power_profile
 from ffn_edge.runtime import profile as profile_module
 from ffn_edge.runtime.engine import Engine, EngineOptions, cpu_backend, open_engines
 from ffn_edge.runtime.machine import ClockRange, Clocks
-from ffn_edge.runtime.power.meter import Meter, NullMeter, PowerReading
+from ffn_edge.runtime.power.meter import Averaging, Meter, NullMeter, PowerReading
 from ffn_edge.runtime.power_profile import PowerProfile
 from ffn_edge.runtime.profile import (
     PROFILE,
@@ -276,6 +276,7 @@ class RisingMeter:
 
     name = "fake"
     scope = "a test"
+    averaging = Averaging(samples=512, update_interval_ms=430)
 
     def __init__(self) -> None:
         self.watts = 0.0
@@ -315,6 +316,19 @@ def test_a_bundle_is_profiled_with_the_power_of_each_engine(
     loaded = load_profile(bundle.path)
     assert loaded is not None
     assert loaded.power == power
+    assert power.averaging == RisingMeter.averaging
+    meter_fields = json.loads((bundle.path / PROFILE).read_text())["meter"]
+    assert (meter_fields["samples"], meter_fields["update_interval_ms"]) == (512, 430)
+
+
+def test_a_profile_from_before_averaging_was_told_is_still_read(bundle: Bundle) -> None:
+    saved(bundle)
+    fields = json.loads((bundle.path / PROFILE).read_text())
+    del fields["meter"]["samples"], fields["meter"]["update_interval_ms"]
+    (bundle.path / PROFILE).write_text(json.dumps(fields))
+    loaded = load_profile(bundle.path)
+    assert loaded is not None
+    assert loaded.power == POWER
 
 
 def test_without_a_meter_a_bundle_is_profiled_all_the_same(

@@ -41,6 +41,11 @@ class Board:
         self.write(f"{folder}/curr4_input", 9999)
         return self.root / folder
 
+    def averages(self, folder: Path, samples: int, update_interval_ms: int) -> None:
+        """Write how a chip averages, as JetPack 5 and later show it."""
+        (folder / "samples").write_text(f"{samples}\n")
+        (folder / "update_interval").write_text(f"{update_interval_ms}\n")
+
     def iio(self, chip: str, rails: list[tuple[str, int, int]], number: int = 0) -> Path:
         """Write an INA3221 as JetPack 4 shows it: names, and mW beside mV and mA."""
         folder = f"sys/bus/i2c/drivers/ina3221x/{chip}/iio:device{number}"

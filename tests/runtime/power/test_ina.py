@@ -12,6 +12,7 @@ import pytest
 from ffn_edge.errors import SensorError
 from ffn_edge.runtime.power import sysfs
 from ffn_edge.runtime.power.ina import InaMeter
+from ffn_edge.runtime.power.meter import Averaging
 
 NANO = {"6-0040": [("POM_5V_IN", 5000, 800), ("POM_5V_GPU", 5000, 100), ("POM_5V_CPU", 5000, 200)]}
 TX2 = {
@@ -146,6 +147,24 @@ def test_a_rail_that_the_total_does_not_need_may_fail(orin_nx: Any) -> None:
     (folder / "in1_input").write_text("")
     with pytest.raises(SensorError, match=r"VDD_IN .*holds no number"):
         meter.read(0.1)
+
+
+def test_a_sensor_tells_how_it_averages(board: Any) -> None:
+    slow = board.hwmon("1-0041", NX["1-0040"])
+    meter = InaMeter(board.root)
+    assert meter.averaging == Averaging()
+    board.averages(slow, 512, 430)
+    assert meter.averaging == Averaging(samples=512, update_interval_ms=430)
+    assert str(meter.averaging) == "mean of 512 samples, a value each 430 ms"
+    # Of sensors that the total does not need, it says nothing.
+    board.averages(board.hwmon("1-0042", [("VDD_GPU", 5000, 10)], 2), 1024, 99_999)
+    assert InaMeter(board.root).averaging == Averaging(samples=512, update_interval_ms=430)
+
+
+def test_of_several_sensors_the_slowest_tells_how_the_sum_averages(board: Any) -> None:
+    board.averages(board.hwmon("1-0040", AGX_XAVIER["1-0040"], 1), 1, 7)
+    board.averages(board.hwmon("1-0041", AGX_XAVIER["1-0041"], 2), 64, 54)
+    assert InaMeter(board.root).averaging == Averaging(samples=64, update_interval_ms=54)
 
 
 def test_a_sensor_that_disappears_comes_back_under_another_name(

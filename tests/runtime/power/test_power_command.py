@@ -58,6 +58,19 @@ def test_json_is_one_object(orin_nx: Any) -> None:
     assert fields["health"]["over_current_events"] is None
 
 
+def test_how_the_sensor_averages_is_told(orin_nx: Any) -> None:
+    fields = json.loads(invoke("--root", orin_nx.root, "--seconds", 0.1, "--json"))
+    assert (fields["meters"][0]["samples"], fields["meters"][0]["update_interval_ms"]) == (
+        None, None,
+    )  # fmt: skip
+    folder = orin_nx.root / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1"
+    orin_nx.averages(folder, 512, 430)
+    fields = json.loads(invoke("--root", orin_nx.root, "--seconds", 0.1, "--json"))
+    assert (fields["meters"][0]["samples"], fields["meters"][0]["update_interval_ms"]) == (512, 430)
+    shown = " ".join(invoke("--root", orin_nx.root, "--seconds", 0.1).split())
+    assert "module input (VDD_IN), mean of 512 samples, a value each 430 ms" in shown
+
+
 def test_a_meter_that_fails_while_it_is_watched_is_told(orin_nx: Any) -> None:
     (orin_nx.root / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1/in1_input").write_text("?")
     fields = json.loads(invoke("--root", orin_nx.root, "--seconds", 0.1, "--json"))
