@@ -10,6 +10,7 @@ there a thread waits for the bus without using the processor. Not run on a board
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import tempfile
 import time
@@ -80,7 +81,7 @@ def calls(root: Path) -> Table:
         PowerReading(time_s=0.05 * step, total_w=8 + step % 7, rails_w={})
         for step in range(100_000)
     ]
-    upcoming = iter(readings)
+    upcoming, seconds = iter(readings), itertools.count(1.0)
     sampler = Sampler(meter, health)
     paths = sorted(root.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/*/*_input"))
     others = (path for path in root.rglob("*") if path.is_file() and "i2c" not in path.parts)
@@ -89,8 +90,9 @@ def calls(root: Path) -> Table:
     table.add_column("call")
     table.add_column("time", justify="right")
     for label, action in (
-        ("read the power: 6 files that stay open", lambda: meter.read(0.0)),
-        ("the same files, opened for each reading", lambda: [p.read_bytes() for p in paths]),
+        ("read the power: 2 files that stay open", lambda: meter.read(0.0)),
+        ("and once a second: 6 files", lambda: meter.read(next(seconds))),
+        ("all 6 files, opened for each reading", lambda: [p.read_bytes() for p in paths]),
         (f"read the health: {health_files} files", health.read),
         ("EnergyAccount.add", lambda: account.add(next(upcoming))),
         ("EnergyAccount.take", lambda: account.take(0.0)),

@@ -17,6 +17,8 @@ from ffn_edge.runtime.power.meter import Averaging, PowerReading
 from ffn_edge.runtime.power.sysfs import KernelFile, number_in, text_of, why
 
 _DRIVERS = "sys/bus/i2c/drivers"
+# Each reading is a transfer on the I2C bus, so what the total does not need is read seldom.
+_OTHERS_S = 1.0
 _RETRY_S = 1.0  # looking through the folders at each failed reading would cost more than readings
 
 # Rails that carry all that a board, or its module, draws.
@@ -58,13 +60,17 @@ class Rail:
     files: tuple[KernelFile, ...]
     scale: float
 
-    def watts(self) -> float:
-        """Read it.
+    def registers(self) -> tuple[int, ...]:
+        """Read its files.
 
         Raises:
-            OSError, ValueError: it cannot be read, or is no number.
+            OSError, ValueError: one cannot be read, or holds no number.
         """
-        return math.prod(file.number() for file in self.files) * self.scale
+        return tuple(file.number() for file in self.files)
+
+    def watts(self, registers: tuple[int, ...]) -> float:
+        """Return the power that its files told of."""
+        return math.prod(registers) * self.scale
 
     def close(self) -> None:
         """Close its files; the next reading opens them again."""
@@ -109,7 +115,8 @@ def _ina238(chip: Path) -> Iterator[Rail]:
 class InaMeter:
     """All INA sensors of a board.
 
-    Where a rail carries the whole input, only that one is needed: others may fail.
+    Where a rail carries the whole input, only that one is needed: others may fail, and are read
+    once a second.
     """
 
     name = "INA"
@@ -121,7 +128,8 @@ class InaMeter:
             SensorError: there is none, or this user may not read what the total needs.
         """
         self._root = root
-        self._tried_s = -math.inf
+        self._tried_s = self._others_s = -math.inf
+        self._registers: dict[str, tuple[int, ...]] = {}  # of each rail, when it was read last
         self._rails = _enabled_rails(root)
         names = [rail.name for rail in self._rails]
         total = next((name for name in TOTALS if name in names), None)
@@ -150,6 +158,8 @@ class InaMeter:
             )
         self.close()
         self._rails = rails
+        self._registers.clear()
+        self._others_s = -math.inf
 
     @property
     def averaging(self) -> Averaging:
@@ -169,7 +179,7 @@ class InaMeter:
         return max(found, key=lambda each: each.update_interval_ms or 0)
 
     def read(self, now: float) -> PowerReading:
-        """Read every rail. See `Meter.read`."""
+        """Read what the total needs, and what it does not once a second. See `Meter.read`."""
         try:
             return self._reading(now)
         except SensorError:
@@ -180,19 +190,26 @@ class InaMeter:
         return self._reading(now)
 
     def _reading(self, now: float) -> PowerReading:
-        rails_w: dict[str, float] = {}
-        total_w = 0.0
+        shown = self._registers
+        reads_others = abs(now - self._others_s) >= _OTHERS_S
         for rail in self._rails:
+            if rail.name not in self._needed and not reads_others:
+                continue
             try:
-                watts = rail.watts()
+                shown[rail.name] = rail.registers()
             except (OSError, ValueError) as error:
                 if rail.name in self._needed:
                     raise _unreadable(rail, error) from error
-                continue
-            rails_w[rail.name] = watts
-            if rail.name in self._needed:
-                total_w += watts
-        return PowerReading(time_s=now, total_w=total_w, rails_w=rails_w)
+                shown.pop(rail.name, None)
+        if reads_others:
+            self._others_s = now
+        known = [rail for rail in self._rails if rail.name in shown]
+        rails_w = {rail.name: rail.watts(shown[rail.name]) for rail in known}
+        return PowerReading(
+            time_s=now,
+            total_w=sum(watts for name, watts in rails_w.items() if name in self._needed),
+            rails_w=rails_w,
+        )
 
     def close(self) -> None:
         """Close the files; the next reading opens them again."""
@@ -225,7 +242,7 @@ def _enabled_rails(root: Path) -> list[Rail]:
 def _is_enabled(rail: Rail) -> bool:
     """Whether a rail is measured: the kernel has no data of a channel that is switched off."""
     try:
-        rail.watts()
+        rail.registers()
     except OSError as error:
         return error.errno != errno.ENODATA
     except ValueError:
@@ -238,7 +255,7 @@ def _is_enabled(rail: Rail) -> bool:
 def _check_permission(rail: Rail) -> None:
     """Raise a SensorError if this user may not read a rail; other failures may pass by."""
     try:
-        rail.watts()
+        rail.registers()
     except PermissionError as error:
         raise _unreadable(rail, error) from error
     except (OSError, ValueError):

@@ -149,6 +149,34 @@ def test_a_rail_that_the_total_does_not_need_may_fail(orin_nx: Any) -> None:
         meter.read(0.1)
 
 
+def test_only_what_the_total_needs_is_read_at_each_turn(
+    orin_nx: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = InaMeter(orin_nx.root)
+    folder = orin_nx.root / FOLDER / "1-0040/hwmon/hwmon1"
+    read = reads(monkeypatch)
+    assert meter.read(0.0).rails_w["VDD_SOC"] == pytest.approx(2.0)
+    (folder / "curr1_input").write_text("3000\n")
+    (folder / "curr3_input").write_text("600\n")
+    for step in range(1, 20):
+        reading = meter.read(step * 0.05)
+        # What was read a moment ago is shown until then.
+        assert (reading.total_w, reading.rails_w["VDD_SOC"]) == pytest.approx((15.0, 2.0))
+    assert meter.read(1.0).rails_w["VDD_SOC"] == pytest.approx(3.0)
+    assert [read.count(f"in{channel}_input") for channel in (1, 2, 3)] == [21, 2, 2]
+
+
+def test_without_a_total_every_rail_is_read_at_each_turn(
+    board: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board.hwmon("1-0040", AGX_XAVIER["1-0040"])
+    meter = InaMeter(board.root)
+    read = reads(monkeypatch)
+    for step in range(5):
+        meter.read(step * 0.05)
+    assert [read.count(f"curr{channel}_input") for channel in (1, 2, 3)] == [5, 5, 5]
+
+
 def test_a_sensor_tells_how_it_averages(board: Any) -> None:
     slow = board.hwmon("1-0041", NX["1-0040"])
     meter = InaMeter(board.root)
@@ -254,6 +282,18 @@ def test_a_file_of_a_driver_that_was_reloaded_is_opened_anew(
     monkeypatch.setattr(sysfs.os, "pread", pread)
     assert meter.read(0.0).total_w == pytest.approx(10.0)
     assert len(calls) == 7  # six files, and one of them twice
+
+
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that will hold the name of each file that is read from here on."""
+    real, names = os.pread, []
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        names.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        return real(descriptor, size, offset)
+
+    monkeypatch.setattr(sysfs.os, "pread", pread)
+    return names
 
 
 def fail_on(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
