@@ -19,8 +19,9 @@ _MOST_W = 2000.0  # no machine that this runs on draws more
 # A jump is both: twenty times as much (or as little), and 50 W away. It is real once three of the
 # last hundred readings agree: a graphics card wakes up from 10 to 400 W, for a burst or for long.
 _JUMP_RATIO, _JUMP_W, _AGREEING, _RECENT = 20.0, 50.0, 3, 100
-# Real sensors flicker in their last bit, even on an idle board.
-_FROZEN_S, _FROZEN_READINGS = 5.0, 20
+# Sensors flicker in their last bit. But that is 40 mW at 5 V, and what they show is a mean: on an
+# idle board it repeats for seconds.
+_FROZEN_S, _FROZEN_READINGS = 30.0, 20
 # A counter knows what was drawn while nobody read it; after long, it may have wrapped unseen.
 _COUNTER_GAP_S = 60.0
 _TURNED_BACK = 20  # readings from the past, until the clock is taken to have been set
@@ -145,7 +146,7 @@ class EnergyAccount:
             self._restart(reading)
             return
         self._recent_w.append(watts)
-        if watts == before_w and reading.rails_w == last.rails_w:
+        if _shown(reading) == _shown(last):
             self._same += 1
         else:
             if _is_jump(before_w, watts) and not self._is_repeated(watts):
@@ -225,6 +226,10 @@ class EnergyAccount:
 
     def _is_frozen(self, time_s: float) -> bool:
         return self._same >= _FROZEN_READINGS and time_s - self._same_since_s >= _FROZEN_S
+
+
+def _shown(reading: PowerReading) -> tuple[object, ...]:
+    return reading.total_w, reading.rails_w, reading.registers
 
 
 def _is_jump(before_w: float, after_w: float) -> bool:

@@ -7,6 +7,7 @@ public kernels, drivers' documentation and other projects' samples; not run on a
 from __future__ import annotations
 
 import errno
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -209,6 +210,7 @@ class InaMeter:
             time_s=now,
             total_w=sum(watts for name, watts in rails_w.items() if name in self._needed),
             rails_w=rails_w,
+            registers=tuple(itertools.chain.from_iterable(shown[rail.name] for rail in known)),
         )
 
     def close(self) -> None:

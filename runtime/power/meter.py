@@ -19,12 +19,15 @@ class PowerReading:
         rails_w: of each part that is measured by itself.
         energy_j: a counter that runs since the meter was opened, whose wraps are undone; None
             where the sensor gives power alone.
+        registers: what the sensor showed, before powers were made of it; empty where it gives
+            nothing else.
     """
 
     time_s: float
     total_w: float | None
     rails_w: Mapping[str, float]
     energy_j: float | None = None
+    registers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,14 +119,14 @@ ALL = (
     ),
     Scenario(
         name="sensor",
-        about="Under a power budget the sensor goes away, freezes, and lags by two seconds, for "
-        "half a minute each.",
+        about="Under a power budget the sensor goes away for half a minute, freezes for a minute, "
+        "and lags by two seconds for half a minute.",
         phases=(
             replace(_USUAL, power=_BETWEEN_UPPER),
             replace(_USUAL, power=_BETWEEN_UPPER, duration_s=30.0, sensor="gone"),
             replace(_USUAL, power=_BETWEEN_UPPER),
-            replace(_USUAL, power=_BETWEEN_UPPER, duration_s=30.0, sensor="frozen"),
-            replace(_USUAL, power=_BETWEEN_UPPER, duration_s=90.0),
+            replace(_USUAL, power=_BETWEEN_UPPER, duration_s=60.0, sensor="frozen"),
+            replace(_USUAL, power=_BETWEEN_UPPER),
             replace(_USUAL, power=_BETWEEN_UPPER, duration_s=30.0, sensor_delay_s=2.0),
         ),
     ),

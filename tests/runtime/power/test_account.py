@@ -118,18 +118,34 @@ def test_before_the_first_reading_the_reason_is_told() -> None:
 
 def test_a_sensor_that_freezes_is_a_fault_until_it_moves() -> None:
     account = EnergyAccount()
-    for step in range(121):
+    for step in range(721):
         account.add(at(step * 0.05, 4.16))
-    assert account.take(6.0).fault == "the sensor has shown exactly 4.160 W for 6 s"
-    assert account.energy_j < 4.16 * 5  # what it shows later is not counted
-    account.add(at(6.05, 4.2))
-    assert account.take(6.05).fault is None
+    assert account.take(36.0).fault == "the sensor has shown exactly 4.160 W for 36 s"
+    assert account.energy_j < 4.16 * 30  # what it shows later is not counted
+    account.add(at(36.05, 4.2))
+    assert account.take(36.05).fault is None
 
 
-def test_few_equal_readings_and_rails_that_move_are_no_freeze() -> None:
-    assert filled(*(at(float(t), 4.16) for t in range(19))).fault(18.0) is None
-    moving = filled(*(at(t * 0.05, 4.16, rail_w=float(t % 2)) for t in range(200)))
-    assert moving.fault(9.95) is None
+def test_an_idle_board_whose_reading_repeats_for_seconds_is_no_freeze() -> None:
+    account = filled(*(at(step * 0.05, 4.16) for step in range(590)))
+    assert account.fault(29.45) is None
+    assert account.gap_s == 0.0
+
+
+def test_few_equal_readings_are_no_freeze() -> None:
+    assert filled(*(at(2.0 * t, 4.16) for t in range(19))).fault(36.0) is None
+
+
+def test_a_rail_or_a_register_that_moves_shows_that_the_sensor_lives() -> None:
+    # Once a second: so often are the rails read that the total does not need.
+    rails = filled(*(at(t * 0.05, 4.16, rail_w=float(t // 20 % 2)) for t in range(1000)))
+    registers = EnergyAccount()
+    for t in range(1000):
+        shown = (5000, 800) if t // 20 % 2 else (4000, 1000)  # mV and mA of the same power
+        registers.add(PowerReading(time_s=t * 0.05, total_w=4.0, rails_w={}, registers=shown))
+    for account in (rails, registers):
+        assert account.fault(49.95) is None
+        assert account.gap_s == 0.0
 
 
 @pytest.mark.parametrize("wrong_w", [-1.0, math.nan, math.inf, 2000.1])

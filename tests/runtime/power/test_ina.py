@@ -177,6 +177,10 @@ def test_without_a_total_every_rail_is_read_at_each_turn(
     assert [read.count(f"curr{channel}_input") for channel in (1, 2, 3)] == [5, 5, 5]
 
 
+def test_a_reading_holds_the_registers_of_every_rail(orin_nx: Any) -> None:
+    assert InaMeter(orin_nx.root).read(0.0).registers == (5000, 2000, 5000, 800, 5000, 400)
+
+
 def test_a_sensor_tells_how_it_averages(board: Any) -> None:
     slow = board.hwmon("1-0041", NX["1-0040"])
     meter = InaMeter(board.root)

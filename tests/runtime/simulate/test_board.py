@@ -207,14 +207,14 @@ def test_the_account_finds_the_energy_that_the_board_drew() -> None:
 
 @pytest.mark.parametrize(("health", "said"), [("gone", "does not answer"), ("frozen", "exactly")])
 def test_a_sensor_that_fails_is_a_fault_and_comes_back(health: str, said: str) -> None:
-    bad = replace(CALM, duration_s=10.0, sensor=health)  # type: ignore[arg-type]
+    bad = replace(CALM, duration_s=40.0, sensor=health)  # type: ignore[arg-type]
     made = board(SYNTHETIC, replace(CALM, duration_s=10.0), bad)
     faults = {}
-    for hop in range(120):
+    for hop in range(240):
         now = hop * PERIOD_S
         made.begin(now)
         made.rest(now + PERIOD_S)
         faults[now] = made.sense(now + PERIOD_S).fault
     assert faults[9.5] is None
-    assert said in (faults[19.5] or "")
-    assert faults[29.5] is None
+    assert said in (faults[49.5] or "")
+    assert faults[59.5] is None
