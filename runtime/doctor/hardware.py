@@ -12,15 +12,21 @@ from ffn_edge.runtime.doctor.probes import Facts, existing, read
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
 from ffn_edge.runtime.power.ina import find_rails
 
-# NVIDIA's JetPack archive, exact releases only: developer.nvidia.com/embedded/jetpack-archive
+# NVIDIA's JetPack archive: developer.nvidia.com/embedded/jetpack-archive. Exact releases, but that
+# the points of 39.2 are those of JetPack 7.2.
 _JETPACK_OF_L4T = {
     "36.3.0": "6.0",
     "36.4.0": "6.1",
     "36.4.3": "6.2",
     "36.4.4": "6.2.1",
+    "36.5.0": "6.2.2",
+    "36.5.2": "6.2.3",
     "38.2.0": "7.0",
     "38.2.1": "7.0",
     "38.4.0": "7.1",
+    "39.2": "7.2",
+    "39.2.0": "7.2",
+    "39.2.1": "7.2.1",
 }
 _OLDEST_L4T = (36, 4)  # JetPack 6.1: the first with TensorRT 10.3
 _MIB = 1 << 20
@@ -46,7 +52,9 @@ def board_lines(facts: Facts) -> Iterator[Line]:
         )  # fmt: skip
     else:
         yield Line("Jetson Linux (L4T)", facts.l4t)
-    jetpack = _JETPACK_OF_L4T.get(facts.l4t or "")
+    release = facts.l4t or ""
+    family = release.rpartition(".")[0]
+    jetpack = _JETPACK_OF_L4T.get(release) or _JETPACK_OF_L4T.get(family)
     if jetpack is not None:
         yield Line("JetPack", jetpack)
     yield _power_mode_line(facts)

@@ -426,6 +426,20 @@ def test_an_unknown_release_of_jetson_linux_is_given_without_a_jetpack(jetson: C
     assert line(jetson.examine(), "Board", "Jetson Linux (L4T)").found == "36.9.9"
 
 
+@pytest.mark.parametrize(
+    ("release", "revision", "jetpack"),
+    [
+        (36, "4.4", "6.2.1"), (36, "5.0", "6.2.2"), (38, "4.0", "7.1"), (39, "2.0", "7.2"),
+        (39, "2.1", "7.2.1"), (39, "2.9", "7.2"),
+    ],
+)  # fmt: skip
+def test_a_known_release_of_jetson_linux_is_given_with_its_jetpack(
+    release: int, revision: str, jetpack: str, jetson: Computer
+) -> None:
+    jetson.write("etc/nv_tegra_release", f"# R{release} (release), REVISION: {revision}, GCID: 1")
+    assert line(jetson.examine(), "Board", "JetPack").found == jetpack
+
+
 def test_a_power_mode_that_does_not_answer_is_a_note(jetson: Computer) -> None:
     jetson.programs["nvpmodel"] = TimeoutError("5 s")
     assert "nvpmodel failed" in line(jetson.examine(), "Board", "power mode").found
