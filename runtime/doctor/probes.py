@@ -56,6 +56,7 @@ class Probes:
         python: describes the interpreter.
         version_of: the version of a distribution by its record, without importing it, or None.
         has_module: whether a top-level module could be imported.
+        path_of: where the program is that the PATH leads to, or None.
         output_of: what a program prints; None if there is no such program.
         may: whether this user may open a path with a mode such as `os.R_OK`.
         free_bytes: of the file system that a folder is on.
@@ -66,6 +67,7 @@ class Probes:
     python: Callable[[], Python] = _this_python
     version_of: Callable[[str], str | None] = _version_of
     has_module: Callable[[str], bool] = has_module
+    path_of: Callable[[str], str | None] = shutil.which
     output_of: Callable[[Sequence[str]], str | None] = output_of
     may: Callable[[Path, int], bool] = os.access
     free_bytes: Callable[[Path], int] = _free_bytes

@@ -145,7 +145,7 @@ def gpu_lines(facts: Facts) -> Iterator[Line]:
         yield Line("NVIDIA driver", "none: engines run on the CPU", "note")
     yield from _device_lines(facts)
     yield from _device_file_lines(facts)
-    yield _toolkit_line(facts)
+    yield from _toolkit_lines(facts)
 
 
 def _has_driver(facts: Facts) -> bool:
@@ -211,21 +211,46 @@ def _device_file_lines(facts: Facts) -> Iterator[Line]:
         yield Line("GPU device files", f"{len(files)}, all open to this user")
 
 
-def _toolkit_line(facts: Facts) -> Line:
+def _toolkit_lines(facts: Facts) -> Iterator[Line]:
+    has_pycuda = facts.probes.has_module("pycuda")
     printed = attempt(lambda: facts.probes.output_of(["nvcc", "--version"]))
     if isinstance(printed, str):
         match = re.search(r"release ([\d.]+)", printed)
-        return Line("CUDA toolkit", f"{match[1] if match else 'unknown version'}, nvcc on the PATH")
-    version = attempt(lambda: _toolkit_version(facts.root / "usr/local/cuda/version.json"))
-    if isinstance(version, Failure):
-        return Line("CUDA toolkit", "none; only to compile PyCUDA", "note")
-    found = f"{version}, nvcc not on the PATH"
-    if facts.probes.has_module("pycuda"):
-        return Line("CUDA toolkit", found)
-    return Line(
-        "CUDA toolkit", f"{found}, where compiling PyCUDA needs it", "note",
-        "export PATH=/usr/local/cuda/bin:$PATH",
-    )  # fmt: skip
+        version = match[1] if match else "unknown version"
+        yield Line("CUDA toolkit", f"{version}, nvcc on the PATH")
+        if not has_pycuda:
+            yield from _curand_lines(facts, match[1] if match else "")
+        return
+    toolkit = attempt(lambda: _toolkit_version(facts.root / "usr/local/cuda/version.json"))
+    if isinstance(toolkit, Failure):
+        yield Line("CUDA toolkit", "none; only to compile PyCUDA", "note")
+    elif has_pycuda:
+        yield Line("CUDA toolkit", f"{toolkit}, nvcc not on the PATH")
+    else:
+        yield Line(
+            "CUDA toolkit", f"{toolkit}, nvcc not on the PATH, where compiling PyCUDA needs it",
+            "note", "export PATH=/usr/local/cuda/bin:$PATH; PyCUDA does not read CUDA_ROOT.",
+        )  # fmt: skip
+
+
+def _curand_lines(facts: Facts, release: str) -> Iterator[Line]:
+    """Report where compiling PyCUDA would end for want of a header of the toolkit.
+
+    PyCUDA 2026.1 looks beside the nvcc that is first on the PATH, whatever CUDA_ROOT says.
+    """
+    nvcc = facts.probes.path_of("nvcc")
+    if nvcc is None:
+        return
+    toolkit = Path(nvcc).parent.parent
+    folders = (toolkit / "include", *toolkit.glob("targets/*/include"))
+    if not any((folder / "curand.h").exists() for folder in folders):
+        package = "-".join(("libcurand-dev", *filter(None, release.split("."))))
+        yield Line(
+            "curand.h", f"not in {folders[0]}, where compiling PyCUDA needs it", "note",
+            f"sudo apt install {package}, or write CUDA_ENABLE_CURAND = False into "
+            "~/.aksetup-defaults.py. PyCUDA does not read CUDA_ROOT: the nvcc that is first on the "
+            "PATH counts.",
+        )  # fmt: skip
 
 
 def _toolkit_version(path: Path) -> str:

@@ -92,6 +92,10 @@ class Computer:
         """Let the doctor look."""
         return examine(bundle, cache=self.cache, root=self.root, probes=self.probes())
 
+    def path_of(self, program: str) -> str | None:
+        """Say where a program is: here, all come with the CUDA toolkit."""
+        return f"{self.root}/usr/local/cuda/bin/{program}" if program in self.programs else None
+
     @property
     def cache(self) -> Path:
         """Where its engines are kept."""
@@ -107,6 +111,7 @@ class Computer:
             python=lambda: Python(self.python, self.root / "venv", self.root / "usr"),
             version_of=self.versions.get,
             has_module=self.modules.__contains__,
+            path_of=self.path_of,
             output_of=output_of,
             may=lambda path, mode: path.relative_to(self.root).as_posix() not in self.closed,
             free_bytes=lambda folder: self.free_bytes,
@@ -201,6 +206,10 @@ def jetson(desktop: Computer, tmp_path: Path) -> Computer:
 def line(report: Report, group: str, name: str, number: int = 0) -> Line:
     lines = [each for found in report.groups if found.name == group for each in found.lines]
     return [each for each in lines if each.name == name][number]
+
+
+def names(report: Report, group: str) -> set[str]:
+    return {each.name for found in report.groups if found.name == group for each in found.lines}
 
 
 def problems(report: Report) -> list[str]:
@@ -367,8 +376,34 @@ def test_tensorrt_without_pycuda_is_told_how_to_get_it(jetson: Computer) -> None
     missing = line(report, "GPU", "PyCUDA")
     assert (missing.found, missing.status) == ("not installed", "problem")
     assert missing.remedy == "pip install pycuda"
-    assert "export PATH=/usr/local/cuda/bin" in line(report, "GPU", "CUDA toolkit").remedy
+    toolkit = line(report, "GPU", "CUDA toolkit")
+    assert "export PATH=/usr/local/cuda/bin" in toolkit.remedy
+    assert "CUDA_ROOT" in toolkit.remedy
     assert "TensorRT cannot reach a GPU: PyCUDA is not installed" in report.verdict
+
+
+def test_a_toolkit_without_a_header_that_pycuda_wants_is_told(jetson: Computer) -> None:
+    jetson.gpu = no_pycuda()
+    jetson.modules.discard("pycuda")
+    missing = line(jetson.examine(), "GPU", "curand.h")
+    assert missing.found.startswith(f"not in {jetson.root}/usr/local/cuda/include, ")
+    assert missing.status == "note"
+    for word in ("apt install libcurand-dev-12-6,", "CUDA_ENABLE_CURAND = False", "CUDA_ROOT"):
+        assert word in missing.remedy
+    jetson.programs["nvcc"] = "an nvcc of its own\n"
+    assert "apt install libcurand-dev," in line(jetson.examine(), "GPU", "curand.h").remedy
+
+
+@pytest.mark.parametrize("folder", ["include", "targets/aarch64-linux/include"])
+def test_a_toolkit_with_that_header_is_fine(folder: str, jetson: Computer) -> None:
+    jetson.gpu = no_pycuda()
+    jetson.modules.discard("pycuda")
+    jetson.write(f"usr/local/cuda/{folder}/curand.h", "")
+    assert "curand.h" not in names(jetson.examine(), "GPU")
+
+
+def test_who_has_pycuda_needs_no_headers(jetson: Computer) -> None:
+    assert "curand.h" not in names(jetson.examine(), "GPU")
 
 
 def test_pycuda_without_a_driver_is_told_to_install_one(desktop: Computer) -> None:
@@ -421,8 +456,7 @@ def test_the_verdict_says_why_tensorrt_is_not_used(jetson: Computer) -> None:
 
 def test_an_unknown_release_of_jetson_linux_is_given_without_a_jetpack(jetson: Computer) -> None:
     jetson.write("etc/nv_tegra_release", "# R36 (release), REVISION: 9.9, GCID: 1\n")
-    (board,) = [group for group in jetson.examine().groups if group.name == "Board"]
-    assert "JetPack" not in {each.name for each in board.lines}
+    assert "JetPack" not in names(jetson.examine(), "Board")
     assert line(jetson.examine(), "Board", "Jetson Linux (L4T)").found == "36.9.9"
 
 
