@@ -6,13 +6,16 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.11 python3.10,$(if 
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check format clean
+.PHONY: demo test network check format clean
 
 demo: $(READY)
 	$(BIN)/ffn-edge demo --output demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+network: $(READY)
+	$(BIN)/python -m pytest -m network
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import shutil
 import subprocess
 import sys
@@ -94,3 +95,40 @@ def test_the_base_installation_needs_neither_torch_nor_opencv() -> None:
     needed = {line.split(">")[0] for line in config["options"]["install_requires"].split()}
 
     assert needed == {"click", "filelock", "numpy", "rich", "safetensors"}
+
+
+# What the README installs on a Jetson. PyCUDA is left out: it is compiled there.
+ON_A_JETSON = {"to build and run engines": (["jetson"], []), "to test": (["cpu"], ["pytest"])}
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(("python", "glibc"), [("3.10", 35), ("3.12", 39)], ids=["6", "7"])
+@pytest.mark.parametrize("purpose", ON_A_JETSON)
+def test_pip_finds_wheels_of_everything_for_each_jetpack(
+    purpose: str, python: str, glibc: int, tmp_path: Path
+) -> None:
+    # For Ubuntu 22.04 and 24.04, which they are. Of what a package needs under an older Python
+    # alone, pip asks the one that it runs in.
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras, others = ON_A_JETSON[purpose]
+    needed = config["options"]["install_requires"].split()
+    for extra in extras:
+        needed += config["options.extras_require"][extra].split()
+    needed = [each for each in needed if not each.startswith("pycuda")]
+    machines = ["manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, glibc + 1))]
+    command = [
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--report", "-"),
+        *("--ignore-installed", "--target", str(tmp_path), "--only-binary", ":all:"),
+        *("--implementation", "cp", "--python-version", python),
+        *(f"--platform={machine}_aarch64" for machine in machines),
+        *(*needed, *others, "numpy<2"),
+    ]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    found = [each["metadata"] for each in json.loads(done.stdout)["install"]]
+    versions = {each["name"].lower(): each["version"] for each in found}
+    assert versions.keys() >= {each.partition(">")[0] for each in (*needed, *others)}
+    assert versions["numpy"].startswith("1.")
