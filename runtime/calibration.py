@@ -156,6 +156,24 @@ class Calibration:
             "a calibration has a cascade of each two frame counts",
         )
 
+    def below_rounding(self, logit_errors: Mapping[int, float]) -> list[Cascade]:
+        """Return the cascades whose choice an engine's rounding may decide.
+
+        The margin below which a cascade asks its second frame count is smaller there than what the
+        first one's error may move a margin by. Where each of two logits is off by e, their
+        difference is by 2 e, and of two classes the margin tanh(d / 2τ) by e / τ at most.
+
+        Args:
+            logit_errors: by frame count, the largest |Δlogit| of an engine; others have none.
+        """
+        return [
+            cascade
+            for cascade in self.cascades
+            if cascade.threshold_for(cascade.useful_share)
+            < logit_errors.get(cascade.first, 0) / self.confidences[cascade.first].temperature
+            and cascade.useful_share > 0
+        ]
+
     def to_json(self) -> str:
         """Return the text of `calibration.json`."""
         fields = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}

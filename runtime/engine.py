@@ -114,6 +114,8 @@ class OpenEngines(Mapping[int, Engine]):
         backend: what runs them.
         new_ring: makes a ring of frames that they read clips from; None where host memory will do.
         switch_is_free: whether the first inference after a switch takes no longer than others.
+        logit_errors: by frame count, the largest |Δlogit| seen against export's known answers;
+            empty where the engines do not round.
     """
 
     def __init__(
@@ -122,11 +124,13 @@ class OpenEngines(Mapping[int, Engine]):
         backend: Backend,
         new_ring: NewRing | None = None,
         switch_is_free: bool = True,
+        logit_errors: Mapping[int, float] | None = None,
     ) -> None:
         self._engines = dict(engines)
         self.backend = backend
         self.new_ring = new_ring
         self.switch_is_free = switch_is_free
+        self.logit_errors = logit_errors or {}
 
     def __getitem__(self, frames: int) -> Engine:
         return self._engines[frames]
@@ -230,7 +234,13 @@ def _open_tensorrt(
         threads=1,
         reason=reason,
     )
-    return OpenEngines(group.engines, backend, group.ring, switch_is_free=group.resident == "all")
+    return OpenEngines(
+        group.engines,
+        backend,
+        group.ring,
+        switch_is_free=group.resident == "all",
+        logit_errors=group.logit_errors,
+    )
 
 
 def _open_onnxruntime(

@@ -138,7 +138,14 @@ def open_session(
                     "a second look needs all engines at once, and there is room for one",
                     "leave out --escalate, or --resident one.",
                 )
-            second_look = SecondLook(load_calibration(bundle), setting)
+            calibration = load_calibration(bundle)
+            for cascade in calibration.below_rounding(engines.logit_errors):
+                say(
+                    f"warning: whether {cascade.second} frames look again after {cascade.first} "
+                    f"may follow from {engines.backend.precision} rounding alone. "
+                    "`ffn-edge build --precision fp32` rounds less."
+                )
+            second_look = SecondLook(calibration, setting)
         if trace is not None:
             conditions = conditions_now(bundle, chosen, options.root)
             trace.begin(setting, limits, dataclasses.asdict(conditions))

@@ -41,6 +41,7 @@ class TensorRTGroup:
         resident: "all", or "one" if that was asked for or memory is short.
         deviations: by frame count, how far an engine's known answers are off: the largest
             |Δlogit|, relative to the largest logit of the clip.
+        logit_errors: the same, not relative.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class TensorRTGroup:
         self._cache = PlanCache(cache)
         self._given = plans
         self.deviations: dict[int, float] = {}
+        self.logit_errors: dict[int, float] = {}
         self._say = say
         self._device = Device()
         self._memory: EngineMemory | None = None
@@ -251,6 +253,7 @@ class TensorRTGroup:
         logits = np.stack([engine.infer(clip) for clip in known_clips(manifest.input, frames)])
         wrong = fault(logits, expected, TOLERANCES[self.precision])
         self.deviations[frames] = deviation(logits, expected)
+        self.logit_errors[frames] = float(np.abs(logits - expected).max())
         if wrong is not None:
             raise EngineError(
                 f"the engine for {frames} frames is not to be trusted: {wrong}",

@@ -21,7 +21,7 @@ from ffn_edge.runtime.calibration import (
     load_calibration,
     save_calibration,
 )
-from ffn_edge.runtime.confidence import Labels, Logits
+from ffn_edge.runtime.confidence import Labels, Logits, margins
 
 CLIPS, CLASSES = 400, 3
 
@@ -262,3 +262,21 @@ def test_an_unknown_schema_version_is_refused(bundle: Bundle, learnt: Calibratio
     (bundle.path / CALIBRATION).write_text(json.dumps(fields))
     with pytest.raises(FfnEdgeError, match="schema version 2; this release reads 1"):
         load_calibration(bundle)
+
+
+def test_an_engine_that_rounds_beyond_a_margin_is_told_of(learnt: Calibration) -> None:
+    assert learnt.below_rounding({}) == []
+    assert learnt.below_rounding({4: 1e-6, 2: 0.0}) == []
+    found = learnt.below_rounding({4: 10.0})
+    assert [(cascade.first, cascade.second) for cascade in found] == [(4, 8)]
+
+
+def test_no_margin_moves_further_than_its_bound(learnt: Calibration) -> None:
+    # So an error that `below_rounding` lets pass changes no choice of a clip at the threshold.
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=3, size=(2000, CLASSES))
+    error = 0.1
+    moved = logits + rng.choice([-error, error], size=logits.shape)
+    for temperature in (0.3, 1.0, 4.0):
+        change = np.abs(margins(moved, temperature) - margins(logits, temperature))
+        assert change.max() <= error / temperature

@@ -973,6 +973,15 @@ def test_what_tensorrt_says_when_memory_is_short_is_known(said: str) -> None:
     assert tensorrt_api.is_out_of_memory(said)
 
 
+def test_open_engines_tell_how_far_their_logits_are_off(
+    orin: Emulator, exported: Bundle, options: EngineOptions
+) -> None:
+    build(exported, options.cache)
+    with open_engines(exported, options) as engines:
+        assert engines.logit_errors.keys() == {2, 4}
+        assert all(0 < error < 0.5 for error in engines.logit_errors.values())
+
+
 # ------------------------------------------------------------------------------ power modes
 
 

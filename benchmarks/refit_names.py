@@ -1,0 +1,84 @@
+"""What TensorRT's parser makes of every network: layers, and the names a refit may ask for.
+
+    python benchmarks/refit_names.py [--networks tsm_resnet50,convnext_tiny,…] [--size 64]
+
+Each network of the README is exported with random weights, and the graph that `ffn-edge build`
+hands to TensorRT is parsed by the real TensorRT-RTX parser, which needs no GPU, for every frame
+count in float16 and float32. An engine that is refitted may ask for the names that the parser lets
+be marked; those that the list beside a plan lacks would end `run`. Nothing is built or refitted,
+and TensorRT itself may name others: `ffn-edge build` finds out on the device.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+from example import example_bundle, example_network
+from machine import describe_machine
+
+from ffn_edge import network
+from ffn_edge.bundle import Bundle
+from ffn_edge.export.bundle_writer import export_bundle
+from ffn_edge.export.plan_graph import GRAPH, write_plan_graph
+from ffn_edge.network.checkpoint import ModelCard
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+def others() -> dict[str, Any]:
+    """Return the cases of torchvision's networks that `specialize` is tested with."""
+    cases = runpy.run_path(str(ROOT / "tests/export/test_any_network.py"))["CASES"]
+    return {case.name: case for case in cases}
+
+
+def bundle_of(name: str, size: int, folder: Path) -> Bundle:
+    """Export a network of the README."""
+    if name in network.ARCHITECTURES:
+        return example_bundle(example_network(name), size, folder)
+    card = ModelCard(classes=tuple("abcde"), size=size, short_side=size)
+    return export_bundle(others()[name].build().eval(), card, folder)
+
+
+def row(name: str, bundle: Bundle, folder: Path) -> str:
+    """Return a network's row: frame counts, and layers, names and unknown names by precision."""
+    from tests.rtx_parser import parse
+
+    counts = bundle.manifest.frame_counts
+    cells = [f"`{name}`", ", ".join(map(str, counts))]
+    for precision in ("fp16", "fp32"):
+        layers, names, unknown = [], [], 0
+        for frames in counts:
+            listed = {weight.name for weight in write_plan_graph(bundle, frames, precision, folder)}
+            parsed = parse(folder / GRAPH)
+            layers.append(parsed.layers)
+            names.append(len(parsed.refittable))
+            unknown += len(parsed.refittable - listed)
+        cells += [" / ".join(map(str, dict.fromkeys(each))) for each in (layers, names)]
+        cells.append(str(unknown))
+    return "| " + " | ".join(cells) + " |"
+
+
+@click.command()
+@click.option("--networks", help="Comma-separated; left out, all of the README's.")
+@click.option("--size", default=64, show_default=True, help="Pixels of a frame's side.")
+def main(networks: str | None, size: int) -> None:
+    """Parse and print."""
+    names = networks.split(",") if networks else [*network.ARCHITECTURES, *others()]
+    columns = [f"{what}, {p}" for p in ("fp16", "fp32") for what in ("layers", "names", "unknown")]
+    print(describe_machine() + "\n")
+    print("| network | frames | " + " | ".join(columns) + " |")
+    print("|" + "---|" * (2 + len(columns)))
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = bundle_of(name, size, Path(folder) / "bundle")
+            print(row(name, bundle, Path(folder)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
