@@ -2,6 +2,7 @@
 
     tsm_resnet50-16-fp16-3f2a….plan     what TensorRT serialised; without weights, about 2 MB
     tsm_resnet50-16-fp16-3f2a….json     this module's `Sidecar`: what it is and what it needs
+    tsm_resnet50-16-fp16-3f2a….kernels  what TensorRT-RTX compiled of it when it first ran
     timings-10.3.0-87-5d0c….cache       TensorRT's measurements here, for the next build
     lock                                held while something is built
 
@@ -17,7 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,22 @@ class Plan:
         except OSError as error:
             raise EngineError(f"{self.path} cannot be read: {error}", _REBUILD) from error
 
+    def read_kernels(self) -> bytes:
+        """Return what `write_kernels` wrote; nothing if it cannot be read."""
+        try:
+            return self._kernels.read_bytes()
+        except OSError:
+            return b""
+
+    def write_kernels(self, compiled: bytes) -> None:
+        """Keep compiled kernels beside the plan. Where that fails, each start compiles them."""
+        with suppress(OSError), atomic_file(self._kernels) as temporary:
+            temporary.write_bytes(compiled)
+
+    @property
+    def _kernels(self) -> Path:
+        return self.path.with_suffix(".kernels")
+
 
 class PlanCache:
     """A folder of plans."""
@@ -313,7 +330,12 @@ class PlanCache:
         try:
             for leftover in self.folder.glob(f"{_UNFINISHED}*"):  # of a build that was killed
                 shutil.rmtree(leftover, ignore_errors=True)
-            for name in ("*.plan", "*.json", "*.cache"):  # of one that was killed while storing
+            for name in (
+                "*.plan",
+                "*.json",
+                "*.cache",
+                "*.kernels",
+            ):  # of one that was killed while storing
                 for leftover in self.folder.glob(f".{name}"):
                     leftover.unlink(missing_ok=True)
             yield

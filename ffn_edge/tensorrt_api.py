@@ -90,6 +90,28 @@ class Api:
                 message, "the driver may be older than this TensorRT needs; see `ffn-edge doctor`."
             ) from error
 
+    def context(self, engine: Any, compiled: bytes = b"") -> tuple[Any, Any]:
+        """Return an execution context, for scratch memory of the caller's, and its kernels.
+
+        Args:
+            engine: with or without its weights.
+            compiled: kernels that RTX has compiled before, as they were serialised.
+
+        Returns:
+            The context, or None where there is too little memory; and what collects the kernels
+            that RTX compiles while it runs, or None where they are part of the plan.
+        """
+        strategy = self.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self.target != "rtx":
+            return engine.create_execution_context(strategy), None
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        kernels = config.create_runtime_cache()
+        if compiled:  # those of another GPU or driver are not taken
+            kernels.deserialize(compiled)
+        config.set_runtime_cache(kernels)
+        return engine.create_execution_context(config), kernels
+
     def allocator(self, device: Device) -> Any:
         """Return an allocator for a Runtime or a Builder that takes plain device memory.
 

@@ -113,6 +113,8 @@ class TensorRTEngine:
         self._engine: Any = None
         self._refitter: Any = None
         self._context: Any = None
+        self._kernels: Any = None
+        self._compiled = b""
 
     @property
     def is_open(self) -> bool:
@@ -138,8 +140,8 @@ class TensorRTEngine:
             self._check_ports()
             if self._plan.sidecar.key.refit != "none":
                 self._refit()
-            strategy = self._api.module.ExecutionContextAllocationStrategy.USER_MANAGED
-            self._context = self._engine.create_execution_context(strategy)
+            self._compiled = self._plan.read_kernels()
+            self._context, self._kernels = self._api.context(self._engine, self._compiled)
             if self._context is None:
                 raise self._failure("cannot make an execution context")
             for name, address in ((_INPUT, self._memory.input), (_OUTPUT, self._memory.output)):
@@ -157,6 +159,7 @@ class TensorRTEngine:
         trace: TracebackType | None,
     ) -> None:
         self._context = None
+        self._kernels = None
         self._refitter = None
         self._engine = None
         self._runtime = None
@@ -170,6 +173,14 @@ class TensorRTEngine:
     def use_scratch(self, address: int, size: int) -> None:
         """Give the open engine its scratch memory, which others may use when it does not run."""
         self._context.set_device_memory(address, size)
+
+    def keep_kernels(self) -> None:
+        """Keep what RTX has compiled in this start for the next one."""
+        if self._kernels is not None:
+            compiled = bytes(memoryview(self._kernels.serialize()))
+            if compiled != self._compiled:
+                self._plan.write_kernels(compiled)
+                self._compiled = compiled
 
     def infer(self, frames: Clip) -> npt.NDArray[np.float32]:
         """Classify clips: uint8 (N, T, H, W, 3), RGB, or placed by a ring -> float32 (N, classes).

@@ -167,6 +167,7 @@ class TensorRTGroup:
             self._share_scratch()
         for engine in self.engines.values():
             self._check_answers(engine, known_logits(tensors, engine.frames))
+            engine.keep_kernels()
 
     def _close(self) -> None:
         """Release in order: engines, memory, the device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from .machine import Machine
 from .plan import BadPlanError, Plan
 from .signatures import Types
 from .streams import Work
-from .values import Allocating, Reporter
+from .values import Allocating, Reporter, host_memory
 
 _SCRATCH_STEP = 512
+_KERNELS = b"EMULATED KERNELS\n"
 _OUT_OF_MEMORY = "Requested amount of GPU memory (1024 bytes) could not be allocated."
 
 
@@ -188,10 +190,20 @@ class ICudaEngine:
         places: Any = self._types.classes["TensorLocation"]
         return places["DEVICE"]
 
+    def create_runtime_config(self) -> Any:
+        """Return how a context shall run."""
+        return create(
+            self._types.classes["IRuntimeConfig"],
+            _strategy=self._types.classes["ExecutionContextAllocationStrategy"]["STATIC"],  # type: ignore[index]
+            _cache=None,
+            _report=self._report,
+        )
+
     def create_execution_context(self, strategy: Any = None, runtime_config: Any = None) -> Any:
         """Return a context to run in; None if that fails."""
+        kernels = None
         if runtime_config is not None:
-            raise NotImplementedError("the emulator has no IRuntimeConfig")
+            strategy, kernels = runtime_config._strategy, runtime_config._cache
         failure = self._machine.failure_of("create_execution_context")
         scratch = 0
         if failure is None and (strategy is None or strategy.name != "USER_MANAGED"):
@@ -213,6 +225,7 @@ class ICudaEngine:
             _bound={},
             _pending=[],
             _name="",
+            _kernels=kernels,
         )
         self._machine.residents.add(context)
         return context
@@ -245,3 +258,68 @@ class ICudaEngine:
             noise = np.random.default_rng(0)
             return [noise.standard_normal(r.shape).astype(r.dtype) for r in results]
         return results
+
+
+class IRuntimeConfig:
+    """How a context of RTX runs."""
+
+    _cache: Any
+    _report: Reporter
+    _strategy: Any
+    _machine: Machine
+    _types: Types
+
+    def get_execution_context_allocation_strategy(self) -> Any:
+        """Return whose scratch memory it uses."""
+        return self._strategy
+
+    def set_execution_context_allocation_strategy(self, strategy: Any = None) -> None:
+        """Say whose scratch memory it uses."""
+        self._strategy = strategy
+
+    def create_runtime_cache(self) -> Any:
+        """Return an empty cache of kernels."""
+        return create(self._types.classes["IRuntimeCache"], _kernels=set(), _report=self._report)
+
+    def get_runtime_cache(self) -> Any:
+        """Return the cache that was set."""
+        return self._cache
+
+    def set_runtime_cache(self, cache: Any = None) -> bool:
+        """Compile kernels into a cache, and take them from it."""
+        self._cache = cache
+        return True
+
+
+class IRuntimeCache:
+    """Kernels that RTX compiled."""
+
+    _kernels: set[str]
+    _report: Reporter
+    _machine: Machine
+    _types: Types
+
+    def serialize(self) -> Any:
+        """Return it as bytes."""
+        text = json.dumps([list(self._machine.sm), sorted(self._kernels)])
+        return host_memory(self._types, _KERNELS + text.encode())
+
+    def deserialize(self, blob: Any) -> bool:
+        """Read it; False if it is rubbish, or of another GPU."""
+        data = bytes(blob)
+        try:
+            if not data.startswith(_KERNELS):
+                raise ValueError
+            sm, kernels = json.loads(data[len(_KERNELS) :])
+        except ValueError:
+            self._report.error("IRuntimeCache::deserialize: the cache cannot be read")
+            return False
+        if tuple(sm) != self._machine.sm:
+            return False
+        self._kernels.update(kernels)
+        return True
+
+    def reset(self) -> bool:
+        """Forget all kernels."""
+        self._kernels.clear()
+        return True

@@ -21,6 +21,7 @@ class IExecutionContext:
 
     _bound: dict[str, int]
     _engine: Any
+    _kernels: Any
     _name: str
     _own_scratch: int
     _owner: object
@@ -98,6 +99,7 @@ class IExecutionContext:
                 "additional calls to cudaStreamSynchronize() by TensorRT."
             )
         bound, scratch = dict(self._bound), self._scratch
+        self._compile()
         fault = machine.failure_of_execution()
         with machine.lock:
             queue = machine.streams.find(stream_handle)
@@ -132,6 +134,14 @@ class IExecutionContext:
         if not self._scratch and engine.device_memory_size_v2:
             return "device memory was not set, and the context has none of its own"
         return None
+
+    def _compile(self) -> None:
+        """Compile what RTX has not compiled yet."""
+        kernel = f"of {self._engine._plan.build}"
+        if self._machine.is_rtx and (self._kernels is None or kernel not in self._kernels._kernels):
+            self._machine.calls["compile"] += 1
+            if self._kernels is not None:
+                self._kernels._kernels.add(kernel)
 
     def _check_shared_scratch(self, work: Work) -> None:
         """Remember runs in one scratch of which neither waits for the other."""

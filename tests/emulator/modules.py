@@ -26,6 +26,8 @@ _TENSORRT = {
         builder.IBuilderConfig,
         builder.ITimingCache,
         engine.ICudaEngine,
+        engine.IRuntimeCache,
+        engine.IRuntimeConfig,
         execution.IExecutionContext,
         engine.Runtime,
         network.ILayer,

@@ -58,6 +58,7 @@ class Plan:
         weights: by name.
         graph: an ONNX model that takes its weights as inputs.
         values: the weights that were not stripped.
+        build: told apart from every other.
     """
 
     version: str
@@ -70,6 +71,7 @@ class Plan:
     weights: dict[str, WeightEntry]
     graph: bytes
     values: dict[str, npt.NDArray[np.generic]]
+    build: str
 
     @property
     def is_refittable(self) -> bool:
@@ -174,4 +176,5 @@ def deserialize(data: memoryview, *, version: str, sm: tuple[int, int]) -> Plan:
         weights=weights,
         graph=bytes(payload[: header["graph_bytes"]]),
         values=values,
+        build=header["build"],
     )
