@@ -8,6 +8,7 @@ Skipped without a device. Not yet run on one.
 
 from __future__ import annotations
 
+import functools
 import os
 
 import numpy as np
@@ -20,6 +21,7 @@ from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.gpu import Device, find_gpu
 from ffn_edge.plan_cache import PlanCache
 from ffn_edge.runtime.engine import EngineOptions, open_engines
+from ffn_edge.runtime.tensorrt_group import prove
 from ffn_edge.tensorrt_api import Target, is_installed, load
 
 pytestmark = pytest.mark.gpu
@@ -52,10 +54,15 @@ def options(
     tested: Bundle,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> EngineOptions:
-    """Engines that were built here, in either precision."""
+    """Engines that were built here, in either precision, opened, refitted and tried."""
     folder = tmp_path_factory.mktemp("cache")
     choice = BuildOptions(target=target, precision=request.param)
-    build_plans(tested, PlanCache(folder), choice)
+    said: list[str] = []
+    opened = functools.partial(prove, bundle=tested, say=said.append)
+    for each in build_plans(tested, PlanCache(folder), choice, prove=opened, say=said.append):
+        sidecar = each.plan.sidecar
+        print(f"{sidecar.key.name}: {sidecar.flags}, known clips off by {sidecar.deviation:.1e}")
+    assert not [line for line in said if "keeps those" in line], said  # names that nobody knew
     return EngineOptions(backend=target, cache=folder, precision=request.param)
 
 
