@@ -1,0 +1,1 @@
+"""Scripts that print the README's figures."""
