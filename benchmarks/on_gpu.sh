@@ -73,8 +73,11 @@ summary="| part    | result      | seconds |
 failed=0
 for part in "${chosen[@]}"; do
     limit=${LIMIT_S[$part]}
-    # SECONDS is the shell's own clock.
-    [ "${#dry[@]}" -gt 0 ] || limit=$((limit < ALL_S - SECONDS ? limit : ALL_S - SECONDS))
+    if [ "${#dry[@]}" -gt 0 ]; then
+        limit=600 # any machine may do it
+    else # SECONDS is the shell's own clock
+        limit=$((limit < ALL_S - SECONDS ? limit : ALL_S - SECONDS))
+    fi
     began=$SECONDS
     if [ "$limit" -le 5 ]; then
         code=124
