@@ -35,6 +35,7 @@ from ffn_edge.network.transfer import start_from
 from ffn_edge.train.batches import VideoBatches
 from ffn_edge.train.loading import Batch, to_model_input
 from ffn_edge.train.objective import MultiFrequencyLoss
+from ffn_edge.train.optimizer import take_step
 from ffn_edge.train.processes import (
     autocast_to,
     compute_dtype,
@@ -278,10 +279,8 @@ def _distil(
                 loss = objective.student(frames, logits, target, batch.labels).total
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 losses[frames].append(loss.detach())
-            scaler.step(optimizer)
-            scaler.update()
+            take_step(optimizer, schedule, scaler)
             optimizer.zero_grad(set_to_none=True)
-            schedule.step()
         means = {t: float(torch.stack(each).mean()) for t, each in losses.items()}
         if not all(map(math.isfinite, means.values())):
             raise RecipeError(

@@ -37,7 +37,7 @@ from ffn_edge.train.loading import (
 )
 from ffn_edge.train.log import RunLog
 from ffn_edge.train.objective import LossTerms, MultiFrequencyLoss
-from ffn_edge.train.optimizer import learning_rate_factor, make_optimizer
+from ffn_edge.train.optimizer import learning_rate_factor, make_optimizer, take_step
 from ffn_edge.train.processes import (
     Processes,
     autocast_to,
@@ -245,13 +245,11 @@ def train(
                         # Gradients are scaled under float16; clip what the optimiser will see.
                         scaler.unscale_(optimizer)
                         nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_gradient)
-                    scaler.step(optimizer)
-                    scaler.update()
+                    rate = schedule.get_last_lr()[0]
+                    take_step(optimizer, schedule, scaler)
                     optimizer.zero_grad(set_to_none=True)
                     if average is not None:
                         average.update_parameters(network)
-                    rate = schedule.get_last_lr()[0]
-                    schedule.step()
                     values = {name: _number(value) for name, value in sums.items()}
                     if not math.isfinite(values["loss"]):
                         raise RecipeError(

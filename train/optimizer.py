@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.specialized import NORM_TYPES
@@ -81,6 +82,18 @@ def learning_rate_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> flo
     if step <= peak:
         return _cosine(1 / 25, 1.0, step / peak)
     return _cosine(1.0, 1 / 25e4, (step - peak) / max(1e-9, total - 1 - peak))
+
+
+def take_step(optimizer: Optimizer, schedule: LRScheduler, scaler: torch.amp.GradScaler) -> None:
+    """Let the optimiser step, and the learning rate go on with it.
+
+    Where gradients overflow float16, the scaler skips the step and lowers its scale instead.
+    """
+    scale = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    if scaler.get_scale() >= scale:
+        schedule.step()
 
 
 def _cosine(start: float, end: float, progress: float) -> float:

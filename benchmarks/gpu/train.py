@@ -12,7 +12,6 @@ import os
 import signal
 import tempfile
 import threading
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -97,10 +96,7 @@ def _overflows(recipe: Recipe, folder: Path, device: str) -> str:
     scale = training["scaler"]["scale"]
     training["scaler"]["scale"] = 2.0**_EXPONENT
     save_checkpoint(folder / LAST, checkpoint.network, checkpoint.card, training)
-    with warnings.catch_warnings():
-        # A schedule that goes on while the first step is skipped, as it must here.
-        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-        result = train(half, folder, resume=True, device=device)
+    result = train(half, folder, resume=True, device=device)
     after = load_checkpoint(folder / LAST)
     assert after.training is not None
     skipped = result.steps - training["step"]

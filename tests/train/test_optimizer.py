@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD, lr_scheduler
 
 from ffn_edge.network import build
-from ffn_edge.train.optimizer import learning_rate_factor, make_optimizer
+from ffn_edge.train.optimizer import learning_rate_factor, make_optimizer, take_step
 from ffn_edge.train.recipe import Recipe
 
 EPOCHS, STEPS = 6, 5
@@ -72,3 +72,24 @@ def test_every_parameter_is_in_one_group_with_the_papers_rate_and_decay(
         elif name.endswith("fc.linear.bias"):
             expected = (1.0, 0.0)
         assert settings[id(parameter)] == pytest.approx(expected), name
+
+
+def test_a_step_that_overflows_float16_is_skipped_and_the_rate_waits_for_it() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
+    taken = []
+    for _ in range(200):
+        before = weight.detach().clone()
+        with torch.autocast("cpu", torch.float16):
+            loss = (weight * 1e-3).half().sum()
+        scaler.scale(loss).backward()
+        take_step(optimizer, schedule, scaler)
+        optimizer.zero_grad()
+        taken.append(not torch.equal(weight, before))
+        assert schedule.get_last_lr() == [0.5 ** sum(taken)]
+        if sum(taken) == 3:
+            break
+    assert taken[0] is False
+    assert sum(taken) == 3
