@@ -184,6 +184,24 @@ def what_another_thread_frees_leaks(bench: Bench) -> str:
     return str(warning.message)
 
 
+def another_thread_takes_and_frees_memory(bench: Bench) -> str:
+    """`Device.on_this_thread`: memory taken and freed on a thread of TensorRT's own is all back."""
+    with Device() as device:
+        before = device.free_bytes
+
+        def work() -> None:
+            with device.on_this_thread():
+                memory = device.allocate(bench.large)
+                device.upload(int(memory), np.arange(64, dtype=np.uint8))
+                device.free(memory)
+
+        _in_a_thread(work)
+        missing = before - device.free_bytes
+        device.allocate(64)  # this thread's context is as it was
+    assert missing < bench.large // 2, missing
+    return f"{missing / _MIB:.0f} MiB missing afterwards"
+
+
 def closing_gives_the_memory_back(bench: Bench) -> str:
     """A primary context that is released takes along what leaked in it."""
 
@@ -623,6 +641,7 @@ CHECKS: tuple[Callable[[Bench], str], ...] = (
     a_released_primary_context_is_left_on_the_stack,
     a_contexts_memory_goes_with_it,
     what_another_thread_frees_leaks,
+    another_thread_takes_and_frees_memory,
     closing_gives_the_memory_back,
     no_bytes_are_refused,
     addresses_are_aligned,

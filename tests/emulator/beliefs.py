@@ -29,6 +29,7 @@ class Belief:
 
 
 _STRICT = "stricter on purpose: a device shows this seldom, or as wrong data"
+_BOARD = "needs a Jetson: the GPU's memory is the host's there"
 _TENSORRT = "needs TensorRT on a device: part `rtx`, if TensorRT-RTX takes the card; else a Jetson"
 
 BELIEFS = (
@@ -58,6 +59,8 @@ BELIEFS = (
            "memory.DeviceMemory.free_all_of", "closing_gives_the_memory_back"),
     Belief("what another thread frees leaks, with a warning", "contexts.DriverState.activate",
            "what_another_thread_frees_leaks"),
+    Belief("a context may be pushed on another thread, which then takes and frees memory",
+           "contexts.DriverState.push", "another_thread_takes_and_frees_memory"),
     Belief("streams and events are freed under the same rule", "driver.Stream",
            reason="a leaked stream shows nowhere; PyCUDA's code is the same as for memory"),
     # memory
@@ -135,6 +138,17 @@ BELIEFS = (
            reason=_TENSORRT),
     Belief("the refitter asks for the weights that the parser named, and no others",
            "refitter.Refitter.get_all_weights", reason=_TENSORRT),
+    Belief("so too for integers on which only shapes depend; those cannot be marked one by one",
+           "graph.Graph", reason="that they cannot, the real TensorRT-RTX builder says; that they "
+           f"are asked for is the worst case. {_TENSORRT}"),
+    Belief("an engine whose weights were marked one by one asks for those alone",
+           "builder.Builder.build_serialized_network", reason=_TENSORRT),
+    Belief("TensorRT takes all device memory through an allocator that it was given, on any thread",
+           "values.Allocating", reason=_TENSORRT),
+    Belief("its own allocator gets less on a board than there is", "machine.Machine",
+           reason=_BOARD),
+    Belief("RTX compiles kernels at the first run, and takes them from a cache that fits",
+           "engine.IRuntimeCache", reason=_TENSORRT),
     Belief("other weights under REFIT_IDENTICAL give wrong answers without a word",
            "refitter.Refitter.refit_cuda_engine", reason=_TENSORRT),
     Belief("refitted weights may lie on the device until the refit",
