@@ -69,15 +69,6 @@ Progress = Callable[[str, int, int], None]
 # Opens a plan as the runtime does and returns its deviation, as `Sidecar` has it.
 Prove = Callable[[Plan], float]
 
-# What `refit` means to TensorRT's builder. Weights that will change cost speed; so do those that
-# are refitted one by one, where the engine has others that nobody knows ("individual").
-_FLAGS = {
-    "identical": ("STRIP_PLAN", "REFIT_IDENTICAL"),
-    "any": ("STRIP_PLAN", "REFIT"),
-    "individual": ("STRIP_PLAN", "REFIT_INDIVIDUAL"),
-    "none": (),
-}
-
 
 def build_plans(
     bundle: Bundle,
@@ -180,14 +171,14 @@ def _build(
             )
             return Plan(folder / _PLAN, sidecar)
 
-        plan = build(_FLAGS["any" if api.strips_for_any and refit == "identical" else refit])
+        plan = build(api.refit_flags(refit))
         if gpu is not None and prove is not None:
             say(f"{frames} frames: opening the engine and running the known clips")
             try:
                 deviation = prove(plan)
             except UnknownWeightsError as error:
                 say(f"{frames} frames: {error.message}; building so that it keeps those")
-                plan = build(_FLAGS["individual"])
+                plan = build(api.refit_flags("individual"))
                 deviation = prove(plan)
             plan = Plan(plan.path, dataclasses.replace(plan.sidecar, deviation=deviation))
         return Built(cache.store(plan.sidecar, plan.path), reused=False)

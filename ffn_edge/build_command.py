@@ -117,7 +117,7 @@ def build(
             opened,
             PlanCache(cache),
             options,
-            prove=functools.partial(prove, bundle=opened, say=_say),
+            prove=functools.partial(prove, bundle=opened),
             say=_say,
             progress=BuildProgress(bar),
         )

@@ -60,13 +60,17 @@ class Api:
         """
         return self.target == "rtx"
 
-    @property
-    def strips_for_any(self) -> bool:
-        """Whether weights can be left out of a plan only together with the flag REFIT.
+    def refit_flags(self, refit: str) -> tuple[str, ...]:
+        """Return the names of the builder's flags for a plan without weights.
 
-        So NVIDIA documents it for RTX.
+        Args:
+            refit: "identical" weights at full speed; "any" weights; "individual", those that are
+                marked, where the others stay in the plan; or "none": all stay.
         """
-        return self.target == "rtx"
+        if refit == "identical" and self.target == "rtx":
+            refit = "any"  # NVIDIA documents no other way there
+        flags = {"identical": "REFIT_IDENTICAL", "any": "REFIT", "individual": "REFIT_INDIVIDUAL"}
+        return ("STRIP_PLAN", flags[refit]) if refit in flags else ()
 
     @property
     def drops_biases(self) -> bool:

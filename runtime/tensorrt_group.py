@@ -278,7 +278,7 @@ class TensorRTGroup:
         self.resident = "one"
 
 
-def prove(plan: Plan, bundle: Bundle, say: Callable[[str], None]) -> float:
+def prove(plan: Plan, bundle: Bundle) -> float:
     """Open a plan as `ffn-edge run` does, refit it and run the known clips.
 
     Returns:
@@ -290,7 +290,7 @@ def prove(plan: Plan, bundle: Bundle, say: Callable[[str], None]) -> float:
     key = plan.sidecar.key
     frames = key.frames
     target: Target = "rtx" if key.target == "rtx" else "tensorrt"
-    with TensorRTGroup(bundle, target, (frames,), plans={frames: plan}, say=say) as group:
+    with TensorRTGroup(bundle, target, (frames,), resident="one", plans={frames: plan}) as group:
         return group.deviations[frames]
 
 

@@ -58,7 +58,7 @@ def options(
     folder = tmp_path_factory.mktemp("cache")
     choice = BuildOptions(target=target, precision=request.param)
     said: list[str] = []
-    opened = functools.partial(prove, bundle=tested, say=said.append)
+    opened = functools.partial(prove, bundle=tested)
     for each in build_plans(tested, PlanCache(folder), choice, prove=opened, say=said.append):
         sidecar = each.plan.sidecar
         print(f"{sidecar.key.name}: {sidecar.flags}, known clips off by {sidecar.deviation:.1e}")

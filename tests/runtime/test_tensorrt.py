@@ -100,7 +100,7 @@ def build(bundle: Bundle, folder: Path | None, **choices: Any) -> list[Built]:
 
 def build_and_prove(bundle: Bundle, folder: Path, **choices: Any) -> list[Built]:
     """Build as the command does: what was built is opened and tried."""
-    opened = functools.partial(prove, bundle=bundle, say=lambda message: None)
+    opened = functools.partial(prove, bundle=bundle)
     return build_plans(bundle, PlanCache(folder), BuildOptions(**choices), prove=opened)
 
 
