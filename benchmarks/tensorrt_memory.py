@@ -5,8 +5,8 @@
 Building is measured with the real TensorRT-RTX builder: what this project holds (by tracemalloc,
 which sees every NumPy array) and the growth of the whole process (RssAnon), with the builder's own
 memory in it. Refitting is measured on the emulator of `tests/emulator`, whose device memory counts
-neither for tracemalloc nor as anonymous memory. The weight file is memory-mapped: its pages belong
-to the page cache and are not counted.
+neither for tracemalloc nor as anonymous memory. A layer is read from the weight file into the
+array that it is then composed in.
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ A frame count that was added or replaced since the bundle was exported lies besi
     frames_<T>.safetensors  its `frames/<T>/…`, which go before those in the weight file
     graph_<T>.onnx          its graph, whose tensors are external data in both files
 
-Nothing in a bundle can run code when it is loaded: JSON, safetensors and ONNX only.
+Nothing in a bundle can run code when it is loaded: JSON, safetensors and ONNX only. A bundle may
+change while it is in use: its files are read, never mapped, and a file that is cut short is an
+error and not the end of the process.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import mmap
+import math
+import os
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.compose import Array
+from ffn_edge.compose import Array, FreshTensors, blocks
 from ffn_edge.errors import BundleError, FfnEdgeError
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.versioned_json import read_versioned
@@ -40,6 +44,9 @@ WEIGHTS = "weights.safetensors"
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32}
 _EXPORT_AGAIN = "export the bundle again with `ffn-edge export`, or copy it again."
+_RENAME = "copy a new bundle beside the one in use, and rename it into place."
+# Of a weight file's header: a hundred times those of large networks.
+_MOST_TEXT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,11 +195,23 @@ class Manifest:
         )
 
 
-class WeightFile(Mapping[str, Array]):
-    """The tensors of a bundle by name, memory-mapped: a tensor is read when touched."""
+def _whole(value: object, what: str, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 63:
+        raise ValueError(f"{what} is {value!r:.50}, not a whole number from {least} on")
+    return value
+
+
+class WeightFile(FreshTensors):
+    """The tensors of a bundle by name, each read when it is asked for.
+
+    The files stay open: who renames others into their place does not change what is read here.
+
+    Attributes:
+        entries: where each tensor lies.
+    """
 
     def __init__(self, path: Path, vectors: Mapping[int, Path] | None = None) -> None:
-        """Map the files.
+        """Open the files.
 
         Args:
             path: the weight file.
@@ -202,29 +221,106 @@ class WeightFile(Mapping[str, Array]):
             BundleError: a file is not a whole safetensors file, or one of `vectors` holds more
                 than its frame count's.
         """
-        self._places = _map_tensors(path)
+        opened = _OpenFile(path)
+        self.entries = _read_entries(opened)
+        self._files = dict.fromkeys(self.entries, opened)
         for frames, file in (vectors or {}).items():
             own = f"frames/{frames}/"
-            places = _map_tensors(file)
-            for name in places:
+            opened = _OpenFile(file)
+            entries = _read_entries(opened)
+            for name in entries:
                 if not name.startswith(own):  # it would change what other frame counts compute
                     raise BundleError(
                         f"{file} holds {name}, which is not of {frames} frames", _EXPORT_AGAIN
                     )
-            for name in [name for name in self._places if name.startswith(own)]:
-                del self._places[name]
-            self._places.update(places)
+            for name in [name for name in self.entries if name.startswith(own)]:
+                del self.entries[name]
+            self.entries.update(entries)
+            self._files.update(dict.fromkeys(entries, opened))
 
     def __getitem__(self, name: str) -> Array:
-        content, entry = self._places[name]
-        raw = content[entry.offset : entry.offset + entry.length]
-        return raw.view(_DTYPES[entry.dtype]).reshape(entry.shape)
+        """Read a tensor; the array is the caller's own.
+
+        Raises:
+            BundleError: the file was cut short since it was opened.
+        """
+        entry = self.entries[name]
+        tensor = np.empty(entry.shape, self._dtype(name))
+        self._files[name].read_into(tensor, entry.offset)
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self.entries)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape without reading it."""
+        return self.entries[name].shape
+
+    def float32(self, name: str) -> Array:
+        """Read a tensor as float32. One of another type is never whole in memory besides.
+
+        Raises:
+            BundleError: the file was cut short since it was opened.
+        """
+        dtype = self._dtype(name)
+        if dtype == np.float32:
+            return self[name]
+        entry = self.entries[name]
+        tensor = np.empty(entry.shape, np.float32)
+        offset = entry.offset
+        for block in blocks(tensor):
+            stored = np.empty(block.shape, dtype)
+            self._files[name].read_into(stored, offset)
+            block[...] = stored
+            offset += stored.nbytes
+        return tensor
+
+    def _dtype(self, name: str) -> npt.DTypeLike:
+        entry = self.entries[name]
+        if entry.dtype not in _DTYPES:
+            raise BundleError(
+                f"{name} in {entry.file} is {entry.dtype}, which a bundle does not hold",
+                _EXPORT_AGAIN,
+            )
+        return _DTYPES[entry.dtype]
+
+
+class _OpenFile:
+    """A file that is read at places of its own; it closes with the last reference."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def size(self) -> int:
+        """Return how many bytes it has now."""
+        return os.fstat(self._descriptor).st_size
+
+    def read_into(self, array: Array, offset: int) -> None:
+        """Fill a contiguous array with the bytes from `offset` on.
+
+        Raises:
+            BundleError: the file ends before.
+        """
+        rest = memoryview(array.reshape(-1).view(np.uint8).data)
+        while rest:
+            try:
+                count = os.preadv(self._descriptor, [rest], offset)
+            except OSError as error:
+                raise BundleError(
+                    f"{self.path} cannot be read: {error.strerror}", _EXPORT_AGAIN
+                ) from error
+            if count == 0:
+                raise BundleError(
+                    f"{self.path} was altered while in use: it ends after {self.size()} bytes",
+                    _RENAME,
+                )
+            rest = rest[count:]
+            offset += count
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,40 +343,44 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     Raises:
         BundleError: the file is not a whole safetensors file.
     """
-    size = path.stat().st_size
+    return _read_entries(_OpenFile(path))
+
+
+def _read_entries(file: _OpenFile) -> dict[str, TensorEntry]:
+    size = file.size()
     try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > size:
-                raise ValueError("the header is longer than the file")
-            header = json.loads(file.read(length))
+        if size < 8:
+            raise ValueError("it has no header")
+        start = np.empty(1, "<u8")
+        file.read_into(start, 0)
+        length = int(start[0])
+        if length > min(size - 8, _MOST_TEXT_BYTES):
+            raise ValueError(f"its header would have {length} bytes")
+        text = np.empty(length, np.uint8)
+        file.read_into(text, 8)
+        header = json.loads(text.tobytes())
         header.pop("__metadata__", None)
-        entries = {
-            name: TensorEntry(
-                path.name,
-                item["dtype"],
-                tuple(item["shape"]),
-                8 + length + item["data_offsets"][0],
-                item["data_offsets"][1] - item["data_offsets"][0],
-            )
-            for name, item in header.items()
-        }
-        for name, entry in entries.items():
-            if not 8 + length <= entry.offset <= entry.offset + entry.length <= size:
-                raise ValueError(f"{name} does not lie within the file")
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        entries = {name: _entry(file.path.name, item, 8 + length) for name, item in header.items()}
+        end = 8 + length
+        for name, entry in sorted(entries.items(), key=lambda item: item[1].offset):
+            if not end <= entry.offset <= entry.offset + entry.length <= size:
+                raise ValueError(f"{name} does not lie within the file, or in another tensor")
+            end = entry.offset + entry.length
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(
-            f"{path} is not a whole safetensors file: {error}", _EXPORT_AGAIN
+            f"{file.path} is not a whole safetensors file: {error}", _EXPORT_AGAIN
         ) from error
     return entries
 
 
-def _map_tensors(path: Path) -> dict[str, tuple[npt.NDArray[np.uint8], TensorEntry]]:
-    """Map a safetensors file: its bytes, and where in them each tensor lies."""
-    entries = read_header(path)
-    with open(path, "rb") as file:
-        content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    return {name: (content, entry) for name, entry in entries.items()}
+def _entry(file: str, item: Mapping[str, Any], start: int) -> TensorEntry:
+    """Read one tensor of a header; offsets count from `start`."""
+    shape = tuple(_whole(each, "an axis") for each in item["shape"])
+    first, last = (_whole(each, "an offset") for each in item["data_offsets"])
+    dtype = str(item["dtype"])
+    if dtype in _DTYPES and last - first != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize:
+        raise ValueError(f"{last - first} bytes are no {dtype} of {shape}")
+    return TensorEntry(file, dtype, shape, start + first, last - first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +431,7 @@ class Bundle:
         return self.path / sub_network.graph
 
     def tensors(self) -> WeightFile:
-        """Return the tensors of all weight files, memory-mapped."""
+        """Return the tensors of all weight files."""
         vectors = {
             frames: self.path / sub.vectors
             for frames, sub in self.manifest.sub_networks.items()

@@ -10,6 +10,7 @@ NumPy only: this runs on the device.
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -22,6 +23,21 @@ Array = npt.NDArray[np.generic]
 S_IN = "s_in"
 S_OUT = "s_out"
 BIAS = "bias"
+
+
+class FreshTensors(Mapping[str, Array]):
+    """Tensors by name, read anew each time: every array belongs to the caller, who may change it.
+
+    So a layer is composed in the array that it was read into, and never held twice.
+    """
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape without reading it."""
+
+    @abstractmethod
+    def float32(self, name: str) -> Array:
+        """Read a tensor as float32, whatever it is stored as."""
 
 
 def vector_name(frames: int, layer: str, vector: str) -> str:
@@ -38,10 +54,22 @@ def modulate(weight: Array, s_in: Array | None, s_out: Array | None) -> Array:
         s_out: float32, broadcastable to the weight's output channels.
     """
     composed = weight.astype(np.float32)
-    for scale in (s_in, s_out):
-        if scale is not None:  # in place: a large layer is never held twice
-            np.multiply(composed, scale.astype(np.float32, copy=False), out=composed)
+    _scale(composed, s_in, s_out)
     return composed
+
+
+def _scale(weight: Array, s_in: Array | None, s_out: Array | None) -> None:
+    """Multiply a float32 weight in place: a large layer is never held twice."""
+    for scale in (s_in, s_out):
+        if scale is not None:
+            np.multiply(weight, scale.astype(np.float32, copy=False), out=weight)
+
+
+def _own_float32(tensors: Mapping[str, Array], name: str) -> Array:
+    """Return a tensor as a float32 array that no one else holds."""
+    if isinstance(tensors, FreshTensors):
+        return tensors.float32(name)
+    return tensors[name].astype(np.float32)
 
 
 def compose(
@@ -53,7 +81,7 @@ def compose(
     One layer at a time, so host memory never holds a second whole model.
 
     Args:
-        tensors: the weight file, by name; memory-mapped is enough.
+        tensors: by name, from the weight file; they are left as they are.
         layers: the modulated layers, from the manifest.
         frames: a frame count of the bundle.
     """
@@ -62,10 +90,13 @@ def compose(
             tensors[name] if (name := vector_name(frames, layer, vector)) in tensors else None
             for vector in (S_IN, S_OUT)
         )
-        yield f"{layer}.weight", modulate(tensors[f"{layer}.weight"], s_in, s_out)
+        weight = _own_float32(tensors, f"{layer}.weight")
+        _scale(weight, s_in, s_out)
+        yield f"{layer}.weight", weight
+        del weight  # before the next is read
         bias = _bias_name(tensors, layer, frames)
         if bias is not None:
-            yield f"{layer}.bias", tensors[bias].astype(np.float32)
+            yield f"{layer}.bias", _own_float32(tensors, bias)
 
 
 def composed_shapes(
@@ -74,11 +105,15 @@ def composed_shapes(
     """Return the names and shapes of what `compose` yields, in its order, and compose nothing."""
     shapes = {}
     for layer in layers:
-        shapes[f"{layer}.weight"] = tensors[f"{layer}.weight"].shape
+        shapes[f"{layer}.weight"] = _shape(tensors, f"{layer}.weight")
         bias = _bias_name(tensors, layer, frames)
         if bias is not None:
-            shapes[f"{layer}.bias"] = tensors[bias].shape
+            shapes[f"{layer}.bias"] = _shape(tensors, bias)
     return shapes
+
+
+def _shape(tensors: Mapping[str, Array], name: str) -> tuple[int, ...]:
+    return tensors.shape(name) if isinstance(tensors, FreshTensors) else tensors[name].shape
 
 
 def _bias_name(tensors: Mapping[str, Array], layer: str, frames: int) -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,6 +248,58 @@ def test_a_manifest_that_names_a_path_outside_is_refused(name: str, bundle_copy:
         Bundle.load(bundle_copy)
 
 
+def test_a_file_may_be_a_link_to_what_the_manifest_says(bundle_copy: Path) -> None:
+    for name in (WEIGHTS, "graph_2.onnx"):
+        (bundle_copy / name).rename(bundle_copy.parent / name)
+        (bundle_copy / name).symlink_to(bundle_copy.parent / name)
+
+    assert len(Bundle.load(bundle_copy).tensors()) > 0
+
+
+def test_a_weight_file_that_is_cut_short_while_in_use_is_an_error(bundle_copy: Path) -> None:
+    tensors = Bundle.load(bundle_copy).tensors()
+    os.truncate(bundle_copy / WEIGHTS, 100)
+
+    for read in (tensors.__getitem__, tensors.float32):
+        with pytest.raises(BundleError, match="altered while in use") as caught:
+            read(list(tensors)[-1])
+        assert "rename" in caught.value.hint
+
+
+def test_a_weight_file_that_is_replaced_by_renaming_is_read_as_it_was(bundle_copy: Path) -> None:
+    tensors = Bundle.load(bundle_copy).tensors()
+    before = {name: tensors[name] for name in tensors}
+    (bundle_copy / "new").write_bytes(b"another export")
+    (bundle_copy / "new").replace(bundle_copy / WEIGHTS)
+
+    assert all(np.array_equal(tensors[name], before[name]) for name in before)
+
+
+def test_tensors_belong_to_who_asked_for_them(exported: Bundle) -> None:
+    tensors = exported.tensors()
+    name = next(iter(tensors))
+    first = tensors[name]
+    first[...] = 7
+
+    assert not np.array_equal(tensors[name], first)
+    assert tensors.shape(name) == first.shape
+
+
+def test_stored_half_precision_is_read_as_float32_piece_by_piece(tmp_path: Path) -> None:
+    half = np.random.default_rng(0).standard_normal((1200, 1100)).astype(np.float16)
+    save_file({"a": half, "whole": np.arange(5)}, tmp_path / "all")
+    tensors = WeightFile(tmp_path / "all")
+
+    tracemalloc.start()
+    read = tensors.float32("a")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert np.array_equal(read, half.astype(np.float32))
+    assert peak < 1.2 * read.nbytes
+    assert tensors.float32("whole").tolist() == [0, 1, 2, 3, 4]
+
+
 def change_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
     change(manifest)
@@ -271,6 +325,15 @@ def header(content: object) -> bytes:
         header({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}) + b"short",
         header({"w": {"dtype": "F32", "shape": [4], "data_offsets": [-8, 8]}}) + bytes(16),
         header({"w": {"dtype": "F32", "shape": [4], "data_offsets": [8, 0]}}) + bytes(16),
+        header({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0.0, 16.0]}}) + bytes(16),
+        header({"w": {"dtype": "F32", "shape": [40], "data_offsets": [0, 16]}}) + bytes(16),
+        header({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 16]}}) + bytes(16),
+        header({"w": {"dtype": "F32", "shape": [-2, -2], "data_offsets": [0, 16]}}) + bytes(16),
+        header(
+            {name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for name in ("v", "w")}
+        )
+        + bytes(16),
+        b"\xff\xff\x00\x00\x00\x00\x00\x00" + b"[" * 70000,
     ],
 )
 def test_a_weight_file_that_is_not_whole_is_refused(content: bytes, tmp_path: Path) -> None:
@@ -279,3 +342,11 @@ def test_a_weight_file_that_is_not_whole_is_refused(content: bytes, tmp_path: Pa
 
     with pytest.raises(BundleError, match="is not a whole safetensors file"):
         read_header(file)
+
+
+def test_a_tensor_of_a_type_that_no_bundle_holds_is_refused(tmp_path: Path) -> None:
+    content = header({"w": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}) + bytes(8)
+    (tmp_path / WEIGHTS).write_bytes(content)
+
+    with pytest.raises(BundleError, match="BF16"):
+        WeightFile(tmp_path / WEIGHTS)["w"]

@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from ffn_edge.compose import (
+    Array,
+    FreshTensors,
     blocks,
     compose,
     composed_sha256,
@@ -122,6 +125,55 @@ def test_the_hash_of_known_weights_is_known() -> None:
     assert composed_sha256(known) == (
         "d677111b2be8ef4ee7f75c9369d8f717dc31b07bf5fd8c51760443add8defbad"
     )
+
+
+class Fresh(FreshTensors):
+    """Tensors that are copied out, and the copies."""
+
+    def __init__(self, tensors: dict[str, Array]) -> None:
+        self.tensors = tensors
+        self.given: list[Array] = []
+
+    def __getitem__(self, name: str) -> Array:
+        self.given.append(self.tensors[name].copy())
+        return self.given[-1]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape."""
+        return self.tensors[name].shape
+
+    def float32(self, name: str) -> Array:
+        """Return a tensor as float32."""
+        return self[name].astype(np.float32, copy=False)
+
+
+def test_tensors_that_are_held_are_left_as_they_are_and_fresh_ones_are_composed_in_place() -> None:
+    tensors: dict[str, Array] = {
+        "conv.weight": randoms(4, 3),
+        "half.weight": randoms(4, 3).astype(np.float16),
+        "conv.bias": randoms(4),
+        **{
+            vector_name(4, layer, vector): randoms(*shape)
+            for layer in ("conv", "half")
+            for vector, shape in (("s_in", (1, 3)), ("s_out", (4, 1)))
+        },
+    }
+    before = {name: array.copy() for name, array in tensors.items()}
+    fresh = Fresh(tensors)
+
+    held = dict(compose(tensors, ["conv", "half"], 4))
+    in_place = dict(compose(fresh, ["conv", "half"], 4))
+
+    assert composed_sha256(in_place.items()) == composed_sha256(held.items())
+    assert all(np.array_equal(tensors[name], before[name]) for name in tensors)
+    assert any(in_place["conv.weight"] is given for given in fresh.given)
+    assert composed_shapes(fresh, ["conv", "half"], 4) == {n: a.shape for n, a in held.items()}
 
 
 @pytest.mark.parametrize(
