@@ -10,8 +10,9 @@ A frame count that was added or replaced since the bundle was exported lies besi
     graph_<T>.onnx          its graph, whose tensors are external data in both files
 
 Nothing in a bundle can run code when it is loaded: JSON, safetensors and ONNX only. A bundle may
-change while it is in use: its files are read, never mapped, and a file that is cut short is an
-error and not the end of the process.
+come from a stranger: `Manifest` checks every value, `WeightFile` every place. And it may change
+while it is in use: its files are read, never mapped, and a file that is cut short is an error and
+not the end of the process.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -45,8 +47,13 @@ WEIGHTS = "weights.safetensors"
 _DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32}
 _EXPORT_AGAIN = "export the bundle again with `ffn-edge export`, or copy it again."
 _RENAME = "copy a new bundle beside the one in use, and rename it into place."
-# Of a weight file's header: a hundred times those of large networks.
+# Of a manifest, and of a weight file's header: a hundred times those of large networks.
 _MOST_TEXT_BYTES = 16 << 20
+# A clip of 64 frames of 1080p has 400 MB.
+_MOST_CLIP_BYTES = 1 << 30
+_MOST_SHORT_SIDE = 8192
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_NAMES = "use up to 100 letters, digits, '_', '-' and '.', and begin with a letter."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +149,9 @@ class Manifest:
         )
         try:
             return cls._from_fields(raw)
-        except (KeyError, TypeError, ValueError, AttributeError, FfnEdgeError) as error:
+        except FfnEdgeError as error:
+            raise BundleError(f"{where} is damaged: {error.message}", _EXPORT_AGAIN) from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(
                 f"{where} is damaged: {type(error).__name__}: {error}", _EXPORT_AGAIN
             ) from error
@@ -152,53 +161,116 @@ class Manifest:
         contract = raw["input"]
         sub_networks = {
             int(frames): SubNetwork(
-                graph=str(sub["graph"]),
-                composed_sha256=str(sub["composed_sha256"]),
-                macs=int(sub["macs"]),
-                accuracy=Accuracy(**sub["accuracy"]) if sub.get("accuracy") else None,
-                vectors=str(sub["vectors"]) if sub.get("vectors") else None,
+                graph=_text(sub["graph"]),
+                composed_sha256=_text(sub["composed_sha256"]),
+                macs=_whole(sub["macs"], "macs"),
+                accuracy=_accuracy(sub["accuracy"]) if sub.get("accuracy") else None,
+                vectors=_text(sub["vectors"]) if sub.get("vectors") else None,
             )
             for frames, sub in raw["sub_networks"].items()
         }
-        frame_counts = check_frame_counts(raw["frame_counts"])
-        files = {str(name): FileRecord(**record) for name, record in raw["files"].items()}
-        if set(sub_networks) != set(frame_counts):
-            raise ValueError("frame_counts and sub_networks differ")
-        graphs = (sub.graph for sub in sub_networks.values())
-        vectors = (sub.vectors for sub in sub_networks.values() if sub.vectors)
-        for name in (WEIGHTS, *graphs, *vectors):
-            if name not in files:
-                raise ValueError(f"no record of {name}")
-        for name in files:
-            # A manifest must not make us read, hash or open a file elsewhere on the machine.
-            if Path(name).name != name or name == "..":
-                raise ValueError(f"{name!r} is not the name of a file in the bundle")
         return cls(
             schema_version=raw["schema_version"],
-            producer=str(raw["producer"]),
-            architecture=str(raw["architecture"]),
-            classes=tuple(map(str, raw["classes"])),
-            frame_counts=frame_counts,
-            weights_dtype=str(raw["weights_dtype"]),
+            producer=_text(raw["producer"]),
+            architecture=_text(raw["architecture"]),
+            classes=_texts(raw["classes"]),
+            frame_counts=check_frame_counts(raw["frame_counts"]),
+            weights_dtype=_text(raw["weights_dtype"]),
             input=InputContract(
-                batch=int(contract["batch"]),
-                height=int(contract["height"]),
-                width=int(contract["width"]),
-                short_side=int(contract["short_side"]),
-                mean=tuple(map(float, contract["mean"])),
-                std=tuple(map(float, contract["std"])),
+                batch=_whole(contract["batch"], "batch", least=1),
+                height=_whole(contract["height"], "height", least=1),
+                width=_whole(contract["width"], "width", least=1),
+                short_side=_whole(contract["short_side"], "short_side", least=1),
+                mean=_numbers(contract["mean"], "mean"),
+                std=_numbers(contract["std"], "std"),
             ),
             sub_networks=sub_networks,
-            layers=tuple(map(str, raw["layers"])),
-            unfolded=tuple(map(str, raw["unfolded"])),
-            files=files,
+            layers=_texts(raw["layers"]),
+            unfolded=_texts(raw["unfolded"]),
+            files={name: _record(fields) for name, fields in raw["files"].items()},
         )
+
+    def __post_init__(self) -> None:
+        """Raise a BundleError unless names are plain and sizes are those of a clip.
+
+        A manifest must not make us read, hash, open or write a file elsewhere on the machine: its
+        names become names of files, here and in the cache of plans.
+        """
+        if not _PLAIN_NAME.fullmatch(self.architecture):
+            raise BundleError(f"{self.architecture!r:.50} is not an architecture's name", _NAMES)
+        for name in self.files:
+            if not _PLAIN_NAME.fullmatch(name) or name.casefold() == MANIFEST:
+                raise BundleError(f"{name!r:.50} is not the name of a file in the bundle", _NAMES)
+        if set(self.sub_networks) != set(self.frame_counts):
+            raise BundleError("frame_counts and sub_networks differ", _EXPORT_AGAIN)
+        subs = self.sub_networks.values()
+        vectors = [sub.vectors for sub in subs if sub.vectors]
+        for name in (WEIGHTS, *(sub.graph for sub in subs), *vectors):
+            if name not in self.files:
+                raise BundleError(f"no record of {name}", _EXPORT_AGAIN)
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise BundleError("the classes are none, or one is there twice", _EXPORT_AGAIN)
+        if self.weights_dtype not in ("float32", "float16"):
+            raise BundleError(f"there are no weights of {self.weights_dtype}", _EXPORT_AGAIN)
+        contract = self.input
+        frame = contract.batch * contract.height * contract.width * 3
+        if max(self.frame_counts) * frame > _MOST_CLIP_BYTES:
+            raise BundleError(
+                f"a clip of {max(self.frame_counts)} frames has more than {_MOST_CLIP_BYTES} bytes",
+                "export for smaller frames, fewer of them, or a smaller batch.",
+            )
+        if not max(contract.height, contract.width) <= contract.short_side <= _MOST_SHORT_SIDE:
+            raise BundleError(
+                f"frames of short_side {contract.short_side} have no "
+                f"{contract.width}x{contract.height} pixels to cut out",
+                _EXPORT_AGAIN,
+            )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.50} is not a text")
+    value.encode()  # a lone surrogate could not be written anywhere
+    return value
+
+
+def _texts(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"{values!r:.50} is not a list of texts")
+    return tuple(map(_text, values))
 
 
 def _whole(value: object, what: str, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 63:
         raise ValueError(f"{what} is {value!r:.50}, not a whole number from {least} on")
     return value
+
+
+def _number(value: object, what: str, most: float = 1e6) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= most:
+        raise ValueError(f"{what} is {value!r:.50}, not a number up to {most:g}")
+    return float(value)
+
+
+def _numbers(values: object, what: str) -> tuple[float, ...]:
+    if not isinstance(values, list) or len(values) != 3:
+        raise TypeError(f"{what} is {values!r:.50}, not a list of three numbers")
+    return tuple(_number(value, what) for value in values)
+
+
+def _record(fields: Mapping[str, Any]) -> FileRecord:
+    found = FileRecord(**fields)
+    _whole(found.bytes, "bytes")
+    return found
+
+
+def _accuracy(fields: Mapping[str, Any]) -> Accuracy:
+    found = Accuracy(**fields)
+    for name in ("top1", "top5"):
+        if _number(getattr(found, name), name, most=1) < 0:
+            raise ValueError(f"{name} is below 0")
+    _whole(found.clips, "clips")
+    return found
 
 
 class WeightFile(FreshTensors):
@@ -402,16 +474,19 @@ class Bundle:
         """
         folder = Path(path)
         try:
-            text = (folder / MANIFEST).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            content = _read_small(folder / MANIFEST, _MOST_TEXT_BYTES)
+            text = content.decode()
+        except (OSError, ValueError) as error:
             raise BundleError(
                 f"{folder} is not a bundle: cannot read {MANIFEST}",
                 "name the folder that `ffn-edge export` wrote.",
             ) from error
         manifest = Manifest.from_json(text, str(folder / MANIFEST))
+        # A file may be a link, as in stores that share files between bundles: what it leads to
+        # has the hash of the manifest, and is opened here alone and not by a library's own rules.
         for name, record in manifest.files.items():
             check_file(folder / name, record)
-        return cls(folder, manifest, hashlib.sha256(text.encode()).hexdigest())
+        return cls(folder, manifest, hashlib.sha256(content).hexdigest())
 
     def graph_path(self, frames: int) -> Path:
         """Return the ONNX model of the sub-network for `frames`.
@@ -438,6 +513,22 @@ class Bundle:
             if sub.vectors
         }
         return WeightFile(self.path / WEIGHTS, vectors)
+
+
+def _read_small(path: Path, most: int) -> bytes:
+    """Return the content of a regular file of at most `most` bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger, or something else, such as a pipe.
+    """
+    if not path.is_file():
+        raise ValueError("it is not a file")
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most} bytes")
+    return content
 
 
 def file_record(path: Path) -> FileRecord:

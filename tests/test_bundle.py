@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -233,9 +234,15 @@ def test_a_manifest_of_something_else_is_refused(text: str, bundle_copy: Path) -
 
 
 @pytest.mark.parametrize(
-    "name", ["../outside.onnx", "/etc/hostname", "sub/graph.onnx", "./graph_2.onnx", "..", "."]
-)
-def test_a_manifest_that_names_a_path_outside_is_refused(name: str, bundle_copy: Path) -> None:
+    "name",
+    [
+        "../outside.onnx", "/etc/hostname", "sub/graph.onnx", "./graph_2.onnx", "..", ".", "",
+        ".hidden", "-rf", "a\\b", "a\0b", "a b", "graph\n", "x" * 300, MANIFEST, MANIFEST.upper(),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_names_what_is_no_plain_file_is_refused(
+    name: str, bundle_copy: Path
+) -> None:
     shutil.copy(bundle_copy / "graph_2.onnx", bundle_copy.parent / "outside.onnx")
 
     def point_outside(manifest: dict[str, Any]) -> None:
@@ -245,6 +252,82 @@ def test_a_manifest_that_names_a_path_outside_is_refused(name: str, bundle_copy:
     change_manifest(bundle_copy, point_outside)
 
     with pytest.raises(BundleError, match="is not the name of a file in the bundle"):
+        Bundle.load(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "/x", "a/b", "a\\b", "..", "", "\0", "x\x1b[2J", "\ud800", "[/b]", "x" * 300, 7],
+)
+def test_an_architecture_that_could_lead_out_of_a_folder_is_refused(
+    name: object, bundle_copy: Path
+) -> None:
+    change_manifest(bundle_copy, set_field("architecture", to=name))
+
+    with pytest.raises(BundleError, match="is damaged"):
+        Bundle.load(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_field("input", "batch", to=0),
+        set_field("input", "batch", to=True),
+        set_field("input", "batch", to=1.5),
+        set_field("input", "batch", to=1 << 30),
+        set_field("input", "batch", to=float("inf")),
+        set_field("input", "height", to=-16),
+        set_field("input", "short_side", to=1),
+        set_field("input", "short_side", to=1 << 40),
+        set_field("input", "mean", to=[10**400, 0, 0]),
+        set_field("input", "std", to=[float("nan"), 1, 1]),
+        set_field("input", "std", to=[1]),
+        set_field("classes", to="abcde"),
+        set_field("classes", to=["a", "a", "b", "c", "d"]),
+        set_field("classes", to=[]),
+        set_field("layers", to="layers"),
+        set_field("producer", to={}),
+        set_field("weights_dtype", to="int8"),
+        set_field("sub_networks", "4", "macs", to=float("inf")),
+        set_field("sub_networks", "4", "macs", to=-1),
+        *(
+            set_field("sub_networks", "4", "accuracy", to={"top1": top1, "top5": 1.0, "clips": 1})
+            for top1 in ("x", float("nan"), -3, 7, [1])
+        ),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(
+    change: Callable[[dict[str, Any]], None], bundle_copy: Path
+) -> None:
+    change_manifest(bundle_copy, change)
+
+    with pytest.raises(BundleError, match="is damaged"):
+        Bundle.load(bundle_copy)
+
+
+def test_a_manifest_of_a_clip_that_fills_the_memory_is_refused(exported: Bundle) -> None:
+    huge = dataclasses.replace(
+        exported.manifest.input, batch=2, height=8192, width=8192, short_side=8192
+    )
+
+    with pytest.raises(BundleError, match="bytes"):
+        dataclasses.replace(exported.manifest, input=huge)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "graph_2.onnx", WEIGHTS])
+def test_a_pipe_in_place_of_a_file_is_refused(name: str, bundle_copy: Path) -> None:
+    (bundle_copy / name).unlink()
+    os.mkfifo(bundle_copy / name)
+
+    with pytest.raises(BundleError):
+        Bundle.load(bundle_copy)
+
+
+def test_a_manifest_that_fills_the_memory_is_not_read(bundle_copy: Path) -> None:
+    with open(bundle_copy / MANIFEST, "r+b") as file:
+        file.truncate(1 << 40)  # a hole
+
+    with pytest.raises(BundleError, match="cannot read"):
         Bundle.load(bundle_copy)
 
 

@@ -80,7 +80,7 @@ def write_bundle(tmp_path: Path) -> Callable[..., Bundle]:
             architecture="colours",
             classes=tuple(COLOURS),
             frame_counts=FRAME_COUNTS,
-            weights_dtype="fp32",
+            weights_dtype="float32",
             input=contract,
             sub_networks=sub_networks,
             layers=("head",),
