@@ -37,6 +37,7 @@ from ffn_edge.bundle import (
 )
 from ffn_edge.errors import ExportError
 from ffn_edge.export.bundle_writer import (
+    check_before_use,
     describe,
     input_contract,
     known_answer,
@@ -137,6 +138,7 @@ def update_bundle(
             tensors = WeightFile(folder / WEIGHTS, {sub.frames: folder / vectors})
             sub_networks[sub.frames] = describe(network, card, sub, tensors, graph, vectors)
         after = _updated(manifest, sub_networks, written)
+        check_before_use(Bundle(folder, after, ""))
         write_text(folder / MANIFEST, after.to_json())
     except BaseException as error:
         # An interruption may come just after the manifest is in place.

@@ -26,7 +26,7 @@ from ffn_edge.bundle import (
     read_header,
 )
 from ffn_edge.compose import Array, compose, composed_sha256
-from ffn_edge.errors import ExportError
+from ffn_edge.errors import BundleError, ExportError
 from ffn_edge.export.fold import FoldedNetwork, fold
 from ffn_edge.export.graph import GraphModule, graph_from_folded, save_graph
 from ffn_edge.frames import check_frame_counts
@@ -121,12 +121,24 @@ def export_bundle(
                 files={file.name: file_record(file) for file in sorted(folder.iterdir())},
             )
             (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+            check_before_use(Bundle(folder, manifest, ""))
     except (OSError, SafetensorError) as error:
         raise ExportError(
             f"could not write {target}: {error}",
             "free space on the disk or name another folder; an older bundle there is untouched.",
         ) from error
     return Bundle.load(target)
+
+
+def check_before_use(bundle: Bundle) -> None:
+    """Raise an ExportError if a graph is none that `Bundle.load` takes, before it is in place."""
+    try:
+        bundle.check_graphs()
+    except BundleError as error:
+        raise ExportError(
+            f"a bundle cannot hold this network: {error.message}",
+            "compute the same with other operations.",
+        ) from error
 
 
 def input_contract(card: ModelCard, batch: int) -> InputContract:

@@ -10,9 +10,9 @@ A frame count that was added or replaced since the bundle was exported lies besi
     graph_<T>.onnx          its graph, whose tensors are external data in both files
 
 Nothing in a bundle can run code when it is loaded: JSON, safetensors and ONNX only. A bundle may
-come from a stranger: `Manifest` checks every value, `WeightFile` every place. And it may change
-while it is in use: its files are read, never mapped, and a file that is cut short is an error and
-not the end of the process.
+come from a stranger: `Manifest` checks every value, `WeightFile` every place, `graph_check` every
+graph. And it may change while it is in use: its files are read, never mapped, and a file that is
+cut short is an error and not the end of the process.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ import numpy.typing as npt
 from ffn_edge.compose import Array, FreshTensors, blocks
 from ffn_edge.errors import BundleError, FfnEdgeError
 from ffn_edge.frames import check_frame_counts
+from ffn_edge.graph_check import MOST_BYTES as MOST_GRAPH_BYTES
+from ffn_edge.graph_check import check_graph
 from ffn_edge.versioned_json import read_versioned
 
 # A bundle as it is exported. One with vector files is of the next version: a release that does not
@@ -208,6 +210,9 @@ class Manifest:
         for name in (WEIGHTS, *(sub.graph for sub in subs), *vectors):
             if name not in self.files:
                 raise BundleError(f"no record of {name}", _EXPORT_AGAIN)
+        for sub in subs:
+            if self.files[sub.graph].bytes > MOST_GRAPH_BYTES:  # before it is hashed
+                raise BundleError(f"{sub.graph} is larger than a graph can be", _EXPORT_AGAIN)
         if not self.classes or len(set(self.classes)) < len(self.classes):
             raise BundleError("the classes are none, or one is there twice", _EXPORT_AGAIN)
         if self.weights_dtype not in ("float32", "float16"):
@@ -466,11 +471,11 @@ class Bundle:
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
-        """Open the bundle in folder `path` and check each file's size and sha256.
+        """Open the bundle in folder `path` and check each file's size and sha256, and each graph.
 
         Raises:
             BundleError: no such folder, an unknown schema version, a file that is missing,
-                truncated or altered.
+                truncated or altered, a graph that a bundle may not hold.
         """
         folder = Path(path)
         try:
@@ -486,7 +491,21 @@ class Bundle:
         # has the hash of the manifest, and is opened here alone and not by a library's own rules.
         for name, record in manifest.files.items():
             check_file(folder / name, record)
-        return cls(folder, manifest, hashlib.sha256(content).hexdigest())
+        bundle = cls(folder, manifest, hashlib.sha256(content).hexdigest())
+        bundle.check_graphs()
+        return bundle
+
+    def check_graphs(self) -> None:
+        """Raise a BundleError unless every graph is one that a bundle may hold."""
+        entries = self.tensors().entries
+        for frames in self.manifest.frame_counts:
+            check_graph(
+                self.read_graph(frames),
+                self.graph_path(frames),
+                frames=frames,
+                manifest=self.manifest,
+                entries=entries,
+            )
 
     def graph_path(self, frames: int) -> Path:
         """Return the ONNX model of the sub-network for `frames`.
@@ -504,6 +523,21 @@ class Bundle:
                 f"choose one of {served}, or export again with --frames {wanted}.",
             )
         return self.path / sub_network.graph
+
+    def read_graph(self, frames: int) -> bytes:
+        """Return the bytes of an ONNX model: those that were checked when the bundle was loaded.
+
+        Raises:
+            BundleError: the bundle has no such sub-network, or the file was altered since.
+        """
+        path = self.graph_path(frames)
+        try:
+            content = _read_small(path, MOST_GRAPH_BYTES)
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{path} cannot be read: {error}", _EXPORT_AGAIN) from error
+        if hashlib.sha256(content).hexdigest() != self.manifest.files[path.name].sha256:
+            raise BundleError(f"{path} was altered while in use", _RENAME)
+        return content
 
     def tensors(self) -> WeightFile:
         """Return the tensors of all weight files."""

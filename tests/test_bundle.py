@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -26,6 +27,7 @@ from ffn_edge.bundle import (
     Bundle,
     Manifest,
     WeightFile,
+    file_record,
     read_header,
 )
 from ffn_edge.compose import Array
@@ -323,11 +325,15 @@ def test_a_pipe_in_place_of_a_file_is_refused(name: str, bundle_copy: Path) -> N
         Bundle.load(bundle_copy)
 
 
-def test_a_manifest_that_fills_the_memory_is_not_read(bundle_copy: Path) -> None:
-    with open(bundle_copy / MANIFEST, "r+b") as file:
+@pytest.mark.parametrize("name", [MANIFEST, "graph_2.onnx"])
+def test_a_text_or_graph_that_fills_the_memory_is_not_read(name: str, bundle_copy: Path) -> None:
+    with open(bundle_copy / name, "r+b") as file:
         file.truncate(1 << 40)  # a hole
+    if name != MANIFEST:
+        size = {"bytes": 1 << 40, "sha256": ""}
+        change_manifest(bundle_copy, set_field("files", name, to=size))
 
-    with pytest.raises(BundleError, match="cannot read"):
+    with pytest.raises(BundleError):
         Bundle.load(bundle_copy)
 
 
@@ -337,6 +343,17 @@ def test_a_file_may_be_a_link_to_what_the_manifest_says(bundle_copy: Path) -> No
         (bundle_copy / name).symlink_to(bundle_copy.parent / name)
 
     assert len(Bundle.load(bundle_copy).tensors()) > 0
+
+
+def test_a_graph_is_checked_when_its_bundle_is_loaded(bundle_copy: Path) -> None:
+    model = onnx.load(str(bundle_copy / "graph_4.onnx"), load_external_data=False)
+    model.graph.node[-1].domain = "com.example"
+    (bundle_copy / "graph_4.onnx").write_bytes(model.SerializeToString())
+    record = dataclasses.asdict(file_record(bundle_copy / "graph_4.onnx"))
+    change_manifest(bundle_copy, set_field("files", "graph_4.onnx", to=record))
+
+    with pytest.raises(BundleError, match=r"graph_4\.onnx is not a graph of a bundle"):
+        Bundle.load(bundle_copy)
 
 
 def test_a_weight_file_that_is_cut_short_while_in_use_is_an_error(bundle_copy: Path) -> None:
@@ -356,6 +373,14 @@ def test_a_weight_file_that_is_replaced_by_renaming_is_read_as_it_was(bundle_cop
     (bundle_copy / "new").replace(bundle_copy / WEIGHTS)
 
     assert all(np.array_equal(tensors[name], before[name]) for name in before)
+
+
+def test_a_graph_that_changes_while_in_use_is_refused(bundle_copy: Path) -> None:
+    bundle = Bundle.load(bundle_copy)
+    shutil.copy(bundle_copy / "graph_2.onnx", bundle_copy / "graph_4.onnx")
+
+    with pytest.raises(BundleError, match="altered while in use"):
+        bundle.read_graph(4)
 
 
 def test_tensors_belong_to_who_asked_for_them(exported: Bundle) -> None:

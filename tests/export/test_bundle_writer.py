@@ -137,3 +137,15 @@ def test_weights_beyond_half_precision_are_refused(
 
     assert "fp32" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_whose_graph_no_bundle_may_hold_leaves_what_stood_there(
+    checkpoint: Checkpoint, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content_of(bundle_copy)
+    monkeypatch.setattr("ffn_edge.graph_check._OPERATORS", frozenset({"Conv"}))
+
+    with pytest.raises(ExportError, match="cannot hold this network"):
+        export_bundle(checkpoint.network, checkpoint.card, bundle_copy)
+
+    assert content_of(bundle_copy) == before

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,7 +32,7 @@ FRAME_COUNTS = (2, 4, 8)
 COLOURS = {"red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0)}  # BGR
 
 
-def _graph(frames: int, weights: Path) -> onnx.ModelProto:
+def _graph(frames: int, weights: Path, batch: int) -> onnx.ModelProto:
     """Logits = the mean of each colour over the clip, times a matrix in the weight file."""
     entry = read_header(weights)["head.weight"]
     matrix = TensorProto(name="head.weight", data_type=TensorProto.FLOAT, dims=entry.shape)
@@ -48,8 +49,9 @@ def _graph(frames: int, weights: Path) -> onnx.ModelProto:
         helper.make_node("ReduceMean", ["pixels", "axes"], ["colour"], keepdims=0),
         helper.make_node("MatMul", ["colour", "head.weight"], ["logits"]),
     ]
-    clip = helper.make_tensor_value_info("frames", TensorProto.UINT8, [1, frames, SIZE, SIZE, 3])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, len(COLOURS)])
+    shape = [batch, frames, SIZE, SIZE, 3]
+    clip = helper.make_tensor_value_info("frames", TensorProto.UINT8, shape)
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, len(COLOURS)])
     graph = helper.make_graph(nodes, "colours", [clip], [logits], [axes, matrix])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 
@@ -58,7 +60,11 @@ def _graph(frames: int, weights: Path) -> onnx.ModelProto:
 def write_bundle(tmp_path: Path) -> Callable[..., Bundle]:
     """Write a bundle; keyword arguments replace fields of its manifest."""
 
-    def write(**changes: object) -> Bundle:
+    def write(**changes: Any) -> Bundle:
+        contract = InputContract(
+            batch=1, height=SIZE, width=SIZE, short_side=SIZE, mean=(0.0,) * 3, std=(1.0,) * 3
+        )
+        contract = changes.get("input", contract)
         folder = tmp_path / "bundle"
         folder.mkdir(exist_ok=True)
         save_file({"head.weight": np.eye(3, dtype=np.float32) / 50}, folder / WEIGHTS)
@@ -66,14 +72,11 @@ def write_bundle(tmp_path: Path) -> Callable[..., Bundle]:
         sub_networks = {}
         for frames in FRAME_COUNTS:
             names.append(f"graph_{frames}.onnx")
-            model = _graph(frames, folder / WEIGHTS)
+            model = _graph(frames, folder / WEIGHTS, contract.batch)
             (folder / names[-1]).write_bytes(model.SerializeToString())
             sub_networks[frames] = SubNetwork(
                 graph=names[-1], composed_sha256=hashlib.sha256(b"").hexdigest(), macs=frames
             )
-        contract = InputContract(
-            batch=1, height=SIZE, width=SIZE, short_side=SIZE, mean=(0.0,) * 3, std=(1.0,) * 3
-        )
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             producer="the tests",

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 
@@ -697,7 +698,9 @@ def test_a_bundle_whose_engines_do_not_open_would_not_run(
     desktop: Computer, bundle: Bundle
 ) -> None:
     graph = bundle.graph_path(4)
-    graph.write_bytes(b"not a graph")
+    model = onnx.load(str(graph), load_external_data=False)
+    model.ir_version = 1000  # of a later ONNX than ONNX Runtime knows
+    graph.write_bytes(model.SerializeToString())
     manifest = json.loads((bundle.path / MANIFEST).read_text())
     manifest["files"][graph.name] = dataclasses.asdict(file_record(graph))
     (bundle.path / MANIFEST).write_text(json.dumps(manifest))
