@@ -19,7 +19,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from rich.table import Table
 from ffn_edge.bundle import Bundle
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.runtime.engine import EngineOptions, open_engines
-from ffn_edge.runtime.onnxruntime_engine import OnnxRuntimeEngine
+from ffn_edge.runtime.onnxruntime_engine import session_options
 
 # Engine / eager by frame count. A second figure is what a family is held to.
 LATENCY_TARGETS: dict[str, dict[int, tuple[float, ...]]] = {
@@ -177,23 +176,26 @@ def kind_of(kernel: Mapping[str, Any]) -> str:
 def opening_table(bundle: Bundle, folder: Path, threads: int, rounds: int) -> Table:
     """Compare opening the bundle's engines with opening plain models of the same networks."""
     counts = bundle.manifest.frame_counts
-    ways = {
-        "plain ONNX models": {t: plain_model(bundle, t, folder / f"{t}.onnx") for t in counts},
-        "the bundle's engines": {t: bundle.graph_path(t) for t in counts},
-    }
+    paths = [plain_model(bundle, t, folder / f"{t}.onnx") for t in counts]
 
-    def open_all(paths: dict[int, Path]) -> None:
-        with ExitStack() as stack:
-            for frames, path in paths.items():
-                engine = OnnxRuntimeEngine(
-                    path, frames=frames, manifest=bundle.manifest, threads=threads
-                )
-                stack.enter_context(engine)
+    def open_plain() -> None:
+        sessions = [
+            onnxruntime.InferenceSession(
+                str(path), session_options(threads), providers=["CPUExecutionProvider"]
+            )
+            for path in paths
+        ]
+        assert len(sessions) == len(counts)  # and they close together, as the engines do
 
+    def open_ours() -> None:
+        with open_engines(bundle, EngineOptions(backend="onnxruntime", threads=threads)):
+            pass
+
+    ways = {"plain ONNX models": open_plain, "the bundle's engines": open_ours}
     times: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(rounds + 1):
-        for way, paths in ways.items():
-            elapsed = milliseconds(lambda paths=paths: open_all(paths))
+        for way, open_all in ways.items():
+            elapsed = milliseconds(open_all)
             if turn:  # the first reads from the disk
                 times[way].append(elapsed)
     plain, ours = (statistics.median(each) for each in times.values())

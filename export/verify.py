@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,10 +22,11 @@ import onnx
 import onnxruntime  # type: ignore[import-untyped]
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.compose import compose, composed_sha256
+from ffn_edge.compose import Array, compose, composed_sha256
 from ffn_edge.errors import ExportError
 from ffn_edge.export.clips import Clips, ClipSet
 from ffn_edge.export.composed_graph import INPUT, OUTPUT, plain_graph
+from ffn_edge.graph_check import external_tensors
 
 if TYPE_CHECKING:
     from ffn_edge.network.checkpoint import Checkpoint
@@ -124,10 +124,11 @@ def verify(
         clips = clip_set.clips[frames]
         progress(f"{frames} frames: ONNX Runtime on {len(clips)} clips")
         composed = dict(compose(tensors, manifest.layers, frames))
-        path = bundle.graph_path(frames)
-        by_graph = _logits_of_graph(path, clips, manifest.input.batch)
-        model = plain_graph(onnx.load(str(path), load_external_data=False), tensors, composed)
-        by_composed = _logits_of_graph(model.SerializeToString(), clips, manifest.input.batch)
+        graph = bundle.read_graph(frames)
+        weights = {name: tensors[name] for name in external_tensors(graph)}
+        by_graph = _logits_of_graph(graph, weights, clips, manifest.input.batch)
+        model = plain_graph(onnx.load_model_from_string(graph), tensors, composed)
+        by_composed = _logits_of_graph(model.SerializeToString(), {}, clips, manifest.input.batch)
         comparisons = [compare("graph = composed", by_graph, by_composed, COMPOSED_TOLERANCE)]
         if checkpoint is not None:
             progress(f"{frames} frames: PyTorch on {len(clips)} clips")
@@ -179,16 +180,24 @@ def _check_same_network(bundle: Bundle, checkpoint: Checkpoint) -> None:
         )
 
 
-def _logits_of_graph(model: Path | bytes, clips: Clips, batch: int) -> Logits:
-    """Run an ONNX model, a file or its bytes, on clips in batches of its N: (clips, classes)."""
+def _logits_of_graph(
+    model: bytes, weights: Mapping[str, Array], clips: Clips, batch: int
+) -> Logits:
+    """Run an ONNX model on clips in batches of its N: (clips, classes).
+
+    Args:
+        model: its bytes.
+        weights: those of its tensors that lie in other files.
+        clips: to run it on.
+        batch: N.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings are for ONNX Runtime's developers
+    # ONNX Runtime reads them where they are, as long as the session lives.
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
     try:
-        session = onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model),
-            options,
-            providers=["CPUExecutionProvider"],
-        )
+        options.add_external_initializers(list(weights), values)
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         return _in_batches(lambda part: session.run([OUTPUT], {INPUT: part})[0], clips, batch)
     except Exception as error:  # its exceptions have no base class of their own
         raise ExportError(

@@ -16,9 +16,14 @@ import numpy.typing as npt
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import EngineError
+from ffn_edge.graph_check import external_tensors
 from ffn_edge.runtime.clip_buffer import Clip, Ring
 from ffn_edge.runtime.machine import usable_cores
-from ffn_edge.runtime.onnxruntime_engine import OnnxRuntimeEngine, installed_version
+from ffn_edge.runtime.onnxruntime_engine import (
+    HeldWeights,
+    OnnxRuntimeEngine,
+    installed_version,
+)
 from ffn_edge.runtime.tensorrt_group import TensorRTGroup
 from ffn_edge.tensorrt_api import Target, is_installed
 
@@ -247,17 +252,18 @@ def _open_onnxruntime(
     stack: ExitStack, bundle: Bundle, wanted: Iterable[int], options: EngineOptions, reason: str
 ) -> OpenEngines:
     backend = cpu_backend(options.threads, reason)
-    engines = {
-        frames: stack.enter_context(
-            OnnxRuntimeEngine(
-                bundle.graph_path(frames),
-                frames=frames,
-                manifest=bundle.manifest,
-                threads=backend.threads,
-            )
+    weights = HeldWeights(bundle.tensors())
+    engines = {}
+    for frames in wanted:
+        graph = bundle.read_graph(frames)
+        engine = OnnxRuntimeEngine(
+            graph,
+            weights.of(external_tensors(graph)),
+            frames=frames,
+            manifest=bundle.manifest,
+            threads=backend.threads,
         )
-        for frames in wanted
-    }
+        engines[frames] = stack.enter_context(engine)
     return OpenEngines(engines, backend)
 
 
