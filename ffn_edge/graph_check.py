@@ -131,10 +131,10 @@ class _Check:
 
     # Values alive at once, for each of the clip (29).
     ALIVE = 256
-    # Values computed when an engine opens, for each that is stored or of the clip (3.1 if the
-    # weights are float16, else 2.1). No single tensor has more than those together.
+    # Values computed when an engine opens, for each that is stored or of the clip (1.5; 2.2 for a
+    # ResNet-50 stored as float16). No single tensor has more than those together.
     CONSTANT = 16
-    # Multiplications, for each value of the clip (78,000; a ViT-L would take 540,000).
+    # Multiplications, for each value of the clip (78,000).
     WORK = 1 << 21
 
     def __init__(self, onnx: ModuleType, entries: Mapping[str, TensorEntry]) -> None:
