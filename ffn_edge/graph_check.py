@@ -56,7 +56,7 @@ _MOVED = (
     "Slice SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze"
 )
 # Those whose work is more than what they read and write: `_Check._work` counts it.
-_PRODUCTS = "AveragePool Conv ConvTranspose Gemm LpPool MatMul MaxPool"
+_PRODUCTS = "AveragePool Conv ConvTranspose Einsum GRU Gemm LRN LSTM LpPool MatMul MaxPool RNN"
 _OPERATORS = frozenset(" ".join((_ONE_BY_ONE, _ALONG_AXES, _MOVED, _PRODUCTS)).split())
 
 _HINT = (
@@ -305,10 +305,29 @@ class _Check:
             case "Gemm":
                 by_columns = "transA" in attributes and attributes["transA"].i
                 return outputs * inputs[0][0 if by_columns else 1]
+            case "Einsum":
+                return _einsum_work(attributes["equation"].s.decode(), inputs)
+            case "GRU" | "LSTM" | "RNN":
+                return math.prod(inputs[0][:2]) * (math.prod(inputs[1]) + math.prod(inputs[2]))
+            case "LRN":
+                return outputs * abs(int(attributes["size"].i))
             case "AveragePool" | "LpPool" | "MaxPool":
                 window: int = math.prod(map(abs, attributes["kernel_shape"].ints))
                 return outputs * window
         return outputs + sum(map(math.prod, inputs))
+
+
+def _einsum_work(equation: str, inputs: list[tuple[int, ...]]) -> int:
+    """Return the product of the sizes of all axes, shared ones once."""
+    sizes: dict[object, int] = {}
+    terms = equation.replace(" ", "").partition("->")[0].split(",")
+    for term, shape in zip(terms, inputs, strict=True):
+        before, dots, after = term.partition("...")
+        hidden = len(shape) - len(before) - len(after) if dots else 0
+        labels: list[object] = [*before, *range(-hidden, 0), *after]
+        for label, size in zip(labels, shape, strict=True):
+            sizes[label] = max(size, sizes.get(label, 1))
+    return math.prod(sizes.values())
 
 
 def _dimensions(kind: Any) -> tuple[int, ...] | None:

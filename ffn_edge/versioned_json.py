@@ -35,7 +35,7 @@ def read_versioned(
     try:
         raw = json.loads(text)
         found = raw["schema_version"]
-    except (ValueError, KeyError, TypeError) as failure:
+    except (ValueError, KeyError, TypeError, RecursionError) as failure:
         raise error(f"{where} is not {kind}", hint) from failure
     if found not in versions:
         raise error(

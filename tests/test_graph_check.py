@@ -68,6 +68,18 @@ def test_a_straight_line_of_small_tensors_is_taken(exported: Bundle) -> None:
     check(exported, changed(exported, before_the_logits(nodes, one=np.float32(1), shape=[4, 8])))
 
 
+def test_products_of_indices_and_recurrent_layers_are_taken(exported: Bundle) -> None:
+    nodes = [
+        node("Einsum", "old old", "square", equation="...i,...j->...ij"),
+        node("GRU", "square w r", "all", hidden_size=2),
+        node("ReduceSum", "all", "more", keepdims=0),
+        LOGITS,
+    ]
+    values = {"w": np.ones((1, 6, 5), np.float32), "r": np.ones((1, 6, 2), np.float32)}
+
+    check(exported, changed(exported, before_the_logits(nodes, **values)))
+
+
 @pytest.mark.parametrize(
     "nodes",
     [
@@ -82,7 +94,6 @@ def test_a_straight_line_of_small_tensors_is_taken(exported: Bundle) -> None:
         [node("Multinomial", "old", "logits")],
         [node("Gelu", "old", "logits", domain="com.microsoft")],
         [node("Abacus", "old", "logits")],
-        [node("LRN", "old", "logits", size=1 << 62)],
         [node("NonZero", "old", "where"), node("Add", "old where", "logits")],
     ],
     ids=lambda nodes: nodes[0].op_type,
@@ -158,8 +169,17 @@ def test_memory_beyond_what_a_clip_takes_is_refused(
             node("MaxPool", "p", "q", kernel_shape=[1 << 40, 1], pads=[(1 << 40) - 1, 0, 0, 0]),
             node("ReduceSum", "q", "more", keepdims=0), LOGITS,
         ],
+        [
+            node("Reshape", "old picture", "p"), node("LRN", "p", "q", size=1 << 40),
+            node("ReduceSum", "q", "more", keepdims=0), LOGITS,
+        ],
+        [
+            node("Expand", "one_logit square", "s"),
+            *(node("Einsum", "s s", f"t{i}", equation="a...,b...->ab") for i in range(900)),
+            node("ReduceSum", "t899", "more", keepdims=0), LOGITS,
+        ],
     ],
-    ids=["products", "a window"],
+    ids=["products", "a window", "neighbours", "indices"],
 )  # fmt: skip
 def test_work_beyond_that_of_a_network_is_refused(
     nodes: list[onnx.NodeProto], exported: Bundle

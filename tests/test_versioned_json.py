@@ -17,7 +17,9 @@ def test_each_known_version_is_read(version: int) -> None:
     assert read(f'{{"schema_version": {version}, "a": 1}}') == {"schema_version": version, "a": 1}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "2", '"schema_version"', "{}", "null"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "2", '"schema_version"', "{}", "null", "[" * 100_000]
+)
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(FfnEdgeError, match=r"x\.json is not a thing") as caught:
         read(text)

@@ -69,8 +69,8 @@ _PACKAGES = (
     _Package(("filelock",), "filelock", *_BASE),
     _Package(("safetensors",), "safetensors", "for export", 'pip install "ffn-edge[export]"'),
     _Package(
-        ("onnx",), "onnx", "for export, and to build TensorRT engines",
-        'pip install "ffn-edge[jetson]"',
+        ("onnx",), "onnx", "to load a bundle",
+        'pip install "ffn-edge[cpu]", on a Jetson "ffn-edge[jetson]"',
     ),
     _Package(
         ("onnxruntime", "onnxruntime-gpu"), "onnxruntime", "to run on the CPU",
@@ -103,11 +103,8 @@ _PACKAGES = (
 
 def package_lines(facts: Facts) -> Iterator[Line]:
     """Report the version of each library, by its record: nothing is imported."""
-    needed = {"ffn_edge", "numpy", "click", "rich", "filelock", "cv2"}
-    useful = set()
-    if facts.ready:
-        useful.add("onnx")
-    else:
+    needed = {"ffn_edge", "numpy", "click", "rich", "filelock", "onnx", "cv2"}
+    if not facts.ready:
         needed.add("onnxruntime")
     for package in _PACKAGES:
         installed = _installed(facts, package)
@@ -118,8 +115,7 @@ def package_lines(facts: Facts) -> Iterator[Line]:
             yield Line(name, "there, but not from pip: no record of its version")
         else:
             status: Status = "problem" if package.module in needed else "note"
-            wanted = package.module in needed | useful
-            remedy = package.remedy if wanted else ""
+            remedy = package.remedy if package.module in needed else ""
             yield Line(name, f"not installed; {package.purpose}", status, remedy)
 
 

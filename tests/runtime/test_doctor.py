@@ -157,7 +157,8 @@ def desktop(tmp_path: Path) -> Computer:
     """A PC without a GPU that can run bundles on its CPU."""
     computer = Computer(tmp_path / "desktop")
     computer.modules = {
-        "ffn_edge", "numpy", "click", "rich", "filelock", "safetensors", "onnxruntime", "cv2",
+        "ffn_edge", "numpy", "click", "rich", "filelock", "safetensors", "onnx", "onnxruntime",
+        "cv2",
     }  # fmt: skip
     computer.versions = {"numpy": "2.2.0", "onnxruntime": "1.32.0", "opencv-python": "4.10.0.84"}
     computer.write("venv/pyvenv.cfg", "home = /usr/bin\ninclude-system-site-packages = false\n")
@@ -360,13 +361,14 @@ def test_on_a_pc_tensorrt_is_no_more_than_a_note(desktop: Computer) -> None:
     assert line(report, "GPU", "PyCUDA").remedy == "pip install pycuda"
 
 
-def test_what_builds_engines_is_named_where_they_could_run(
+def test_what_every_bundle_needs_is_a_problem_where_it_is_missing(
     jetson: Computer, desktop: Computer
 ) -> None:
-    assert "ffn-edge[jetson]" in line(jetson.examine(), "Packages", "onnx").remedy
-    assert line(desktop.examine(), "Packages", "onnx") == Line(
-        "onnx", "not installed; for export, and to build TensorRT engines", "note"
-    )
+    for computer in (jetson, desktop):
+        computer.modules.discard("onnx")
+        found = line(computer.examine(), "Packages", "onnx")
+        assert found.status == "problem"
+        assert "ffn-edge[jetson]" in found.remedy
 
 
 def test_tensorrt_without_pycuda_is_told_how_to_get_it(jetson: Computer) -> None:
