@@ -5,13 +5,17 @@
 For each: an epoch of training and an evaluation on a few of the demo's rendered clips, the import
 of a checkpoint with the published code's tensor names and what the published code gives for it
 (tests/data/parity), export, verification, ONNX Runtime, and TensorRT-RTX's parser and builder on
-this machine's processor in float16 and float32. Weights are random: what is checked is that each
-step works and that the numbers agree. Nothing runs on a GPU.
+this machine's processor in float16 and float32; and `ffn-edge build` in float16 with the proof that
+ends it, on the tests' emulator of five versions of TensorRT, with how far the known answers are
+off. Weights are random: what is checked is that each step works and that the numbers agree. Nothing
+runs on a GPU.
 """
 
 from __future__ import annotations
 
+import functools
 import runpy
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -33,15 +37,21 @@ from ffn_edge.export.verify import verify
 from ffn_edge.network.checkpoint import import_file, load_checkpoint
 from ffn_edge.plan_cache import PlanCache
 from ffn_edge.runtime.engine import EngineOptions, open_engines
+from ffn_edge.runtime.tensorrt_group import prove
+from ffn_edge.tensorrt_api import Target, load
 from ffn_edge.train.clips import render_clips
 from ffn_edge.train.loop import BEST, train
 from ffn_edge.train.recipe import Recipe
 from ffn_edge.train.report import evaluate_checkpoint
 from ffn_edge.video_list import videos_of
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 TESTS = Path(__file__).parents[1] / "tests" / "network"
 DATA = TESTS.parent / "data" / "parity"
-COLUMNS = ("train", "evaluate", "import", "export", "verify", "ONNX Runtime", "TensorRT-RTX build")
+COLUMNS = (
+    "train", "evaluate", "import", "export", "verify", "ONNX Runtime", "TensorRT-RTX build",
+    "built, refitted, tried (emulator)",
+)  # fmt: skip
 
 
 @dataclass
@@ -129,12 +139,33 @@ def examine(architecture: str, clips: Path, size: int, folder: Path) -> Row:
             build_plans(Bundle.load(folder / "bundle"), PlanCache(folder / "cache"), options)
         return ""
 
+    def tried() -> str:
+        from tests.emulator import VERSIONS, Emulator
+
+        bundle = Bundle.load(folder / "bundle")
+        off = 0.0
+        for version in VERSIONS:
+            target: Target = "rtx" if version.startswith("rtx") else "tensorrt"
+            load.cache_clear()  # of another emulator
+            with Emulator(version):
+                built = build_plans(
+                    bundle,
+                    PlanCache(folder / version),
+                    BuildOptions(target=target, precision="fp16"),
+                    prove=functools.partial(prove, bundle=bundle),
+                )
+            assert not any("REFIT_INDIVIDUAL" in each.plan.sidecar.flags for each in built)
+            off = max(off, *(each.plan.sidecar.deviation or 0.0 for each in built))
+        load.cache_clear()
+        return f"{off:.0e}"
+
     if row.fill("train", trained):
         row.fill("evaluate", evaluated)
         if row.fill("export", exported):
             row.fill("verify", verified)
             row.fill("ONNX Runtime", run_by_onnxruntime)
             row.fill("TensorRT-RTX build", built)
+            row.fill("built, refitted, tried (emulator)", tried)
     if (DATA / f"{architecture}.json").is_file():
         row.fill("import", lambda: f"{parity(architecture, folder):.0e}")
     else:
