@@ -59,7 +59,7 @@ def write_plan_graph(
     """
     manifest, tensors = bundle.manifest, bundle.tensors()
     shapes = composed_shapes(tensors, manifest.layers, frames)
-    source = onnx.load(str(bundle.graph_path(frames)), load_external_data=False)
+    source = onnx.load_model_from_string(bundle.read_graph(frames))
     model = for_the_parser(rewired(source, shapes), shapes)
     read = read_by_nodes(model)
     for name, shape in shapes.items():
@@ -170,11 +170,14 @@ def _add_biases(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
     """
     sizes = {each.name: tuple(each.dims) for each in model.graph.initializer} | dict(shapes)
     for node in model.graph.node:
-        if node.op_type == "LayerNormalization" and len(node.input) < 3:
-            name = f"{node.output[0]}.bias"
-            zeros = np.zeros(sizes[node.input[1]], np.float32)
-            model.graph.initializer.append(numpy_helper.from_array(zeros, name))
-            node.input.append(name)
+        has_bias = len(node.input) > 2 and node.input[2]
+        if node.op_type != "LayerNormalization" or has_bias or node.input[1] not in sizes:
+            continue
+        name = f"{node.output[0]}.bias"
+        zeros = np.zeros(sizes[node.input[1]], np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(zeros, name))
+        del node.input[2:]
+        node.input.append(name)
 
 
 def _drop_unread(model: onnx.ModelProto) -> None:

@@ -18,18 +18,19 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import ffn_edge
 from ffn_edge.atomic import atomic_file
 from ffn_edge.bundle import Bundle, FileRecord
-from ffn_edge.errors import EngineError, ExportError, UnknownWeightsError
+from ffn_edge.errors import EngineError, ExportError, OutOfMemoryError, UnknownWeightsError
 from ffn_edge.export.plan_graph import GRAPH, write_plan_graph
 from ffn_edge.gpu import Device, Gpu, find_gpu
 from ffn_edge.host_memory import memory_sizes
 from ffn_edge.jetson import power_mode
 from ffn_edge.known_answer import known_logits
-from ffn_edge.plan_cache import Plan, PlanCache, PlanKey, Sidecar, plan_key
+from ffn_edge.plan_cache import Plan, PlanCache, PlanKey, PlanWeight, Sidecar, plan_key
 from ffn_edge.signals import on_signals
 from ffn_edge.tensorrt_api import Api, Target, is_out_of_memory, load
 
@@ -112,10 +113,13 @@ def build_plans(
             f"TensorRT {api.version} may drop a bias in engines whose weights can change",
             "leave out --refit any, or update TensorRT: NVIDIA names it a known issue of 11.3.",
         )
+    builder = _BundleBuilder(
+        api, gpu, bundle, cache, options, mode=power_mode(), prove=prove, say=say, progress=progress
+    )
     built = []
     for frames in bundle.manifest.frame_counts:
         with cache.lock(lambda: say("waiting for another build in this cache")):
-            built.append(_build(api, gpu, bundle, frames, cache, options, prove, say, progress))
+            built.append(builder.build(frames))
     return built
 
 
@@ -127,137 +131,220 @@ def _has_gpu() -> bool:
     return True
 
 
-def _build(
-    api: Api,
-    gpu: Gpu | None,
-    bundle: Bundle,
-    frames: int,
-    cache: PlanCache,
-    options: BuildOptions,
-    prove: Prove | None,
-    say: Callable[[str], None],
-    progress: Progress,
-) -> Built:
-    """Build one frame count, unless the cache has it. The cache is locked."""
-    # Without a GPU, RTX can neither strip a plan nor refit it.
-    refit = options.refit if gpu is not None else "none"
-    key = plan_key(api, gpu, bundle, frames, options.precision, refit)
-    mode = power_mode()
-    found = _find(cache, key, mode, say)
-    if found is not None:
-        say(f"{frames} frames: built before, {found.path}")
-        return Built(found, reused=True)
-    start = time.monotonic()
-    with cache.workplace() as folder:
-        say(f"{frames} frames: composing the weights")
-        weights = write_plan_graph(bundle, frames, options.precision, folder)
-        timings = cache.timings(key, mode) if api.keeps_timings else None
+class _BundleBuilder:
+    """Builds the plans of a bundle, one frame count at a time."""
 
-        def build(flags: tuple[str, ...]) -> Plan:
-            say(f"{frames} frames: building with TensorRT {api.version}")
-            marked = [each.name for each in weights if each.source != "constant"]
-            with Device() if gpu is not None else nullcontext() as device:
-                _build_plan(api, device, folder, options, flags, marked, timings, progress)
-            sidecar = Sidecar(
-                key=key,
-                flags=flags,
-                weights=weights,
-                plan=FileRecord(bytes=0, sha256=""),
-                power_mode=mode,
-                deviation=None,
-                build_seconds=round(time.monotonic() - start, 3),
-                created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                producer=f"ffn-edge {ffn_edge.__version__}",
-            )
-            return Plan(folder / _PLAN, sidecar)
+    def __init__(
+        self,
+        api: Api,
+        gpu: Gpu | None,
+        bundle: Bundle,
+        cache: PlanCache,
+        options: BuildOptions,
+        *,
+        mode: str | None,
+        prove: Prove | None,
+        say: Callable[[str], None],
+        progress: Progress,
+    ) -> None:
+        self._api = api
+        self._gpu = gpu
+        self._bundle = bundle
+        self._cache = cache
+        self._options = options
+        self._mode = mode
+        self._prove = prove
+        self._say = say
+        self._progress = progress
+        # Without a GPU, RTX can neither strip a plan nor refit it.
+        self._refit = options.refit if gpu is not None else "none"
+        self._flags = api.refit_flags(self._refit)
 
-        plan = build(api.refit_flags(refit))
-        if gpu is not None and prove is not None:
-            say(f"{frames} frames: opening the engine and running the known clips")
+    def build(self, frames: int) -> Built:
+        """Build one frame count, unless the cache has it. The cache is locked."""
+        precision = self._options.precision
+        key = plan_key(self._api, self._gpu, self._bundle, frames, precision, self._refit)
+        found = self._find(key)
+        if found is not None:
+            self._say(f"{frames} frames: built before, {found.path}")
+            return Built(found, reused=True)
+        with self._cache.workplace() as folder:
+            self._say(f"{frames} frames: composing the weights")
+            weights = write_plan_graph(self._bundle, frames, precision, folder)
             try:
-                deviation = prove(plan)
+                plan = self._build(key, weights, folder)
             except UnknownWeightsError as error:
-                say(f"{frames} frames: {error.message}; building so that it keeps those")
-                plan = build(api.refit_flags("individual"))
-                deviation = prove(plan)
-            plan = Plan(plan.path, dataclasses.replace(plan.sidecar, deviation=deviation))
-        return Built(cache.store(plan.sidecar, plan.path), reused=False)
+                self._say(f"{frames} frames: {error.message}; building so that it keeps its own")
+                self._flags = self._api.refit_flags("individual")  # of the others, too
+                plan = self._build(key, weights, folder)
+            return Built(self._cache.store(plan.sidecar, plan.path), reused=False)
 
+    def _find(self, key: PlanKey) -> Plan | None:
+        """Return the plan that the cache has, unless it is damaged or of another power mode."""
+        try:
+            found = self._cache.find(key)
+        except EngineError as error:
+            self._say(f"{key.frames} frames: {error.message}; building again")
+            return None
+        if found is not None and (other := found.sidecar.built_in_another_mode(self._mode)):
+            self._say(f"{key.frames} frames: {other}; building again")
+            return None
+        return found
 
-def _find(
-    cache: PlanCache, key: PlanKey, mode: str | None, say: Callable[[str], None]
-) -> Plan | None:
-    """Return the plan that the cache has, unless it is damaged or of another power mode."""
-    try:
-        found = cache.find(key)
-    except EngineError as error:
-        say(f"{key.frames} frames: {error.message}; building again")
-        return None
-    if found is not None and (other := found.sidecar.built_in_another_mode(mode)):
-        say(f"{key.frames} frames: {other}; building again")
-        return None
-    return found
-
-
-def _build_plan(
-    api: Api,
-    device: Device | None,
-    folder: Path,
-    options: BuildOptions,
-    flags: tuple[str, ...],
-    marked: list[str],
-    timings: Path | None,
-    progress: Progress,
-) -> None:
-    """Build the graph in `folder` into a plan beside it.
-
-    Args:
-        api: TensorRT.
-        device: open; None to build without one.
-        folder: the workplace.
-        options: how to build.
-        flags: of the builder, by name.
-        marked: the weights that are refitted, where the flags ask for each of them.
-        timings: the timing cache, to read and to write.
-        progress: is told how far TensorRT has come.
-    """
-    trt = api.module
-    api.errors()
-    builder = api.make("Builder", api.log)
-    if device is not None and device.gpu.is_integrated:
-        builder.gpu_allocator = api.allocator(device)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, api.log)
-    if not parser.parse_from_file(str(folder / GRAPH)):
-        raise ExportError(
-            f"TensorRT {api.version} cannot parse the graph: {_parser_errors(parser)}",
-            "update JetPack or TensorRT, or run it elsewhere: --backend onnxruntime.",
+    def _build(self, key: PlanKey, weights: tuple[PlanWeight, ...], folder: Path) -> Plan:
+        """Build the graph in a folder into a plan beside it, and prove it where there is a GPU."""
+        self._say(f"{key.frames} frames: building with TensorRT {self._api.version}")
+        start = time.monotonic()
+        refitted = [each.name for each in weights if each.source != "constant"]
+        with (
+            Device() if self._gpu is not None else nullcontext() as device,
+            _TensorRTBuilder(self._api, device) as builder,
+        ):
+            builder.read(folder / GRAPH)
+            builder.configure(self._flags, refitted, self._workspace(device))
+            timings = self._cache.timings(key, self._mode) if self._api.keeps_timings else None
+            builder.build(folder / _PLAN, timings, self._progress, self._options)
+        sidecar = Sidecar(
+            key=key,
+            flags=self._flags,
+            weights=weights,
+            plan=FileRecord(bytes=0, sha256=""),
+            power_mode=self._mode,
+            deviation=None,
+            build_seconds=round(time.monotonic() - start, 3),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            producer=f"ffn-edge {ffn_edge.__version__}",
         )
-    config = builder.create_builder_config()
-    workspace = options.workspace_bytes or _workspace(device)
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
-    for name in flags:
-        config.set_flag(getattr(trt.BuilderFlag, name))
-    if "REFIT_INDIVIDUAL" in flags:
-        for name in marked:
-            network.mark_weights_refittable(name)
-    if timings is not None:
-        _read_timings(config, timings)
-    watch = _Watch(progress)
-    monitor = _monitor(trt, watch)
-    config.progress_monitor = monitor
-    # An exception could not pass through TensorRT's builder.
-    with on_signals(watch.stop, signal.SIGINT):
-        plan = builder.build_serialized_network(network, config)
-    watch.end()
-    if plan is None or plan.nbytes == 0:
-        raise _build_error(api, options)
-    with open(folder / _PLAN, "wb") as file:
-        file.write(memoryview(plan))
-    if timings is not None:
-        # A failure makes the next build slower, and no more.
-        with suppress(OSError), atomic_file(timings) as temporary:
-            temporary.write_bytes(memoryview(config.get_timing_cache().serialize()))
+        plan = Plan(folder / _PLAN, sidecar)
+        if self._gpu is None or self._prove is None:
+            return plan
+        self._say(f"{key.frames} frames: opening the engine and running the known clips")
+        try:
+            deviation = self._prove(plan)
+        except UnknownWeightsError:
+            raise
+        except OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"the engine for {key.frames} frames was built, but there is too little memory to "
+                f"open it: {error.message}",
+                "end other programs, and build again.",
+            ) from error
+        except EngineError as error:
+            raise EngineError(
+                f"the engine for {key.frames} frames was built and is of no use: {error.message}",
+                "try --precision fp32, which rounds less, or run it elsewhere: "
+                "--backend onnxruntime.",
+            ) from error
+        return Plan(plan.path, dataclasses.replace(sidecar, deviation=deviation))
+
+    def _workspace(self, device: Device | None) -> int:
+        """Return the scratch memory of a tactic: a quarter of what is free, up to 1 GiB."""
+        if self._options.workspace_bytes is not None:
+            return self._options.workspace_bytes
+        if device is None or device.gpu.is_integrated:
+            free = memory_sizes().get("MemAvailable", 4 * _MOST_WORKSPACE)
+        else:
+            free = device.free_bytes
+        return min(_MOST_WORKSPACE, free // 4)
+
+
+class _TensorRTBuilder:
+    """TensorRT's objects of one build. They are gone when the block ends, errors or not.
+
+    So they are held here alone: an error's traceback would keep them until the device is closed.
+    """
+
+    def __init__(self, api: Api, device: Device | None) -> None:
+        self._api = api
+        self._device = device
+        self._drop()
+
+    def _drop(self) -> None:
+        self._monitor: Any = None
+        self._parser: Any = None
+        self._network: Any = None
+        self._config: Any = None
+        self._builder: Any = None
+        self._allocator: Any = None  # outlives the builder
+
+    def __enter__(self) -> _TensorRTBuilder:
+        trt = self._api.module
+        self._builder = self._api.make("Builder", self._api.log)
+        if self._device is not None and self._device.gpu.is_integrated:
+            self._allocator = self._api.allocator(self._device)
+            self._builder.gpu_allocator = self._allocator
+        strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        self._network = self._builder.create_network(strongly_typed)
+        self._config = self._builder.create_builder_config()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._drop()
+
+    def read(self, graph: Path) -> None:
+        """Read a graph into the network.
+
+        Raises:
+            ExportError: TensorRT does not take it.
+        """
+        self._parser = self._api.module.OnnxParser(self._network, self._api.log)
+        if not self._parser.parse_from_file(str(graph)):
+            raise ExportError(
+                f"TensorRT {self._api.version} cannot parse the graph: "
+                f"{_parser_errors(self._parser)}",
+                "update JetPack or TensorRT, or run it elsewhere: --backend onnxruntime.",
+            )
+
+    def configure(self, flags: tuple[str, ...], refitted: list[str], workspace_bytes: int) -> None:
+        """Set the flags by name, the weights that are refitted, and the scratch memory.
+
+        Raises:
+            ExportError: a weight cannot be refitted by itself, where the flags ask for each.
+        """
+        trt = self._api.module
+        self._config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+        for flag in flags:
+            self._config.set_flag(getattr(trt.BuilderFlag, flag))
+        if "REFIT_INDIVIDUAL" in flags:
+            for name in refitted:
+                if not self._network.mark_weights_refittable(name):
+                    raise ExportError(
+                        f"TensorRT {self._api.version} cannot refit {name}",
+                        "run it elsewhere: --backend onnxruntime.",
+                    )
+
+    def build(
+        self, path: Path, timings: Path | None, progress: Progress, options: BuildOptions
+    ) -> None:
+        """Build, and write the plan; use the timing cache, if there is one.
+
+        Raises:
+            ExportError: TensorRT builds nothing.
+            KeyboardInterrupt: Ctrl-C.
+        """
+        self._api.errors()
+        if timings is not None:
+            _read_timings(self._config, timings)
+        watch = _Watch(progress)
+        self._monitor = _monitor(self._api.module, watch)
+        self._config.progress_monitor = self._monitor
+        # An exception could not pass through TensorRT's builder.
+        with on_signals(watch.stop, signal.SIGINT):
+            plan = self._builder.build_serialized_network(self._network, self._config)
+        watch.end()
+        if plan is None or plan.nbytes == 0:
+            raise _build_error(self._api, options)
+        with open(path, "wb") as file:
+            file.write(memoryview(plan))
+        if timings is not None:
+            # A failure makes the next build slower, and no more.
+            with suppress(OSError), atomic_file(timings) as temporary:
+                temporary.write_bytes(memoryview(self._config.get_timing_cache().serialize()))
 
 
 def _build_error(api: Api, options: BuildOptions) -> ExportError:
@@ -279,15 +366,6 @@ def _parser_errors(parser: Any) -> str:
         f"node {error.node()} ({error.node_operator()}): {' '.join(error.desc().split())}"
         for error in errors
     )
-
-
-def _workspace(device: Device | None) -> int:
-    """Return how much scratch memory a tactic may take: a quarter of what is free, up to 1 GiB."""
-    if device is None or device.gpu.is_integrated:
-        free = memory_sizes().get("MemAvailable", 4 * _MOST_WORKSPACE)
-    else:
-        free = device.free_bytes
-    return min(_MOST_WORKSPACE, free // 4)
 
 
 def _read_timings(config: Any, path: Path) -> None:

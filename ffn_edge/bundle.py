@@ -319,7 +319,7 @@ class WeightFile(FreshTensors):
         """Read a tensor; the array is the caller's own.
 
         Raises:
-            BundleError: the file was cut short since it was opened.
+            BundleError: the file was written to since it was opened.
         """
         entry = self.entries[name]
         tensor = np.empty(entry.shape, self._dtype(name))
@@ -340,7 +340,7 @@ class WeightFile(FreshTensors):
         """Read a tensor as float32. One of another type is never whole in memory besides.
 
         Raises:
-            BundleError: the file was cut short since it was opened.
+            BundleError: the file was written to since it was opened.
         """
         dtype = self._dtype(name)
         if dtype == np.float32:
@@ -372,16 +372,21 @@ class _OpenFile:
         self.path = path
         self._descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
+        self._opened = self._state()
 
     def size(self) -> int:
         """Return how many bytes it has now."""
-        return os.fstat(self._descriptor).st_size
+        return self._state()[0]
+
+    def _state(self) -> tuple[int, int]:
+        found = os.fstat(self._descriptor)
+        return found.st_size, found.st_mtime_ns
 
     def read_into(self, array: Array, offset: int) -> None:
         """Fill a contiguous array with the bytes from `offset` on.
 
         Raises:
-            BundleError: the file ends before.
+            BundleError: the file was written to since it was opened.
         """
         rest = memoryview(array.reshape(-1).view(np.uint8).data)
         while rest:
@@ -392,12 +397,11 @@ class _OpenFile:
                     f"{self.path} cannot be read: {error.strerror}", _EXPORT_AGAIN
                 ) from error
             if count == 0:
-                raise BundleError(
-                    f"{self.path} was altered while in use: it ends after {self.size()} bytes",
-                    _RENAME,
-                )
+                break
             rest = rest[count:]
             offset += count
+        if rest or self._state() != self._opened:
+            raise BundleError(f"{self.path} was altered while in use", _RENAME)
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,13 +149,15 @@ class Device:
     @contextmanager
     def on_this_thread(self) -> Iterator[None]:
         """Make the device current on another thread than the one that opened it."""
-        is_current = threading.get_ident() == self._thread
-        if not is_current:
+        if threading.get_ident() == self._thread:
+            yield
+            return
+        with self.errors("use the device on another thread"):
             self._context.push()
         try:
             yield
         finally:
-            if not is_current:
+            with self.errors("leave the device on another thread"):
                 self._context.pop()
 
     @property

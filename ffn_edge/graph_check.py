@@ -204,6 +204,7 @@ class _Check:
         if tensor.external_data or tensor.data_location != self.onnx.TensorProto.DEFAULT:
             self._check_place(tensor, shape)
         else:
+            self.onnx.numpy_helper.to_array(tensor)  # fails unless it holds what its shape says
             self._keep_small(tensor.name, tensor)
         values = self._take(tensor.name, self._type(tensor.data_type, shape))
         self.constant.add(tensor.name)

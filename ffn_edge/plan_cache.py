@@ -41,6 +41,7 @@ PRECISIONS = ("fp16", "fp32")
 REFITS = ("identical", "any", "none")
 # What a build leaves behind when it is killed, and the next one removes.
 _UNFINISHED = ".build-"
+_KEPT = ("*.plan", "*.json", "*.cache", "*.kernels")
 
 _ROOT = Path("/")
 _REBUILD = "build it again with `ffn-edge build`."
@@ -63,11 +64,10 @@ class PlanKey:
         target: "tensorrt" or "rtx".
         tensorrt_version: plans are not portable between versions.
         sm: the GPU's architecture, such as "87"; "any" where the plan runs on all.
-        gpu: its name, or "any": TensorRT warns of plans from another model of one architecture,
-            and every Orin is called "Orin". So there are
-        board: the Jetson's model, or None,
-        multiprocessors: of the GPU, and
-        memory_gib: of the GPU, rounded up to a power of two, as modules are sold; 0 is any.
+        gpu: its name, or "any": TensorRT warns of plans from another model of one architecture.
+        board: the Jetson's model, or None: CUDA calls every Orin "Orin".
+        multiprocessors: of the GPU; a power mode may switch some of them off. 0 is any.
+        memory_gib: of the GPU, rounded up to a power of two, as modules are sold. 0 is any.
         l4t: the Jetson Linux release, or None.
         precision: "fp16" or "fp32".
         refit: "identical" weights only, "any" weights, or "none": the plan holds its weights.
@@ -380,6 +380,8 @@ class PlanCache:
     def store(self, sidecar: Sidecar, plan: Path) -> Plan:
         """Move a finished plan into the cache, atomically; the sidecar last, so it seals it.
 
+        What was compiled of it goes along.
+
         Args:
             sidecar: its `plan` is filled in here.
             plan: a file in `workplace`.
@@ -393,6 +395,9 @@ class PlanCache:
             sidecar_path.unlink(missing_ok=True)
             with atomic_file(path) as temporary:
                 os.replace(plan, temporary)
+            kernels = Plan(plan, sidecar).read_kernels()
+            if kernels:
+                Plan(path, sealed).write_kernels(kernels)
             write_text(sidecar_path, sealed.to_json())
         return Plan(path, sealed)
 
@@ -439,7 +444,8 @@ def _differences(built: PlanKey, wanted: PlanKey) -> list[str]:
         "sm": "for a GPU of SM {0}; this one has SM {1}",
         "gpu": "for {0}; this is {1}",
         "board": "for the board {0}; this is {1}",
-        "multiprocessors": "for a GPU of {0} multiprocessors; this one has {1}",
+        "multiprocessors": "for a GPU of {0} multiprocessors; this one has {1} (a power mode may "
+        "switch some off)",
         "memory_gib": "for a GPU of at most {0} GiB; this one is of {1} GiB",
         "l4t": "of L4T {0}; this is {1}",
         "recipe": "of another release of ffn-edge",

@@ -228,9 +228,13 @@ def _allocator(module: ModuleType, device: Device) -> Any:
 
         def deallocate(self, memory: int) -> bool:
             allocation = self.taken.pop(memory, None)
-            if allocation is not None:  # freeing null is allowed
+            if allocation is None:  # null may be freed
+                return True
+            try:
                 with device.on_this_thread():
                     device.free(allocation)
+            except EngineError:
+                return False
             return True
 
         def deallocate_async(self, memory: int, stream: int) -> bool:

@@ -232,32 +232,32 @@ class TensorRTEngine:
         """Give the engine all its weights, by way of the device.
 
         Raises:
-            UnknownWeightsError: the engine wants a weight that its sidecar does not name.
-            EngineError: a weight is missing or of another kind, or the weights are not those that
-                the plan was built with.
+            UnknownWeightsError: the engine wants a weight that its sidecar does not name, or of
+                another type or size.
+            EngineError: a weight is missing, or the weights are not those of the manifest.
         """
         key = self._plan.sidecar.key
         self._refitter = self._api.make("Refitter", self._engine, self._api.log)
         # Identical weights were valid when the plan was built, and the hash tells identity.
         self._refitter.weights_validation = key.refit == "any"
         wanted = set(self._refitter.get_all_weights())
-        sizes = {weight.name: _bytes(weight) for weight in self._plan.sidecar.weights}
-        unknown = wanted - sizes.keys()
-        if unknown:
+        listed = {weight.name: weight for weight in self._plan.sidecar.weights}
+        misfits = [name for name in wanted if not self._is_as_listed(name, listed.get(name))]
+        if misfits:
             raise UnknownWeightsError(
-                f"the engine {self._plan.path} wants weights of which the bundle knows nothing: "
-                f"{_listed(unknown)}",
+                f"the engine {self._plan.path} wants weights that the bundle does not have: "
+                f"{_listed(misfits)}",
                 _REBUILD,
             )
         # Handed-over weights must outlive the refit: one allocation for all of them.
-        arena = self._device.allocate(sum(aligned(sizes[name]) for name in wanted))
+        sizes = {name: _bytes(listed[name]) for name in wanted}
+        arena = self._device.allocate(sum(aligned(size) for size in sizes.values()))
         try:
             offset = 0
             for weight, values in self._weights():
                 if weight.name in wanted:
-                    address = int(arena) + offset
+                    self._hand_over(weight, values, int(arena) + offset)
                     offset += aligned(sizes[weight.name])
-                    self._hand_over(weight, values, address)
                     wanted.discard(weight.name)
                 del values  # before the next is composed
             missing = wanted | set(self._refitter.get_missing_weights())
@@ -288,10 +288,11 @@ class TensorRTEngine:
             if name in composed:
                 yield composed[name], array
             del array  # before the next is composed
-        if sidecar.key.composed_sha256 not in (None, digest.hexdigest()):
+        # For "identical" the plan's key has the same hash, or it would not have been found.
+        if digest.hexdigest() != self._manifest.sub_networks[self.frames].composed_sha256:
             raise EngineError(
-                f"the weights for {self.frames} frames are not those that the plan was built with",
-                f"{_REBUILD} For weights that will change, build once with --refit any.",
+                f"the weights for {self.frames} frames are not those of the bundle's manifest",
+                "was the weight file altered while in use? Start again.",
             )
         for weight in sidecar.weights:
             if weight.source == "stored":
@@ -301,14 +302,10 @@ class TensorRTEngine:
 
     def _hand_over(self, weight: PlanWeight, values: Array, address: int) -> None:
         """Upload one weight, rounded to the engine's type, and name it to the refitter."""
-        trt = self._api.module
-        dtype = getattr(trt.DataType, _DTYPES[weight.dtype])
-        prototype = self._refitter.get_weights_prototype(weight.name)
-        same_type = prototype.dtype == dtype
-        if not same_type or not prototype.size == weight.count == values.size:
+        if values.size != weight.count:
             raise EngineError(
-                f"{weight.name} of {self._plan.path} is {prototype.size} values of "
-                f"{prototype.dtype}; the bundle has {values.size}, as {weight.dtype}",
+                f"{weight.name} of {self._plan.path} is {weight.count} values; the bundle has "
+                f"{values.size}",
                 _REBUILD,
             )
         target = address
@@ -316,9 +313,21 @@ class TensorRTEngine:
             rounded = np.ascontiguousarray(block, weight.dtype)
             self._device.upload(target, rounded)
             target += rounded.nbytes
-        handed = trt.Weights(dtype, address, weight.count)
+        trt = self._api.module
+        handed = trt.Weights(self._type_of(weight), address, weight.count)
         if not self._refitter.set_named_weights(weight.name, handed, trt.TensorLocation.DEVICE):
             raise self._failure(f"refuses the weights of {weight.name}")
+
+    def _is_as_listed(self, name: str, weight: PlanWeight | None) -> bool:
+        """Return whether the engine wants a weight as the sidecar has it."""
+        if weight is None:
+            return False
+        prototype = self._refitter.get_weights_prototype(name)
+        is_same_type = prototype.dtype == self._type_of(weight)
+        return bool(is_same_type and prototype.size == weight.count)
+
+    def _type_of(self, weight: PlanWeight) -> Any:
+        return getattr(self._api.module.DataType, _DTYPES[weight.dtype])
 
     def _failure(self, what: str) -> EngineError:
         """Return the error for what TensorRT just did not do."""

@@ -366,6 +366,17 @@ def test_a_weight_file_that_is_cut_short_while_in_use_is_an_error(bundle_copy: P
         assert "rename" in caught.value.hint
 
 
+def test_a_weight_file_that_is_written_over_while_in_use_is_an_error(bundle_copy: Path) -> None:
+    tensors = Bundle.load(bundle_copy).tensors()
+    path = bundle_copy / WEIGHTS
+    with open(path, "r+b") as file:  # as many bytes, in place
+        file.write(bytes(path.stat().st_size))
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # where the clock of the disk is coarse
+
+    with pytest.raises(BundleError, match="altered while in use"):
+        tensors[next(iter(tensors))]
+
+
 def test_a_weight_file_that_is_replaced_by_renaming_is_read_as_it_was(bundle_copy: Path) -> None:
     tensors = Bundle.load(bundle_copy).tensors()
     before = {name: tensors[name] for name in tensors}

@@ -191,6 +191,14 @@ def test_work_beyond_that_of_a_network_is_refused(
         check(exported, content)
 
 
+def test_a_tensor_without_what_its_shape_says_gives_no_room_to_others(exported: Bundle) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.initializer.add(name="nothing", dims=[1 << 40], data_type=TensorProto.FLOAT)
+
+    with pytest.raises(BundleError):
+        check(exported, changed(exported, change))
+
+
 def test_a_shape_that_follows_from_values_is_refused(exported: Bundle) -> None:
     nodes = [
         node("Cast", "old", "sizes", to=TensorProto.INT64),

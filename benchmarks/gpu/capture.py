@@ -1,15 +1,14 @@
 """Stream capture by ctypes: three copies and a fill as one CUDA graph, against one call each.
 
-PyCUDA wraps no graphs, but the handle of its stream is CUDA's own. The five functions of
-libcuda.so.1 that are called here have the same names in CUDA 12 and 13. Without PyCUDA, a stream
-and memory of PyTorch's serve, and ctypes starts the copies too.
+PyCUDA wraps no graphs, but the handle of its stream is CUDA's own. The functions of libcuda.so.1
+that are called here have the same names in CUDA 12 and 13. A dry run has stand-ins for them, over
+the emulator's streams, and shows the plumbing alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable
@@ -81,16 +80,10 @@ def main(report: Report) -> None:
     size = (1 << 14) if report.dry_run else 16 * 224 * 224 * 3  # of 16 frames
     rounds = 50 if report.dry_run else 1000
     with contextlib.ExitStack() as stack:
-        if report.dry_run or importlib.util.find_spec("pycuda"):
-            bench = stack.enter_context(bench_for(report.dry_run))
-            stack.enter_context(opened(bench))
-            work = _pycuda_work(bench.cuda, size)
-            cuda = _EmulatedGraphs(bench.emulator) if bench.emulator else _libcuda()
-            report.row("a stream of PyCUDA's, on its handle", True, hex(work.stream))
-        else:
-            cuda = _libcuda()
-            work = _torch_work(cuda, size)
-            report.row("without PyCUDA, a stream of PyTorch's", None, hex(work.stream))
+        bench = stack.enter_context(bench_for(report.dry_run))
+        stack.enter_context(opened(bench))
+        work = _work(bench.cuda, size)
+        cuda = _EmulatedGraphs(bench.emulator) if bench.emulator else _libcuda()
         work.enqueue()  # once as usual, so that nothing is loaded within the capture
         work.wait()
         graphs: list[Graph] = []
@@ -108,7 +101,6 @@ def main(report: Report) -> None:
             figure = partial(_timed, work, start, rounds)
             report.run(f"{name}: µs to start / until done", figure)
         graph.close()
-        report.row("the graph is destroyed", True)
 
 
 def _compare(work: Work, start: Callable[[], None]) -> str:
@@ -139,7 +131,7 @@ def _timed(work: Work, start: Callable[[], None], rounds: int) -> str:
     )
 
 
-def _pycuda_work(cuda: Any, size: int) -> Work:
+def _work(cuda: Any, size: int) -> Work:
     stream = cuda.Stream()
     first, second = cuda.mem_alloc(size), cuda.mem_alloc(size)
     source, result = (cuda.pagelocked_zeros(size, np.uint8) for _ in range(2))
@@ -151,30 +143,6 @@ def _pycuda_work(cuda: Any, size: int) -> Work:
         cuda.memcpy_dtoh_async(result, second, stream)
 
     return Work(stream.handle, enqueue, stream.synchronize, source, result)
-
-
-def _torch_work(cuda: Any, size: int) -> Work:
-    import torch
-
-    stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    first, second = (torch.zeros(size, dtype=torch.uint8, device="cuda") for _ in range(2))
-    source, result = (torch.zeros(size, dtype=torch.uint8).pin_memory() for _ in range(2))
-    torch.cuda.synchronize()
-    handle, length = ctypes.c_void_p(stream.cuda_stream), ctypes.c_size_t(size)
-    first_at, second_at = (ctypes.c_ulonglong(each.data_ptr()) for each in (first, second))
-    tail_at = ctypes.c_ulonglong(second.data_ptr() + size - _TAIL)
-    source_at, result_at = (ctypes.c_void_p(each.data_ptr()) for each in (source, result))
-
-    def enqueue() -> None:
-        for name, *arguments in (
-            ("cuMemcpyHtoDAsync_v2", first_at, source_at, length),
-            ("cuMemcpyDtoDAsync_v2", second_at, first_at, length),
-            ("cuMemsetD8Async", tail_at, ctypes.c_ubyte(7), ctypes.c_size_t(_TAIL)),
-            ("cuMemcpyDtoHAsync_v2", result_at, second_at, length),
-        ):
-            assert not getattr(cuda, name)(*arguments, handle), name
-
-    return Work(stream.cuda_stream, enqueue, stream.synchronize, source.numpy(), result.numpy())
 
 
 def _libcuda() -> Any:

@@ -52,6 +52,8 @@ def measure(meter: Meter, smi: Sequence[str], seconds: float) -> Means:
         seconds: how long.
     """
     with subprocess.Popen(smi, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = process.stdout.readline().split()  # so it has started
         first = meter.read(time.monotonic())
         watts: list[float] = []
         end = first.time_s + seconds
@@ -62,8 +64,7 @@ def measure(meter: Meter, smi: Sequence[str], seconds: float) -> Means:
             time.sleep(_PERIOD_S)
         last = meter.read(time.monotonic())
         process.terminate()
-        assert process.stdout is not None
-        lines = process.stdout.read().split()
+        lines += process.stdout.read().split()
     counter_w = None
     if first.energy_j is not None and last.energy_j is not None:
         counter_w = (last.energy_j - first.energy_j) / (last.time_s - first.time_s)
@@ -83,7 +84,7 @@ def main(report: Report) -> None:
         smi += ["--format=csv,noheader,nounits", f"--loop-ms={1000 * _PERIOD_S:.0f}"]
         load, idle_s, load_s = _matrix_products, 5.0, 10.0
     wait_s = 0.0 if report.dry_run else _AVERAGE_S
-    report.row("the meter", True, meter.scope)
+    report.fact("the meter", meter.scope)
     with load():
         time.sleep(wait_s)
         report.run(

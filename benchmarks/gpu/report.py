@@ -34,6 +34,10 @@ class Report:
         self._results.append(passed)
         self._line(check, {True: "pass", False: "FAIL", None: "skip"}[passed], figure)
 
+    def fact(self, what: str, figure: str) -> None:
+        """Print a row of what was not checked."""
+        self._line(what, "", figure)
+
     def run(self, check: str, action: Callable[[], str]) -> bool:
         """Run a check, which returns its figure and fails by raising; print its row."""
         try:

@@ -87,10 +87,9 @@ def main(report: Report) -> None:
         * setting.batch
         * sum(count_macs(network, frames, setting.size) for frames in setting.frame_counts)
     )
-    report.row(
+    report.fact(
         f"{setting.architecture}, {setting.size}×{setting.size}, {setting.batch} clips of "
         f"{' + '.join(map(str, setting.frame_counts))} frames",
-        True,
         f"{flops / 1e12:.3g} TFLOP a step",
     )
     last = copy.deepcopy(network)

@@ -26,9 +26,12 @@ _CACHE_MAGIC = b"EMULATED TIMING CACHE\n"
 class Builder(Allocating):
     """Builds plans from networks."""
 
+    _kept: list[tuple[int, int]]
+
     def __init__(self, logger: Any) -> None:
         self._log_to(logger)
         self._allocator = None
+        self._kept = []
         self._refuse_without_gpu()
 
     @property
@@ -67,15 +70,15 @@ class Builder(Allocating):
     def build_serialized_network(self, network: Any, config: Any) -> Any:
         """Build a plan; None if that fails."""
         failure = self._machine.failure_of("build")
-        if failure is not None:
-            self._report.error(failure or "build: out of memory")
-            return None
         try:
             self._check(network, config)
             graph = network._graph
+            self._time_tactics(graph.activation_bytes)
+            if failure is not None:
+                self._report.error(failure or "build: out of memory")
+                return None
             Progress(self._machine, config._monitor).run(graph.layers)
             self._check_tactics(network, config)
-            self._time_tactics(graph.activation_bytes)
         except BuildCancelledError as error:
             self._report.error(f"IBuilder::buildSerializedNetwork: Error Code {error}")
             return None
@@ -87,8 +90,15 @@ class Builder(Allocating):
         if "REFIT_INDIVIDUAL" in flags:
             refittable = frozenset(network._marked)
         elif flags & {"REFIT", "REFIT_IDENTICAL", "STRIP_PLAN"}:
-            own = {name: np.zeros(1, np.float32) for name in self._machine.own_weights}
-            graph = dataclasses.replace(graph, weights=dict(graph.weights) | own)
+            weights = dict(graph.weights)
+            weights |= {name: np.zeros(1, np.float32) for name in self._machine.own_weights}
+            if self._machine.narrows:
+                weights |= {
+                    name: array.astype(np.int32)
+                    for name, array in weights.items()
+                    if array.dtype == np.int64
+                }
+            graph = dataclasses.replace(graph, weights=weights)
             refittable = frozenset(graph.weights)
         serialized = plan.serialize(
             graph,
@@ -136,18 +146,11 @@ class Builder(Allocating):
             )
 
     def _time_tactics(self, nbytes: int) -> None:
-        """Take and give back memory as timing a tactic does, on a thread of the builder's own."""
+        """Take memory as timing a tactic does, on a thread of the builder's own."""
         if self._machine.gpu is None:
             return
         taken: list[int | None] = []
-
-        def work() -> None:
-            address = self._take(nbytes)
-            taken.append(address)
-            if address is not None:
-                self._give(address, nbytes)
-
-        thread = threading.Thread(target=work)
+        thread = threading.Thread(target=lambda: taken.append(self._take(nbytes)))
         thread.start()
         thread.join()
         if taken == [None]:
@@ -155,6 +158,16 @@ class Builder(Allocating):
                 f"2: OutOfMemory (Requested amount of GPU memory ({nbytes} bytes) could not be "
                 "allocated.)"
             )
+        kept = [(address, nbytes) for address in taken if address is not None]
+        if self._allocator is not None:
+            self._kept += kept  # until the builder goes
+        else:
+            self._give(*kept[0])
+
+    def __del__(self) -> None:
+        for address, nbytes in getattr(self, "_kept", ()):
+            if not self._give(address, nbytes):
+                self._machine.undefined.append("a builder was freed after its CUDA context")
 
 
 class IBuilderConfig:

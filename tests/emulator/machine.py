@@ -48,6 +48,7 @@ class Machine:
         pooled: what it has.
         own_weights: names of constants that this TensorRT makes by itself, and wants back when all
             weights are refitted.
+        narrows: whether this TensorRT makes int32 of integers that it wants back then.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Machine:
         self.pool_bytes: int | None = None
         self.pooled = 0
         self.own_weights: tuple[str, ...] = ()
+        self.narrows = False
         self.page_locked = PageLocked()
         self.streams = Streams()
         self.lock = threading.RLock()
@@ -127,6 +129,11 @@ class Machine:
             raise DeviceFailure(text or ILLEGAL_ADDRESS)
 
         return fail
+
+    @property
+    def calls_async(self) -> bool:
+        """Whether TensorRT asks an allocator with a stream: RTX must, and others may do either."""
+        return self.version != "10.3.0"
 
     @property
     def context(self) -> object:

@@ -169,15 +169,23 @@ class Allocating(Logging):
                 machine.pooled += nbytes if address is not None else 0
                 return address
         try:  # as the bindings do: nothing may pass through C++
-            return int(self._allocator.allocate_async(nbytes, 256, 0, 0)) or None
+            if machine.calls_async:
+                return int(self._allocator.allocate_async(nbytes, 256, 0, 0)) or None
+            return int(self._allocator.allocate(nbytes, 256, 0)) or None
         except Exception as error:
-            print(f"[ERROR] Exception caught in allocate(): {error}", file=sys.stderr)
+            machine.undefined.append(f"an allocator raised {error!r}")
             return None
 
     def _give(self, address: int, nbytes: int) -> bool:
         """Free memory; False if that cannot be."""
         if self._allocator is not None:
-            return bool(self._allocator.deallocate_async(address, 0))
+            try:
+                if self._machine.calls_async:
+                    return bool(self._allocator.deallocate_async(address, 0))
+                return bool(self._allocator.deallocate(address))
+            except Exception as error:
+                self._machine.undefined.append(f"an allocator raised {error!r}")
+                return False
         self._machine.pooled -= nbytes
         return self._machine.memory.free(address)
 

@@ -103,14 +103,14 @@ def test_what_was_built_is_used_again_and_a_damaged_plan_is_not(
 def test_what_the_parser_refuses_is_shown_as_it_says(
     exported: Bundle, cache: PlanCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = onnx.load
+    real = onnx.load_model_from_string
 
     def with_an_unknown_operation(*arguments: object, **options: object) -> onnx.ModelProto:
         model = real(*arguments, **options)
         next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Frobnicate"
         return model
 
-    monkeypatch.setattr(onnx, "load", with_an_unknown_operation)
+    monkeypatch.setattr(onnx, "load_model_from_string", with_an_unknown_operation)
 
     with pytest.raises(ExportError, match=r"cannot parse the graph: node \d+ .*Frobnicate"):
         build_plans(exported, cache, RTX["fp32"])
