@@ -6,8 +6,8 @@ Each network of the README is exported with random weights, and the graph that `
 hands to TensorRT is parsed by the real TensorRT-RTX parser, which needs no GPU, for every frame
 count in float16 and float32. An engine that is refitted may ask for the names that the parser lets
 be marked; those that the list beside a plan lacks would end `run`. There is no list of them to
-read, so the graph's own names are tried, and the parser's pattern. Nothing is built or refitted, and
-TensorRT itself may name others: `ffn-edge build` finds out on the device.
+read, so the graph's own names are tried, and the parser's pattern. Nothing is built or refitted,
+and TensorRT itself may name others: `ffn-edge build` finds out on the device.
 """
 
 from __future__ import annotations

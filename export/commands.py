@@ -7,10 +7,7 @@ import json
 import click
 from click.core import ParameterSource
 
-
-def _say(message: str) -> None:
-    """Report progress on stderr: stdout is for results."""
-    click.echo(message, err=True)
+from ffn_edge.cli import say
 
 
 @click.command()
@@ -74,7 +71,7 @@ def export(
     if classes:
         card = dataclasses.replace(card, classes=read_classes(classes))
     if into and only:
-        update = update_bundle(loaded.network, card, into, parse_frames(only), progress=_say)
+        update = update_bundle(loaded.network, card, into, parse_frames(only), progress=say)
         click.echo(update.to_json() if as_json else update.to_text())
         return
     assert output is not None
@@ -85,7 +82,7 @@ def export(
         frame_counts=parse_frames(frames) if frames else None,
         weights_dtype=weights_dtype,
         batch=batch,
-        progress=_say,
+        progress=say,
     )
     if as_json:
         click.echo(json.dumps(export_fields(bundle)))

@@ -12,13 +12,8 @@ from pathlib import Path
 
 import click
 
+from ffn_edge.cli import say
 from ffn_edge.tensorrt_api import Target
-
-
-def _say(message: str) -> None:
-    """Report progress on stderr: stdout is for results."""
-    click.echo(message, err=True)
-
 
 _SHIFTS = {"KiB": 10, "MiB": 20, "GiB": 30}
 
@@ -118,7 +113,7 @@ def build(
             PlanCache(cache),
             options,
             prove=functools.partial(prove, bundle=opened),
-            say=_say,
+            say=say,
             progress=BuildProgress(bar),
         )
     if as_json:

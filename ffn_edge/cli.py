@@ -11,6 +11,12 @@ import click
 import ffn_edge
 from ffn_edge.errors import FfnEdgeError
 
+
+def say(message: str) -> None:
+    """Report progress on stderr: stdout is for results."""
+    click.echo(message, err=True)
+
+
 # name -> (module, attribute, the extras it needs, one line of help). The line stands here, so that
 # `ffn-edge --help` imports neither torch nor onnx; tests/test_cli.py holds it against the command.
 _TRAIN, _EXPORT, _RUN = (f"ffn_edge.{stage}.commands" for stage in ("train", "export", "runtime"))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ffn_edge.cli import say
 from ffn_edge.errors import ExportError
 from ffn_edge.known_answer import TOLERANCES
 from ffn_edge.runtime.engine import EngineOptions, open_engines
@@ -81,7 +82,7 @@ def verify(
     contract, frame_counts = opened.manifest.input, opened.manifest.frame_counts
     if sources:
         videos = [video for source in sources for video in videos_of(Path(source))]
-        _say(f"reading {len(videos)} videos")
+        say(f"reading {len(videos)} videos")
         clip_set = clips_from_videos(videos, contract, frame_counts, clips)
     else:
         clip_set = synthetic_clips(contract, frame_counts, clips)
@@ -92,7 +93,7 @@ def verify(
             checkpoint=_checkpoint(checkpoint) if checkpoint else None,
             engine=_engine(stack, opened, take_engine_options(options)),
             tolerance=tolerance,
-            progress=_say,
+            progress=say,
         )
     if as_json:
         click.echo(json.dumps(verify_fields(opened, clip_set, found)))
@@ -120,17 +121,12 @@ def _engine(stack: ExitStack, bundle: Bundle, options: EngineOptions) -> EngineT
 
     if options.backend == "onnxruntime":
         return None
-    engines = stack.enter_context(open_engines(bundle, options, say=_say))
+    engines = stack.enter_context(open_engines(bundle, options, say=say))
     if engines.backend.name == "onnxruntime":
-        _say(f"the graph itself is what runs here: {engines.backend.reason}")
+        say(f"the graph itself is what runs here: {engines.backend.reason}")
         return None
     return EngineToVerify(
         name=f"{engines.backend.name} {engines.backend.precision}",
         tolerance=TOLERANCES[engines.backend.precision],
         infer={frames: engine.infer for frames, engine in engines.items()},
     )
-
-
-def _say(message: str) -> None:
-    """Report progress on stderr: stdout is for results."""
-    click.echo(message, err=True)
