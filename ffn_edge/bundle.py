@@ -47,6 +47,7 @@ MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32}
+_BLOCK = 1 << 18  # values that are converted at once
 _EXPORT_AGAIN = "export the bundle again with `ffn-edge export`, or copy it again."
 _RENAME = "copy a new bundle beside the one in use, and rename it into place."
 # Of a manifest, and of a weight file's header: a hundred times those of large networks.
@@ -347,9 +348,10 @@ class WeightFile(FreshTensors):
             return self[name]
         entry = self.entries[name]
         tensor = np.empty(entry.shape, np.float32)
+        buffer = np.empty(min(tensor.size, _BLOCK), dtype)
         offset = entry.offset
-        for block in blocks(tensor):
-            stored = np.empty(block.shape, dtype)
+        for block in blocks(tensor, _BLOCK):
+            stored = buffer[: block.size]
             self._files[name].read_into(stored, offset)
             block[...] = stored
             offset += stored.nbytes
