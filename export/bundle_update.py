@@ -31,9 +31,7 @@ from ffn_edge.bundle import (
     Bundle,
     Manifest,
     SubNetwork,
-    WeightFile,
     file_record,
-    read_header,
 )
 from ffn_edge.errors import ExportError
 from ffn_edge.export.bundle_writer import (
@@ -50,6 +48,7 @@ from ffn_edge.frames import check_frame_counts
 from ffn_edge.known_answer import answer_name
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
+from ffn_edge.weight_file import WeightFile, read_header
 
 _EXPORT_WHOLE = "export the whole checkpoint as a bundle of its own: -o FOLDER."
 

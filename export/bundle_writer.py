@@ -21,9 +21,7 @@ from ffn_edge.bundle import (
     InputContract,
     Manifest,
     SubNetwork,
-    WeightFile,
     file_record,
-    read_header,
 )
 from ffn_edge.compose import Array, compose, composed_sha256
 from ffn_edge.errors import BundleError, ExportError
@@ -35,6 +33,7 @@ from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.network.cost import count_macs
 from ffn_edge.network.ffn import Layout
+from ffn_edge.weight_file import WeightFile, read_header
 
 WEIGHTS_DTYPES = {"fp32": "float32", "fp16": "float16"}
 

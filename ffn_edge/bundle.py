@@ -10,7 +10,7 @@ A frame count that was added or replaced since the bundle was exported lies besi
     graph_<T>.onnx          its graph, whose tensors are external data in both files
 
 Nothing in a bundle can run code when it is loaded: JSON, safetensors and ONNX only. A bundle may
-come from a stranger: `Manifest` checks every value, `WeightFile` every place, `graph_check` every
+come from a stranger: `Manifest` checks every value, `weight_file` every place, `graph_check` every
 graph. And it may change while it is in use: its files are read, never mapped, and a file that is
 cut short is an error and not the end of the process.
 """
@@ -20,24 +20,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-import os
 import re
-import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from ffn_edge.compose import Array, FreshTensors, blocks
 from ffn_edge.errors import BundleError, FfnEdgeError
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.graph_check import MOST_BYTES as MOST_GRAPH_BYTES
 from ffn_edge.graph_check import check_graph
 from ffn_edge.versioned_json import read_versioned
+from ffn_edge.weight_file import EXPORT_AGAIN, MOST_TEXT_BYTES, RENAME, WeightFile, whole
 
 # A bundle as it is exported. One with vector files is of the next version: a release that does not
 # know them would compose its weights from the wrong vectors, and must refuse it.
@@ -46,12 +40,6 @@ SCHEMA_VERSION_WITH_VECTORS = 2
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 
-_DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32}
-_BLOCK = 1 << 18  # values that are converted at once
-_EXPORT_AGAIN = "export the bundle again with `ffn-edge export`, or copy it again."
-_RENAME = "copy a new bundle beside the one in use, and rename it into place."
-# Of a manifest, and of a weight file's header: a hundred times those of large networks.
-_MOST_TEXT_BYTES = 16 << 20
 # A clip of 64 frames of 1080p has 400 MB.
 _MOST_CLIP_BYTES = 1 << 30
 _MOST_SHORT_SIDE = 8192
@@ -145,7 +133,7 @@ class Manifest:
             (SCHEMA_VERSION, SCHEMA_VERSION_WITH_VECTORS),
             where=where,
             kind="a bundle's manifest",
-            hint=_EXPORT_AGAIN,
+            hint=EXPORT_AGAIN,
             hint_for_others="update ffn-edge on this machine, or export the bundle again with "
             "this release.",
             error=BundleError,
@@ -153,10 +141,10 @@ class Manifest:
         try:
             return cls._from_fields(raw)
         except FfnEdgeError as error:
-            raise BundleError(f"{where} is damaged: {error.message}", _EXPORT_AGAIN) from error
+            raise BundleError(f"{where} is damaged: {error.message}", EXPORT_AGAIN) from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(
-                f"{where} is damaged: {type(error).__name__}: {error}", _EXPORT_AGAIN
+                f"{where} is damaged: {type(error).__name__}: {error}", EXPORT_AGAIN
             ) from error
 
     @classmethod
@@ -166,7 +154,7 @@ class Manifest:
             int(frames): SubNetwork(
                 graph=_text(sub["graph"]),
                 composed_sha256=_text(sub["composed_sha256"]),
-                macs=_whole(sub["macs"], "macs"),
+                macs=whole(sub["macs"], "macs"),
                 accuracy=_accuracy(sub["accuracy"]) if sub.get("accuracy") else None,
                 vectors=_text(sub["vectors"]) if sub.get("vectors") else None,
             )
@@ -180,10 +168,10 @@ class Manifest:
             frame_counts=check_frame_counts(raw["frame_counts"]),
             weights_dtype=_text(raw["weights_dtype"]),
             input=InputContract(
-                batch=_whole(contract["batch"], "batch", least=1),
-                height=_whole(contract["height"], "height", least=1),
-                width=_whole(contract["width"], "width", least=1),
-                short_side=_whole(contract["short_side"], "short_side", least=1),
+                batch=whole(contract["batch"], "batch", least=1),
+                height=whole(contract["height"], "height", least=1),
+                width=whole(contract["width"], "width", least=1),
+                short_side=whole(contract["short_side"], "short_side", least=1),
                 mean=_numbers(contract["mean"], "mean"),
                 std=_numbers(contract["std"], "std"),
             ),
@@ -205,19 +193,19 @@ class Manifest:
             if not _PLAIN_NAME.fullmatch(name) or name.casefold() == MANIFEST:
                 raise BundleError(f"{name!r:.50} is not the name of a file in the bundle", _NAMES)
         if set(self.sub_networks) != set(self.frame_counts):
-            raise BundleError("frame_counts and sub_networks differ", _EXPORT_AGAIN)
+            raise BundleError("frame_counts and sub_networks differ", EXPORT_AGAIN)
         subs = self.sub_networks.values()
         vectors = [sub.vectors for sub in subs if sub.vectors]
         for name in (WEIGHTS, *(sub.graph for sub in subs), *vectors):
             if name not in self.files:
-                raise BundleError(f"no record of {name}", _EXPORT_AGAIN)
+                raise BundleError(f"no record of {name}", EXPORT_AGAIN)
         for sub in subs:
             if self.files[sub.graph].bytes > MOST_GRAPH_BYTES:  # before it is hashed
-                raise BundleError(f"{sub.graph} is larger than a graph can be", _EXPORT_AGAIN)
+                raise BundleError(f"{sub.graph} is larger than a graph can be", EXPORT_AGAIN)
         if not self.classes or len(set(self.classes)) < len(self.classes):
-            raise BundleError("the classes are none, or one is there twice", _EXPORT_AGAIN)
+            raise BundleError("the classes are none, or one is there twice", EXPORT_AGAIN)
         if self.weights_dtype not in ("float32", "float16"):
-            raise BundleError(f"there are no weights of {self.weights_dtype}", _EXPORT_AGAIN)
+            raise BundleError(f"there are no weights of {self.weights_dtype}", EXPORT_AGAIN)
         contract = self.input
         frame = contract.batch * contract.height * contract.width * 3
         if max(self.frame_counts) * frame > _MOST_CLIP_BYTES:
@@ -229,7 +217,7 @@ class Manifest:
             raise BundleError(
                 f"frames of short_side {contract.short_side} have no "
                 f"{contract.width}x{contract.height} pixels to cut out",
-                _EXPORT_AGAIN,
+                EXPORT_AGAIN,
             )
 
 
@@ -246,12 +234,6 @@ def _texts(values: object) -> tuple[str, ...]:
     return tuple(map(_text, values))
 
 
-def _whole(value: object, what: str, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 63:
-        raise ValueError(f"{what} is {value!r:.50}, not a whole number from {least} on")
-    return value
-
-
 def _number(value: object, what: str, most: float = 1e6) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= most:
         raise ValueError(f"{what} is {value!r:.50}, not a number up to {most:g}")
@@ -266,7 +248,7 @@ def _numbers(values: object, what: str) -> tuple[float, ...]:
 
 def _record(fields: Mapping[str, Any]) -> FileRecord:
     found = FileRecord(**fields)
-    _whole(found.bytes, "bytes")
+    whole(found.bytes, "bytes")
     return found
 
 
@@ -275,195 +257,8 @@ def _accuracy(fields: Mapping[str, Any]) -> Accuracy:
     for name in ("top1", "top5"):
         if _number(getattr(found, name), name, most=1) < 0:
             raise ValueError(f"{name} is below 0")
-    _whole(found.clips, "clips")
+    whole(found.clips, "clips")
     return found
-
-
-class WeightFile(FreshTensors):
-    """The tensors of a bundle by name, each read when it is asked for.
-
-    The files stay open: who renames others into their place does not change what is read here.
-
-    Attributes:
-        entries: where each tensor lies.
-    """
-
-    def __init__(self, path: Path, vectors: Mapping[int, Path] | None = None) -> None:
-        """Open the files.
-
-        Args:
-            path: the weight file.
-            vectors: by frame count, the file that holds its tensors in place of the weight file.
-
-        Raises:
-            BundleError: a file is not a whole safetensors file, or one of `vectors` holds more
-                than its frame count's.
-        """
-        opened = _OpenFile(path)
-        self.entries = _read_entries(opened)
-        self._files = dict.fromkeys(self.entries, opened)
-        for frames, file in (vectors or {}).items():
-            own = f"frames/{frames}/"
-            opened = _OpenFile(file)
-            entries = _read_entries(opened)
-            for name in entries:
-                if not name.startswith(own):  # it would change what other frame counts compute
-                    raise BundleError(
-                        f"{file} holds {name}, which is not of {frames} frames", _EXPORT_AGAIN
-                    )
-            for name in [name for name in self.entries if name.startswith(own)]:
-                del self.entries[name]
-            self.entries.update(entries)
-            self._files.update(dict.fromkeys(entries, opened))
-
-    def __getitem__(self, name: str) -> Array:
-        """Read a tensor; the array is the caller's own.
-
-        Raises:
-            BundleError: the file was written to since it was opened.
-        """
-        entry = self.entries[name]
-        tensor = np.empty(entry.shape, self._dtype(name))
-        self._files[name].read_into(tensor, entry.offset)
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.entries)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape without reading it."""
-        return self.entries[name].shape
-
-    def float32(self, name: str) -> Array:
-        """Read a tensor as float32. One of another type is never whole in memory besides.
-
-        Raises:
-            BundleError: the file was written to since it was opened.
-        """
-        dtype = self._dtype(name)
-        if dtype == np.float32:
-            return self[name]
-        entry = self.entries[name]
-        tensor = np.empty(entry.shape, np.float32)
-        buffer = np.empty(min(tensor.size, _BLOCK), dtype)
-        offset = entry.offset
-        for block in blocks(tensor, _BLOCK):
-            stored = buffer[: block.size]
-            self._files[name].read_into(stored, offset)
-            block[...] = stored
-            offset += stored.nbytes
-        return tensor
-
-    def _dtype(self, name: str) -> npt.DTypeLike:
-        entry = self.entries[name]
-        if entry.dtype not in _DTYPES:
-            raise BundleError(
-                f"{name} in {entry.file} is {entry.dtype}, which a bundle does not hold",
-                _EXPORT_AGAIN,
-            )
-        return _DTYPES[entry.dtype]
-
-
-class _OpenFile:
-    """A file that is read at places of its own; it closes with the last reference."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
-        self._opened = self._state()
-
-    def size(self) -> int:
-        """Return how many bytes it has now."""
-        return self._state()[0]
-
-    def _state(self) -> tuple[int, int]:
-        found = os.fstat(self._descriptor)
-        return found.st_size, found.st_mtime_ns
-
-    def read_into(self, array: Array, offset: int) -> None:
-        """Fill a contiguous array with the bytes from `offset` on.
-
-        Raises:
-            BundleError: the file was written to since it was opened.
-        """
-        rest = memoryview(array.reshape(-1).view(np.uint8).data)
-        while rest:
-            try:
-                count = os.preadv(self._descriptor, [rest], offset)
-            except OSError as error:
-                raise BundleError(
-                    f"{self.path} cannot be read: {error.strerror}", _EXPORT_AGAIN
-                ) from error
-            if count == 0:
-                break
-            rest = rest[count:]
-            offset += count
-        if rest or self._state() != self._opened:
-            raise BundleError(f"{self.path} was altered while in use", _RENAME)
-
-
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
-    """Where a tensor lies: the safetensors file's name, dtype code, shape, bytes from the start."""
-
-    file: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    length: int
-
-
-def read_header(path: Path) -> dict[str, TensorEntry]:
-    """Read where each tensor lies in a safetensors file.
-
-    The safetensors library gives values but no offsets, and ONNX external data needs offsets:
-    eight bytes of header length (little-endian), a JSON header, then the tensors.
-
-    Raises:
-        BundleError: the file is not a whole safetensors file.
-    """
-    return _read_entries(_OpenFile(path))
-
-
-def _read_entries(file: _OpenFile) -> dict[str, TensorEntry]:
-    size = file.size()
-    try:
-        if size < 8:
-            raise ValueError("it has no header")
-        start = np.empty(1, "<u8")
-        file.read_into(start, 0)
-        length = int(start[0])
-        if length > min(size - 8, _MOST_TEXT_BYTES):
-            raise ValueError(f"its header would have {length} bytes")
-        text = np.empty(length, np.uint8)
-        file.read_into(text, 8)
-        header = json.loads(text.tobytes())
-        header.pop("__metadata__", None)
-        entries = {name: _entry(file.path.name, item, 8 + length) for name, item in header.items()}
-        end = 8 + length
-        for name, entry in sorted(entries.items(), key=lambda item: item[1].offset):
-            if not end <= entry.offset <= entry.offset + entry.length <= size:
-                raise ValueError(f"{name} does not lie within the file, or in another tensor")
-            end = entry.offset + entry.length
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BundleError(
-            f"{file.path} is not a whole safetensors file: {error}", _EXPORT_AGAIN
-        ) from error
-    return entries
-
-
-def _entry(file: str, item: Mapping[str, Any], start: int) -> TensorEntry:
-    """Read one tensor of a header; offsets count from `start`."""
-    shape = tuple(_whole(each, "an axis") for each in item["shape"])
-    first, last = (_whole(each, "an offset") for each in item["data_offsets"])
-    dtype = str(item["dtype"])
-    if dtype in _DTYPES and last - first != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize:
-        raise ValueError(f"{last - first} bytes are no {dtype} of {shape}")
-    return TensorEntry(file, dtype, shape, start + first, last - first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,7 +280,7 @@ class Bundle:
         """
         folder = Path(path)
         try:
-            content = _read_small(folder / MANIFEST, _MOST_TEXT_BYTES)
+            content = _read_small(folder / MANIFEST, MOST_TEXT_BYTES)
             text = content.decode()
         except (OSError, ValueError) as error:
             raise BundleError(
@@ -540,9 +335,9 @@ class Bundle:
         try:
             content = _read_small(path, MOST_GRAPH_BYTES)
         except (OSError, ValueError) as error:
-            raise BundleError(f"{path} cannot be read: {error}", _EXPORT_AGAIN) from error
+            raise BundleError(f"{path} cannot be read: {error}", EXPORT_AGAIN) from error
         if hashlib.sha256(content).hexdigest() != self.manifest.files[path.name].sha256:
-            raise BundleError(f"{path} was altered while in use", _RENAME)
+            raise BundleError(f"{path} was altered while in use", RENAME)
         return content
 
     def tensors(self) -> WeightFile:
@@ -583,11 +378,11 @@ def file_record(path: Path) -> FileRecord:
 def check_file(path: Path, expected: FileRecord) -> None:
     """Raise a BundleError unless the file at `path` is the one that was recorded."""
     if not path.is_file():
-        raise BundleError(f"{path} is missing", _EXPORT_AGAIN)
+        raise BundleError(f"{path} is missing", EXPORT_AGAIN)
     size = path.stat().st_size
     if size != expected.bytes:
         raise BundleError(
-            f"{path} has {size} bytes; the manifest says {expected.bytes}", _EXPORT_AGAIN
+            f"{path} has {size} bytes; the manifest says {expected.bytes}", EXPORT_AGAIN
         )
     if file_record(path).sha256 != expected.sha256:
-        raise BundleError(f"{path} was altered: its sha256 is not the manifest's", _EXPORT_AGAIN)
+        raise BundleError(f"{path} was altered: its sha256 is not the manifest's", EXPORT_AGAIN)

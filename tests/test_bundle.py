@@ -8,15 +8,12 @@ import json
 import os
 import re
 import shutil
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from ffn_edge.bundle import (
     MANIFEST,
@@ -26,11 +23,8 @@ from ffn_edge.bundle import (
     Accuracy,
     Bundle,
     Manifest,
-    WeightFile,
     file_record,
-    read_header,
 )
-from ffn_edge.compose import Array
 from ffn_edge.errors import BundleError
 
 
@@ -56,28 +50,6 @@ def test_the_identity_is_the_hash_of_the_manifest(exported: Bundle) -> None:
     text = (exported.path / MANIFEST).read_bytes()
 
     assert exported.identity == hashlib.sha256(text).hexdigest()
-
-
-def test_tensors_are_those_of_the_safetensors_library(exported: Bundle) -> None:
-    expected = load_file(exported.path / WEIGHTS)
-
-    tensors = exported.tensors()
-
-    assert len(tensors) == len(expected)
-    for name, array in expected.items():
-        assert tensors[name].dtype == array.dtype
-        assert np.array_equal(tensors[name], array)
-
-
-def test_the_header_tells_where_the_bytes_of_each_tensor_are(exported: Bundle) -> None:
-    content = (exported.path / WEIGHTS).read_bytes()
-
-    for name, entry in read_header(exported.path / WEIGHTS).items():
-        assert entry.file == WEIGHTS
-        raw = content[entry.offset : entry.offset + entry.length]
-        assert np.frombuffer(raw, np.float32).reshape(entry.shape).tolist() == (
-            exported.tensors()[name].tolist()
-        )
 
 
 def test_a_frame_count_that_is_not_served_is_refused_with_those_that_are(
@@ -172,32 +144,6 @@ def test_a_manifest_from_before_vector_files_is_read(exported: Bundle, bundle_co
     change_manifest(bundle_copy, forget)
 
     assert Bundle.load(bundle_copy).manifest == exported.manifest
-
-
-def test_vectors_in_a_file_of_their_own_go_before_those_in_the_weight_file(tmp_path: Path) -> None:
-    def ones(*names: str) -> dict[str, Array]:
-        return {name: np.ones(2, np.float32) for name in names}
-
-    save_file(
-        ones("a.weight", "frames/4/a.s_in", "frames/4/a.bias", "frames/40/a.s_in"), tmp_path / "all"
-    )
-    save_file({"frames/4/a.s_in": np.zeros(2, np.float32)}, tmp_path / "own")
-
-    tensors = WeightFile(tmp_path / "all", {4: tmp_path / "own"})
-
-    # A vector that the frame count does not have any more must not come from the weight file.
-    assert set(tensors) == {"a.weight", "frames/4/a.s_in", "frames/40/a.s_in"}
-    assert [float(tensors[name][0]) for name in tensors] == [1.0, 1.0, 0.0]
-
-
-@pytest.mark.parametrize("name", ["a.weight", "frames/40/a.s_in", "frames/2/known_answer.logits"])
-def test_a_vector_file_with_tensors_of_others_is_refused(name: str, tmp_path: Path) -> None:
-    save_file({"a.weight": np.ones(2, np.float32)}, tmp_path / "all")
-    own = {"frames/4/a.s_in": np.ones(2, np.float32), name: np.zeros(2, np.float32)}
-    save_file(own, tmp_path / "own")
-
-    with pytest.raises(BundleError, match=f"own holds {name}, which is not of 4 frames"):
-        WeightFile(tmp_path / "all", {4: tmp_path / "own"})
 
 
 @pytest.mark.parametrize(
@@ -356,36 +302,6 @@ def test_a_graph_is_checked_when_its_bundle_is_loaded(bundle_copy: Path) -> None
         Bundle.load(bundle_copy)
 
 
-def test_a_weight_file_that_is_cut_short_while_in_use_is_an_error(bundle_copy: Path) -> None:
-    tensors = Bundle.load(bundle_copy).tensors()
-    os.truncate(bundle_copy / WEIGHTS, 100)
-
-    for read in (tensors.__getitem__, tensors.float32):
-        with pytest.raises(BundleError, match="altered while in use") as caught:
-            read(list(tensors)[-1])
-        assert "rename" in caught.value.hint
-
-
-def test_a_weight_file_that_is_written_over_while_in_use_is_an_error(bundle_copy: Path) -> None:
-    tensors = Bundle.load(bundle_copy).tensors()
-    path = bundle_copy / WEIGHTS
-    with open(path, "r+b") as file:  # as many bytes, in place
-        file.write(bytes(path.stat().st_size))
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # where the clock of the disk is coarse
-
-    with pytest.raises(BundleError, match="altered while in use"):
-        tensors[next(iter(tensors))]
-
-
-def test_a_weight_file_that_is_replaced_by_renaming_is_read_as_it_was(bundle_copy: Path) -> None:
-    tensors = Bundle.load(bundle_copy).tensors()
-    before = {name: tensors[name] for name in tensors}
-    (bundle_copy / "new").write_bytes(b"another export")
-    (bundle_copy / "new").replace(bundle_copy / WEIGHTS)
-
-    assert all(np.array_equal(tensors[name], before[name]) for name in before)
-
-
 def test_a_graph_that_changes_while_in_use_is_refused(bundle_copy: Path) -> None:
     bundle = Bundle.load(bundle_copy)
     shutil.copy(bundle_copy / "graph_2.onnx", bundle_copy / "graph_4.onnx")
@@ -394,78 +310,7 @@ def test_a_graph_that_changes_while_in_use_is_refused(bundle_copy: Path) -> None
         bundle.read_graph(4)
 
 
-def test_tensors_belong_to_who_asked_for_them(exported: Bundle) -> None:
-    tensors = exported.tensors()
-    name = next(iter(tensors))
-    first = tensors[name]
-    first[...] = 7
-
-    assert not np.array_equal(tensors[name], first)
-    assert tensors.shape(name) == first.shape
-
-
-def test_stored_half_precision_is_read_as_float32_piece_by_piece(tmp_path: Path) -> None:
-    half = np.random.default_rng(0).standard_normal((1200, 1100)).astype(np.float16)
-    save_file({"a": half, "whole": np.arange(5)}, tmp_path / "all")
-    tensors = WeightFile(tmp_path / "all")
-
-    tracemalloc.start()
-    read = tensors.float32("a")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-
-    assert np.array_equal(read, half.astype(np.float32))
-    assert peak < 1.2 * read.nbytes
-    assert tensors.float32("whole").tolist() == [0, 1, 2, 3, 4]
-
-
 def change_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
     change(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest))
-
-
-def header(content: object) -> bytes:
-    text = json.dumps(content).encode()
-    return len(text).to_bytes(8, "little") + text
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\x00\x01",
-        (1 << 40).to_bytes(8, "little"),
-        (5).to_bytes(8, "little") + b"hello",
-        header(3),
-        header([]),
-        header({"w": {"dtype": "F32", "shape": [4]}}),
-        header({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0]}}),
-        header({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}) + b"short",
-        header({"w": {"dtype": "F32", "shape": [4], "data_offsets": [-8, 8]}}) + bytes(16),
-        header({"w": {"dtype": "F32", "shape": [4], "data_offsets": [8, 0]}}) + bytes(16),
-        header({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0.0, 16.0]}}) + bytes(16),
-        header({"w": {"dtype": "F32", "shape": [40], "data_offsets": [0, 16]}}) + bytes(16),
-        header({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 16]}}) + bytes(16),
-        header({"w": {"dtype": "F32", "shape": [-2, -2], "data_offsets": [0, 16]}}) + bytes(16),
-        header(
-            {name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for name in ("v", "w")}
-        )
-        + bytes(16),
-        b"\xff\xff\x00\x00\x00\x00\x00\x00" + b"[" * 70000,
-    ],
-)
-def test_a_weight_file_that_is_not_whole_is_refused(content: bytes, tmp_path: Path) -> None:
-    file = tmp_path / WEIGHTS
-    file.write_bytes(content)
-
-    with pytest.raises(BundleError, match="is not a whole safetensors file"):
-        read_header(file)
-
-
-def test_a_tensor_of_a_type_that_no_bundle_holds_is_refused(tmp_path: Path) -> None:
-    content = header({"w": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}) + bytes(8)
-    (tmp_path / WEIGHTS).write_bytes(content)
-
-    with pytest.raises(BundleError, match="BF16"):
-        WeightFile(tmp_path / WEIGHTS)["w"]

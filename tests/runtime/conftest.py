@@ -23,9 +23,9 @@ from ffn_edge.bundle import (
     Manifest,
     SubNetwork,
     file_record,
-    read_header,
 )
 from ffn_edge.video import VideoWriter
+from ffn_edge.weight_file import read_header
 
 SIZE = 16
 FRAME_COUNTS = (2, 4, 8)

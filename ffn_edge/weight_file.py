@@ -1,0 +1,227 @@
+"""A safetensors file whose tensors are read when they are asked for, and never mapped.
+
+A file that is mapped and then cut short ends the process (SIGBUS). One that is read is an error.
+NumPy only: this runs on the device.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ffn_edge.compose import Array, FreshTensors, blocks
+from ffn_edge.errors import BundleError
+
+EXPORT_AGAIN = "export the bundle again with `ffn-edge export`, or copy it again."
+RENAME = "copy a new bundle beside the one in use, and rename it into place."
+# Of a manifest, and of a weight file's header: a hundred times those of large networks.
+MOST_TEXT_BYTES = 16 << 20
+_DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32}
+_BLOCK = 1 << 18  # values that are converted at once
+
+
+class WeightFile(FreshTensors):
+    """The tensors of a bundle by name, each read when it is asked for.
+
+    The files stay open: who renames others into their place does not change what is read here.
+
+    Attributes:
+        entries: where each tensor lies.
+    """
+
+    def __init__(self, path: Path, vectors: Mapping[int, Path] | None = None) -> None:
+        """Open the files.
+
+        Args:
+            path: the weight file.
+            vectors: by frame count, the file that holds its tensors in place of the weight file.
+
+        Raises:
+            BundleError: a file is not a whole safetensors file, or one of `vectors` holds more
+                than its frame count's.
+        """
+        opened = _OpenFile(path)
+        self.entries = _read_entries(opened)
+        self._files = dict.fromkeys(self.entries, opened)
+        for frames, file in (vectors or {}).items():
+            own = f"frames/{frames}/"
+            opened = _OpenFile(file)
+            entries = _read_entries(opened)
+            for name in entries:
+                if not name.startswith(own):  # it would change what other frame counts compute
+                    raise BundleError(
+                        f"{file} holds {name}, which is not of {frames} frames", EXPORT_AGAIN
+                    )
+            for name in [name for name in self.entries if name.startswith(own)]:
+                del self.entries[name]
+            self.entries.update(entries)
+            self._files.update(dict.fromkeys(entries, opened))
+
+    def __getitem__(self, name: str) -> Array:
+        """Read a tensor; the array is the caller's own.
+
+        Raises:
+            BundleError: the file was written to since it was opened.
+        """
+        entry = self.entries[name]
+        tensor = np.empty(entry.shape, self._dtype(name))
+        self._files[name].read_into(tensor, entry.offset)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape without reading it."""
+        return self.entries[name].shape
+
+    def float32(self, name: str) -> Array:
+        """Read a tensor as float32. One of another type is never whole in memory besides.
+
+        Raises:
+            BundleError: the file was written to since it was opened.
+        """
+        dtype = self._dtype(name)
+        if dtype == np.float32:
+            return self[name]
+        entry = self.entries[name]
+        tensor = np.empty(entry.shape, np.float32)
+        buffer = np.empty(min(tensor.size, _BLOCK), dtype)
+        offset = entry.offset
+        for block in blocks(tensor, _BLOCK):
+            stored = buffer[: block.size]
+            self._files[name].read_into(stored, offset)
+            block[...] = stored
+            offset += stored.nbytes
+        return tensor
+
+    def _dtype(self, name: str) -> npt.DTypeLike:
+        entry = self.entries[name]
+        if entry.dtype not in _DTYPES:
+            raise BundleError(
+                f"{name} in {entry.file} is {entry.dtype}, which a bundle does not hold",
+                EXPORT_AGAIN,
+            )
+        return _DTYPES[entry.dtype]
+
+
+class _OpenFile:
+    """A file that is read at places of its own; it closes with the last reference."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+        self._opened = self._state()
+
+    def size(self) -> int:
+        """Return how many bytes it has now."""
+        return self._state()[0]
+
+    def _state(self) -> tuple[int, int]:
+        found = os.fstat(self._descriptor)
+        return found.st_size, found.st_mtime_ns
+
+    def read_into(self, array: Array, offset: int) -> None:
+        """Fill a contiguous array with the bytes from `offset` on.
+
+        Raises:
+            BundleError: the file was written to since it was opened.
+        """
+        rest = memoryview(array.reshape(-1).view(np.uint8).data)
+        while rest:
+            try:
+                count = os.preadv(self._descriptor, [rest], offset)
+            except OSError as error:
+                raise BundleError(
+                    f"{self.path} cannot be read: {error.strerror}", EXPORT_AGAIN
+                ) from error
+            if count == 0:
+                break
+            rest = rest[count:]
+            offset += count
+        if rest or self._state() != self._opened:
+            raise BundleError(f"{self.path} was altered while in use", RENAME)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """Where a tensor lies: the safetensors file's name, dtype code, shape, bytes from the start."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """Read where each tensor lies in a safetensors file.
+
+    The safetensors library gives values but no offsets, and ONNX external data needs offsets:
+    eight bytes of header length (little-endian), a JSON header, then the tensors.
+
+    Raises:
+        BundleError: the file is not a whole safetensors file.
+    """
+    return _read_entries(_OpenFile(path))
+
+
+def _read_entries(file: _OpenFile) -> dict[str, TensorEntry]:
+    size = file.size()
+    try:
+        if size < 8:
+            raise ValueError("it has no header")
+        start = np.empty(1, "<u8")
+        file.read_into(start, 0)
+        length = int(start[0])
+        if length > min(size - 8, MOST_TEXT_BYTES):
+            raise ValueError(f"its header would have {length} bytes")
+        text = np.empty(length, np.uint8)
+        file.read_into(text, 8)
+        header = json.loads(text.tobytes())
+        header.pop("__metadata__", None)
+        entries = {name: _entry(file.path.name, item, 8 + length) for name, item in header.items()}
+        end = 8 + length
+        for name, entry in sorted(entries.items(), key=lambda item: item[1].offset):
+            if not end <= entry.offset <= entry.offset + entry.length <= size:
+                raise ValueError(f"{name} does not lie within the file, or in another tensor")
+            end = entry.offset + entry.length
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(
+            f"{file.path} is not a whole safetensors file: {error}", EXPORT_AGAIN
+        ) from error
+    return entries
+
+
+def _entry(file: str, item: Mapping[str, Any], start: int) -> TensorEntry:
+    """Read one tensor of a header; offsets count from `start`."""
+    shape = tuple(whole(each, "an axis") for each in item["shape"])
+    first, last = (whole(each, "an offset") for each in item["data_offsets"])
+    dtype = str(item["dtype"])
+    if dtype in _DTYPES and last - first != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize:
+        raise ValueError(f"{last - first} bytes are no {dtype} of {shape}")
+    return TensorEntry(file, dtype, shape, start + first, last - first)
+
+
+def whole(value: object, what: str, least: int = 0) -> int:
+    """Return a value of JSON that must be a whole number, of at least `least`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 63:
+        raise ValueError(f"{what} is {value!r:.50}, not a whole number from {least} on")
+    return value
