@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import EngineError
-from ffn_edge.jetson import power_mode
 from ffn_edge.plan_cache import (
     PRECISIONS,
     REFITS,
@@ -141,7 +140,7 @@ def _plan_line(
         else:
             remedy = f"of no use here: rm {cache.folder / key.name}.*"
         return Line(name, f"{found}; does not fit: {reason}", "note", remedy)
-    other = sidecar.built_in_another_mode(power_mode(facts.root, facts.probes.output_of))
+    other = sidecar.built_in_another_mode(facts.power_mode)
     if other:
         remedy = "ffn-edge build BUNDLE tunes it for this one."
         return Line(name, f"{found}; {other}", "note", remedy)

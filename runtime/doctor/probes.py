@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffn_edge.gpu import Gpu, find_gpu
-from ffn_edge.jetson import board_model, l4t_release, output_of
+from ffn_edge.jetson import board_model, l4t_release, output_of, power_mode_in
 from ffn_edge.opencv import build_information
 from ffn_edge.runtime.doctor.report import Failure, Status, attempt
 from ffn_edge.runtime.engine import OpenEngines, open_engines
@@ -108,6 +108,12 @@ class Facts:
     def is_jetson(self) -> bool:
         """Whether the board is one of NVIDIA's; a container may hide its L4T release."""
         return self.l4t is not None or "Jetson" in (self.board or "")
+
+    @property
+    def power_mode(self) -> str | None:
+        """A Jetson's power mode; None where it is not known."""
+        printed = attempt(lambda: self.probes.output_of(["nvpmodel", "-q"]))
+        return power_mode_in(printed) if isinstance(printed, str) else None
 
     @property
     def ready(self) -> dict[str, Api]:

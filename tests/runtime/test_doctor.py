@@ -219,13 +219,19 @@ def problems(report: Report) -> list[str]:
     return [each.name for each in lines if each.status == "problem"]
 
 
-def store_plan(cache: PlanCache, bundle: Bundle, frames: int, **changes: object) -> Path:
+def store_plan(
+    cache: PlanCache,
+    bundle: Bundle,
+    frames: int,
+    power_mode: str | None = None,
+    **changes: object,
+) -> Path:
     """Put an engine for the emulated Orin, or one that differs in `changes`, into a cache."""
     key = plan_key(tensorrt(), ORIN, bundle, frames, "fp16", "identical")
     key = dataclasses.replace(key, l4t="36.4.3", board="NVIDIA Jetson Orin Nano Developer Kit")
     sidecar = Sidecar(
         key=dataclasses.replace(key, **changes),  # type: ignore[arg-type]
-        flags=(), weights=(), plan=FileRecord(bytes=0, sha256=""), power_mode=None,
+        flags=(), weights=(), plan=FileRecord(bytes=0, sha256=""), power_mode=power_mode,
         deviation=None, build_seconds=1.0, created="2026-01-01", producer="the tests",
     )  # fmt: skip
     with cache.lock(), cache.workplace() as folder:
@@ -647,6 +653,20 @@ def test_built_engines_are_listed_with_what_they_fit(jetson: Computer, bundle: B
         "tensorrt 10.3.0 in fp16 on Orin (SM 87), 1 thread: asked"
     )
     assert line(report, "Bundle", "engines", 1).found.startswith("out of memory")
+
+
+def test_an_engine_of_another_power_mode_is_a_note(jetson: Computer, bundle: Bundle) -> None:
+    cache = PlanCache(jetson.cache)
+    store_plan(cache, bundle, 2, power_mode="15W")
+    store_plan(cache, bundle, 4, power_mode="MAXN_SUPER")
+
+    report = jetson.examine()
+
+    other = line(report, "Engines", "colours, 2 frames, fp16")
+    assert other.status == "note"
+    assert "15W" in other.found
+    assert "ffn-edge build" in other.remedy
+    assert line(report, "Engines", "colours, 4 frames, fp16").status == "ok"
 
 
 def test_damaged_engines_are_lines_with_their_remedies(jetson: Computer, bundle: Bundle) -> None:
