@@ -47,6 +47,9 @@ chosen=()
 for argument in "$@"; do
     if [ "$argument" = --dry-run ]; then
         dry=(--dry-run)
+    elif [ "$argument" = --help ]; then
+        sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+        exit 0
     elif [ -n "${LIMIT_S[$argument]:-}" ]; then
         chosen+=("$argument")
     else

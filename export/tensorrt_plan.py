@@ -110,7 +110,7 @@ def build_plans(
         )
     if options.refit == "any" and api.drops_biases:
         raise ExportError(
-            f"TensorRT {api.version} may drop a bias in engines whose weights can change",
+            f"{api.name} may drop a bias in engines whose weights can change",
             "leave out --refit any, or update TensorRT: NVIDIA names it a known issue of 11.3.",
         )
     builder = _BundleBuilder(
@@ -193,7 +193,7 @@ class _BundleBuilder:
 
     def _build(self, key: PlanKey, weights: tuple[PlanWeight, ...], folder: Path) -> Plan:
         """Build the graph in a folder into a plan beside it, and prove it where there is a GPU."""
-        self._say(f"{key.frames} frames: building with TensorRT {self._api.version}")
+        self._say(f"{key.frames} frames: building with {self._api.name}")
         start = time.monotonic()
         refitted = [each.name for each in weights if each.source != "constant"]
         with (
@@ -295,8 +295,7 @@ class _TensorRTBuilder:
         self._parser = self._api.module.OnnxParser(self._network, self._api.log)
         if not self._parser.parse_from_file(str(graph)):
             raise ExportError(
-                f"TensorRT {self._api.version} cannot parse the graph: "
-                f"{_parser_errors(self._parser)}",
+                f"{self._api.name} cannot parse the graph: {_parser_errors(self._parser)}",
                 "update JetPack or TensorRT, or run it elsewhere: --backend onnxruntime.",
             )
 
@@ -314,7 +313,7 @@ class _TensorRTBuilder:
             for name in refitted:
                 if not self._network.mark_weights_refittable(name):
                     raise ExportError(
-                        f"TensorRT {self._api.version} cannot refit {name}",
+                        f"{self._api.name} cannot refit {name}",
                         "run it elsewhere: --backend onnxruntime.",
                     )
 
@@ -355,9 +354,7 @@ def _build_error(api: Api, options: BuildOptions) -> ExportError:
         hint = "a layer may need more scratch memory: try a larger --workspace, or leave it out."
     else:
         hint = "see `ffn-edge doctor`; --backend onnxruntime runs without an engine."
-    return ExportError(
-        f"TensorRT {api.version} built no engine: {said or 'it did not say why'}", hint
-    )
+    return ExportError(f"{api.name} built no engine: {said or 'it did not say why'}", hint)
 
 
 def _parser_errors(parser: Any) -> str:

@@ -316,12 +316,11 @@ class Bundle:
         """
         sub_network = self.manifest.sub_networks.get(frames)
         if sub_network is None:
-            counts = self.manifest.frame_counts
-            served = ", ".join(map(str, counts))
-            wanted = ",".join(map(str, sorted((*counts, frames))))
+            served = ", ".join(map(str, self.manifest.frame_counts))
             raise BundleError(
                 f"the bundle serves {served} frames; {frames} was asked for",
-                f"choose one of {served}, or export again with --frames {wanted}.",
+                f"choose one of {served}; a network learns another by `ffn-edge adapt CHECKPOINT "
+                f"--frames {frames} …`, and `ffn-edge export --only {frames} --into` adds it.",
             )
         return self.path / sub_network.graph
 

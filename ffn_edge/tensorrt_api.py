@@ -26,7 +26,8 @@ _OLDEST = (10, 3)  # has all that is used here
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 _HINTS = {
     "tensorrt": "on a Jetson it comes with JetPack: sudo apt install python3-libnvinfer, and make "
-    "the virtual environment with --system-site-packages. On a PC: pip install tensorrt.",
+    "the virtual environment with --system-site-packages. On a PC with an NVIDIA GPU: pip install "
+    "tensorrt; without one, `ffn-edge run` works on the processor.",
     "rtx": "pip install tensorrt-rtx-cu12 (or tensorrt-rtx-cu13).",
 }
 
@@ -46,6 +47,12 @@ class Api:
     module: ModuleType
     version: str
     log: Any
+
+    @property
+    def name(self) -> str:
+        """Product and version."""
+        product = "TensorRT-RTX" if self.target == "rtx" else "TensorRT"
+        return f"{product} {self.version}"
 
     @property
     def keeps_timings(self) -> bool:
@@ -77,7 +84,7 @@ class Api:
         """Whether the flag REFIT may lose a bias: a known issue of TensorRT 11.3."""
         return self.target == "tensorrt" and _numbers(self.version) == (11, 3)
 
-    def make(self, name: str, *arguments: Any) -> Any:
+    def make(self, kind: str, *arguments: Any) -> Any:
         """Return a new object of one of TensorRT's classes, such as a Runtime.
 
         Raises:
@@ -85,9 +92,9 @@ class Api:
         """
         self.errors()
         try:
-            return getattr(self.module, name)(*arguments)
+            return getattr(self.module, kind)(*arguments)
         except TypeError as error:
-            message = f"TensorRT {self.version} cannot make a {name}: {self.errors() or error}"
+            message = f"{self.name} cannot make a {kind}: {self.errors() or error}"
             if is_out_of_memory(message):
                 raise OutOfMemoryError(message, "end other programs.") from error
             raise EngineError(

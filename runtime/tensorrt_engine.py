@@ -333,7 +333,7 @@ class TensorRTEngine:
     def _failure(self, what: str) -> EngineError:
         """Return the error for what TensorRT just did not do."""
         said = self._api.errors()
-        message = f"TensorRT {self._api.version} {what} ({self._plan.path}): {said or 'no reason'}"
+        message = f"{self._api.name} {what} ({self._plan.path}): {said or 'no reason'}"
         if is_out_of_memory(said):
             return OutOfMemoryError(message, out_of_memory_hint(self._device.gpu))
         return EngineError(message, _REBUILD)

@@ -58,7 +58,7 @@ def test_a_frame_count_that_is_not_served_is_refused_with_those_that_are(
     with pytest.raises(BundleError, match="serves 2, 4 frames; 16 was asked for") as caught:
         exported.graph_path(16)
 
-    assert "--frames 2,4,16" in caught.value.hint
+    assert "--frames 16" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "graph_2.onnx"])
