@@ -135,7 +135,8 @@ def _slice_by_int32(model: onnx.ModelProto) -> None:
     shapes instead, a dozen layers a Slice, whose constants an engine may want back at a refit.
     """
     graph = model.graph
-    constants = {each.name: each for each in graph.initializer}
+    inside = TensorProto.DEFAULT
+    constants = {each.name: each for each in graph.initializer if each.data_location == inside}
     added: dict[str, TensorProto] = {}
 
     def as_int32(name: str, values: Array) -> str:

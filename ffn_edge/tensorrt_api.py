@@ -126,8 +126,8 @@ class Api:
     def allocator(self, device: Device) -> Any:
         """Return an allocator for a Runtime or a Builder that takes plain device memory.
 
-        TensorRT's own gives up on small boards while a gigabyte is free: it takes memory from
-        CUDA's pools. It must outlive what it is given to.
+        TensorRT's own was reported to give up on an 8 GB Orin Nano with 1.65 GiB free, where this
+        did not. It must outlive what it is given to.
 
         Args:
             device: open, and for as long as the allocator is used.

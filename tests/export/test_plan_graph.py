@@ -167,11 +167,34 @@ def test_a_slice_by_int32_cuts_what_it_cut(model: onnx.ModelProto, tmp_path: Pat
     assert parse(tmp_path / "after.onnx").layers == len(model.graph.node) + 2 * indices
 
 
-def test_a_layer_norm_without_a_bias_gets_one_with_a_name(tmp_path: Path) -> None:
-    node = helper.make_node("LayerNormalization", ["frames", "scale"], ["logits"])
-    model = model_of([node], scale=np.ones(8, np.float32))
+def test_a_slice_by_what_lies_in_the_weight_file_is_left_as_it_is() -> None:
+    model = model_of([helper.make_node("Slice", ["frames", "s", "e"], ["logits"])], e=ints(3, 5, 7))
+    stored = model.graph.initializer.add(name="s", data_type=INT64, dims=[3])
+    stored.data_location = TensorProto.EXTERNAL
+    stored.external_data.add(key="location", value="weights.safetensors")
+
+    assert list(for_the_parser(model, {}).graph.node[0].input) == ["frames", "s", "e"]
+
+
+@pytest.mark.parametrize("inputs", [["frames", "scale"], ["frames", "scale", ""]])
+def test_a_layer_norm_without_a_bias_gets_one_with_a_name(
+    inputs: list[str], tmp_path: Path
+) -> None:
+    model = model_of(
+        [helper.make_node("LayerNormalization", inputs, ["logits"])], scale=np.ones(8, np.float32)
+    )
     (tmp_path / "before.onnx").write_bytes(model.SerializeToString())
     (tmp_path / "after.onnx").write_bytes(for_the_parser(model, {}).SerializeToString())
 
     assert parse(tmp_path / "before.onnx").refittable == {"scale", "tmp_weight"}
     assert parse(tmp_path / "after.onnx").refittable == {"scale", "logits.bias"}
+
+
+def test_a_layer_norm_with_a_computed_scale_is_left_to_the_parser() -> None:
+    nodes = [
+        helper.make_node("Neg", ["one"], ["scale"]),
+        helper.make_node("LayerNormalization", ["frames", "scale"], ["logits"]),
+    ]
+    model = model_of(nodes, one=np.ones(8, np.float32))
+
+    assert for_the_parser(model, {}) == model
