@@ -10,6 +10,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from ffn_edge.export.tensorrt_plan import Built
+from ffn_edge.tensorrt_api import PRODUCTS
 
 
 class BuildProgress:
@@ -32,7 +33,7 @@ def build_summary(built: Sequence[Built]) -> str:
     """Return what all engines have in common, in one line."""
     plan = built[0].plan
     weights = "their weights" if plan.sidecar.key.refit == "none" else "no weights"
-    product = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}[plan.sidecar.key.target]
+    product = PRODUCTS[plan.sidecar.key.target]
     tried = "" if plan.sidecar.deviation is not None else "; not tried here, without a GPU"
     return (
         f"{product} {plan.sidecar.key.tensorrt_version}; the engines hold {weights}, "

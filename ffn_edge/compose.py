@@ -46,23 +46,17 @@ def vector_name(frames: int, layer: str, vector: str) -> str:
 
 
 def modulate(weight: Array, s_in: Array | None, s_out: Array | None) -> Array:
-    """Return weight · s_in · s_out as float32, in the order of the graph's two Mul nodes.
+    """Return weight · s_in · s_out, in the order of the graph's two Mul nodes.
 
     Args:
-        weight: a shared weight, float32 or float16, (O, I, ...).
+        weight: float32, (O, I, ...). It is multiplied in place: a large layer is never held twice.
         s_in: float32, broadcastable to the weight's input channels.
         s_out: float32, broadcastable to the weight's output channels.
     """
-    composed = weight.astype(np.float32)
-    _scale(composed, s_in, s_out)
-    return composed
-
-
-def _scale(weight: Array, s_in: Array | None, s_out: Array | None) -> None:
-    """Multiply a float32 weight in place: a large layer is never held twice."""
     for scale in (s_in, s_out):
         if scale is not None:
             np.multiply(weight, scale.astype(np.float32, copy=False), out=weight)
+    return weight
 
 
 def _own_float32(tensors: Mapping[str, Array], name: str) -> Array:
@@ -90,10 +84,8 @@ def compose(
             tensors[name] if (name := vector_name(frames, layer, vector)) in tensors else None
             for vector in (S_IN, S_OUT)
         )
-        weight = _own_float32(tensors, f"{layer}.weight")
-        _scale(weight, s_in, s_out)
-        yield f"{layer}.weight", weight
-        del weight  # before the next is read
+        name = f"{layer}.weight"
+        yield name, modulate(_own_float32(tensors, name), s_in, s_out)
         bias = _bias_name(tensors, layer, frames)
         if bias is not None:
             yield f"{layer}.bias", _own_float32(tensors, bias)

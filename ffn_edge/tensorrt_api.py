@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Target = Literal["tensorrt", "rtx"]
 _OLDEST = (10, 3)  # has all that is used here
+PRODUCTS = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 _HINTS = {
     "tensorrt": "on a Jetson it comes with JetPack: sudo apt install python3-libnvinfer, and make "
@@ -51,8 +52,7 @@ class Api:
     @property
     def name(self) -> str:
         """Product and version."""
-        product = "TensorRT-RTX" if self.target == "rtx" else "TensorRT"
-        return f"{product} {self.version}"
+        return f"{PRODUCTS[self.target]} {self.version}"
 
     @property
     def keeps_timings(self) -> bool:

@@ -61,7 +61,7 @@ def randoms(*shape: int) -> np.ndarray:
 def test_a_weight_is_scaled_by_input_and_then_by_output() -> None:
     weight, s_in, s_out = randoms(4, 3, 2, 2), randoms(1, 3, 1, 1), randoms(4, 1, 1, 1)
 
-    composed = modulate(weight, s_in, s_out)
+    composed = modulate(weight.copy(), s_in, s_out)
 
     for o in range(4):
         for i in range(3):
@@ -70,13 +70,14 @@ def test_a_weight_is_scaled_by_input_and_then_by_output() -> None:
                 by_input = np.float32(weight[place] * s_in[0, i, 0, 0])
                 assert composed[place] == np.float32(by_input * s_out[o, 0, 0, 0])
     # The order is part of the format: the other one rounds otherwise.
-    assert not np.array_equal(composed, modulate(modulate(weight, s_out, None), s_in, None))
+    assert not np.array_equal(composed, modulate(modulate(weight.copy(), s_out, None), s_in, None))
 
 
 def test_half_precision_weights_are_composed_in_float32() -> None:
     weight, s_out = randoms(4, 3).astype(np.float16), randoms(4, 1)
+    tensors = {"fc.weight": weight, vector_name(4, "fc", "s_out"): s_out}
 
-    composed = modulate(weight, None, s_out)
+    ((_, composed),) = compose(tensors, ["fc"], 4)
 
     assert composed.dtype == np.float32
     assert np.array_equal(composed, weight.astype(np.float32) * s_out)
@@ -85,7 +86,7 @@ def test_half_precision_weights_are_composed_in_float32() -> None:
 def test_absent_vectors_are_ones() -> None:
     weight = randoms(4, 3)
 
-    assert np.array_equal(modulate(weight, None, None), weight)
+    assert np.array_equal(modulate(weight.copy(), None, None), weight)
 
 
 def test_each_layer_yields_its_weight_and_then_its_bias() -> None:

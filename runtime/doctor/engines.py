@@ -20,9 +20,10 @@ from ffn_edge.plan_cache import (
     misfit,
     plan_key,
 )
-from ffn_edge.runtime.doctor.probes import PRODUCTS, Facts, existing
+from ffn_edge.runtime.doctor.probes import Facts, existing
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
 from ffn_edge.runtime.engine import Backend, EngineOptions
+from ffn_edge.tensorrt_api import PRODUCTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from ffn_edge.runtime.doctor.hardware import (
     resource_lines,
     sensor_lines,
 )
-from ffn_edge.runtime.doctor.probes import PRODUCTS, Facts, Probes, gather
+from ffn_edge.runtime.doctor.probes import Facts, Probes, gather
 from ffn_edge.runtime.doctor.report import Failure, Report, attempt, group
 from ffn_edge.runtime.doctor.software import (
     gpu_lines,
@@ -34,7 +34,7 @@ from ffn_edge.runtime.doctor.software import (
     package_lines,
     python_lines,
 )
-from ffn_edge.tensorrt_api import MODULES
+from ffn_edge.tensorrt_api import MODULES, PRODUCTS
 
 _THIS_MACHINE = Probes()
 

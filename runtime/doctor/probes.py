@@ -20,7 +20,6 @@ from ffn_edge.runtime.engine import OpenEngines, open_engines
 from ffn_edge.runtime.onnxruntime_engine import installed_version
 from ffn_edge.tensorrt_api import Api, Target, has_module, load
 
-PRODUCTS = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
 _TARGETS: tuple[Target, ...] = ("tensorrt", "rtx")  # the one that is preferred first
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffn_edge.errors import EngineError
-from ffn_edge.runtime.doctor.probes import PRODUCTS, Facts, read
+from ffn_edge.runtime.doctor.probes import Facts, read
 from ffn_edge.runtime.doctor.report import Failure, Line, Status, attempt
-from ffn_edge.tensorrt_api import MODULES, Api
+from ffn_edge.tensorrt_api import MODULES, PRODUCTS, Api
 
 _OLDEST_PYTHON, _NEWEST_PYTHON = (3, 10), (3, 12)
 _DEVICE_FILES = (
