@@ -68,27 +68,22 @@ def clips_from_videos(
     spans = -(-count // len(used))
     clips: dict[int, list[Clips]] = {frames: [] for frames in frame_counts}
     for path in used:
-        with VideoReader(path) as video:
-            edges = np.linspace(0, video.num_frames, min(spans, video.num_frames) + 1).astype(int)
-            indices = {
-                frames: np.stack(
-                    [
-                        start + segment_centres(stop - start, frames)
-                        for start, stop in itertools.pairwise(edges)
-                    ]
-                )  # (spans, T)
-                for frames in frame_counts
-            }
-            union = np.unique(np.concatenate([each.ravel() for each in indices.values()]))
-            prepared = np.stack(
-                [
-                    prepare_frame(frame, contract.short_side, contract.height)
-                    for frame in video.read(union)
-                ]
+        with VideoReader(path, threads=1) as video:
+            found = video.sample(
+                lambda n: {frames: _span_centres(n, spans, frames) for frames in frame_counts},
+                lambda frame: prepare_frame(frame, contract.short_side, contract.height),
             )
-        for frames, wanted in indices.items():
-            clips[frames].append(prepared[np.searchsorted(union, wanted)])
+        for frames, clip in found.items():
+            clips[frames].append(clip)
     return ClipSet(
         source=f"{len(used)} video{'s' if len(used) > 1 else ''}",
         clips={frames: np.concatenate(each) for frames, each in clips.items()},
+    )
+
+
+def _span_centres(num_frames: int, spans: int, frames: int) -> npt.NDArray[np.int64]:
+    """Cut N frames into equal spans, and return each one's segment centres: (spans, T)."""
+    edges = np.linspace(0, num_frames, min(spans, num_frames) + 1).astype(int)
+    return np.stack(
+        [start + segment_centres(stop - start, frames) for start, stop in itertools.pairwise(edges)]
     )

@@ -1,17 +1,23 @@
-"""Videos and frame folders in; MP4 files out.
+"""Video files in, frame by frame with their times, and MP4 files out.
 
-Legend: N frames of height H and width W. Frames are uint8 BGR, as OpenCV decodes them, until
+What a header states of a file's frames, rate and length is not believed: what counts is what is
+decoded, and the timestamps that go with it. So these are the frames that FFmpeg and players show.
+
+Legend: N frames of height H and width W. Frames are uint8 BGR, until
 `ffn_edge.picture.crop_resize` makes them RGB.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +25,32 @@ import numpy.typing as npt
 from ffn_edge.atomic import atomic_file
 from ffn_edge.errors import VideoError
 from ffn_edge.opencv import opencv
+from ffn_edge.pyav import pyav
 
 Images = npt.NDArray[np.uint8]  # one frame (H, W, 3) or several (N, H, W, 3); each use says which
 Indices = Sequence[int] | npt.NDArray[np.int64]
+Key = TypeVar("Key")
+# Given N, the frames that are wanted: any number of arrays of indices in 0..N-1, by some key.
+Choose = Callable[[int], Mapping[Key, Indices]]
 
 # The rate of a file or camera that does not state one.
 UNSTATED_FPS = 30.0
+# No camera and no time lapse lies outside; a file that says so knows nothing of its times.
+_LEAST_FPS, _MOST_FPS = 1 / 3600, 480.0
+# 8K, and some room. A file of a few kilobytes can ask for more than any memory has.
+_MOST_PIXELS = 8192 * 4608
+# Formats that open other files than the one that is named.
+_PLAYLISTS = {"concat", "concatf", "dash", "hls", "image2", "imf", "sdp"}
+_DECODER = {"max_pixels": str(_MOST_PIXELS)}
+# Of a second, in files that are written: whole ticks for 24, 25, 29.97 and 30 frames.
+_TICKS = 60_000
+
+
+class Frame(NamedTuple):
+    """A frame: uint8 (H, W, 3), BGR, and when it was taken, in seconds of its stream."""
+
+    image: Images
+    time_s: float
 
 
 class VideoReader:
@@ -33,26 +59,26 @@ class VideoReader:
         with VideoReader("clip.mp4") as video:
             frames = video.read([0, 10, 20])  # uint8 (3, H, W, 3), BGR
 
-    Nothing is touched before the `with`; inside it, the attributes are set.
+    Nothing is touched before the `with`; inside it, the attributes are set. Of several videos in
+    one file, FFmpeg's choice is read, and never a cover picture.
 
     Attributes:
         path: the file.
-        num_frames: how many frames its header states, or, where it states none, holds.
-        fps: frames a second; `UNSTATED_FPS` where the file states none.
-        height: of a frame, in pixels, upright (a stored rotation is applied).
-        width: of a frame, in pixels.
+        fps: frames a second, on average; `UNSTATED_FPS` where the file states none that can be.
+        height: of the first frame, in pixels, upright: a stored rotation or mirroring is applied.
+        width: of the first frame, in pixels.
     """
 
-    num_frames: int
     fps: float
     height: int
     width: int
+    _pictures: Iterator[Any]
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int = 0) -> None:
         """Remember the file.
 
         Args:
-            path: a video of any format that this OpenCV decodes.
+            path: a video of any format that FFmpeg decodes.
             threads: of the decoder. 0 lets it choose, best for one large video; 1 is faster for
                 small ones, and where several are read at once.
         """
@@ -60,127 +86,273 @@ class VideoReader:
         self._threads = threads
 
     def __enter__(self) -> VideoReader:
-        """Open the file.
+        """Open the file, and decode its first frame.
 
         Raises:
-            VideoError: it is missing, empty, no video, cut off, or holds no frame.
+            VideoError: it is missing, empty, no video, cut off, too large, of an unknown codec, or
+                holds no frame.
         """
-        _check_file(self.path, "video")
-        self._capture = self._open()
-        cv2 = opencv()
-        self.num_frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.fps = _stated_fps(self._capture)
-        self.height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        self.width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-        if self.num_frames <= 0:  # a stream without an index, such as a browser's recording
-            while self._capture.grab():
-                self._position += 1
-            self.num_frames = self._position
-        if self.num_frames == 0:
-            self._capture.release()
-            raise VideoError(f"{self.path} holds no frame", "record or download it again.")
+        check_file(self.path, "video")
+        self._reformatter = pyav().video.reformatter.VideoReformatter()
+        self._num_frames: int | None = None  # known once the last one was decoded
+        self._open()
+        try:
+            stated = self._stream.average_rate
+            self._has_times = stated is None or _LEAST_FPS <= stated <= _MOST_FPS
+            self.fps = float(stated) if stated and self._has_times else UNSTATED_FPS
+            first = next(self._pictures, None)
+            if first is None:
+                raise VideoError(
+                    f"{self.path} holds no frame that can be decoded as {self._stream.name}",
+                    f"copy or record it again; `ffprobe {self.path}` tells what is wrong with it.",
+                )
+            self._pictures = itertools.chain([first], self._pictures)
+            # Asked of one picture only: one that was asked lives until Python looks for cycles.
+            matrix = first.side_data.get("DISPLAYMATRIX")
+            self._matrix = None if matrix is None else np.frombuffer(matrix, np.int32).copy()
+            self.height, self.width = first.height, first.width
+            if self._matrix is not None and _is_turned(self._matrix):
+                self.height, self.width = first.width, first.height
+        except BaseException:
+            self._container.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._capture.release()
+        self._container.close()
+
+    @property
+    def num_frames(self) -> int:
+        """N. Every frame is decoded to count them, unless that was done before."""
+        if self._num_frames is None:
+            for _ in self._from_start():
+                pass
+        assert self._num_frames is not None
+        return self._num_frames
+
+    @property
+    def stated_frames(self) -> int:
+        """What the file says of N: its header where that agrees with its length, or its packets.
+
+        At once or nearly so; but hidden, empty and damaged frames are counted.
+        """
+        stream = self._stream
+        if stream.frames and stream.duration and stream.time_base:
+            by_length = float(stream.duration * stream.time_base) * self.fps
+            if abs(by_length - stream.frames) <= 1:
+                return int(stream.frames)
+        container, stream = self._demuxer()
+        with container:
+            return sum(packet.size > 0 for packet in container.demux(stream))
 
     def __iter__(self) -> Iterator[Images]:
-        """Yield every frame: uint8 (H, W, 3), BGR.
+        """Yield every frame: uint8 (H, W, 3), BGR. A file may change its size on the way."""
+        return (frame.image for frame in self.timed())
+
+    def timed(self, wanted: Callable[[float], bool] = lambda time_s: True) -> Iterator[Frame]:
+        """Yield every frame with its time. The first is at 0 s, and each later than the one before.
+
+        Args:
+            wanted: is asked with each frame's time; those that are not wanted are left out, and
+                cost no conversion.
+        """
+        start_s: float | None = None
+        previous_s = -math.inf
+        for index, picture in enumerate(self._from_start()):
+            stamp = picture.dts if picture.pts is None else picture.pts
+            time_s = index / self.fps
+            if stamp is not None and self._has_times:
+                stamped_s = float(stamp * picture.time_base)
+                start_s = stamped_s - time_s if start_s is None else start_s
+                time_s = stamped_s - start_s
+            if time_s <= previous_s:
+                time_s = previous_s + 1 / self.fps
+            previous_s = time_s
+            if wanted(time_s):
+                yield Frame(self._image(picture), time_s)
+
+    def sample(
+        self, choose: Choose[Key], prepare: Callable[[Images], Images] | None = None
+    ) -> dict[Key, Images]:
+        """Return several choices of frames from one decode.
+
+            video.sample(lambda n: {t: segment_centres(n, t) for t in (4, 8, 16)})
+
+        The file is decoded to its end, which tells whether `choose` was given the right N. Where
+        that was not known before, as with damaged frames, it chooses again and the file is read
+        once more.
+
+        Args:
+            choose: given N, the indices that are wanted, in any order and shape; some may be equal.
+            prepare: is given each frame that is wanted as it is decoded, once, uint8 (H, W, 3),
+                BGR, and returns what is kept of it; the frame itself if None.
+
+        Returns:
+            By the keys of `choose`, what `prepare` made of the frames: uint8 (*indices, H, W, 3).
 
         Raises:
-            VideoError: after the last frame, if the file ends far before its stated end.
+            VideoError: what `prepare` returns differs in size.
         """
-        self._rewind()
-        while self._capture.grab():
-            self._position += 1
-            yield self._retrieve()
-        self._check_end()
+        while True:
+            count = self.stated_frames if self._num_frames is None else self._num_frames
+            wanted = choose(count)
+            frames = self._prepared(wanted, prepare)
+            if self._num_frames == count:
+                return _stacked(frames, wanted, self.path)
 
     def read(self, indices: Indices) -> Images:
         """Return the frames `indices`, in their order: uint8 (len(indices), H, W, 3), BGR.
 
-        One pass decodes up to the last of them; only these are converted to BGR. Where the file
-        ends up to 2 frames or 5 % before its stated end, its last frame stands for the rest.
+        One pass decodes up to the last of them; only these are converted to BGR.
 
         Args:
             indices: in 0..num_frames-1, in any order; some may be equal.
 
         Raises:
-            VideoError: the file ends earlier than that.
-            IndexError: an index is out of range.
+            IndexError: the file does not have so many frames.
+            VideoError: the frames differ in size.
         """
-        wanted = np.asarray(indices, np.int64)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.num_frames:
-            raise IndexError(f"{self.path} has {self.num_frames} frames; wanted {wanted.tolist()}")
-        distinct, rows = np.unique(wanted, return_inverse=True)
-        frames = np.empty((len(distinct), self.height, self.width, 3), np.uint8)
-        self._rewind()
-        for row, index in enumerate(distinct):
-            while self._position <= index:
-                if not self._capture.grab():
-                    self._check_end()
-                    # The last frame was passed over; such files are few, so read once more.
-                    return self.read(np.minimum(wanted, self._position - 1))
-                self._position += 1
-            frames[row] = self._retrieve()
-        return frames if np.array_equal(distinct, wanted) else frames[rows]
+        if not len(indices):
+            return np.empty((0, self.height, self.width, 3), np.uint8)
+        wanted = {"": np.asarray(indices, np.int64)}
+        frames = self._prepared(wanted, None, until=max(indices))
+        if not min(indices) >= 0 or max(indices) not in frames:
+            raise IndexError(f"{self.path} has {self.num_frames} frames; wanted {list(indices)}")
+        return _stacked(frames, wanted, self.path)[""]
 
-    def _open(self) -> Any:
-        cv2 = opencv()
+    def _prepared(
+        self,
+        wanted: Mapping[Key, Indices],
+        prepare: Callable[[Images], Images] | None,
+        until: float = math.inf,
+    ) -> dict[int, Images]:
+        chosen = _distinct(wanted)
+        frames = {}
+        for index, picture in enumerate(self._from_start()):
+            if index in chosen:
+                image = self._image(picture)
+                frames[index] = image if prepare is None else prepare(image)
+            if index >= until:
+                break
+        return frames
+
+    def _open(self) -> None:
         self._position = 0  # frames taken from the file so far
-        capture = (
-            cv2.VideoCapture(
-                str(self.path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, self._threads]
+        self._container, self._stream = self._demuxer()
+        self._pictures = self._decode()
+
+    def _demuxer(self) -> tuple[Any, Any]:
+        """Open the file; return its container and the stream of the video."""
+        av = pyav()
+        try:
+            # With the protocol's name, a colon in the file's is not taken for another protocol.
+            container = av.open(
+                f"file:{self.path}", options=_demuxer_options(), metadata_errors="replace"
             )
-            if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG)
-            else cv2.VideoCapture(str(self.path))
+        except av.FFmpegError as error:
+            raise self._unreadable() from error
+        try:
+            stream = self._video_of(container)
+            stream.codec_context.options = _DECODER
+            stream.codec_context.thread_count = self._threads
+            stream.codec_context.thread_type = "NONE" if self._threads == 1 else "AUTO"
+        except BaseException:
+            container.close()
+            raise
+        return container, stream
+
+    def _video_of(self, container: Any) -> Any:
+        cover = pyav().stream.Disposition.attached_pic
+        videos = [each for each in container.streams.video if not each.disposition & cover]
+        if not videos:
+            raise self._unreadable()
+        best = container.streams.best("video")
+        stream = best if best in videos else videos[0]
+        if stream.codec_context is None:
+            raise VideoError(
+                f"{self.path} is of a codec that this FFmpeg cannot decode",
+                f"`ffprobe {self.path}` names it; encode the video again, for example as H.264.",
+            )
+        if stream.width * stream.height > _MOST_PIXELS:
+            raise VideoError(
+                f"{self.path} has frames of {stream.width}x{stream.height}",
+                "scale it down to 8K or less.",
+            )
+        index = stream.index_entries
+        if len(index) and index[-1].pos + index[-1].size > self.path.stat().st_size:
+            raise self._unreadable()
+        return stream
+
+    def _unreadable(self) -> VideoError:
+        return VideoError(
+            f"{self.path} cannot be read as a video: it is cut off, damaged, or no video",
+            f"copy or download it again; `ffprobe {self.path}` tells what is wrong with it.",
         )
-        if not capture.isOpened():
-            raise VideoError(
-                f"{self.path} cannot be read as a video: it is cut off, damaged, or no video",
-                f"copy or download it again; `ffprobe {self.path}` tells what is wrong with it.",
-            )
-        return capture
 
-    def _rewind(self) -> None:
-        """Go back to the first frame: by opening again, since seeking is not exact."""
+    def _decode(self) -> Iterator[Any]:
+        """Yield every picture that can be decoded, as players do."""
+        av = pyav()
+        packets = self._container.demux(self._stream)
+        ended = False
+        while not ended:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:  # what comes after is lost
+                packet = None
+            ended = packet is None or packet.size == 0
+            try:
+                pictures = self._stream.decode(packet)
+            except av.FFmpegError:
+                continue
+            yield from pictures
+
+    def _from_start(self) -> Iterator[Any]:
+        """Yield every picture, from a file that is opened anew: seeking is not exact."""
         if self._position:
-            self._capture.release()
-            self._capture = self._open()
+            self._container.close()
+            self._open()
+        for picture in self._pictures:
+            self._position += 1
+            yield picture
+        self._num_frames = self._position
 
-    def _retrieve(self) -> Images:
-        """Convert the frame that was grabbed last: uint8 (H, W, 3), BGR."""
-        frame: Images
-        found, frame = self._capture.retrieve()
-        if not found or frame.shape != (self.height, self.width, 3):
-            raise VideoError(
-                f"frame {self._position - 1} of {self.path} cannot be decoded as "
-                f"{self.width}x{self.height} colour",
-                "encode the video again with one frame size throughout.",
-            )
-        return frame
-
-    def _check_end(self) -> None:
-        tolerance = max(2, self.num_frames // 20)
-        if self._position == 0 or self.num_frames - self._position > tolerance:
-            raise VideoError(
-                f"{self.path} ends after {self._position} of the {self.num_frames} frames that "
-                "its header states: it is cut off, damaged, or of variable frame rate",
-                "copy or download it again, or encode it again at a constant frame rate.",
-            )
+    def _image(self, picture: Any) -> Images:
+        """Convert a picture: uint8 (H, W, 3), BGR, upright."""
+        # More threads than one cost more than they save in all but the largest pictures.
+        converted = self._reformatter.reformat(picture, format="bgr24", threads=1)
+        image: Images = converted.to_ndarray()
+        return image if self._matrix is None else _upright(image, self._matrix)
 
 
 class VideoWriter:
-    """An MP4 file (MPEG-4 part 2, which every OpenCV can write) that appears whole or not at all.
+    """An MP4 file that appears whole or not at all, and that browsers play.
 
     with VideoWriter("out.mp4", fps=24, width=64, height=64) as writer:
         writer.write(frame)
     """
 
-    def __init__(self, path: str | os.PathLike[str], fps: float, width: int, height: int) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        fps: float,
+        width: int,
+        height: int,
+        *,
+        codec: Literal["h264", "mpeg4"] = "h264",
+    ) -> None:
+        """Remember what to write.
+
+        Args:
+            path: ends in .mp4.
+            fps: frames a second, of frames without a time of their own.
+            width: of every frame, in pixels. H.264 leaves out the last column of an odd one.
+            height: of every frame, in pixels; likewise.
+            codec: MPEG-4 part 2 is decoded several times faster, but by no browser.
+        """
         self.path = Path(path)
         self._fps = fps
         self._size = (width, height)
+        self._codec = codec
 
     def __enter__(self) -> VideoWriter:
         """Open a file beside `path`.
@@ -192,62 +364,83 @@ class VideoWriter:
             raise VideoError(
                 f"{self.path} is no name for an MP4 file", f"write {self.path.with_suffix('.mp4')}."
             )
-        cv2 = opencv()
-        self._written = 0
+        av = pyav()
+        width, height = self._size
+        self._next = 0  # the earliest tick of the next frame
+        self._reformatter = av.video.reformatter.VideoReformatter()
         with ExitStack() as stack:
             try:
                 self._temporary = stack.enter_context(atomic_file(self.path))
+                self._container: Any = av.open(
+                    f"file:{self._temporary}", "w", format="mp4", options={"movflags": "faststart"}
+                )
             except OSError as error:
                 raise self._unwritten(str(error)) from error
-            self._writer: Any = cv2.VideoWriter(
-                str(self._temporary), cv2.VideoWriter_fourcc(*"mp4v"), self._fps, self._size
+            rate = Fraction(self._fps).limit_denominator(1001)
+            stream = self._container.add_stream(self._codec, rate=rate)
+            stream.pix_fmt = "yuv420p"
+            stream.width, stream.height = (
+                (width // 2 * 2, height // 2 * 2) if self._codec == "h264" else self._size
             )
-            if not self._writer.isOpened():
-                raise self._unwritten("this OpenCV cannot encode MPEG-4")
+            if self._codec == "h264":
+                stream.options = {"preset": "veryfast", "crf": "20"}
+            else:
+                stream.bit_rate = round(4 * width * height * self._fps)
+            stream.codec_context.time_base = Fraction(1, _TICKS)
+            stream.codec_context.thread_count = 1  # the other cores have work of their own
+            self._stream: Any = stream
             self._stack = stack.pop_all()
         return self
 
-    def write(self, frame: Images) -> None:
-        """Append `frame`: uint8 (H, W, 3), BGR.
+    def write(self, frame: Images, time_s: float | None = None) -> None:
+        """Append `frame`.
+
+        Args:
+            frame: uint8 (H, W, 3), BGR.
+            time_s: when it is shown; later than the one before. None is 1 / fps later.
 
         Raises:
-            ValueError: the frame is not of the file's size; OpenCV would drop it silently.
+            ValueError: the frame is not of the file's size.
+            VideoError: the disk is full.
         """
         width, height = self._size
         if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
             raise ValueError(
                 f"expected a uint8 frame of {(height, width, 3)}; got {frame.dtype} {frame.shape}"
             )
-        self._writer.write(frame)
-        self._written += 1
+        even = np.ascontiguousarray(frame[: self._stream.height, : self._stream.width])
+        picture = pyav().VideoFrame.from_ndarray(even, "bgr24")
+        picture = self._reformatter.reformat(picture, format="yuv420p", threads=1)
+        picture.pts = self._next if time_s is None else max(round(time_s * _TICKS), self._next)
+        picture.time_base = Fraction(1, _TICKS)
+        picture.duration = round(_TICKS / self._fps)
+        self._next = picture.pts + (picture.duration if time_s is None else 1)
+        self._mux(picture)
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         """Put the file in place, or remove it if the block failed.
 
         Raises:
-            VideoError: the file is not whole, as when the disk is full, or no frame was written.
+            VideoError: the disk is full, or no frame was written.
         """
-        self._writer.release()
-        if kind is not None:
-            self._stack.__exit__(kind, *rest)
-            return
-        try:
-            with self._stack:
-                self._check_whole()
-        except OSError as failure:
-            raise self._unwritten(str(failure)) from failure
+        av = pyav()
+        with self._stack:
+            try:
+                if kind is None and self._next == 0:
+                    raise self._unwritten("it was given no frame")
+                if kind is None:
+                    self._mux(None)
+                self._container.close()
+            except av.FFmpegError as error:
+                if kind is None:
+                    raise self._unwritten(str(error)) from error
+            self._stack.pop_all().__exit__(kind, *rest)
 
-    def _check_whole(self) -> None:
-        """Read the file's header back: OpenCV reports no failed write, such as on a full disk."""
-        if self._written == 0:
-            raise self._unwritten("it was given no frame")
+    def _mux(self, picture: Any) -> None:
         try:
-            with VideoReader(self._temporary, threads=1) as video:
-                found = video.num_frames
-        except VideoError:
-            found = 0
-        if found != self._written:
-            raise self._unwritten(f"{found} of {self._written} frames reached the disk")
+            self._container.mux(self._stream.encode(picture))
+        except pyav().FFmpegError as error:
+            raise self._unwritten(str(error)) from error
 
     def _unwritten(self, reason: str) -> VideoError:
         return VideoError(
@@ -256,62 +449,56 @@ class VideoWriter:
         )
 
 
-def read_image(path: str | os.PathLike[str]) -> Images:
-    """Return a JPEG, PNG or similar file: uint8 (H, W, 3), BGR.
-
-    Raises:
-        VideoError: it is missing, empty, cut off, or no image.
-    """
-    cv2 = opencv()
-    _check_file(Path(path), "image")
-    data = np.fromfile(path, np.uint8)
-    image: Images | None = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    # OpenCV fills what a cut-off JPEG lacks with grey; each whole one has an end marker.
-    cut_off = data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data.tobytes()
-    if image is None or cut_off:
-        raise VideoError(
-            f"{path} cannot be read as an image: it is cut off, damaged, or no image",
-            "extract or copy it again.",
-        )
-    return image
-
-
-def read_frame_folder(
-    folder: str | os.PathLike[str], indices: Indices, *, num_frames: int, pattern: str
-) -> Images:
-    """Return frames of a video that is kept as one image a frame: uint8 (len(indices), H, W, 3).
+def sample_frames(
+    num_frames: int,
+    read: Callable[[int], Images],
+    choose: Choose[Key],
+    prepare: Callable[[Images], Images] | None,
+    path: Path,
+) -> dict[Key, Images]:
+    """Return several choices of frames of which each can be read by itself.
 
     Args:
-        folder: holds the images of frames 1 to `num_frames`.
-        indices: in 0..num_frames-1 (frame 0 is the first image), in any order.
-        num_frames: how many images there must be.
-        pattern: the name of an image, such as "img_%05d.jpg".
+        num_frames: N.
+        read: returns the frame of an index; is asked once for each that is wanted.
+        choose: see `VideoReader.sample`.
+        prepare: the same.
+        path: of the frames, for an error.
 
     Raises:
-        VideoError: an image is missing (whether wanted or not), damaged, or of another size.
+        VideoError: what `prepare` returns differs in size.
     """
+    wanted = choose(num_frames)
+    frames = {}
+    for index in sorted(_distinct(wanted)):
+        frame = read(index)
+        frames[index] = frame if prepare is None else prepare(frame)
+    return _stacked(frames, wanted, path)
+
+
+def _distinct(wanted: Mapping[Key, Indices]) -> set[int]:
+    return {int(index) for each in wanted.values() for index in np.ravel(each)}
+
+
+def _stacked(
+    frames: Mapping[int, Images], wanted: Mapping[Key, Indices], path: Path
+) -> dict[Key, Images]:
+    order = sorted(frames)
     try:
-        present = set(os.listdir(folder))
-    except OSError as error:
+        images = np.stack([frames[index] for index in order])
+    except ValueError as error:
         raise VideoError(
-            f"the frame folder {folder} cannot be read: {error.strerror}",
-            "check the list file and the folder it is relative to.",
+            f"the frames of {path} differ in size", "encode or extract it again with one size."
         ) from error
-    missing = [name for i in range(num_frames) if (name := pattern % (i + 1)) not in present]
-    if missing:
-        raise VideoError(
-            f"{folder} lacks {missing[0]}, the first of {len(missing)} missing frames of "
-            f"{num_frames}",
-            "extract the video again, or correct its number of frames in the list file.",
-        )
-    images = [read_image(Path(folder) / (pattern % (i + 1))) for i in indices]
-    if any(image.shape != images[0].shape for image in images):
-        raise VideoError(f"the frames of {folder} differ in size", "extract the video again.")
-    return np.stack(images)
+    return {key: images[np.searchsorted(order, each)] for key, each in wanted.items()}
 
 
-def _check_file(path: Path, kind: str) -> None:
-    """Tell a file that is missing, a folder or empty from one that is damaged."""
+def check_file(path: Path, kind: str) -> None:
+    """Tell a file that is missing, a folder or empty from one that is damaged.
+
+    Raises:
+        VideoError: it is one of these.
+    """
     if not path.exists():
         raise VideoError(f"there is no {kind} at {path}", "check the path.")
     if not path.is_file():
@@ -320,6 +507,28 @@ def _check_file(path: Path, kind: str) -> None:
         raise VideoError(f"{path} is empty", "copy or download it again.")
 
 
-def _stated_fps(capture: Any) -> float:
-    fps = float(capture.get(opencv().CAP_PROP_FPS))
-    return fps if math.isfinite(fps) and fps > 0 else UNSTATED_FPS
+def _is_turned(matrix: npt.NDArray[np.int32]) -> bool:
+    """Return whether a display matrix swaps height and width."""
+    return abs(float(matrix[0])) < abs(float(matrix[1]))
+
+
+@functools.cache
+def _demuxer_options() -> dict[str, str]:
+    """Keep a playlist from naming an address, or another file."""
+    formats = pyav().formats_available - _PLAYLISTS
+    return {"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(formats))}
+
+
+def _upright(image: Images, matrix: npt.NDArray[np.int32]) -> Images:
+    """Turn and mirror a picture as its display matrix says, by whole quarter turns.
+
+    The matrix is ISO 14496-12's: a pixel at (x, y) is shown at (a x + c y, b x + d y).
+    """
+    cv2 = opencv()
+    across, down = matrix[0], matrix[4]
+    if _is_turned(matrix):
+        image = cv2.transpose(image)
+        across, down = matrix[3], matrix[1]
+    if across < 0 or down < 0:
+        image = cv2.flip(image, -1 if across < 0 and down < 0 else int(across < 0))
+    return image

@@ -9,16 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ffn_edge.bundle import Bundle, InputContract
+from ffn_edge.clips import centre_clips
 from ffn_edge.errors import DataError, EngineError, VideoError
-from ffn_edge.frames import segment_centres
-from ffn_edge.picture import prepare_frame
 from ffn_edge.runtime.calibration import Calibration, calibrate, save_calibration
 from ffn_edge.runtime.confidence import Labels
 from ffn_edge.runtime.engine import Engine, EngineOptions, Logits, open_engines
-from ffn_edge.video import VideoReader
 from ffn_edge.video_list import Video, read_list
 
 _DEFAULTS = EngineOptions()
@@ -96,12 +93,14 @@ def answer_videos(
     labels = []
     for number, video in enumerate(videos, start=1):
         try:
-            clips = _clips(video.path, contract, list(engines))
+            clips = centre_clips(
+                video, engines, short_side=contract.short_side, size=contract.height
+            )
         except VideoError as error:
             say(f"skipped: {error.message}")
         else:
             for frames, clip in clips.items():
-                answers[frames].append(engines[frames].infer(clip)[0])
+                answers[frames].append(engines[frames].infer(clip[None])[0])
             labels.append(video.label)
         if on_video is not None:
             on_video(number, len(videos))
@@ -110,15 +109,3 @@ def answer_videos(
             f"none of the {len(videos)} videos of the list could be read", "see the messages above."
         )
     return {t: np.stack(each) for t, each in answers.items()}, np.asarray(labels, np.int64)
-
-
-def _clips(
-    path: Path, contract: InputContract, frame_counts: Sequence[int]
-) -> dict[int, npt.NDArray[np.uint8]]:
-    """Return a video's clip for each frame count, uint8 (1, T, H, W, 3), from one decode."""
-    with VideoReader(path, threads=1) as video:
-        indices = {frames: segment_centres(video.num_frames, frames) for frames in frame_counts}
-        union = np.unique(np.concatenate(list(indices.values())))
-        images = video.read(union)
-    prepared = np.stack([prepare_frame(i, contract.short_side, contract.height) for i in images])
-    return {t: prepared[np.searchsorted(union, each)][None] for t, each in indices.items()}

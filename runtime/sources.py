@@ -11,19 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ffn_edge.camera import Camera
 from ffn_edge.errors import VideoError
-from ffn_edge.video import Images, VideoReader
+from ffn_edge.video import Frame as Frame
+from ffn_edge.video import VideoReader
 from ffn_edge.video_list import videos_of
-
-
-class Frame(NamedTuple):
-    """A frame: uint8 (H, W, 3), BGR, and when it was taken, in seconds of its stream."""
-
-    image: Images
-    time_s: float
 
 
 class Stream(Protocol):
@@ -87,20 +81,17 @@ class VideoStream:
         self._reader.__exit__(kind, error, trace)
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yield the frames; in real time, those that are already a frame late are dropped.
-
-        Raises:
-            VideoError: the file ends far before its stated end.
-        """
+        """Yield the frames; in real time, those that are already a frame late are dropped."""
+        if not self.live:
+            return self._reader.timed()
         start = time.monotonic()
-        for index, image in enumerate(self._reader):
-            time_s = index / self.fps
-            if self.live:
-                early_s = start + time_s - time.monotonic()
-                if early_s < -1 / self.fps:
-                    continue
-                time.sleep(max(0.0, early_s))
-            yield Frame(image, time_s)
+
+        def in_time(time_s: float) -> bool:
+            early_s = start + time_s - time.monotonic()
+            time.sleep(max(0.0, early_s))
+            return early_s >= -1 / self.fps
+
+        return self._reader.timed(in_time)
 
 
 class CameraStream:

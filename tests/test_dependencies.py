@@ -87,6 +87,7 @@ def test_what_every_stage_agrees_on_imports_no_stage() -> None:
     ("library", "importers"),
     [
         ("cv2", {"ffn_edge.opencv"}),
+        ("av", {"ffn_edge.pyav"}),
         ("onnxruntime", {"ffn_edge.runtime.onnxruntime_engine", "ffn_edge.export.verify"}),
         ("tensorrt", {"ffn_edge.tensorrt_api"}),
         ("tensorrt_rtx", {"ffn_edge.tensorrt_api"}),
@@ -119,7 +120,7 @@ def run_fresh(program: str) -> subprocess.CompletedProcess[str]:
     blocker = (
         "import sys\n"
         "class Blocker:\n"
-        "    blocked = {'torch', 'torchvision', 'onnx', 'onnxscript', 'onnxruntime', 'cv2',\n"
+        "    blocked = {'torch', 'torchvision', 'onnx', 'onnxscript', 'onnxruntime', 'cv2', 'av',\n"
         "               'matplotlib', 'tensorboard', 'skimage', 'tensorrt', 'tensorrt_rtx',\n"
         "               'pycuda', 'pynvml'}\n"
         "    def find_spec(self, name, path=None, target=None):\n"

@@ -1,28 +1,22 @@
 """Reading and writing videos: what comes out, and what is said of files that are no use."""
 
-# ruff: noqa: D102 - the doubles have the methods of what they stand for.
-
 from __future__ import annotations
 
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import cv2
 import numpy as np
 import pytest
 
 from ffn_edge.errors import VideoError
+from ffn_edge.frame_folder import FrameFolder, read_image
 from ffn_edge.opencv import use_one_thread
 from ffn_edge.picture import Box, crop_resize, prepare_frame
-from ffn_edge.video import (
-    VideoReader,
-    VideoWriter,
-    read_frame_folder,
-    read_image,
-)
+from ffn_edge.video import VideoReader, VideoWriter
 
 FRAMES = 30
 
@@ -48,49 +42,6 @@ def movie(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class ShortCapture:
-    """An OpenCV capture that counts, and whose file may end early or state no length."""
-
-    def __init__(self, real: Any, frames: int = FRAMES, stated: int = FRAMES) -> None:
-        self.real = real
-        self.frames = frames
-        self.stated = stated
-        self.grabs = 0
-        self.retrieved = 0
-
-    def get(self, prop: int) -> float:
-        return self.stated if prop == cv2.CAP_PROP_FRAME_COUNT else float(self.real.get(prop))
-
-    def grab(self) -> bool:
-        self.grabs += 1
-        return self.grabs <= self.frames and bool(self.real.grab())
-
-    def retrieve(self) -> Any:
-        self.retrieved += 1
-        return self.real.retrieve()
-
-    def release(self) -> None:
-        self.real.release()
-
-
-@pytest.fixture
-def captures(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[ShortCapture]]:
-    """Make readers use ShortCaptures; the list grows by one each time a file is opened."""
-
-    def install(**kwargs: int) -> list[ShortCapture]:
-        opened: list[ShortCapture] = []
-        original = VideoReader._open
-
-        def wrapped(self: VideoReader) -> ShortCapture:
-            opened.append(ShortCapture(original(self), **kwargs))
-            return opened[-1]
-
-        monkeypatch.setattr(VideoReader, "_open", wrapped)
-        return opened
-
-    return install
-
-
 # --- reading ------------------------------------------------------------------------------------
 
 
@@ -113,73 +64,31 @@ def test_frames_are_read_in_the_order_asked_for_with_repeats(movie: Path) -> Non
         assert reader.read([]).shape == (0, 48, 64, 3)
 
 
-def test_reading_is_one_pass_that_converts_only_the_wanted_frames(
-    movie: Path, captures: Callable[..., list[ShortCapture]]
+def test_one_pass_converts_only_the_wanted_frames_and_each_once(
+    movie: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = captures()
+    opened, converted = [], []
+    demuxer, image = VideoReader._demuxer, VideoReader._image
+    monkeypatch.setattr(VideoReader, "_demuxer", lambda r: (opened.append(1), demuxer(r))[1])
+    monkeypatch.setattr(VideoReader, "_image", lambda r, p: (converted.append(1), image(r, p))[1])
     with VideoReader(movie) as reader:
-        reader.read([20, 5, 5, 11])
-    assert len(opened) == 1
-    assert (opened[0].grabs, opened[0].retrieved) == (21, 3)
+        found = reader.sample(lambda n: {2: [n - 1, 5], 3: [5, 11, 5]})
+    assert (len(opened), len(converted)) == (1, 3)
+    assert {key: numbers_on(frames) for key, frames in found.items()} == {
+        2: [29, 5],
+        3: [5, 11, 5],
+    }
+
+
+def test_frames_are_prepared_one_by_one_as_they_are_decoded(movie: Path) -> None:
+    with VideoReader(movie) as reader:
+        found = reader.sample(lambda n: {"few": [[0, 9], [3, 3]]}, lambda frame: frame[:2, :3])
+    assert found["few"].shape == (2, 2, 2, 3, 3)
 
 
 def test_an_index_outside_the_video_is_refused(movie: Path) -> None:
     with VideoReader(movie) as reader, pytest.raises(IndexError, match="30 frames"):
         reader.read([30])
-
-
-def test_a_video_that_ends_two_frames_early_repeats_its_last_frame(
-    movie: Path, captures: Callable[..., list[ShortCapture]]
-) -> None:
-    captures(frames=FRAMES - 2)
-    with VideoReader(movie) as reader:
-        assert numbers_on(reader.read([0, 26, 28, 29])) == [0, 26, 27, 27]
-        assert len(list(reader)) == FRAMES - 2
-
-
-def test_a_video_that_ends_three_frames_early_is_refused(
-    movie: Path, captures: Callable[..., list[ShortCapture]]
-) -> None:
-    captures(frames=FRAMES - 3)
-    with VideoReader(movie) as reader:
-        assert numbers_on(reader.read([0, 26])) == [0, 26]  # what is there can be read
-        with pytest.raises(VideoError, match="ends after 27 of the 30 frames"):
-            reader.read([29])
-
-
-def test_iterating_over_a_cut_off_video_gives_its_frames_and_then_the_error(
-    movie: Path, captures: Callable[..., list[ShortCapture]]
-) -> None:
-    captures(frames=10)
-    seen = []
-    with VideoReader(movie) as reader, pytest.raises(VideoError, match="ends after 10"):
-        seen.extend(reader)
-    assert len(seen) == 10
-
-
-def test_a_video_that_states_no_length_is_counted(
-    movie: Path, captures: Callable[..., list[ShortCapture]]
-) -> None:
-    captures(stated=-1)
-    with VideoReader(movie) as reader:
-        assert reader.num_frames == FRAMES
-        assert numbers_on(reader.read([4])) == [4]
-
-
-def test_a_video_of_no_frame_is_refused(
-    movie: Path, captures: Callable[..., list[ShortCapture]]
-) -> None:
-    captures(stated=0, frames=0)
-    with pytest.raises(VideoError, match="holds no frame"):
-        VideoReader(movie).__enter__()
-
-
-def test_a_video_whose_header_promises_frames_but_has_none_is_refused(
-    movie: Path, captures: Callable[..., list[ShortCapture]]
-) -> None:
-    captures(frames=0)
-    with VideoReader(movie) as reader, pytest.raises(VideoError, match="ends after 0"):
-        reader.read([0])
 
 
 def _missing(path: Path, whole: bytes) -> None:
@@ -228,19 +137,6 @@ def test_a_file_that_is_no_video_is_refused_with_a_hint(
     assert caught.value.hint
 
 
-def test_a_truncated_avi_is_refused(tmp_path: Path) -> None:
-    # An AVI has its header in front: it opens, and the end is missing.
-    path = tmp_path / "movie.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 24, (64, 48))
-    for i in range(FRAMES):
-        writer.write(numbered_frame(i))
-    writer.release()
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with VideoReader(path) as reader, pytest.raises(VideoError, match="ends after"):
-        reader.read([FRAMES - 1])
-
-
 def test_bad_files_leave_stderr_to_us(movie: Path, tmp_path: Path) -> None:
     for make in BAD_FILES:
         make(tmp_path / f"{make.__name__}.mp4", movie.read_bytes())
@@ -266,14 +162,20 @@ except VideoError:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_without_opencv_the_module_imports_and_using_it_says_what_to_install() -> None:
-    code = """
+@pytest.mark.parametrize(
+    ("missing", "use"), [("cv2", "Camera('0')"), ("av", f"VideoReader({__file__!r})")]
+)
+def test_without_a_library_the_module_imports_and_using_it_says_what_to_install(
+    missing: str, use: str
+) -> None:
+    code = f"""
 import sys
-sys.modules["cv2"] = None
+sys.modules[{missing!r}] = None
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.camera import Camera
+from ffn_edge.video import VideoReader
 try:
-    Camera("0").__enter__()
+    {use}.__enter__()
 except FfnEdgeError as error:
     sys.exit(0 if 'pip install "ffn-edge[video]"' in error.hint else "wrong hint")
 sys.exit("no error")
@@ -295,27 +197,54 @@ def test_a_failure_while_writing_leaves_the_previous_file(movie: Path, tmp_path:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_noticed_and_leaves_no_file(tmp_path: Path) -> None:
-    # A limit on the size of files fails writes as a full disk does; OpenCV reports neither.
+@pytest.mark.parametrize("limit", [1_000, 20_000, 200_000])
+def test_a_full_disk_is_noticed_and_leaves_no_file(limit: int, tmp_path: Path) -> None:
+    # A limit on the size of files fails writes as a full disk does.
     code = f"""
 import resource, signal
 import numpy as np
 from ffn_edge.errors import VideoError
 from ffn_edge.video import VideoWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 noise = np.random.default_rng(0).integers(255, size=(20, 240, 320, 3), dtype=np.uint8)
 try:
     with VideoWriter({str(tmp_path / "out.mp4")!r}, 24, 320, 240) as writer:
         for frame in noise:
             writer.write(frame)
 except VideoError as error:
-    raise SystemExit("0 of 20 frames" not in error.message)
+    raise SystemExit("could not be written" not in error.message)
 raise SystemExit("no error")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("codec", ["h264", "mpeg4"])
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (49, 65)])
+def test_what_is_written_is_read_back(
+    codec: Literal["h264", "mpeg4"], height: int, width: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "out.mp4"
+    with VideoWriter(path, 29.97, width, height, codec=codec) as writer:
+        for i in range(FRAMES):
+            writer.write(np.full((height, width, 3), 8 * i, np.uint8))
+    with VideoReader(path) as reader:
+        assert reader.fps == pytest.approx(29.97, abs=0.01)
+        assert (reader.height - height, reader.width - width) in ((0, 0), (-1, -1))
+        frames = list(reader.timed())
+    assert np.allclose([f.time_s for f in frames], np.arange(FRAMES) / 29.97, atol=1e-3)
+    assert np.allclose([f.image.mean() for f in frames], 8 * np.arange(FRAMES), atol=4)
+
+
+def test_frames_keep_their_own_times(tmp_path: Path) -> None:
+    times = [0.0, 0.02, 0.5, 3.0]
+    with VideoWriter(tmp_path / "out.mp4", 30, 64, 48) as writer:
+        for time_s in times:
+            writer.write(numbered_frame(0), time_s)
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert np.allclose([frame.time_s for frame in reader.timed()], times, atol=1e-4)
 
 
 def test_a_frame_of_another_size_is_refused(tmp_path: Path) -> None:
@@ -412,7 +341,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(folder: Path, indices: list[int], num_frames: int = FRAMES) -> np.ndarray:
-    return read_frame_folder(folder, indices, num_frames=num_frames, pattern="img_%05d.jpg")
+    reader = FrameFolder(folder, num_frames=num_frames, pattern="img_%05d.jpg")
+    return reader.sample(lambda n: {0: indices})[0]
 
 
 def test_a_frame_folder_is_read_in_the_order_asked_for(folder: Path) -> None:
@@ -435,6 +365,24 @@ def test_frames_of_different_sizes_are_refused(folder: Path) -> None:
     cv2.imwrite(str(folder / "img_00002.jpg"), numbered_frame(1, height=50))
     with pytest.raises(VideoError, match="differ in size"):
         read(folder, [0, 1])
+
+
+def test_a_folder_without_a_pattern_is_in_the_order_of_its_numbers(tmp_path: Path) -> None:
+    for i in range(12):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), numbered_frame(i))
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / ".hidden.png").touch()
+    reader = FrameFolder(tmp_path)
+    assert reader.num_frames == 12
+    assert numbers_on(np.stack(list(reader))) == list(range(12))
+    assert FrameFolder(tmp_path, num_frames=5).num_frames == 5
+    with pytest.raises(VideoError, match="holds 12 images, not 13"):
+        FrameFolder(tmp_path, num_frames=13)
+
+
+def test_a_folder_without_an_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="holds 0 images"):
+        FrameFolder(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", None], ids=["empty", "text", "truncated"])

@@ -5,24 +5,25 @@ Legend: T frames a clip, frames of S x S pixels. Clips are uint8 RGB.
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
+from ffn_edge.clips import open_video
 from ffn_edge.errors import VideoError
 from ffn_edge.frames import Indices, check_frame_counts, segment_centres, segment_random
 from ffn_edge.picture import crop_resize, prepare_frame
-from ffn_edge.train.augment import MULTI_SCALE, draw_variation
+from ffn_edge.train.augment import MULTI_SCALE, Variation, draw_variation
 from ffn_edge.train.datasets import DatasetFacts
-from ffn_edge.video import VideoReader, read_frame_folder
+from ffn_edge.video import Images, VideoReader, sample_frames
 from ffn_edge.video_list import UNLABELLED, Video, read_list
 
 Clip = npt.NDArray[np.uint8]  # (T, S, S, 3), RGB
-Frames = npt.NDArray[np.uint8]  # (N, H, W, 3), BGR
 
 # How many videos in a row may be unreadable before a training sample is given up.
 _TRIES = 10
@@ -101,7 +102,7 @@ class VideoDataset(Dataset[Sample]):
         self._short_side = short_side
         self._scales = scales
         self._seed = seed
-        self._cache: dict[Video, Frames] = {}
+        self._cache: dict[Video, list[Images]] = {}
         self._cache_room = cache_bytes
 
     def __len__(self) -> int:
@@ -128,68 +129,56 @@ class VideoDataset(Dataset[Sample]):
     def _training_clips(
         self, video: Video, rng: np.random.Generator
     ) -> tuple[dict[int, Clip], int]:
-        frames, rows = self._decode(video, lambda n, t: segment_random(n, t, rng))
-        height, width = frames.shape[1:3]
-        variation = draw_variation(height, width, self._size, self._symmetries, self._scales, rng)
-        images = np.stack(
-            [
-                crop_resize(
-                    frame,
-                    variation.box,
-                    self._size,
-                    mirror=variation.mirror,
-                    upside_down=variation.upside_down,
+        variations: dict[tuple[int, ...], Variation] = {}
+
+        def choose(num_frames: int) -> dict[int, Indices]:
+            return {t: segment_random(num_frames, t, rng) for t in self.frame_counts}
+
+        def prepare(frame: Images) -> Images:
+            height, width, _ = size = frame.shape
+            if size not in variations:  # the same draw for each, should the size change midway
+                variations[size] = draw_variation(
+                    height, width, self._size, self._symmetries, self._scales, copy.deepcopy(rng)
                 )
-                for frame in frames
-            ]
-        )
-        step = -1 if variation.backwards else 1
-        clips = {t: images[rows[t][::step]] for t in self.frame_counts}
+            variation = variations[size]
+            return crop_resize(
+                frame,
+                variation.box,
+                self._size,
+                mirror=variation.mirror,
+                upside_down=variation.upside_down,
+            )
+
+        clips = self._sample(video, choose, prepare)
+        variation = next(iter(variations.values()))
+        if variation.backwards:
+            clips = {t: clip[::-1] for t, clip in clips.items()}
         if video.label == UNLABELLED:
             return clips, UNLABELLED
         return clips, variation.label(video.label, self._symmetries)
 
     def _test_clips(self, video: Video) -> dict[int, Clip]:
-        frames, rows = self._decode(video, segment_centres)
-        images = np.stack([prepare_frame(f, self._short_side, self._size) for f in frames])
-        return {t: images[rows[t]] for t in self.frame_counts}
+        return self._sample(
+            video,
+            lambda n: {t: segment_centres(n, t) for t in self.frame_counts},
+            lambda frame: prepare_frame(frame, self._short_side, self._size),
+        )
 
-    def _decode(
-        self, video: Video, choose: Callable[[int, int], Indices]
-    ) -> tuple[Frames, dict[int, Indices]]:
-        """Read, in one pass, every frame that any frame count needs.
-
-        Args:
-            video: what to read.
-            choose: given N and T, the T frames of N that make a clip.
-
-        Returns:
-            The distinct frames, in order: uint8 (U, H, W, 3), BGR; and for each T the rows of it
-            that make its clip: int64 (T,).
-        """
-        if video in self._cache:
-            frames = self._cache[video]
-            union, rows = self._union(len(frames), choose)
-            return frames[union], rows
-        if video.num_frames is not None:
-            union, rows = self._union(video.num_frames, choose)
-            frames = read_frame_folder(
-                video.path, union, num_frames=video.num_frames, pattern=self._pattern
-            )
-            return frames, rows
-        with VideoReader(video.path, threads=1) as reader:
-            union, rows = self._union(reader.num_frames, choose)
-            size = reader.num_frames * reader.height * reader.width * 3
-            if size > self._cache_room:
-                return reader.read(union), rows
-            frames = reader.read(range(reader.num_frames))
-        self._cache[video] = frames
-        self._cache_room -= size
-        return frames[union], rows
-
-    def _union(
-        self, num_frames: int, choose: Callable[[int, int], Indices]
-    ) -> tuple[Indices, dict[int, Indices]]:
-        chosen = {t: choose(num_frames, t) for t in self.frame_counts}
-        union = np.unique(np.concatenate(list(chosen.values())))
-        return union, {t: np.searchsorted(union, indices) for t, indices in chosen.items()}
+    def _sample(
+        self,
+        video: Video,
+        choose: Callable[[int], Mapping[int, Indices]],
+        prepare: Callable[[Images], Images],
+    ) -> dict[int, Clip]:
+        """Return a video's clips from one decode, or from the cache; see `VideoReader.sample`."""
+        if video not in self._cache:
+            with open_video(video, frame_pattern=self._pattern) as reader:
+                size = self._cache_room + 1
+                if self._cache_room and isinstance(reader, VideoReader):
+                    size = reader.stated_frames * reader.height * reader.width * 3
+                if size > self._cache_room:
+                    return reader.sample(choose, prepare)
+                self._cache[video] = list(reader)
+                self._cache_room -= size
+        images = self._cache[video]
+        return sample_frames(len(images), images.__getitem__, choose, prepare, video.path)

@@ -91,8 +91,8 @@ def test_results_before_an_error_are_not_lost(
         yield from list(original(reader))[:25]
         raise VideoError("clip.mp4 is cut off")
 
-    original = VideoReader.__iter__
-    monkeypatch.setattr(VideoReader, "__iter__", breaks)
+    original = VideoReader.timed
+    monkeypatch.setattr(VideoReader, "timed", breaks)
     runner = CliRunner()
     result = runner.invoke(run, [str(bundle.path), "--source", str(video)])
     assert isinstance(result.exception, VideoError)

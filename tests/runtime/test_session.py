@@ -318,14 +318,14 @@ def test_frames_are_read_as_they_are_needed(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, write_video: Callable[..., Path]
 ) -> None:
     read = []
-    original = sources.VideoReader.__iter__
+    original = sources.VideoReader.timed
 
     def counted(reader: Any) -> Iterator[Any]:
-        for image in original(reader):
+        for frame in original(reader):
             read.append(1)
-            yield image
+            yield frame
 
-    monkeypatch.setattr(sources.VideoReader, "__iter__", counted)
+    monkeypatch.setattr(sources.VideoReader, "timed", counted)
     video = str(write_video("a.mp4", ["red"] * 50))
     with open_session(bundle, video, Limits(), RunOptions(window_s=1.0)) as session:
         next(iter(session))
