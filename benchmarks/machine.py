@@ -8,7 +8,7 @@ from importlib import metadata
 from ffn_edge.runtime.machine import this_machine
 
 LIBRARIES = (
-    "torch", "torchvision", "numpy", "onnx", "onnxruntime", "opencv-python",
+    "torch", "torchvision", "numpy", "onnx", "onnxruntime", "av", "opencv-python",
     "opencv-python-headless", "safetensors",
 )  # fmt: skip
 
