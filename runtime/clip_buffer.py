@@ -90,10 +90,11 @@ def window_capacity(window_s: float, fps: float) -> int:
 
 
 class ClipBuffer:
-    """A ring of prepared frames. Every frame is stored once; a clip of any T is T rows of it.
+    """The prepared frames of the last window. Each is stored once; a clip of any T is T of them.
 
-    One thread may append while another gathers. Memory is bounded by the window and the frame
-    rate: a source that is faster than it said shortens the window, and takes no more memory.
+    One thread may append while another gathers. The times of the frames rule: the window spans
+    `window_s`, however many frames come. Memory is bounded all the same: of a source that is faster
+    than it stated, as many frames are kept as it stated, evenly spread over the window.
     """
 
     def __init__(self, ring: Ring, *, window_s: float, fps: float) -> None:
@@ -102,27 +103,38 @@ class ClipBuffer:
         Args:
             ring: of `window_capacity(window_s, fps)` rows.
             window_s: the time that a clip spans, in seconds.
-            fps: frames a second of the stream.
+            fps: frames a second that the stream states.
         """
-        self._window_s = window_s
-        self._interval_s = 1 / fps
         self._ring = ring
         self._capacity = window_capacity(window_s, fps)
-        self._times = np.zeros(self._capacity)
+        # Half a frame less than the window, since times of equal spacing are not exact in binary.
+        self._span_s = window_s - 0.5 / fps
         self._count = 0  # frames ever appended
+        # The frames that are kept, oldest first: when each was taken, as which one it came, and
+        # its row of the ring.
+        self._times: list[float] = []
+        self._numbers: list[int] = []
+        self._rows: list[int] = []
+        self._free = list(reversed(range(self._capacity)))
         self._lock = threading.Lock()
 
     def append(self, frame: Frames, time_s: float) -> None:
-        """Store a prepared frame, uint8 (H, W, 3), RGB, in place of the oldest.
+        """Store a prepared frame, uint8 (H, W, 3), RGB.
 
         Args:
             frame: copied.
             time_s: when it was taken; later than the one before.
         """
         with self._lock:
-            row = self._count % self._capacity
+            while self._times and self._times[0] <= time_s - self._span_s:
+                self._drop(0)
+            if not self._free:
+                self._drop(self._least_missed(time_s))
+            row = self._free.pop()
             self._ring.store(row, frame)
-            self._times[row] = time_s
+            self._times.append(time_s)
+            self._numbers.append(self._count)
+            self._rows.append(row)
             self._count += 1
 
     @property
@@ -133,8 +145,8 @@ class ClipBuffer:
     def gather(self, frames: int) -> tuple[Clip, float]:
         """Pick T frames that cover the last window evenly.
 
-        The centre of each of T equal segments of the frames that are no older than the window,
-        as in evaluation; fewer frames than T repeat evenly.
+        The centre of each of T equal segments of the window's frames, as in evaluation; for one
+        that is not kept, the next one that is. Fewer frames than T repeat evenly.
 
         Args:
             frames: T, at most what the ring's clips can hold.
@@ -146,20 +158,27 @@ class ClipBuffer:
             IndexError: there is no frame yet.
         """
         with self._lock:
-            if self._count == 0:
+            if not self._times:
                 raise IndexError("the buffer holds no frame")
-            newest_s = float(self._times[(self._count - 1) % self._capacity])
-            held = self._held(newest_s)
-            rows = (self._count - held + segment_centres(held, frames)) % self._capacity
-            clip = self._ring.gather(rows)
-        return clip, newest_s
+            kept = len(self._times)
+            if frames < kept:
+                numbers = np.asarray(self._numbers)
+                came = numbers[-1] + 1 - numbers[0]
+                picked = np.searchsorted(numbers - numbers[0], segment_centres(int(came), frames))
+            else:
+                picked = segment_centres(kept, frames)
+            return self._ring.gather(np.asarray(self._rows)[picked]), self._times[-1]
 
-    def _held(self, newest_s: float) -> int:
-        """Count the frames of the window, which is open at its old end: (newest - window, newest].
+    def _drop(self, position: int) -> None:
+        self._free.append(self._rows.pop(position))
+        del self._times[position], self._numbers[position]
 
-        Half a frame of tolerance, since times of equal spacing are not exact in binary.
+    def _least_missed(self, time_s: float) -> int:
+        """Return which frame stands for the least time, were one of `time_s` the newest.
+
+        That is half the time between its neighbours; the window's old end lies half-way between
+        the oldest one and its neighbour.
         """
-        stored = min(self._count, self._capacity)
-        rows = np.arange(self._count - stored, self._count) % self._capacity
-        oldest_s = newest_s - self._window_s + self._interval_s / 2
-        return max(1, int(np.count_nonzero(self._times[rows] > oldest_s)))
+        before_s = 2 * (time_s - self._span_s) - self._times[0]
+        times = np.asarray([before_s, *self._times, time_s])
+        return int(np.argmin(times[2:] - times[:-2]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -53,10 +54,92 @@ def test_frames_older_than_the_window_are_left_out_when_the_source_is_slow() -> 
     assert gathered(buffer, 8) == list(range(12, 20))
 
 
-def test_a_source_that_is_faster_than_it_said_takes_no_more_memory() -> None:
-    buffer = new_buffer(fps=10.0)
-    append(buffer, range(100), fps=100.0)
-    assert gathered(buffer, 1) == [90]  # the middle of the last 20
+# --- sources that do not keep to the rate that they state -----------------------------------------
+
+
+class TimedRing:
+    """A ring that keeps of each frame when it was taken; a clip is the times of its frames."""
+
+    def __init__(self, capacity: int) -> None:
+        self.times = np.full(capacity, np.nan)
+
+    def store(self, row: int, frame: np.ndarray) -> None:  # noqa: D102
+        self.times[row] = frame[()]
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:  # noqa: D102
+        return self.times[rows]
+
+
+def clips(times: np.ndarray, frames: int, window_s: float, fps: float) -> Iterator[np.ndarray]:
+    """Yield, after each frame, the times of a clip's frames."""
+    capacity = window_capacity(window_s, fps)
+    buffer = ClipBuffer(TimedRing(capacity), window_s=window_s, fps=fps)
+    for time_s in times:
+        buffer.append(np.asarray(time_s), float(time_s))
+        clip, newest_s = buffer.gather(frames or capacity)
+        assert newest_s == time_s
+        yield clip
+
+
+def jittered(rate: float, seconds: float, jitter: float, seed: int) -> np.ndarray:
+    count = int(rate * seconds)
+    moved = np.random.default_rng(seed).uniform(-jitter, jitter, count)
+    return np.sort((np.arange(count) + moved) / rate)
+
+
+@pytest.mark.parametrize(("window_s", "fps"), [(2.0, 10.0), (2.0, 29.97), (0.5, 25.0), (1.1, 30.0)])
+@pytest.mark.parametrize("jitter", [0.0, 0.2])
+def test_at_the_stated_rate_the_newest_frames_of_a_window_are_kept_and_no_other(
+    window_s: float, fps: float, jitter: float
+) -> None:
+    times = jittered(fps, 8.0, jitter, seed=1)
+    capacity = window_capacity(window_s, fps)
+    for frames in (3, 8, 0):
+        for count, clip in enumerate(clips(times, frames, window_s, fps), start=1):
+            newest = times[max(0, count - capacity) : count]
+            newest = newest[newest > times[count - 1] - window_s + 0.5 / fps]
+            expected = newest[segment_centres(len(newest), frames or capacity)]
+            assert clip.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("times_as_fast", [1.1, 1.2, 1.5, 2.0, 2.4, 4.0, 9.6])
+@pytest.mark.parametrize("jitter", [0.0, 0.3])
+def test_a_source_that_is_faster_than_it_states_has_a_window_of_the_same_length(
+    times_as_fast: float, jitter: float
+) -> None:
+    fps, window_s = 25.0, 2.0
+    times = jittered(times_as_fast * fps, 9.0, jitter, seed=2)
+    first = int(2.5 * times_as_fast * fps)
+    for frames in (4, 16):
+        ideal = (np.arange(frames) + 0.5) / frames * window_s - window_s
+        for newest_s, clip in list(zip(times, clips(times, frames, window_s, fps), strict=True))[
+            first:
+        ]:
+            assert np.abs(clip - newest_s - ideal).max() < 3.5 / fps
+    for newest_s, kept in list(zip(times, clips(times, 0, window_s, fps), strict=True))[first:]:
+        assert kept[-1] == newest_s
+        assert window_s - 2.5 / fps < kept[-1] - kept[0] < window_s
+        assert np.diff(kept).max() < 2.0 / fps, "what is kept is not evenly spread"
+
+
+def test_a_source_that_changes_its_rate_has_a_window_of_the_same_length() -> None:
+    fps, window_s = 25.0, 2.0
+    times = np.concatenate(
+        [np.arange(0, 5, 1 / 15), np.arange(5, 10, 1 / 30), np.arange(10, 14, 1 / 15)]
+    )
+    for newest_s, kept in zip(times, clips(times, 0, window_s, fps), strict=True):
+        assert kept[-1] == newest_s
+        assert kept.tolist() == sorted(kept)
+        if newest_s > window_s:
+            assert window_s - 0.09 <= kept[-1] - kept[0] < window_s
+
+
+@pytest.mark.parametrize("fps", [0.3, 1.0, 10.0])
+def test_a_burst_of_frames_takes_no_more_memory_and_leaves_the_newest_last(fps: float) -> None:
+    times = np.sort(np.random.default_rng(3).uniform(0, 3.0, 2000))
+    for newest_s, kept in zip(times, clips(times, 0, 2.0, fps), strict=True):
+        assert kept[-1] == newest_s
+        assert len(set(kept)) <= window_capacity(2.0, fps)
 
 
 def test_a_window_shorter_than_a_frame_holds_one() -> None:
