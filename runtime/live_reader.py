@@ -1,4 +1,4 @@
-"""The thread that reads a live stream, so that the newest frame is always at hand."""
+"""The threads that read a live stream, so that the newest frame is always at hand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 from ffn_edge.errors import VideoError
+from ffn_edge.runtime.hand_over import HandOver
 from ffn_edge.runtime.sources import Frame, Stream
 
 # Before each attempt to open a stream that was lost; the last one is repeated.
@@ -16,15 +17,18 @@ PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 
 
 class LiveReader:
-    """A thread that takes every frame of a live stream as it comes.
+    """A thread that reads every frame of a live stream, and one that handles the newest.
 
         with LiveReader(stream, take) as reader:      # the stream is open
-            reader.start()                            # from here on, `take` gets each frame
+            reader.start()                            # from here on, `take` gets the newest frame
             while reader.wait(until_s, stopped):
                 ...
 
-    The thread opens and closes the stream too: a driver that hangs, hangs the thread alone. It
-    is then left behind, since nothing can wake it.
+    Frames that come while one is handled are dropped, but for the last of them: none is older than
+    the handling of one when its own begins. The last frame of a stream is always handled.
+
+    The reading thread opens and closes the stream too: a driver that hangs, hangs that thread
+    alone. It is then left behind, since nothing can wake it.
 
     Attributes:
         failure: how a stream that comes back was lost; None while it is there.
@@ -47,7 +51,7 @@ class LiveReader:
 
         Args:
             stream: not yet open.
-            take: is called with each frame, in the thread.
+            take: is called with each frame that is handled, in a thread of its own.
             patience_s: how long a frame may be overdue.
             opening_s: how long the stream may take to open: a camera on a network that is
                 tried in two ways, for as long as each of them may take.
@@ -56,25 +60,36 @@ class LiveReader:
         self.failure: VideoError | None = None
         self._stream = stream
         self._take = take
+        self._frames: HandOver[Frame] = HandOver(self._handle, "live-handler")
         self._patience_s = patience_s
         self._opening_s = opening_s
         self._stopped = stopped
         self._thread = threading.Thread(target=self._run, name="live-reader", daemon=True)
         self._may_start = threading.Event()
         self._must_leave = threading.Event()
-        # Guards the fields below, which the thread sets.
+        # Guards the fields below, which the threads set.
         self._news = threading.Condition()
         self._is_open = False
         self._has_ended = False
-        self._is_taking = False
+        self._is_takers = False  # the error
         self._error: BaseException | None = None
         self._newest_s = -math.inf
         self._heard = 0.0
 
     @property
     def is_running(self) -> bool:
-        """Whether the thread lives. After the end it does only where the driver hangs."""
+        """Whether the reading thread lives. After the end it does only where the driver hangs."""
         return self._thread.is_alive()
+
+    @property
+    def received(self) -> int:
+        """How many frames came."""
+        return self._frames.count
+
+    @property
+    def dropped(self) -> int:
+        """How many of them a newer one took the place of."""
+        return self._frames.dropped
 
     def __enter__(self) -> LiveReader:
         """Open the stream. Where `stopped` says so first, it is not open.
@@ -96,7 +111,9 @@ class LiveReader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close the stream; no frame is handled after this."""
         self._leave()
+        self._frames.close(discard=True)
         self._thread.join(timeout=1.0)
 
     def _leave(self) -> None:
@@ -109,7 +126,7 @@ class LiveReader:
         self._may_start.set()
 
     def wait(self, until_s: float, stopped: Callable[[], bool]) -> bool:
-        """Wait for a frame that was taken at `until_s` or later, in seconds of the stream.
+        """Wait until a frame was handled that came at `until_s` or later, in the stream's seconds.
 
         Args:
             until_s: later than the last frame that was used, so that none is used twice.
@@ -121,6 +138,7 @@ class LiveReader:
 
         Raises:
             VideoError: a stream that does not come back failed, or sent no frame for too long.
+            BaseException: what `take` raised.
         """
         try:
             while not stopped():
@@ -130,7 +148,7 @@ class LiveReader:
                     self._raise_error()
                     return False
         except VideoError as error:
-            if self._is_taking or not self._stream.comes_back:
+            if self._is_takers or not self._stream.comes_back:
                 raise
             self.failure = error
         return False
@@ -155,34 +173,47 @@ class LiveReader:
     def _telling(self) -> Iterator[None]:
         with self._news:
             yield
-            self._heard = time.monotonic()
             self._news.notify_all()
 
     def _run(self) -> None:
+        error: BaseException | None = None
         try:
             with self._stream:
                 with self._telling():
+                    self._heard = time.monotonic()
                     self._is_open = True
                 self._may_start.wait()
                 if not self._must_leave.is_set():
                     self._read()
-        except BaseException as error:  # raised again in the thread that waits
-            self._error = error
-        finally:
-            with self._telling():
-                self._has_ended = True
+        except BaseException as caught:  # raised again in the thread that waits
+            error = caught
+        self._frames.wait()  # what came before it
+        self._end(error)
 
     def _read(self) -> None:
         for frame in self._stream:
             if self._must_leave.is_set():
                 return
-            self._is_taking = True  # what fails here is not the stream
+            self._heard = time.monotonic()
+            self._frames.put(frame, drop=True)
+
+    def _handle(self, frame: Frame) -> None:
+        try:
             self._take(frame)
-            self._is_taking = False
-            with self._telling():
-                if self._newest_s == -math.inf:
-                    self.first_s = frame.time_s
-                self._newest_s = frame.time_s
+        except BaseException as error:  # told at once: the next frame may be long in coming
+            self._end(error, is_takers=True)
+            raise
+        with self._telling():
+            if self._newest_s == -math.inf:
+                self.first_s = frame.time_s
+            self._newest_s = frame.time_s
+
+    def _end(self, error: BaseException | None, *, is_takers: bool = False) -> None:
+        """Note how it ended; the first end is the cause of a second."""
+        with self._telling():
+            if not self._has_ended:
+                self._error, self._is_takers = error, is_takers
+                self._has_ended = True
 
 
 def live_readers(

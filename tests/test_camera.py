@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread, Timer
 from typing import Any
@@ -431,7 +432,8 @@ def test_a_stream_comes_back_when_its_host_does() -> None:
             while reader.wait(1e9, lambda: False):
                 pass
             parts += 1
-    assert len(times) == 100
+    assert len(times) <= 100  # a hundred at once: some are dropped
+    assert max(b - a for a, b in pairwise(times)) > 0.5
     assert times == sorted(times)
     assert said[0].startswith(f"{url} stopped sending frames; trying to open it again")
     assert said[1].startswith(f"{url} is back after")

@@ -64,6 +64,14 @@ def endless() -> Iterator[float]:
         yield time.monotonic() - start
 
 
+def in_step(taken: list[float], *times: float) -> Iterator[float]:
+    """Send each frame once the one before was taken."""
+    for count, time_s in enumerate(times, start=len(taken) + 1):
+        yield time_s
+        while len(taken) < count:
+            time.sleep(0.001)
+
+
 def test_a_slow_consumer_gets_the_newest_frame_and_none_twice() -> None:
     newest: list[float] = []
     used: list[float] = []
@@ -90,13 +98,82 @@ def test_an_old_frame_is_not_served_again() -> None:
 
 
 def test_the_time_of_the_first_frame_is_kept() -> None:
-    def late() -> Iterator[float]:
-        yield from (7.0, 8.0, 9.0)
-
-    with LiveReader(ScriptedStream(late), ignore) as reader:
+    taken: list[float] = []
+    late = ScriptedStream(lambda: in_step(taken, 7.0, 8.0, 9.0))
+    with LiveReader(late, lambda frame: taken.append(frame.time_s)) as reader:
         reader.start()
         assert reader.wait(9.0, never)
         assert reader.first_s == 7.0
+
+
+def test_frames_that_come_while_one_is_handled_are_dropped_but_for_the_newest() -> None:
+    taken: list[float] = []
+    handled = threading.Event()
+    sent = threading.Event()
+
+    def twenty() -> Iterator[float]:
+        for number in range(20):
+            yield float(number)
+            while not taken:  # the first one is being handled
+                time.sleep(0.001)
+        sent.set()
+
+    def take(frame: Frame) -> None:
+        taken.append(frame.time_s)
+        handled.wait(timeout=10)
+
+    with LiveReader(ScriptedStream(twenty), take) as reader:
+        reader.start()
+        assert sent.wait(timeout=5), "the stream waits for the handling"
+        handled.set()
+        assert reader.wait(19.0, never)
+        assert not reader.wait(19.5, never)  # it ended
+    assert taken == [0.0, 19.0]
+    assert (reader.received, reader.dropped) == (20, 18)
+
+
+def test_a_slow_handling_is_no_silence_of_the_camera() -> None:
+    handled = threading.Event()
+    stream = ScriptedStream(endless)
+    with LiveReader(stream, lambda frame: handled.wait() and None, patience_s=0.1) as reader:
+        reader.start()
+        until = time.monotonic() + 0.4
+        assert not reader.wait(0.0, lambda: time.monotonic() > until)
+        assert reader.failure is None
+        handled.set()
+
+
+def test_no_frame_is_handled_after_leaving() -> None:
+    taken: list[float] = []
+
+    def take(frame: Frame) -> None:
+        taken.append(frame.time_s)
+        time.sleep(0.05)
+
+    with LiveReader(ScriptedStream(endless), take) as reader:
+        reader.start()
+        assert reader.wait(0.0, never)
+    count = len(taken)
+    time.sleep(0.15)
+    assert len(taken) == count
+
+
+def test_what_fails_at_the_taker_is_told_while_the_camera_is_silent() -> None:
+    silent = threading.Event()
+
+    def one_frame() -> Iterator[float]:
+        yield 0.0
+        silent.wait()
+
+    def fail(frame: Frame) -> None:
+        raise VideoError("no room for the annotated video")
+
+    stream = ScriptedStream(one_frame, comes_back=True)
+    with LiveReader(stream, fail) as reader:
+        reader.start()
+        with pytest.raises(VideoError, match="no room"):
+            reader.wait(0.0, never)
+        silent.set()
 
 
 def test_frames_come_only_after_the_start() -> None:
@@ -263,7 +340,12 @@ def play(
 
 def test_a_camera_that_was_lost_comes_back() -> None:
     taken: list[float] = []
-    outages = Outages(stops_after(0.0, 0.1), stops_after(5.0), ends_after(6.0))
+
+    def stops() -> Iterator[float]:
+        yield from in_step(taken, 0.0, 0.1)
+        raise VideoError("scripted stopped sending frames")
+
+    outages = Outages(stops, stops_after(5.0), ends_after(6.0))
     count, said = play(outages, take=lambda frame: taken.append(frame.time_s))
     assert count == 3
     assert taken == [0.0, 0.1, 5.0, 6.0]
