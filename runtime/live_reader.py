@@ -44,7 +44,7 @@ class LiveReader:
         take: Callable[[Frame], None],
         *,
         patience_s: float = 5.0,
-        opening_s: float = 25.0,
+        opening_s: float = 40.0,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """Remember what to read.
@@ -54,7 +54,7 @@ class LiveReader:
             take: is called with each frame that is handled, in a thread of its own.
             patience_s: how long a frame may be overdue.
             opening_s: how long the stream may take to open: a camera on a network that is
-                tried in two ways, for as long as each of them may take.
+                tried in three ways, for as long as each of them may take.
             stopped: is asked, while it opens, whether to give up.
         """
         self.failure: VideoError | None = None

@@ -7,13 +7,13 @@ their time.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from ffn_edge.camera import Camera
+from ffn_edge.camera import Camera, is_camera
 from ffn_edge.errors import VideoError
 from ffn_edge.video import Frame as Frame
 from ffn_edge.video import VideoReader
@@ -104,13 +104,19 @@ class CameraStream:
     live = True
     comes_back = True
 
-    def __init__(self, address: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        short_side: int | None = None,
+        say: Callable[[str], None] = lambda message: None,
+    ) -> None:
         """Read the address; see `Camera`.
 
         Raises:
             VideoError: it is none.
         """
-        self._camera = Camera(address)
+        self._camera = Camera(address, short_side=short_side, say=say)
         self.name = self._camera.name
         self._start_s: float | None = None
 
@@ -163,20 +169,28 @@ class Source:
     skip_broken: bool = False
 
 
-def open_source(text: str, *, realtime: bool = False) -> Source:
+def open_source(
+    text: str,
+    *,
+    realtime: bool = False,
+    short_side: int | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Source:
     """Read what a user calls a source. No video or camera is opened yet.
 
     Args:
-        text: a camera's address (see `Camera`): a number ("0"), "csi://0" or a network stream's
-            URL; a text file (*.txt) with one video path a line, relative to that file; or a video
-            file.
+        text: a camera's address (see `Camera`): a number ("0"), /dev/video0, "csi://0" or a
+            network stream's URL; a text file (*.txt) with one video path a line, relative to that
+            file; or a video file.
         realtime: play files at their own pace, as a camera would.
+        short_side: of a camera's frames; see `Camera`.
+        say: see `Camera`.
 
     Raises:
         VideoError: there is no such file, the list names no video, or the address is none.
     """
-    if text.isdecimal() or "://" in text:
-        return Source(streams=(CameraStream(text),))
+    if is_camera(text):
+        return Source(streams=(CameraStream(text, short_side=short_side, say=say),))
     path = Path(text)
     if not path.is_file():
         raise VideoError(

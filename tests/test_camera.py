@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+import base64
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
-from threading import Event, Thread, Timer
-from typing import Any
+from threading import Event, Semaphore, Thread, Timer
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import pytest
 
 from ffn_edge import camera
-from ffn_edge.camera import Camera, has_hardware_decoder
+from ffn_edge.camera import Camera, has_hardware_decoder, is_camera
 from ffn_edge.errors import VideoError
+from ffn_edge.recording import recording_bytes
 from ffn_edge.runtime.live_reader import live_readers
 from ffn_edge.runtime.sources import CameraStream
 from ffn_edge.video import UNSTATED_FPS
@@ -32,6 +37,7 @@ class FakeCapture:
 
     def __init__(self, source: int | str, backend: int, settings: list[int]) -> None:
         self.opened.append((source, backend, settings))
+        self.source = source
         self.backend = backend
         self.frames = iter([np.full((4, 6, 3), value, np.uint8) for value in (10, 20)])
 
@@ -113,6 +119,30 @@ def test_a_csi_camera_is_opened_by_its_pipeline(capture: type[FakeCapture]) -> N
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("size", "short_side", "scaled"),
+    [
+        ("width=1920&height=1080", 512, "width=910,height=512"),
+        ("width=1080&height=1920", 512, "width=512,height=910"),
+        ("width=3840&height=2160", 257, "width=456,height=256"),
+        ("width=1280&height=720", 720, None),
+        ("width=640&height=480", 512, None),
+        ("width=1920&height=1080", None, None),
+    ],
+)
+def test_a_csi_camera_is_scaled_to_what_is_enough_before_the_processor_sees_it(
+    capture: type[FakeCapture], size: str, short_side: int | None, scaled: str | None
+) -> None:
+    with Camera(f"csi://0?{size}", short_side=short_side):
+        pass
+    pipeline = str(capture.opened[0][0])
+    caps = "! video/x-raw,format=BGRx"
+    if scaled is None:
+        assert f"! nvvidconv {caps} ! videoconvert" in pipeline
+    else:
+        assert f"! nvvidconv interpolation-method=2 {caps},{scaled} ! videoconvert" in pipeline
+
+
 def test_a_csi_camera_has_a_usual_size_and_rate(capture: type[FakeCapture]) -> None:
     with Camera("csi://0"):
         pass
@@ -191,11 +221,13 @@ def test_a_network_stream_is_read_by_ffmpeg(capture: type[FakeCapture]) -> None:
 
 @pytest.mark.usefixtures("jetson_decoder")
 def test_a_jetson_decodes_rtsp_in_hardware(capture: type[FakeCapture]) -> None:
-    with Camera(STREAM):
+    said: list[str] = []
+    with Camera(STREAM, say=said.append):
         pass
+    assert said == []
     ((pipeline, backend, _),) = capture.opened
     assert pipeline == (
-        f'rtspsrc location="{STREAM}" latency=0 drop-on-latency=true '
+        f'rtspsrc location="{STREAM}" protocols=tcp latency=0 '
         "! rtph264depay ! h264parse ! nvv4l2decoder "
         "! nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR "
         "! appsink drop=true max-buffers=1 sync=false"
@@ -204,21 +236,100 @@ def test_a_jetson_decodes_rtsp_in_hardware(capture: type[FakeCapture]) -> None:
 
 
 @pytest.mark.usefixtures("jetson_decoder")
-def test_what_the_hardware_does_not_decode_is_left_to_ffmpeg(capture: type[FakeCapture]) -> None:
-    capture.refused = (cv2.CAP_GSTREAMER,)
-    with Camera(STREAM) as opened:
-        assert opened.read()[0, 0, 0] == 10
-    assert [backend for _, backend, _ in capture.opened] == [cv2.CAP_GSTREAMER, cv2.CAP_FFMPEG]
+def test_a_jetson_decodes_h265_in_hardware_too_and_remembers_it(
+    capture: type[FakeCapture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "isOpened", lambda self: "h265" in str(self.source))
+    said: list[str] = []
+    opened = Camera(STREAM, say=said.append)
+    for _ in range(2):
+        with opened:
+            pass
+    assert said == []
+    tried = [str(source).split(" ! ")[1:4] for source, *_ in capture.opened]
+    assert tried == [
+        ["rtph264depay", "h264parse", "nvv4l2decoder"],
+        ["rtph265depay", "h265parse", "nvv4l2decoder"],
+        ["rtph265depay", "h265parse", "nvv4l2decoder"],
+    ]
 
 
 @pytest.mark.usefixtures("jetson_decoder")
-def test_without_gstreamer_a_jetson_decodes_by_ffmpeg(
+def test_what_the_hardware_does_not_decode_is_left_to_ffmpeg_and_said_once(
+    capture: type[FakeCapture],
+) -> None:
+    capture.refused = (cv2.CAP_GSTREAMER,)
+    said: list[str] = []
+    opened = Camera(STREAM, say=said.append)
+    for _ in range(2):
+        with opened:
+            assert opened.read()[0, 0, 0] == 10
+    backends = [cv2.CAP_GSTREAMER, cv2.CAP_GSTREAMER, cv2.CAP_FFMPEG]
+    assert [backend for _, backend, _ in capture.opened] == backends * 2
+    (words,) = said
+    assert "the processor decodes rtsp://cam.local:554/h264" in words
+    assert "H265" in words
+    assert "s3cret" not in words
+
+
+@pytest.mark.usefixtures("jetson_decoder")
+def test_without_gstreamer_a_jetson_decodes_by_ffmpeg_and_says_why(
     capture: type[FakeCapture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda b: b != cv2.CAP_GSTREAMER)
-    with Camera(STREAM):
+    said: list[str] = []
+    with Camera(STREAM, say=said.append):
         pass
     assert [backend for _, backend, _ in capture.opened] == [cv2.CAP_FFMPEG]
+    assert "without GStreamer" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("version", "is_told"), [("4.6.0", False), ("4.8.0", True), ("5.0.0", True)]
+)
+def test_an_old_opencv_is_told_no_timeouts_for_gstreamer_which_it_would_not_open(
+    capture: type[FakeCapture], monkeypatch: pytest.MonkeyPatch, version: str, is_told: bool
+) -> None:
+    monkeypatch.setattr(cv2, "__version__", version)
+    for address in ("csi://0", "rtsp://host/a"):
+        with Camera(address):
+            pass
+    assert [bool(settings) for *_, settings in capture.opened] == [is_told, True]
+
+
+def test_an_opencv_that_lacks_a_setting_is_told_the_others(
+    capture: type[FakeCapture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(cv2, "CAP_PROP_N_THREADS")
+    with Camera("rtsp://host/a"):
+        pass
+    assert len(capture.opened[0][2]) == 4
+
+
+@pytest.mark.parametrize("address", ["RTSP://Host/Path", "Rtsps://h/x", "HTTP://host/a", "CSI://0"])
+@pytest.mark.usefixtures("jetson_decoder")
+def test_a_scheme_is_read_in_any_case(capture: type[FakeCapture], address: str) -> None:
+    scheme, _, rest = address.partition("://")
+    for written in (address, f"{scheme.lower()}://{rest}"):
+        with Camera(written):
+            pass
+    assert capture.opened[0] == capture.opened[1]
+    assert is_camera(address)
+
+
+@pytest.mark.parametrize(("device", "number"), [("/dev/video0", 0), ("/dev/video12", 12)])
+def test_a_device_is_a_camera(capture: type[FakeCapture], device: str, number: int) -> None:
+    assert is_camera(device)
+    with Camera(device) as opened:
+        assert opened.name == f"camera {number}"
+    assert capture.opened == [(number, cv2.CAP_V4L2, [])]
+
+
+@pytest.mark.parametrize(
+    "text", ["/dev/video", "/dev/videos/a", "/dev/null", "/dev/0", "video0", " 0"]
+)
+def test_another_path_is_no_camera(text: str) -> None:
+    assert not is_camera(text)
 
 
 @pytest.mark.usefixtures("capture")
@@ -369,6 +480,178 @@ def test_a_real_file_over_http_is_refused(tmp_path: Path) -> None:
     ):
         Camera(url).__enter__()
     assert "download it first" in caught.value.hint
+
+
+class Host(BaseHTTPRequestHandler):
+    """A web server of one recording, or of what a test makes of it."""
+
+    headers_sent: Mapping[str, str] = {}
+    body = b"\x1aE\xdf\xa3 and so on"
+    password: str | None = None
+    asked: list[str]
+    protocol_version = "HTTP/1.0"
+
+    def do_GET(self) -> None:  # noqa: D102
+        self.asked.append(self.headers.get("Authorization", ""))
+        if self.password and not self.asked[-1]:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", self.password)
+            self.end_headers()
+            return
+        self.send_response(200)
+        for name, value in self.headers_sent.items():
+            self.send_header(name, value)
+        self.end_headers()
+        with suppress(OSError):
+            self.wfile.write(self.body)
+
+    def log_message(self, *_: object) -> None:  # noqa: D102
+        pass
+
+
+@contextmanager
+def hosting(**changes: Any) -> Iterator[tuple[str, list[str]]]:
+    """Run a `Host` with other attributes; yield its URL and the authorizations that it got."""
+    asked: list[str] = []
+    handler = type("Changed", (Host,), {**changes, "asked": asked})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/a", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "body", "expected"),
+    [
+        ("video/x-matroska", "12", Host.body, 12),
+        ("video/webm", "0", b"", 0),
+        ("application/octet-stream", "12", Host.body, 12),
+        ("video/x-matroska", None, Host.body, None),
+        ("multipart/x-mixed-replace;boundary=f", "99999999", b"--f", None),
+        ("application/vnd.apple.mpegurl", "20", b"#EXTM3U\n#EXT-X-VERSI", None),
+        ("text/plain", "9", b"\n#EXTM3U\n", None),
+        ("application/dash+xml", "20", b"<?xml version='1.0'?", None),
+        ("application/sdp", "7", b"v=0\no=-", None),
+    ],
+)
+def test_a_recording_is_told_from_a_stream_by_the_end_that_its_host_states(
+    kind: str, length: str | None, body: bytes, expected: int | None
+) -> None:
+    headers = {"Content-Type": kind, **({"Content-Length": length} if length else {})}
+    with hosting(headers_sent=headers, body=body) as (url, _):
+        assert recording_bytes(url) == expected
+
+
+def test_a_host_that_asks_for_a_password_gets_it(capture: type[FakeCapture]) -> None:
+    for scheme in ("Basic", "Digest"):
+        challenge = f'{scheme} realm="camera", nonce="1", qop="auth", algorithm=MD5'
+        with hosting(password=challenge, headers_sent={"Content-Length": "12"}) as (url, asked):
+            url = url.replace("127", "viewer:s3%20cret@127")
+            with pytest.raises(VideoError, match="is no camera but a recording") as caught:
+                Camera(url).__enter__()
+        assert [word.partition(" ")[0] for word in asked] == ["", scheme]
+        if scheme == "Basic":
+            assert base64.b64decode(asked[1].split()[1]) == b"viewer:s3 cret"
+        assert "cret" not in str(caught.value)
+    assert capture.opened == []
+
+
+@pytest.mark.parametrize("changes", [{"password": "Basic"}, {"protocol_version": "ICY"}])
+def test_where_the_host_does_not_say_it_is_taken_for_a_camera(
+    capture: type[FakeCapture], changes: dict[str, str]
+) -> None:
+    with hosting(**changes) as (url, _), Camera(url):
+        pass
+    assert len(capture.opened) == 1
+
+
+def test_a_camera_for_one_client_is_opened_after_it_was_asked() -> None:
+    clients = Semaphore(1)
+    refused: list[int] = []
+
+    class Single(Host):
+        asked: ClassVar[list[str]] = []
+
+        def do_GET(self) -> None:
+            if not clients.acquire(blocking=False):
+                refused.append(1)
+                self.send_error(503)
+                return
+            with suppress(OSError):
+                self.send_response(200)
+                self.send_header("Content-Type", "multipart/x-mixed-replace;boundary=frame")
+                self.end_headers()
+                for _ in range(200):
+                    send_picture(self.wfile, 50)
+                    time.sleep(0.02)
+            clients.release()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Single) as server:
+        server.daemon_threads = True
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            with Camera(f"http://127.0.0.1:{server.server_port}/camera") as opened:
+                assert opened.read().mean() == pytest.approx(50, abs=3)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_camera_that_comes_back_is_not_asked_again() -> None:
+    asked: list[int] = []
+
+    def send(to: Any) -> None:
+        asked.append(1)
+        for _ in range(50):
+            send_picture(to, 50)
+
+    with serving(send) as url:
+        opened = Camera(url)
+        for _ in range(2):
+            with opened:
+                opened.read()
+    assert len(asked) == 3
+
+
+PROGRAM = """
+import sys, threading, time
+import cv2
+import numpy as np
+class Capture:
+    def __init__(self, *_): pass
+    def isOpened(self): return True
+    def get(self, prop): return 30.0
+    def read(self):
+        cv2.blur(picture, (301, 301))  # in C++, without Python's lock
+        return True, picture
+    def release(self): pass
+picture = np.zeros((3000, 3000, 3), np.uint8)
+cv2.VideoCapture = Capture
+cv2.videoio_registry.hasBackend = lambda backend: True
+from ffn_edge.camera import Camera
+def forever():
+    with Camera("0") as camera:
+        while True:
+            camera.read()
+for _ in range(3):
+    threading.Thread(target=forever, daemon=True).start()
+time.sleep(float(sys.argv[1]))
+sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.35, 0.4])
+def test_python_ends_in_order_while_a_thread_reads_a_camera(seconds: float) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(seconds)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (7, "")
 
 
 def test_a_stream_that_stalls_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,7 +225,7 @@ class TurningCamera:
     stops: int | None = None
     frames = 0  # of all cameras together: one that is opened again shows the time
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, **options: object) -> None:
         pass
 
     def __enter__(self) -> TurningCamera:

@@ -107,7 +107,7 @@ class WarmingCamera:
     name = "camera 0"
     fps = 30.0
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, **options: object) -> None:
         self.address = address
 
     def __enter__(self) -> WarmingCamera:
