@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to end in order."""
+"""Ctrl-C, SIGTERM and SIGHUP as a request to end in order."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """Return what asks a program to end: Ctrl-C, SIGTERM, and SIGHUP of a terminal that goes away.
+
+    Without SIGHUP where it is ignored, which is what `nohup` does.
+    """
+    ignores = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *(() if ignores else (signal.SIGHUP,)))
 
 
 @contextmanager

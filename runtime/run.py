@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -35,7 +34,7 @@ from ffn_edge.runtime.simulate.trace import TraceWriter
 from ffn_edge.runtime.sinks import AnnotatedVideo, Sink
 from ffn_edge.runtime.sources import Frame, Stream, open_source
 from ffn_edge.runtime.summary import Summary
-from ffn_edge.signals import on_signals
+from ffn_edge.signals import ending_signals, on_signals
 
 # Enough to start with; the policy learns the rest from the run itself.
 _QUICK_RUNS = 5
@@ -103,7 +102,13 @@ def open_session(
     limits_now: Callable[[], Limits] = (
         (lambda: limits) if file is None else LimitsFile(file, limits, say)
     )
-    streams = open_source(source, realtime=options.realtime)
+    streams = open_source(
+        source,
+        realtime=options.realtime,
+        # Who looks at the frames sees all of them; a network needs no more than twice its size.
+        short_side=None if on_frame else max(2 * bundle.manifest.input.short_side, 256),
+        say=say,
+    )
     is_live = all(stream.live for stream in streams.streams)
     wanted = None if limits.frames is None else (limits.frames,)
     with ExitStack() as stack:
@@ -262,7 +267,7 @@ def run_session(
 ) -> None:
     """Run a bundle over a source, and give every result to every sink, until the source ends.
 
-    Ctrl-C and SIGTERM end the run after the inference at hand; a second Ctrl-C at once.
+    Ctrl-C, SIGTERM and SIGHUP end the run after the inference at hand; a second Ctrl-C at once.
 
     Args:
         bundle: what to run.
@@ -307,7 +312,7 @@ def run_session(
                 trace=trace,
             )
         )
-        stack.enter_context(on_signals(session.stop, signal.SIGINT, signal.SIGTERM))
+        stack.enter_context(on_signals(session.stop, *ending_signals()))
         # Closed here and not some time later, so that no thread writes to a sink that is closed.
         results = stack.enter_context(closing(iter(session)))
         targets = [summary, *sinks, *([] if video is None else [video])]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to end in order."""
+"""Ctrl-C, SIGTERM and SIGHUP as a request to end in order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from ffn_edge.signals import on_signals
+from ffn_edge.signals import ending_signals, on_signals
 
 
 def interrupt() -> None:
@@ -49,3 +49,15 @@ def test_another_thread_leaves_the_handlers_as_they_are() -> None:
     thread.start()
     thread.join()
     assert found == [before]
+
+
+def test_a_terminal_that_goes_away_asks_to_end_but_under_nohup() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        assert set(ending_signals()) == {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with on_signals(lambda: None, *ending_signals()):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
