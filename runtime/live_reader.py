@@ -12,6 +12,8 @@ from ffn_edge.errors import VideoError
 from ffn_edge.runtime.hand_over import HandOver
 from ffn_edge.runtime.sources import Frame, Stream
 
+# How long a camera's frame may be overdue.
+PATIENCE_S = 5.0
 # Before each attempt to open a stream that was lost; the last one is repeated.
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 
@@ -43,7 +45,7 @@ class LiveReader:
         stream: Stream,
         take: Callable[[Frame], None],
         *,
-        patience_s: float = 5.0,
+        patience_s: float = PATIENCE_S,
         opening_s: float = 40.0,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -222,7 +224,7 @@ def live_readers(
     stopped: Callable[[], bool],
     *,
     say: Callable[[str], None] = lambda message: None,
-    patience_s: float = 5.0,
+    patience_s: float = PATIENCE_S,
     pauses_s: Sequence[float] = PAUSES_S,
 ) -> Generator[LiveReader, None, None]:
     """Yield a reader of a live stream, and another one each time that a lost one is back.

@@ -16,7 +16,7 @@ from ffn_edge.picture import prepare_frame
 from ffn_edge.runtime.clip_buffer import ClipBuffer, HostRing, Ring, window_capacity
 from ffn_edge.runtime.confidence import Logits
 from ffn_edge.runtime.engine import Engine, NewRing
-from ffn_edge.runtime.live_reader import live_readers
+from ffn_edge.runtime.live_reader import PATIENCE_S, LiveReader, live_readers
 from ffn_edge.runtime.policy.interface import (
     NOTHING_SENSED,
     Controller,
@@ -119,6 +119,10 @@ class Session:
     A video file is processed in its own time, every frame, as fast as possible. On a live source
     an inference that takes longer than the hop is followed at once by one with the newest frames;
     nothing queues up. Every video gets at least one prediction, however short it is.
+
+    Attributes:
+        received: frames that live sources sent, up to the latest end or loss of one.
+        dropped: of them, those that were not handled, since newer ones came meanwhile.
     """
 
     def __init__(
@@ -150,7 +154,8 @@ class Session:
             second_look: escalates what few frames are not sure of; None is never.
             new_ring: makes the ring that the engines read from, of so many frames; None is one
                 in host memory.
-            on_frame: is called with every frame; on a live source, in its reader's thread.
+            on_frame: is called with every frame that is handled; on a live source, in its reader's
+                thread.
             on_skip: is called with each video of a list that is broken.
             say: is told of a limit that cannot be kept, and of a live stream that is lost and
                 its return; in any thread.
@@ -181,7 +186,8 @@ class Session:
         self._stopped = False
         self._offset_s = 0.0  # the length of the streams before this one
         self._latest_s = 0.0  # the time of this stream's newest frame
-        self._live_since: float | None = None
+        self._live_since: float | None = None  # when its time began
+        self.received = self.dropped = 0
         self._warned = -math.inf  # when, and
         self._warned_of: tuple[str, Limits] | None = None
 
@@ -230,18 +236,31 @@ class Session:
             yield from self._end()
 
     def _watch_live(self, stream: Stream) -> Iterator[Result]:
-        self._live_since = time.monotonic()
-        readers = live_readers(stream, self._take, self._is_over, say=self._say)
+        readers = live_readers(
+            stream,
+            self._take_live,
+            self._is_over,
+            say=self._say,
+            # A file's frames may be any time apart, and none of them be overdue.
+            patience_s=PATIENCE_S if stream.comes_back else math.inf,
+        )
         with closing(readers):
             for reader in readers:
-                with self._window(stream):
-                    reader.start()
-                    if reader.wait(0.0, self._is_over):
-                        self._due_s += reader.first_s  # one that was lost starts anew
-                    while reader.wait(self._due_s, self._is_over):
-                        yield self._infer()
-                    if reader.failure is None and not self._is_over():
-                        yield from self._end()
+                try:
+                    yield from self._watch_reader(reader, stream)
+                finally:
+                    self.received += reader.received
+                    self.dropped += reader.dropped
+
+    def _watch_reader(self, reader: LiveReader, stream: Stream) -> Iterator[Result]:
+        with self._window(stream):
+            reader.start()
+            if reader.wait(0.0, self._is_over):
+                self._due_s += reader.first_s  # one that was lost starts anew
+            while reader.wait(self._due_s, self._is_over):
+                yield self._infer()
+            if reader.failure is None and not self._is_over():
+                yield from self._end()
 
     @contextmanager
     def _window(self, stream: Stream) -> Iterator[None]:
@@ -273,6 +292,11 @@ class Session:
         self._latest_s = frame.time_s
         if self._on_frame is not None:
             self._on_frame(frame, self._stream)
+
+    def _take_live(self, frame: Frame) -> None:
+        if self._live_since is None:
+            self._live_since = time.monotonic() - frame.time_s
+        self._take(frame)
 
     def _is_over(self) -> bool:
         latest_s = self._latest_s

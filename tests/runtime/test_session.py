@@ -22,6 +22,7 @@ from ffn_edge.runtime.engine import EngineOptions
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.run import RunOptions, open_session
 from ffn_edge.runtime.session import Result, top_classes
+from ffn_edge.runtime.sources import Frame, Source, Stream
 
 Watch = Callable[..., list[Result]]
 
@@ -290,6 +291,63 @@ def test_a_camera_that_stops_comes_back_with_a_new_window(
     assert back < len(results)
     assert any("trying to open it again" in words for words in said)
     assert any("camera 0 is back" in words for words in said)
+
+
+def test_frames_that_a_slow_handling_leaves_out_are_counted(
+    bundle: Bundle, camera: type[TurningCamera]
+) -> None:
+    options = RunOptions(window_s=0.2, max_seconds=1.0, engines=EngineOptions(threads=1))
+    handled: list[float] = []
+
+    def slow(frame: Frame, stream: Stream) -> None:
+        handled.append(frame.time_s)
+        time.sleep(0.05)
+
+    with open_session(bundle, "0", Limits(), options, on_frame=slow) as session:
+        list(session)
+    assert session.received <= camera.frames
+    assert session.dropped > session.received // 2
+    # The one that waits at the end is neither handled nor dropped.
+    assert 0 <= session.received - session.dropped - len(handled) <= 1
+
+
+def test_the_seconds_that_were_asked_for_begin_with_the_first_frame(
+    watch: Watch, camera: type[TurningCamera], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_slowly(opened: TurningCamera) -> TurningCamera:
+        time.sleep(0.7)
+        return opened
+
+    monkeypatch.setattr(camera, "__enter__", open_slowly)
+    assert watch("0", window_s=0.2, hop_s=0.1, max_seconds=0.6)
+
+
+def test_a_picture_that_stays_for_long_is_no_fault_of_a_file(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slides:
+        """Two pictures, far apart."""
+
+        name, live, comes_back, fps = "slides", True, False, 100.0
+
+        def __enter__(self) -> Slides:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def __iter__(self) -> Iterator[Frame]:
+            yield Frame(np.zeros((32, 32, 3), np.uint8), 0.0)
+            time.sleep(0.5)
+            yield Frame(np.zeros((32, 32, 3), np.uint8), 0.5)
+
+    monkeypatch.setattr(session_module, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(
+        "ffn_edge.runtime.run.open_source", lambda *_, **__: Source(streams=(Slides(),))
+    )
+    options = RunOptions(window_s=0.2, engines=EngineOptions(threads=1))
+    with open_session(bundle, "slides", Limits(), options) as session:
+        assert times(list(session))[-1] == 0.5
 
 
 def test_a_file_in_real_time_gets_a_prediction_at_its_end(
