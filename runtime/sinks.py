@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,7 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ffn_edge.opencv import opencv
 from ffn_edge.picture import draw_label
+from ffn_edge.runtime.hand_over import HandOver
 from ffn_edge.runtime.line_file import LineFile
 from ffn_edge.runtime.session import Result
 from ffn_edge.runtime.sources import Frame, Stream
@@ -133,17 +134,28 @@ class LiveView:
 class AnnotatedVideo:
     """An MP4 of the source with the latest result written into each frame.
 
-    `frame` may be called in another thread than `write`. The file keeps the source's time: a
-    live source's dropped frames are filled by the one before.
+    `frame` may be called in another thread than `write`. A thread of the file's own writes them:
+    frames of a live source that come faster than that are left out; any other source waits. A
+    frame keeps its time, whatever was left out before it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines: tuple[str, ...] = ()
         self._writer: VideoWriter | None = None
+        self._size = (0, 0)  # of a frame: width and height, in pixels
         self._written = 0
-        self._is_closed = False
-        self._lock = threading.Lock()
+        self._frames: HandOver[_Labelled] = HandOver(self._append, "annotated-video")
+
+    @property
+    def received(self) -> int:
+        """How many frames came."""
+        return self._frames.count
+
+    @property
+    def dropped(self) -> int:
+        """How many of them were left out."""
+        return self._frames.dropped
 
     def __enter__(self) -> AnnotatedVideo:
         return self
@@ -159,11 +171,13 @@ class AnnotatedVideo:
         Raises:
             VideoError: it is not whole, as when the disk is full.
         """
-        with self._lock:
-            self._is_closed = True
-            if self._writer is not None:
-                # Where the run failed, what was watched until then is still a whole video.
-                self._writer.__exit__(None, None, None)
+        self._frames.close()
+        failure = self._frames.error
+        if self._writer is not None:
+            # Where the run failed, what was watched until then is still a whole video.
+            self._writer.__exit__(None if failure is None else type(failure), failure, None)
+        if failure is not None and failure is not error:
+            raise failure
 
     def write(self, result: Result) -> None:
         """Take the text of a result."""
@@ -173,19 +187,31 @@ class AnnotatedVideo:
         )
 
     def frame(self, frame: Frame, stream: Stream) -> None:
-        """Append a frame of the source.
+        """Leave a frame of the source to the file's thread; at once, if the source is live.
 
         Raises:
             VideoError: the file cannot be written.
         """
-        labelled = draw_label(frame.image, self._lines)
-        with self._lock:
-            if self._is_closed:
-                return
-            if self._writer is None:
-                height, width = labelled.shape[:2]
-                writer = VideoWriter(self._path, fps=stream.fps, width=width, height=height)
-                self._writer = writer.__enter__()
-            while self._written <= round(frame.time_s * stream.fps):
-                self._writer.write(labelled)
-                self._written += 1
+        self._frames.put(_Labelled(frame, self._lines, stream.fps), drop=stream.live)
+
+    def _append(self, labelled: _Labelled) -> None:
+        """Write a frame, in the size of the first: a camera may come back with another."""
+        image, time_s = labelled.frame
+        if self._writer is not None:
+            image = opencv().resize(image, self._size, interpolation=opencv().INTER_AREA)
+        self._size = image.shape[1::-1]
+        image = draw_label(image, labelled.lines)
+        if self._writer is None:
+            height, width = image.shape[:2]
+            writer = VideoWriter(self._path, fps=labelled.fps, width=width, height=height)
+            self._writer = writer.__enter__()
+        self._writer.write(image, time_s)
+        self._written += 1
+
+
+class _Labelled(NamedTuple):
+    """A frame, what is written into it, and the rate that its source states."""
+
+    frame: Frame
+    lines: tuple[str, ...]
+    fps: float

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from ffn_edge.errors import FfnEdgeError, VideoError
+from ffn_edge.runtime.live_reader import live_readers
 from ffn_edge.runtime.policy.interface import Decision, Limits, Observation, Sensed
 from ffn_edge.runtime.session import Prediction, Result
 from ffn_edge.runtime.sinks import AnnotatedVideo, JsonLines, LiveView
@@ -162,16 +167,173 @@ def test_the_annotated_video_has_a_frame_for_each_of_the_source(
     assert plain.shape[1] >= 360, "a small frame is not enlarged"
 
 
-def test_the_annotated_video_keeps_the_time_of_a_live_source(
-    tmp_path: Path, stream: Stream
+class SlowWriter:
+    """Stands for a `VideoWriter` that writes when it is let, and may find the disk full."""
+
+    def __init__(self, path: Path, fps: float, width: int, height: int) -> None:
+        self.size = (height, width)
+        self.times: list[float] = []
+        self.images: list[np.ndarray] = []
+        self.exits: list[type[BaseException] | None] = []
+        written.append(self)
+
+    def __enter__(self) -> SlowWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        assert not may_write.locked(), "the file is closed while a frame is written"
+        self.exits.append(kind)
+
+    def write(self, image: np.ndarray, time_s: float) -> None:
+        """Append a frame."""
+        with may_write:
+            if is_full.is_set():
+                raise VideoError("the file could not be written: the disk is full")
+            assert image.shape[:2] == self.size
+            self.times.append(time_s)
+            self.images.append(image)
+
+
+written: list[SlowWriter] = []
+may_write = threading.Lock()
+is_full = threading.Event()
+
+
+@pytest.fixture
+def slow_writer(monkeypatch: pytest.MonkeyPatch) -> list[SlowWriter]:
+    """The writers of annotated videos, which write while `may_write` is free."""
+    monkeypatch.setattr("ffn_edge.runtime.sinks.VideoWriter", SlowWriter)
+    written.clear()
+    is_full.clear()
+    return written
+
+
+@dataclass
+class Source:
+    """What an annotated video asks of a stream."""
+
+    live: bool
+    fps: float = 30.0
+
+
+def picture(value: int = 0, height: int = 360, width: int = 640) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def test_a_live_source_never_waits_for_the_file_and_frames_keep_their_times(
+    tmp_path: Path, slow_writer: list[SlowWriter]
 ) -> None:
-    image = np.zeros((32, 32, 3), np.uint8)
-    path = tmp_path / "out.mp4"
-    with stream, AnnotatedVideo(path) as video:
-        for time_s in (0.0, 0.11, 0.12, 0.5, 0.9):
-            video.frame(Frame(image, time_s), stream)
-    with VideoReader(path) as written:
-        assert written.num_frames == 10
+    with AnnotatedVideo(tmp_path / "out.mp4") as video:
+        with may_write:
+            for number in range(50):
+                video.frame(Frame(picture(), number / 30), Source(live=True))
+        video.frame(Frame(picture(), 100.0), Source(live=True))  # it was away; nothing fills that
+    times = slow_writer[0].times
+    assert times == sorted(times)
+    assert times[-1] == 100.0
+    assert len(times) <= 4
+    assert (video.received, video.dropped) == (51, 51 - len(times))
+    assert video._written == len(times)
+
+
+def test_of_a_file_every_frame_is_written_however_slowly(
+    tmp_path: Path, slow_writer: list[SlowWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = SlowWriter.write
+
+    def slowly(writer: SlowWriter, image: np.ndarray, time_s: float) -> None:
+        time.sleep(0.005)
+        original(writer, image, time_s)
+
+    monkeypatch.setattr(SlowWriter, "write", slowly)
+    with AnnotatedVideo(tmp_path / "out.mp4") as video:
+        for number in range(30):
+            video.frame(Frame(picture(number), number / 10), Source(live=False))
+    assert slow_writer[0].times == [number / 10 for number in range(30)]
+    assert [image[-1, 0, 0] for image in slow_writer[0].images] == list(range(30))
+    assert video.dropped == 0
+
+
+@pytest.mark.parametrize("sizes", [((360, 640), (720, 1280), (90, 160)), ((32, 32), (720, 1280))])
+def test_a_camera_that_comes_back_with_another_size_is_scaled_to_the_first(
+    tmp_path: Path, slow_writer: list[SlowWriter], sizes: tuple[tuple[int, int], ...]
+) -> None:
+    with AnnotatedVideo(tmp_path / "out.mp4") as video:
+        for number, (height, width) in enumerate(sizes):
+            image = picture(200, height, width)
+            image[:, : width // 2] = 0
+            video.frame(Frame(image, number / 10), Source(live=False))
+    (writer,) = slow_writer
+    assert len(writer.images) == len(sizes)
+    for image in writer.images:
+        middle = image.shape[1] // 2
+        assert image[:, : middle - 20].max() < 5
+        assert image[:, middle + 20 :].min() > 195
+
+
+def test_a_full_disk_is_said_as_such_and_leaves_no_file(
+    tmp_path: Path, slow_writer: list[SlowWriter]
+) -> None:
+    is_full.set()
+    with (
+        pytest.raises(VideoError, match="disk is full"),
+        AnnotatedVideo(tmp_path / "out.mp4") as video,
+    ):
+        for number in range(1000):
+            video.frame(Frame(picture(), number / 30), Source(live=True))
+            time.sleep(0.01)
+    assert slow_writer[0].exits == [VideoError]
+
+
+def test_a_disk_that_was_full_at_the_end_is_not_passed_over(
+    tmp_path: Path, slow_writer: list[SlowWriter]
+) -> None:
+    is_full.set()
+    with pytest.raises(VideoError, match="disk is full"), AnnotatedVideo(tmp_path / "o") as video:
+        video.frame(Frame(picture(), 0.0), Source(live=True))
+    assert slow_writer[0].exits == [VideoError]
+
+
+def test_a_full_disk_is_no_outage_of_the_camera(
+    tmp_path: Path, slow_writer: list[SlowWriter]
+) -> None:
+    class Camera:
+        """Ten frames, and then silence."""
+
+        name, live, comes_back, fps = "camera", True, True, 30.0
+
+        def __enter__(self) -> Camera:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def __iter__(self) -> Iterator[Frame]:
+            for number in range(10):
+                yield Frame(picture(), number / 30)
+                time.sleep(0.01)
+            quiet.wait(timeout=10)
+
+    quiet = threading.Event()
+    is_full.set()
+    said: list[str] = []
+    camera = Camera()
+    with (
+        pytest.raises(VideoError, match="disk is full"),
+        AnnotatedVideo(tmp_path / "out.mp4") as video,
+        closing(
+            live_readers(
+                camera, lambda frame: video.frame(frame, camera), lambda: False, say=said.append
+            )
+        ) as readers,
+    ):
+        for reader in readers:
+            reader.start()
+            while reader.wait(1e9, lambda: False):
+                pass
+    quiet.set()
+    assert said == []
+    assert len(slow_writer) == 1
 
 
 def test_what_was_annotated_before_an_error_is_kept(tmp_path: Path, stream: Stream) -> None:
