@@ -321,6 +321,12 @@ def run_session(
                 trace.write(result.observation)
             for target in targets:
                 target.write(result)
+    for what, counts in (("the run", session), (annotate, video)):
+        if counts is not None and counts.dropped:
+            say(
+                f"{what} left out {counts.dropped} of {counts.received} frames "
+                f"({counts.dropped / counts.received:.0%}): they came faster than they were handled"
+            )
 
 
 def _doubt(profile: Profile | None, bundle: Bundle, engines: OpenEngines, root: Path) -> str:

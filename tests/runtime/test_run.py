@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from ffn_edge.runtime.run import RunOptions, open_session, run_session, setting_
 from ffn_edge.runtime.second_look import SecondLook
 from ffn_edge.runtime.session import Result
 from ffn_edge.runtime.simulate.trace import read_trace
-from ffn_edge.runtime.sinks import result_fields
+from ffn_edge.runtime.sinks import AnnotatedVideo, result_fields
+from ffn_edge.runtime.sources import Frame, Source
 from ffn_edge.runtime.summary import Summary
 
 ENGINES = EngineOptions(backend="onnxruntime", threads=1)
@@ -280,6 +282,42 @@ def test_a_second_look_never_runs_what_the_guard_rules_out(
     _, guarded = look.answer(barred, Limits(power_w=60.0), run_engine)
     assert 8 in dict(free)
     assert 8 not in dict(guarded)
+
+
+def test_a_run_says_at_its_end_what_it_left_out(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Camera:
+        """Two hundred frames a second, for half a second."""
+
+        name, live, comes_back, fps = "camera", True, False, 200.0
+
+        def __enter__(self) -> Camera:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def __iter__(self) -> Iterator[Frame]:
+            for number in range(100):
+                yield Frame(np.zeros((32, 32, 3), np.uint8), number / 200)
+                time.sleep(0.005)
+
+    def slowly(self: AnnotatedVideo, labelled: object) -> None:
+        time.sleep(0.1)
+
+    monkeypatch.setattr(
+        "ffn_edge.runtime.run.open_source", lambda *_, **__: Source(streams=(Camera(),))
+    )
+    monkeypatch.setattr(AnnotatedVideo, "_append", slowly)
+    said: list[str] = []
+    options = RunOptions(engines=ENGINES, window_s=0.1)
+    path = tmp_path / "out.mp4"
+    run_session(bundle, "0", Limits(), options, summary=Summary(), annotate=path, say=said.append)
+    (line,) = [line for line in said if str(path) in line]
+    left_out, received = (int(word) for word in line.split() if word.isdecimal())
+    assert received // 2 < left_out < received <= 100
+    assert f"({left_out / received:.0%})" in line
 
 
 def test_escalation_needs_a_calibration(bundle: Bundle, video: Path) -> None:
