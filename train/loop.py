@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from ffn_edge.errors import DataError, RecipeError
 from ffn_edge.network import build, family_of
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.network.transfer import start_from
-from ffn_edge.signals import on_signals
+from ffn_edge.signals import ending_signals, on_signals
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.evaluate import evaluate
@@ -182,7 +181,7 @@ def train(
             RunLog(
                 folder, recipe.epochs * steps_per_epoch, state.step, state.epoch, processes.first
             ) as log,
-            on_signals(stop.set, signal.SIGINT, signal.SIGTERM, once=False),
+            on_signals(stop.set, *ending_signals(), once=False),
         ):
             saved_at = time.monotonic()
 

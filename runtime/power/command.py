@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import signal
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -27,7 +26,7 @@ from ffn_edge.runtime.power.ina import RAILS
 from ffn_edge.runtime.power.nvml import visible_gpu
 from ffn_edge.runtime.power.schedule import Schedule
 from ffn_edge.runtime.power.watch import Watched, watch
-from ffn_edge.signals import on_signals
+from ffn_edge.signals import ending_signals, on_signals
 
 
 @click.command(short_help="Show what power can be measured here.")
@@ -65,7 +64,7 @@ def power(watching: bool, seconds: float | None, root: Path, as_json: bool) -> N
     with ExitStack() as stack:
         for each in meters:
             stack.enter_context(closing(each.meter))
-        stack.enter_context(on_signals(stop.set, signal.SIGINT, signal.SIGTERM))
+        stack.enter_context(on_signals(stop.set, *ending_signals()))
         live = None
         if watching and not as_json:
             live = stack.enter_context(Live(console=Console(), auto_refresh=False))
