@@ -111,9 +111,9 @@ class Camera:
             VideoError: it is none of these.
         """
         self._say = say
-        self._is_asked = False  # whether it is a recording
+        self._is_asked = False  # whether it is a recording, and answered
         self._has_said = False
-        self._in_driver = threading.Lock()
+        self._in_driver = threading.RLock()
         _cameras.add(self)
         scheme, separator, rest = address.partition("://")
         scheme = scheme.lower()
@@ -201,17 +201,16 @@ class Camera:
         url = str(self._ways[-1].source)
         if self._is_asked or not url.startswith(("http://", "https://")):
             return False
-        from ffn_edge.recording import recording_bytes  # loads Python's HTTP, which few need
+        from ffn_edge.recording import is_recording  # loads Python's HTTP, which few need
 
         try:
-            length = recording_bytes(url)
+            has_end = is_recording(url)
         except OSError:
             return False
         self._is_asked = True
-        if length is not None:
+        if has_end:
             raise VideoError(
-                f"{self.name} is no camera but a recording of {length} bytes",
-                "download it first, and name the file.",
+                f"{self.name} is no camera but a recording", "download it first, and name the file."
             )
         return True
 

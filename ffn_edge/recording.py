@@ -11,11 +11,11 @@ _ASK_S = 5.0
 _PLAYLISTS = (b"#EXTM3U", b"<", b"v=0")
 
 
-def recording_bytes(url: str) -> int | None:
-    """Return how long the recording behind a URL is; None is a stream.
+def is_recording(url: str) -> bool:
+    """Return whether what is behind a URL has an end: a length, or parts that can be asked for.
 
-    One request, closed again once its headers are here. A camera states no length, or one for the
-    parts of a "multipart" stream alone.
+    One request, closed again once its headers are here. A camera states neither, or the length of
+    one part of a "multipart" stream.
 
     Args:
         url: http:// or https://, with user and password or without.
@@ -25,11 +25,11 @@ def recording_bytes(url: str) -> int | None:
     """
     try:
         with _opener(url).open(_without_user(url), timeout=_ASK_S) as response:
-            length = response.headers["Content-Length"]
-            if response.headers.get_content_maintype() == "multipart" or length is None:
-                return None
-            start = response.read(16).lstrip()
-            return None if start.startswith(_PLAYLISTS) else int(length)
+            headers = response.headers
+            has_end = "Content-Length" in headers or headers["Accept-Ranges"] == "bytes"
+            if not has_end or headers.get_content_maintype() == "multipart":
+                return False
+            return not response.read(16).lstrip().startswith(_PLAYLISTS)
     except (http.client.HTTPException, ValueError) as error:
         raise OSError("no HTTP") from error
 

@@ -21,7 +21,7 @@ import pytest
 from ffn_edge import camera
 from ffn_edge.camera import Camera, has_hardware_decoder, is_camera
 from ffn_edge.errors import VideoError
-from ffn_edge.recording import recording_bytes
+from ffn_edge.recording import is_recording
 from ffn_edge.runtime.live_reader import live_readers
 from ffn_edge.runtime.sources import CameraStream
 from ffn_edge.video import UNSTATED_FPS
@@ -526,25 +526,25 @@ def hosting(**changes: Any) -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "length", "body", "expected"),
+    ("kind", "headers", "body", "expected"),
     [
-        ("video/x-matroska", "12", Host.body, 12),
-        ("video/webm", "0", b"", 0),
-        ("application/octet-stream", "12", Host.body, 12),
-        ("video/x-matroska", None, Host.body, None),
-        ("multipart/x-mixed-replace;boundary=f", "99999999", b"--f", None),
-        ("application/vnd.apple.mpegurl", "20", b"#EXTM3U\n#EXT-X-VERSI", None),
-        ("text/plain", "9", b"\n#EXTM3U\n", None),
-        ("application/dash+xml", "20", b"<?xml version='1.0'?", None),
-        ("application/sdp", "7", b"v=0\no=-", None),
+        ("video/x-matroska", {"Content-Length": "12"}, Host.body, True),
+        ("video/webm", {"Content-Length": "0"}, b"", True),
+        ("application/octet-stream", {"Accept-Ranges": "bytes"}, Host.body, True),
+        ("video/x-matroska", {}, Host.body, False),
+        ("video/mp2t", {"Accept-Ranges": "none"}, Host.body, False),
+        ("multipart/x-mixed-replace;boundary=f", {"Content-Length": "99999999"}, b"--f", False),
+        ("application/vnd.apple.mpegurl", {"Content-Length": "20"}, b"#EXTM3U\n", False),
+        ("text/plain", {"Content-Length": "9"}, b"\n#EXTM3U\n", False),
+        ("application/dash+xml", {"Accept-Ranges": "bytes"}, b"<?xml version='1.0'?", False),
+        ("application/sdp", {"Content-Length": "7"}, b"v=0\no=-", False),
     ],
 )
 def test_a_recording_is_told_from_a_stream_by_the_end_that_its_host_states(
-    kind: str, length: str | None, body: bytes, expected: int | None
+    kind: str, headers: dict[str, str], body: bytes, expected: bool
 ) -> None:
-    headers = {"Content-Type": kind, **({"Content-Length": length} if length else {})}
-    with hosting(headers_sent=headers, body=body) as (url, _):
-        assert recording_bytes(url) == expected
+    with hosting(headers_sent={"Content-Type": kind, **headers}, body=body) as (url, _):
+        assert is_recording(url) is expected
 
 
 def test_a_host_that_asks_for_a_password_gets_it(capture: type[FakeCapture]) -> None:
@@ -635,23 +635,31 @@ picture = np.zeros((3000, 3000, 3), np.uint8)
 cv2.VideoCapture = Capture
 cv2.videoio_registry.hasBackend = lambda backend: True
 from ffn_edge.camera import Camera
-def forever():
+def frames():
     with Camera("0") as camera:
         while True:
-            camera.read()
-for _ in range(3):
-    threading.Thread(target=forever, daemon=True).start()
-time.sleep(float(sys.argv[1]))
-sys.exit(7)
+            yield camera.read()
 """
 
 
 @pytest.mark.parametrize("seconds", [0.3, 0.35, 0.4])
-def test_python_ends_in_order_while_a_thread_reads_a_camera(seconds: float) -> None:
+def test_python_ends_in_order_while_threads_read_cameras(seconds: float) -> None:
+    program = f"""{PROGRAM}
+for _ in range(3):
+    threading.Thread(target=lambda: list(frames()), daemon=True).start()
+time.sleep({seconds})
+sys.exit(7)
+"""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(seconds)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (7, "")
+
+
+def test_python_ends_in_order_where_a_generator_holds_a_camera() -> None:
+    program = PROGRAM + "held = frames(); next(held); sys.exit(7)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert done.returncode == 7
 
 
 def test_a_stream_that_stalls_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
