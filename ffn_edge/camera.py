@@ -57,7 +57,7 @@ _CSI_PIPELINE = (
     "! queue max-size-buffers=3 leaky=downstream ! " + _TO_BGR
 )
 # By TCP nothing is lost or comes out of order, so there is nothing to wait for. One pipeline for
-# each codec: `parsebin` takes any, but may hand H.264 over in the form that nvv4l2decoder refuses.
+# each codec, so that it is known what served: `decodebin` could take the processor's decoder.
 _RTSP_PIPELINE = (
     'rtspsrc location="{url}" protocols=tcp latency=0 '
     "! rtp{codec}depay ! {codec}parse ! nvv4l2decoder ! " + _TO_BGR
