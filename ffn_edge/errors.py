@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without what stands before the "@" of an address, for people to read.
+
+    The address may be one that was taken for a file, and then has one slash ("rtsp:/me:secret@a").
+    """
+    return re.sub(r"(:/{1,2}).*@", r"\1...@", text)
+
 
 class FfnEdgeError(Exception):
-    """What happened, what was expected, and in `hint` what to do about it."""
+    """What happened, what was expected, and in `hint` what to do about it.
+
+    Neither shows user and password of an address, wherever the text came from.
+    """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = without_secrets(message)
+        self.hint = without_secrets(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\nHint: {self.hint}" if self.hint else self.message
