@@ -1,4 +1,4 @@
-"""Where frames come from: a video file, a list of video files, or a camera.
+"""Where frames come from: video files, folders of images, or a camera.
 
 A source is one or more streams. A stream is opened by `with` and iterated, and yields frames with
 their time.
@@ -6,17 +6,18 @@ their time.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
 from ffn_edge.camera import Camera
-from ffn_edge.errors import VideoError
-from ffn_edge.video import Images, VideoReader
-from ffn_edge.video_list import videos_of
+from ffn_edge.errors import VideoError, without_secrets
+from ffn_edge.video import UNSTATED_FPS, Images, VideoReader, read_image
+from ffn_edge.video_list import find_videos, images_in_folder
 
 
 class Frame(NamedTuple):
@@ -60,7 +61,7 @@ class VideoStream:
     comes_back = False
 
     def __init__(self, path: Path, *, realtime: bool = False) -> None:
-        self.name = str(path)
+        self.name = without_secrets(str(path))
         self.live = realtime
         self._reader = VideoReader(path)
 
@@ -92,15 +93,68 @@ class VideoStream:
         Raises:
             VideoError: the file ends far before its stated end.
         """
-        start = time.monotonic()
-        for index, image in enumerate(self._reader):
-            time_s = index / self.fps
-            if self.live:
-                early_s = start + time_s - time.monotonic()
-                if early_s < -1 / self.fps:
-                    continue
-                time.sleep(max(0.0, early_s))
-            yield Frame(image, time_s)
+        frames = (Frame(image, index / self.fps) for index, image in enumerate(self._reader))
+        return _at_their_pace(frames, self.fps) if self.live else frames
+
+
+class FolderStream:
+    """A video that is kept as a folder with one image a frame, played as a `VideoStream` is."""
+
+    comes_back = False
+
+    def __init__(
+        self, folder: Path, num_frames: int, *, fps: float = UNSTATED_FPS, realtime: bool = False
+    ) -> None:
+        """Remember the folder.
+
+        Args:
+            folder: holds the images, whose natural order is that of time.
+            num_frames: how many of them, from the first, are the video.
+            fps: frames a second, which images do not state.
+            realtime: see `VideoStream`.
+        """
+        self.name = without_secrets(str(folder))
+        self.live = realtime
+        self.fps = fps
+        self._folder = folder
+        self._num_frames = num_frames
+
+    def __enter__(self) -> FolderStream:
+        """List the images.
+
+        Raises:
+            VideoError: the folder cannot be read, or holds too few.
+        """
+        self._images = images_in_folder(self._folder)
+        if not 0 < self._num_frames <= len(self._images):
+            raise VideoError(
+                f"{self._folder} holds {len(self._images)} images, and its number of frames is "
+                f"said to be {self._num_frames}",
+                "extract the video again, or correct its number of frames in the list.",
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames; in real time, those that are already a frame late are dropped.
+
+        Raises:
+            VideoError: an image cannot be read.
+        """
+        images = map(read_image, self._images[: self._num_frames])
+        frames = (Frame(image, index / self.fps) for index, image in enumerate(images))
+        return _at_their_pace(frames, self.fps) if self.live else frames
+
+
+def _at_their_pace(frames: Iterator[Frame], fps: float) -> Iterator[Frame]:
+    start = time.monotonic()
+    for frame in frames:
+        early_s = start + frame.time_s - time.monotonic()
+        if early_s >= -1 / fps:
+            time.sleep(max(0.0, early_s))
+            yield frame
 
 
 class CameraStream:
@@ -165,33 +219,56 @@ class Source:
 
     Attributes:
         streams: at least one.
-        skip_broken: a stream that fails is reported, and the next one played.
+        skip_broken: a stream that fails is reported, and the next one played; so it is for several.
     """
 
     streams: tuple[Stream, ...]
     skip_broken: bool = False
 
 
-def open_source(text: str, *, realtime: bool = False) -> Source:
+def open_source(
+    text: str | Sequence[str], *, realtime: bool = False, fps: float = UNSTATED_FPS
+) -> Source:
     """Read what a user calls a source. No video or camera is opened yet.
 
     Args:
         text: a camera's address (see `Camera`): a number ("0"), "csi://0" or a network stream's
-            URL; a text file (*.txt) with one video path a line, relative to that file; or a video
-            file.
-        realtime: play files at their own pace, as a camera would.
+            URL; or what names one or more videos (see `find_videos`): a file, a folder, a pattern
+            or a *.txt list. Or several of them, which are played in their order.
+        realtime: play videos at their own pace, as a camera would.
+        fps: frames a second of folders of images.
 
     Raises:
-        VideoError: there is no such file, the list names no video, or the address is none.
+        VideoError: there is no such video, or the address is none.
     """
-    if text.isdecimal() or "://" in text:
-        return Source(streams=(CameraStream(text),))
-    path = Path(text)
-    if not path.is_file():
+    streams: list[Stream] = []
+    for each in [text] if isinstance(text, str) else text:
+        if each.isdecimal() or "://" in each:
+            streams.append(CameraStream(each))
+            continue
+        videos = find_videos(each)
+        if len(videos) == 1:
+            _check_there(videos[0].path)
+        for video in videos:
+            streams.append(
+                VideoStream(video.path, realtime=realtime)
+                if video.num_frames is None
+                else FolderStream(video.path, video.num_frames, fps=fps, realtime=realtime)
+            )
+    return Source(streams=tuple(streams), skip_broken=len(streams) > 1)
+
+
+def _check_there(path: Path) -> None:
+    """Refuse what is missing before engines are opened."""
+    try:
+        os.stat(path)
+    except FileNotFoundError as error:
         raise VideoError(
-            f"there is no video at {text}",
-            "name a video file, a .txt file with one video path a line, or a camera, such as 0, "
-            "csi://0 or rtsp://host/path.",
-        )
-    streams = tuple(VideoStream(video, realtime=realtime) for video in videos_of(path))
-    return Source(streams=streams, skip_broken=path.suffix.lower() == ".txt")
+            f"there is no video at {path}",
+            "name a video file, a folder, a pattern such as 'day/*.mp4', a .txt file with one path "
+            "a line, or a camera, such as 0, csi://0 or rtsp://host/path.",
+        ) from error
+    except OSError as error:
+        raise VideoError(
+            f"{path} cannot be read: {error.strerror}", "check the path and its modes."
+        ) from error
