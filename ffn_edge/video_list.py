@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ VIDEO_SUFFIXES = {
     ".mts", ".m2ts", ".ogv", ".gif",
 }  # fmt: skip
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+_REASONS = 3  # that are told of several broken videos
 _LOOKED_FOR = (
     f"looked for videos ({', '.join(sorted(VIDEO_SUFFIXES))}) and for images "
     f"({', '.join(sorted(IMAGE_SUFFIXES))}), but not for hidden ones."
@@ -92,6 +93,26 @@ def images_in_folder(folder: str | os.PathLike[str]) -> list[Path]:
         VideoError: the folder cannot be read.
     """
     return _files_in_folder(Path(folder), IMAGE_SUFFIXES)
+
+
+def none_could_be_read(broken: Sequence[tuple[str, VideoError]]) -> VideoError:
+    """Return the error of a run in which every video is broken: with their different reasons.
+
+    Args:
+        broken: the name of each and its error; at least one.
+    """
+    if len(broken) == 1:
+        return broken[0][1]
+    reasons: dict[str, VideoError] = {}
+    for name, error in broken:
+        reasons.setdefault(error.message.replace(name, ""), error)
+    shown = list(reasons.values())[:_REASONS]
+    return VideoError(
+        f"none of the {len(broken)} videos could be read: "
+        + "; ".join(error.message for error in shown)
+        + ("; …" if len(shown) < len(broken) else ""),
+        shown[0].hint,
+    )
 
 
 def _videos_of_list(path: Path) -> list[Video]:

@@ -27,6 +27,7 @@ from ffn_edge.runtime.policy.interface import (
 )
 from ffn_edge.runtime.second_look import SecondLook
 from ffn_edge.runtime.sources import Frame, Source, Stream
+from ffn_edge.video_list import none_could_be_read
 
 _TOP = 5
 _WARNING_S = 60.0  # from one warning to the next
@@ -193,12 +194,12 @@ class Session:
         """Yield a result for each inference.
 
         Raises:
-            VideoError: the source cannot be read, or stops; of a list, every video.
+            VideoError: the source cannot be read, or stops; of several, every video.
             EngineError: an engine failed.
         """
         limits = self._limits()
         self._warn(self._controller.decide(limits, time.monotonic()), limits)
-        broken = 0
+        broken: list[tuple[str, VideoError]] = []
         for stream in self._source.streams:
             if self._is_over():
                 return
@@ -207,17 +208,15 @@ class Session:
             except VideoError as error:
                 if not self._source.skip_broken:
                     raise
-                broken += 1
+                broken.append((stream.name, error))
                 if self._on_skip is not None:
                     self._on_skip(stream.name, error)
             finally:
                 self._offset_s += self._latest_s
                 self._latest_s = 0.0
                 self._live_since = None
-        if broken == len(self._source.streams):
-            raise VideoError(
-                f"none of the {broken} videos of the list could be read", "see the messages above."
-            )
+        if len(broken) == len(self._source.streams):
+            raise none_could_be_read(broken)
 
     def _watch(self, stream: Stream) -> Iterator[Result]:
         with stream, self._window(stream):
