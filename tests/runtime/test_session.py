@@ -122,6 +122,15 @@ def test_an_impossible_deadline_is_missed_with_the_fewest_frames(
     assert all(result.missed and result.decision.frames == 2 for result in results)
 
 
+def test_a_result_has_the_probabilities_of_all_classes(
+    watch: Watch, write_video: Callable[..., Path], bundle: Bundle
+) -> None:
+    (result,) = watch(write_video("a.mp4", ["red"] * 5))
+    best = bundle.manifest.classes[int(result.probabilities.argmax())]
+    assert (best, float(result.probabilities.max())) == dataclasses.astuple(result.top[0])
+    assert result.probabilities.sum() == pytest.approx(1.0)
+
+
 def test_a_fixed_frame_count_opens_that_engine_alone(
     bundle: Bundle, write_video: Callable[..., Path]
 ) -> None:
