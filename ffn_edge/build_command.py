@@ -114,7 +114,7 @@ def build(
             options,
             prove=functools.partial(prove, bundle=opened),
             say=say,
-            progress=BuildProgress(bar),
+            progress=BuildProgress(bar, say),
         )
     if as_json:
         click.echo(json.dumps(build_fields(built)))

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from ffn_edge.bundle import Bundle
+from ffn_edge.progress import progress
 from ffn_edge.runtime.calibrate import calibrate_bundle
 from ffn_edge.runtime.calibration import CALIBRATION, Calibration
 from ffn_edge.runtime.options import engine_options, take_engine_options
@@ -51,11 +51,9 @@ def calibrate(
     engines = take_engine_options(options)
     console = Console(stderr=True)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("calibrating", total=None)
+    with progress(console, "calibrating") as show:
         learnt = calibrate_bundle(
-            loaded, list_file, engines, root=root,
-            on_video=lambda done, total: bar.update(task, completed=done, total=total), say=say,
+            loaded, list_file, engines, root=root, on_video=show, say=say
         )  # fmt: skip
     if learnt.clips < _FEW_CLIPS:
         say(f"{learnt.clips} clips are few: take {_FEW_CLIPS} or more for thresholds that hold.")

@@ -12,11 +12,11 @@ from typing import Any
 import click
 from rich import box
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from ffn_edge.errors import FfnEdgeError, FrameCountError
 from ffn_edge.figure import check_figure
+from ffn_edge.progress import progress
 from ffn_edge.runtime.policy import policies
 from ffn_edge.runtime.policy.interface import OperatingPoint
 from ffn_edge.runtime.simulate import scenarios
@@ -111,11 +111,8 @@ def simulate(
         spec=spec,
         keep=hours is None,
     )
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("simulating", total=None)
-        results = compare(
-            comparison, lambda done, total: bar.update(task, completed=done, total=total)
-        )
+    with progress(console, "simulating") as show:
+        results = compare(comparison, show)
     found = {
         course.name: {rate: rows(results, comparison, course.name, rate)
                       for rate in comparison.miss_rates}
