@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, flushed at once, so that a reader sees it when it is there."""
+"""Files that are written line by line, flushed at once: a reader sees a line when it is there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Self = TypeVar("_Self", bound="LineFile")
 
 
 class LineFile:
-    """JSON lines to a file or a stream: `with LineFile(path) as lines: lines.write_line({...})`."""
+    """Lines to a file or a stream: `with LineFile(path) as lines: lines.write_line({...})`."""
 
     def __init__(self, target: TextIO | Path) -> None:
         """Remember the target.
@@ -57,14 +57,23 @@ class LineFile:
                 raise self._unwritten(failure) from failure
 
     def write_line(self, fields: Mapping[str, Any]) -> None:
-        """Write a line.
+        """Write a line of JSON.
+
+        Raises:
+            FfnEdgeError: the disk is full.
+            BrokenPipeError: nobody reads on.
+        """
+        self.write_text(json.dumps(fields) + "\n")
+
+    def write_text(self, text: str) -> None:
+        """Write whole lines.
 
         Raises:
             FfnEdgeError: the disk is full.
             BrokenPipeError: nobody reads on.
         """
         try:
-            self._file.write(json.dumps(fields) + "\n")
+            self._file.write(text)
             self._file.flush()
         except BrokenPipeError:
             raise

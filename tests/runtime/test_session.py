@@ -18,10 +18,12 @@ from ffn_edge.bundle import Bundle
 from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
 from ffn_edge.runtime import session as session_module
 from ffn_edge.runtime import sources
+from ffn_edge.runtime.answers import Answers
 from ffn_edge.runtime.engine import EngineOptions
 from ffn_edge.runtime.policy.interface import Limits
-from ffn_edge.runtime.run import RunOptions, open_session
+from ffn_edge.runtime.run import RunOptions, open_session, run_session
 from ffn_edge.runtime.session import Result, top_classes
+from ffn_edge.runtime.summary import Summary
 
 Watch = Callable[..., list[Result]]
 
@@ -294,6 +296,28 @@ def test_no_frame_of_a_camera_is_the_newest_twice(watch: Watch) -> None:
     results = watch("0", window_s=0.1, hop_s=0.001, max_seconds=0.5)
     assert len(results) > 2
     assert all(a.time_s < b.time_s for a, b in pairwise(results))
+
+
+@pytest.mark.usefixtures("camera")
+@pytest.mark.parametrize("realtime", [False, True])
+def test_a_camera_has_no_answer_and_a_video_has_one(
+    bundle: Bundle, write_video: Callable[..., Path], realtime: bool
+) -> None:
+    answers = Answers(bundle.manifest.classes, window_s=0.2)
+    options = RunOptions(
+        window_s=0.2,
+        hop_s=0.1,
+        max_seconds=1.0,
+        realtime=realtime,
+        engines=EngineOptions(threads=1),
+    )
+    sources = [str(write_video("a.mp4", ["blue"] * 5, fps=10.0)), "0"]
+    summary = Summary()
+    run_session(bundle, sources, Limits(), options, summary=summary, video_sinks=[answers])
+    answers.end_video()
+    (answer,) = answers.all
+    assert (answer.video, answer.class_name) == (sources[0], "blue")
+    assert summary.inferences > 5
 
 
 def test_a_camera_that_stops_comes_back_with_a_new_window(
