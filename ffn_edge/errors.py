@@ -32,6 +32,15 @@ class FfnEdgeError(Exception):
         return type(self), (self.message, self.hint)
 
 
+class WriteError(FfnEdgeError, OSError):
+    """A file or a folder that cannot be written. It is an OSError, too, for who can go on."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error of the system, or of a library, says: without number and file."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 class FrameCountError(FfnEdgeError):
     """A set of frame counts, or one frame count, that cannot be used."""
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffn_edge.atomic import atomic_file
-from ffn_edge.errors import VideoError
+from ffn_edge.errors import VideoError, WriteError, reason_of
 from ffn_edge.opencv import opencv
 
 Images = npt.NDArray[np.uint8]  # one frame (H, W, 3) or several (N, H, W, 3); each use says which
@@ -197,8 +197,8 @@ class VideoWriter:
         with ExitStack() as stack:
             try:
                 self._temporary = stack.enter_context(atomic_file(self.path))
-            except OSError as error:
-                raise self._unwritten(str(error)) from error
+            except WriteError as error:
+                raise self._unwritten(reason_of(error)) from error
             self._writer: Any = cv2.VideoWriter(
                 str(self._temporary), cv2.VideoWriter_fourcc(*"mp4v"), self._fps, self._size
             )
@@ -234,8 +234,8 @@ class VideoWriter:
         try:
             with self._stack:
                 self._check_whole()
-        except OSError as failure:
-            raise self._unwritten(str(failure)) from failure
+        except WriteError as failure:
+            raise self._unwritten(reason_of(failure)) from failure
 
     def _check_whole(self) -> None:
         """Read the file's header back: OpenCV reports no failed write, such as on a full disk."""
