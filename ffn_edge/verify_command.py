@@ -17,6 +17,7 @@ from ffn_edge.errors import ExportError
 from ffn_edge.known_answer import TOLERANCES
 from ffn_edge.runtime.engine import EngineOptions, open_engines
 from ffn_edge.runtime.options import engine_options, take_engine_options
+from ffn_edge.user_path import UserPath
 from ffn_edge.video_list import videos_of
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Compare PyTorch, graph, composition and engine.")
-@click.argument("bundle", type=click.Path(file_okay=False))
+@click.argument("bundle", type=UserPath(file_okay=False))
 @click.option(
     "--checkpoint",
-    type=click.Path(dir_okay=False),
+    type=UserPath(dir_okay=False),
     help="What the bundle was exported from: its network is compared too.",
 )
 @click.option(

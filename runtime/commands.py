@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ffn_edge.atomic import check_writable
 from ffn_edge.bundle import Bundle, Manifest
 from ffn_edge.progress import progress
 from ffn_edge.runtime.answers import Answers, AnswersCsv
@@ -27,11 +28,12 @@ from ffn_edge.runtime.profile import PROFILE, Profile, profile_bundle
 from ffn_edge.runtime.run import RunOptions, run_session
 from ffn_edge.runtime.sinks import JsonLines, LiveView, ProgressLines, Sink
 from ffn_edge.runtime.summary import Summary
+from ffn_edge.user_path import UserPath
 from ffn_edge.video import UNSTATED_FPS
 
 
 @click.command(short_help="Measure each engine's latency and power here.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=UserPath(path_type=Path))
 @click.option(
     "--runs", type=click.IntRange(min=1), default=50, show_default=True, help="Of each engine."
 )
@@ -49,6 +51,7 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
     """
     engines = take_engine_options(options)
     loaded = Bundle.load(bundle)
+    check_writable(bundle / PROFILE)
     console = Console(stderr=True)
     with progress(console, "profiling") as show:
         measured = profile_bundle(
@@ -64,7 +67,7 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
 
 
 @click.command(short_help="Recognise actions, adapting the frame count.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=UserPath(path_type=Path))
 @click.option(
     "--source", "sources", required=True, multiple=True,
     help="A video; a folder of videos, or of one video's images; a pattern in quotes, such as "
@@ -98,7 +101,7 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
     help="Look again, with more frames, where few are not sure. Needs `ffn-edge calibrate`.",
 )
 @click.option(
-    "--limits", "limits_file", type=click.Path(dir_okay=False, path_type=Path),
+    "--limits", "limits_file", type=UserPath(dir_okay=False, path_type=Path),
     help="A JSON file with latency_ms, miss_rate or power_w, read again whenever it changes.",
 )  # fmt: skip
 @click.option(
@@ -117,18 +120,20 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
 @click.option("--max-seconds", type=float, default=math.inf, help="End after so much video.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=UserPath(path_type=Path),
     help="Where the JSON lines go.  [default: stdout, unless it is a terminal]",
 )
 @click.option(
-    "--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path),
+    "--csv", "csv_file", type=UserPath(dir_okay=False, path_type=Path),
     help="Write what each video showed, and when: a row for each span.",
 )  # fmt: skip
 @click.option(
-    "--annotate", type=click.Path(path_type=Path), help="Write the video with the results, as MP4."
+    "--annotate",
+    type=UserPath(written=True, path_type=Path),
+    help="Write the video with the results, as MP4.",
 )
 @click.option(
-    "--record", type=click.Path(dir_okay=False, path_type=Path),
+    "--record", type=UserPath(dir_okay=False, path_type=Path),
     help="Write what the policy saw, for `ffn-edge simulate --trace`.",
 )  # fmt: skip
 @root_option

@@ -28,6 +28,7 @@ from ffn_edge.runtime.power.nvml import visible_gpu
 from ffn_edge.runtime.power.schedule import Schedule
 from ffn_edge.runtime.power.watch import Watched, watch
 from ffn_edge.signals import on_signals
+from ffn_edge.user_path import UserPath
 
 
 @click.command(short_help="Show what power can be measured here.")
@@ -37,7 +38,7 @@ from ffn_edge.signals import on_signals
     help="Measure for so long.  [default: 1; with --watch, until Ctrl-C]",
 )  # fmt: skip
 @click.option(
-    "--root", type=click.Path(exists=True, file_okay=False, path_type=Path), default=ROOT,
+    "--root", type=UserPath(exists=True, file_okay=False, path_type=Path), default=ROOT,
     help="Where the machine's file system begins, for a copy of another machine's.  [default: /]",
 )  # fmt: skip
 @click.option(

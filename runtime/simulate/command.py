@@ -26,6 +26,7 @@ from ffn_edge.runtime.simulate.drive import Course
 from ffn_edge.runtime.simulate.profiled import board_from_bundle
 from ffn_edge.runtime.simulate.replay import Recording
 from ffn_edge.runtime.simulate.trace import read_trace
+from ffn_edge.user_path import UserPath
 
 _TABLE_WIDTH = 170
 
@@ -46,15 +47,15 @@ _TABLE_WIDTH = 170
 )  # fmt: skip
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="The length of a run.")
 @click.option(
-    "--profile", "bundle", type=click.Path(path_type=Path),
+    "--profile", "bundle", type=UserPath(path_type=Path),
     help="Simulate the engines of this bundle, as they were profiled.",
 )  # fmt: skip
 @click.option(
-    "--trace", "trace_path", type=click.Path(dir_okay=False, path_type=Path),
+    "--trace", "trace_path", type=UserPath(dir_okay=False, path_type=Path),
     help="Replay what `ffn-edge run --record` wrote, instead of the scenarios.",
 )  # fmt: skip
 @click.option(
-    "--plot", type=click.Path(dir_okay=False, path_type=Path),
+    "--plot", type=UserPath(written=True, dir_okay=False, path_type=Path),
     help="Draw a run of each scenario, to PLOT with the scenario's name before the suffix.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
