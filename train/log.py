@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from ffn_edge.atomic import write_text
+from ffn_edge.atomic import write_text, written
 from ffn_edge.errors import CheckpointError, RecipeError
 
 METRICS = "metrics.jsonl"
@@ -92,7 +92,8 @@ class RunLog:
 
     def _take_folder(self) -> FileLock:
         """Lock the folder for as long as this process lives, or until the lock is released."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with written(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._folder / ".lock")
         try:
             lock.acquire(timeout=0)
