@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ffn_edge.cli import say
+from ffn_edge.counted import counted
 from ffn_edge.errors import ExportError
 from ffn_edge.known_answer import TOLERANCES
 from ffn_edge.runtime.engine import EngineOptions, open_engines
@@ -83,7 +84,7 @@ def verify(
     contract, frame_counts = opened.manifest.input, opened.manifest.frame_counts
     if sources:
         videos = [video for source in sources for video in videos_of(Path(source))]
-        say(f"reading {len(videos)} videos")
+        say(f"reading {counted(len(videos), 'video')}")
         clip_set = clips_from_videos(videos, contract, frame_counts, clips)
     else:
         clip_set = synthetic_clips(contract, frame_counts, clips)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ffn_edge.atomic import check_writable
 from ffn_edge.bundle import Bundle
+from ffn_edge.counted import counted
 from ffn_edge.progress import progress
 from ffn_edge.runtime.calibrate import calibrate_bundle
 from ffn_edge.runtime.calibration import CALIBRATION, Calibration
@@ -73,8 +74,9 @@ def calibrate(
 def _confidence_table(learnt: Calibration, gmacs: dict[int, float]) -> Table:
     table = Table(
         title="each frame count alone",
-        caption=f"{learnt.clips} clips; before, and after logits are divided by the temperature. "
-        "ECE: expected calibration error, the points that a stated probability is off by.",
+        caption=f"{counted(learnt.clips, 'clip')}; before, and after logits are divided by the "
+        "temperature. ECE: expected calibration error, the points that a stated probability is "
+        "off by.",
     )
     for heading in (
         "frames", "GMAC", "accuracy", "temperature", "log loss", "after", "ECE", "after",

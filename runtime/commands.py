@@ -20,6 +20,7 @@ from rich.text import Text
 
 from ffn_edge.atomic import check_writable
 from ffn_edge.bundle import Bundle, Manifest
+from ffn_edge.counted import counted
 from ffn_edge.progress import progress
 from ffn_edge.runtime.answers import Answers, AnswersCsv
 from ffn_edge.runtime.options import engine_options, root_option, seconds_until, take_engine_options
@@ -258,8 +259,8 @@ def _profile_table(measured: Profile, manifest: Manifest) -> Table:
     if measured.end.temperature_c is not None:
         settings.append(f"{measured.end.temperature_c:.0f} °C at the end")
     caption = [
-        f"{where.machine.cpu}, {where.threads} threads, {where.backend} {where.backend_version} "
-        f"in {where.precision} on {where.device}",
+        f"{where.machine.cpu}, {counted(where.threads, 'thread')}, {where.backend} "
+        f"{where.backend_version} in {where.precision} on {where.device}",
         *([", ".join(settings)] if settings else []),
     ]
     table = Table(title="latency in ms")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ffn_edge.bundle import Bundle
+from ffn_edge.counted import counted
 from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
 from ffn_edge.runtime.calibration import load_calibration
 from ffn_edge.runtime.conditions import conditions_now
@@ -131,7 +132,7 @@ def open_session(
         say(
             f"{bundle.manifest.architecture}, {', '.join(map(str, engines))} frames, with "
             f"{chosen.name} {chosen.version} in {chosen.precision} on {chosen.device}, "
-            f"{chosen.threads} threads: {chosen.reason}"
+            f"{counted(chosen.threads, 'thread')}: {chosen.reason}"
         )
         meter = stack.enter_context(closing(meter_for(chosen, options.root)))
         needs_power = limits.needs_power or file is not None  # which may ask for it later

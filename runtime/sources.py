@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol
 
 from ffn_edge.camera import Camera
+from ffn_edge.counted import counted
 from ffn_edge.errors import VideoError, without_secrets
 from ffn_edge.video import UNSTATED_FPS, Images, VideoReader, read_image
 from ffn_edge.video_list import find_videos, images_in_folder
@@ -128,8 +129,8 @@ class FolderStream:
         self._images = images_in_folder(self._folder)
         if not 0 < self._num_frames <= len(self._images):
             raise VideoError(
-                f"{self._folder} holds {len(self._images)} images, and its number of frames is "
-                f"said to be {self._num_frames}",
+                f"{self._folder} holds {counted(len(self._images), 'image')}, and its number of "
+                f"frames is said to be {self._num_frames}",
                 "extract the video again, or correct its number of frames in the list.",
             )
         return self

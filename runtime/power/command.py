@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ffn_edge.counted import counted
 from ffn_edge.errors import SensorError
 from ffn_edge.jetson import power_mode
 from ffn_edge.runtime.health import Health, HealthReading
@@ -191,7 +192,10 @@ def _health_table(health: HealthReading, mode: str | None) -> Table:
     for name, found in (
         ("temperatures", ", ".join(temperatures) or "unknown"),
         ("throttled by", health.throttled or "nothing that is known"),
-        ("over-current", "unknown" if events is None else f"{events} events since the start"),
+        (
+            "over-current",
+            "unknown" if events is None else counted(events, "event") + " since the start",
+        ),
         ("GPU clock", gpu),
         ("memory clock", _megahertz(health.memory_hz)),
         ("CPU clock", _megahertz(health.cpu_hz)),

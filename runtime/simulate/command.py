@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ffn_edge.counted import counted
 from ffn_edge.errors import FfnEdgeError, FrameCountError
 from ffn_edge.figure import check_figure
 from ffn_edge.progress import progress
@@ -101,7 +102,8 @@ def simulate(
         points = trace.setting.points
         if trace.broken:
             console.print(
-                f"{trace_path}: {len(trace.broken)} broken lines are left out; {trace.broken[0]}",
+                f"{trace_path}: left out {counted(len(trace.broken), 'broken line')}; "
+                f"{trace.broken[0]}",
                 markup=False, soft_wrap=True,
             )  # fmt: skip
     comparison = Comparison(

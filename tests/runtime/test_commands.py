@@ -225,7 +225,7 @@ def test_an_interrupt_ends_the_run_with_its_summary(
     lines = [json.loads(line) for line in (first + rest).splitlines()]
     assert process.returncode == 0, errors
     assert 0 < len(lines) < 500
-    assert f"{len(lines)} inferences" in errors
+    assert f"{len(lines)} inference" in errors
 
 
 def test_a_reader_that_goes_away_ends_the_run(
@@ -240,7 +240,7 @@ def test_a_reader_that_goes_away_ends_the_run(
         process.wait(timeout=60)
         assert process.stderr is not None
         errors = process.stderr.read()
-    assert "inferences" in errors
+    assert "inference" in errors
 
 
 def test_the_runtime_needs_no_torch_and_loads_its_engine_late() -> None:
@@ -307,7 +307,7 @@ def test_the_only_video_of_a_list_is_not_written_over(
 def test_what_is_no_file_may_be_written_twice(bundle: Bundle, video: Path) -> None:
     nowhere = ["--output", "/dev/null", "--record", "/dev/null"]
     result = invoke(run, bundle.path, "--source", video, *nowhere)
-    assert "inferences" in result.stderr
+    assert "inference" in result.stderr
 
 
 def test_two_options_cannot_write_one_file(bundle: Bundle, video: Path, tmp_path: Path) -> None:
