@@ -198,7 +198,12 @@ def _logits_of_graph(
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
     try:
         options.add_external_initializers(list(weights), values)
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            model,
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # it would say on stdout that it tries the same again
+        )
         return _in_batches(lambda part: session.run([OUTPUT], {INPUT: part})[0], clips, batch)
     except Exception as error:  # its exceptions have no base class of their own
         raise ExportError(
