@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,7 +37,8 @@ if TYPE_CHECKING:
     "--source",
     "sources",
     multiple=True,
-    help="A video file, or a *.txt list of them; may be repeated. Left out, synthetic clips.",
+    help="A video, a folder of them, a pattern in quotes, or a *.txt list; may be repeated. Left "
+    "out, synthetic clips.",
 )
 @click.option(
     "--clips",
@@ -83,7 +83,7 @@ def verify(
     opened = Bundle.load(bundle)
     contract, frame_counts = opened.manifest.input, opened.manifest.frame_counts
     if sources:
-        videos = [video for source in sources for video in videos_of(Path(source))]
+        videos = [video for source in sources for video in videos_of(source)]
         say(f"reading {counted(len(videos), 'video')}")
         clip_set = clips_from_videos(videos, contract, frame_counts, clips)
     else:
