@@ -55,15 +55,19 @@ class Answer:
     probability: float
     spans: Sequence[Span]
 
-    def line(self) -> str:
-        """Return the answer in a line for people, with its longest spans."""
+    def line(self, all_spans: str = "--csv FILE") -> str:
+        """Return the answer in a line for people, with its longest spans.
+
+        Args:
+            all_spans: where the others are.
+        """
         answer = f"{self.video}: {self.class_name} {self.probability:.2f}"
         if len(self.spans) == 1:
             return f"{answer} ({_seconds(self.spans[0])})"
         longest = sorted(self.spans, key=lambda span: span.start_s - span.end_s)[:_SHOWN_SPANS]
         shown = [f"{_seconds(span)} {span.class_name}" for span in self.spans if span in longest]
         more = len(self.spans) - len(shown)
-        return f"{answer} ({', '.join(shown)}{f', … {more} more: --csv FILE' if more else ''})"
+        return f"{answer} ({', '.join(shown)}{f', … {more} more: {all_spans}' if more else ''})"
 
     def fields(self) -> dict[str, Any]:
         """Return the answer, ready for JSON."""
