@@ -9,7 +9,7 @@ import sys
 import click
 
 import ffn_edge
-from ffn_edge.errors import FfnEdgeError, without_secrets
+from ffn_edge.errors import FfnEdgeError, printable
 
 
 def say(message: str) -> None:
@@ -163,7 +163,7 @@ def main() -> None:
     except OSError as error:
         if error.errno is None:
             raise
-        where = "" if error.filename is None else f"{without_secrets(str(error.filename))}: "
+        where = "" if error.filename is None else f"{printable(str(error.filename))}: "
         click.echo(
             f"Error: {where}{error.strerror}\n"
             "Hint: check the path, that you may read and write there, and that the disk has room.",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 
 
-def without_secrets(text: str) -> str:
-    """Return a text without what stands before the "@" of an address, for people to read.
+def printable(text: str) -> str:
+    """Return a text for people to read: without user and password of an address, and in UTF-8.
 
     The address may be one that was taken for a file, and then has one slash ("rtsp:/me:secret@a").
+    A file's name may be of bytes that are no UTF-8.
     """
+    text = text.encode("utf-8", "replace").decode("utf-8")
     return re.sub(r"(:/{1,2}).*@", r"\1...@", text)
 
 
@@ -20,8 +22,8 @@ class FfnEdgeError(Exception):
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        self.message = without_secrets(message)
-        self.hint = without_secrets(hint)
+        self.message = printable(message)
+        self.hint = printable(hint)
         super().__init__(self.message)
 
     def __str__(self) -> str:

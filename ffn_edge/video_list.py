@@ -77,7 +77,7 @@ def find_videos(source: str | os.PathLike[str]) -> list[Video]:
     """
     text = os.path.expanduser(source)
     path = Path(text)
-    if os.path.isdir(path):
+    if os.path.isdir(text):
         return _videos_in_folder(path)
     if glob.has_magic(text) and not os.path.exists(path):
         return _videos_of_pattern(text)

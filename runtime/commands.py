@@ -72,8 +72,8 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
 @click.option(
     "--source", "sources", required=True, multiple=True,
     help="A video; a folder of videos, or of one video's images; a pattern in quotes, such as "
-    "'day/*.mp4'; a .txt file with one of these a line; a camera's number, csi://0, or a stream "
-    "such as rtsp://camera/1. May be repeated.",
+    "'day/*.mp4'; a .txt file with a video or a folder a line; a camera's number, csi://0, or a "
+    "stream such as rtsp://camera/1. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--latency-ms", type=click.FloatRange(min=0, min_open=True),

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from ffn_edge.camera import Camera
 from ffn_edge.counted import counted
-from ffn_edge.errors import VideoError, without_secrets
+from ffn_edge.errors import VideoError, printable
 from ffn_edge.video import UNSTATED_FPS, Images, VideoReader, read_image
 from ffn_edge.video_list import find_videos, images_in_folder
 
@@ -62,7 +62,7 @@ class VideoStream:
     comes_back = False
 
     def __init__(self, path: Path, *, realtime: bool = False) -> None:
-        self.name = without_secrets(str(path))
+        self.name = printable(str(path))
         self.live = realtime
         self._reader = VideoReader(path)
 
@@ -114,7 +114,7 @@ class FolderStream:
             fps: frames a second, which images do not state.
             realtime: see `VideoStream`.
         """
-        self.name = without_secrets(str(folder))
+        self.name = printable(str(folder))
         self.live = realtime
         self.fps = fps
         self._folder = folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import pytest
@@ -47,6 +48,12 @@ def test_no_error_shows_user_or_password(address: str) -> None:
     for text in (str(error), repr(error), error.hint):
         assert "hunter2" not in text
         assert "@" in text
+
+
+def test_a_name_that_is_no_text_can_be_printed() -> None:
+    error = FfnEdgeError(f"there is no video at {os.fsdecode(bytes([97, 255]))}.mp4")
+    str(error).encode("utf-8")
+    assert "a?.mp4" in error.message
 
 
 def test_texts_without_an_address_stay() -> None:
