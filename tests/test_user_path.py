@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from ffn_edge import cli
-from ffn_edge.errors import WriteError
+from ffn_edge.errors import FfnEdgeError, WriteError
 from ffn_edge.user_path import UserPath
 
 
@@ -64,7 +64,8 @@ def test_an_output_that_cannot_be_written_is_an_error_with_a_hint(
 ) -> None:
     (tmp_path / "file").touch()
     result = CliRunner().invoke(cli.cli, [*arguments, str(tmp_path / "file" / "sub" / "out.png")])
-    assert isinstance(result.exception, WriteError)
+    assert isinstance(result.exception, FfnEdgeError)
+    assert result.exception.hint
 
 
 def test_an_error_of_the_system_is_no_traceback() -> None:

@@ -167,9 +167,7 @@ def train(
 @click.option("--batch-size", default=16, show_default=True, help="Videos at a time.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
-@click.option(
-    "--plot", type=UserPath(written=True, dir_okay=False), help="Write accuracy against cost here."
-)
+@click.option("--plot", type=UserPath(dir_okay=False), help="Write accuracy against cost here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def evaluate(
     checkpoint: str, as_json: bool, plot: str | None, frames: str | None, **options: object

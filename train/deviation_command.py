@@ -27,9 +27,7 @@ from ffn_edge.user_path import UserPath
 @click.option("--batch-size", default=16, show_default=True, help="Videos at a time.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
-@click.option(
-    "--plot", type=UserPath(written=True, dir_okay=False), help="Write .png, .svg or .pdf here."
-)
+@click.option("--plot", type=UserPath(dir_okay=False), help="Write .png, .svg or .pdf here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def deviation(
     checkpoint: str,

@@ -56,7 +56,7 @@ _TABLE_WIDTH = 170
     help="Replay what `ffn-edge run --record` wrote, instead of the scenarios.",
 )  # fmt: skip
 @click.option(
-    "--plot", type=UserPath(written=True, dir_okay=False, path_type=Path),
+    "--plot", type=UserPath(dir_okay=False, path_type=Path),
     help="Draw a run of each scenario, to PLOT with the scenario's name before the suffix.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
