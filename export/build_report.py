@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from ffn_edge.export.tensorrt_plan import Built
+from ffn_edge.progress import NowAndThen
 from ffn_edge.tensorrt_api import PRODUCTS
 
 
 class BuildProgress:
-    """A bar for each phase of a build that is under way; TensorRT nests them."""
+    """A bar for each phase of a build that is under way; TensorRT nests them.
 
-    def __init__(self, bar: Progress) -> None:
+    Where there is no terminal for bars, it says now and then how far the phase at hand is.
+    """
+
+    def __init__(self, bar: Progress, say: Callable[[str], None]) -> None:
         self._bar = bar
+        self._say = NowAndThen(say)
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Show that `done` of `total` steps of a phase are done."""
+        if self._bar.disable:
+            self._say(lambda: f"{phase}: {done} of {total}")
+            return
         if phase not in self._tasks:
             self._tasks[phase] = self._bar.add_task(phase, total=total)
         self._bar.update(self._tasks[phase], completed=done)

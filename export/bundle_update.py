@@ -33,7 +33,7 @@ from ffn_edge.bundle import (
     SubNetwork,
     file_record,
 )
-from ffn_edge.errors import ExportError
+from ffn_edge.errors import ExportError, reason_of
 from ffn_edge.export.bundle_writer import (
     check_before_use,
     describe,
@@ -146,7 +146,7 @@ def update_bundle(
             written[name].unlink(missing_ok=True)
         if isinstance(error, OSError | SafetensorError):
             raise ExportError(
-                f"could not write into {folder}: {error}",
+                f"could not write into {folder}: {reason_of(error)}",
                 "free space on the disk; the bundle is as it was.",
             ) from error
         raise

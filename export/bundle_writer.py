@@ -24,7 +24,7 @@ from ffn_edge.bundle import (
     file_record,
 )
 from ffn_edge.compose import Array, compose, composed_sha256
-from ffn_edge.errors import BundleError, ExportError
+from ffn_edge.errors import BundleError, ExportError, reason_of
 from ffn_edge.export.fold import FoldedNetwork, fold
 from ffn_edge.export.graph import GraphModule, graph_from_folded, save_graph
 from ffn_edge.frames import check_frame_counts
@@ -123,7 +123,7 @@ def export_bundle(
             check_before_use(Bundle(folder, manifest, ""))
     except (OSError, SafetensorError) as error:
         raise ExportError(
-            f"could not write {target}: {error}",
+            f"could not write {target}: {reason_of(error)}",
             "free space on the disk or name another folder; an older bundle there is untouched.",
         ) from error
     return Bundle.load(target)

@@ -8,12 +8,17 @@ import click
 from click.core import ParameterSource
 
 from ffn_edge.cli import say
+from ffn_edge.user_path import UserPath
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(dir_okay=False))
-@click.option("--output", "-o", type=click.Path(file_okay=False), help="Bundle to write.")
-@click.option("--into", type=click.Path(file_okay=False), help="Bundle to add --only to.")
+@click.argument("checkpoint", type=UserPath(dir_okay=False))
+@click.option(
+    "--output", "-o", type=UserPath(written=True, file_okay=False), help="Bundle to write."
+)
+@click.option(
+    "--into", type=UserPath(written=True, file_okay=False), help="Bundle to add --only to."
+)
 @click.option("--only", help="Frame counts to add or replace there, such as 12; all else stays.")
 @click.option("--frames", help="Frame counts to export, such as 4,8; left out, all trained ones.")
 @click.option(
@@ -26,7 +31,9 @@ from ffn_edge.cli import say
 @click.option(
     "--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips per inference."
 )
-@click.option("--classes", help="Class names, one per line; left out, the checkpoint's own.")
+@click.option(
+    "--classes", type=UserPath(), help="Class names, one per line; left out, the checkpoint's own."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_context
 def export(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from ffn_edge.bundle import MANIFEST, WEIGHTS, Bundle
 from ffn_edge.export.clips import ClipSet
@@ -47,7 +48,7 @@ def export_table(bundle: Bundle) -> Table:
     )
     if fields["unfolded"]:
         caption += f"\n{len(fields['unfolded'])} norms or alterations stay operations of their own"
-    table = Table(title=fields["path"], caption=caption)
+    table = Table(title=_as_it_is(fields["path"]), caption=caption)
     for heading in ("frames", "graph", "GMACs", "top-1", "top-5"):
         table.add_column(heading, justify="right")
     for frames, sub in fields["frames"].items():
@@ -59,6 +60,11 @@ def export_table(bundle: Bundle) -> Table:
             *(f"{accuracy[key]:.1%}" if accuracy else "–" for key in ("top1", "top5")),
         )
     return table
+
+
+def _as_it_is(name: str) -> Text:
+    """Return a title that is no markup: names may have brackets."""
+    return Text(name, style="table.title")
 
 
 def verify_fields(bundle: Bundle, clip_set: ClipSet, found: Sequence[Verified]) -> dict[str, Any]:
@@ -83,7 +89,7 @@ def verify_fields(bundle: Bundle, clip_set: ClipSet, found: Sequence[Verified]) 
 
 def verify_table(bundle: Bundle, clip_set: ClipSet, found: Sequence[Verified]) -> Table:
     """Return what was verified as a table for the terminal."""
-    table = Table(title=str(bundle.path), caption=f"clips: {clip_set.source}")
+    table = Table(title=_as_it_is(str(bundle.path)), caption=f"clips: {clip_set.source}")
     for heading in ("frames", "compared", "max |Δ|", "relative", "tolerance", "same top-1", ""):
         table.add_column(heading, justify="left" if heading == "compared" else "right")
     for each in found:

@@ -23,6 +23,7 @@ import onnxruntime  # type: ignore[import-untyped]
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.compose import Array, compose, composed_sha256
+from ffn_edge.counted import counted
 from ffn_edge.errors import ExportError
 from ffn_edge.export.clips import Clips, ClipSet
 from ffn_edge.export.composed_graph import INPUT, OUTPUT, plain_graph
@@ -122,7 +123,7 @@ def verify(
     found = []
     for frames in manifest.frame_counts:
         clips = clip_set.clips[frames]
-        progress(f"{frames} frames: ONNX Runtime on {len(clips)} clips")
+        progress(f"{frames} frames: ONNX Runtime on {counted(len(clips), 'clip')}")
         composed = dict(compose(tensors, manifest.layers, frames))
         graph = bundle.read_graph(frames)
         weights = {name: tensors[name] for name in external_tensors(graph)}
@@ -131,11 +132,11 @@ def verify(
         by_composed = _logits_of_graph(model.SerializeToString(), {}, clips, manifest.input.batch)
         comparisons = [compare("graph = composed", by_graph, by_composed, COMPOSED_TOLERANCE)]
         if checkpoint is not None:
-            progress(f"{frames} frames: PyTorch on {len(clips)} clips")
+            progress(f"{frames} frames: PyTorch on {counted(len(clips), 'clip')}")
             by_network = _logits_of_network(checkpoint, clips, frames)
             comparisons.insert(0, compare("PyTorch = graph", by_network, by_graph, tolerance))
         if engine is not None:
-            progress(f"{frames} frames: {engine.name} on {len(clips)} clips")
+            progress(f"{frames} frames: {engine.name} on {counted(len(clips), 'clip')}")
             by_engine = _in_batches(engine.infer[frames], clips, manifest.input.batch)
             comparisons.append(
                 compare(f"graph = {engine.name}", by_graph, by_engine, engine.tolerance)
@@ -197,7 +198,12 @@ def _logits_of_graph(
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
     try:
         options.add_external_initializers(list(weights), values)
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            model,
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # it would say on stdout that it tries the same again
+        )
         return _in_batches(lambda part: session.run([OUTPUT], {INPUT: part})[0], clips, batch)
     except Exception as error:  # its exceptions have no base class of their own
         raise ExportError(

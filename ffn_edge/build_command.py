@@ -14,6 +14,7 @@ import click
 
 from ffn_edge.cli import say
 from ffn_edge.tensorrt_api import Target
+from ffn_edge.user_path import UserPath
 
 _SHIFTS = {"KiB": 10, "MiB": 20, "GiB": 30}
 
@@ -29,7 +30,7 @@ def _size(context: click.Context, option: click.Parameter, value: str | None) ->
 
 
 @click.command(short_help="Build TensorRT engines, on the device.")
-@click.argument("bundle", type=click.Path(file_okay=False))
+@click.argument("bundle", type=UserPath(file_okay=False))
 @click.option(
     "--precision",
     type=click.Choice(["fp16", "fp32"]),
@@ -60,7 +61,7 @@ def _size(context: click.Context, option: click.Parameter, value: str | None) ->
 )
 @click.option(
     "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=UserPath(file_okay=False, path_type=Path),
     envvar="FFN_EDGE_CACHE",
     help="Where engines are kept.  [default: ~/.cache/ffn-edge]",
 )
@@ -114,7 +115,7 @@ def build(
             options,
             prove=functools.partial(prove, bundle=opened),
             say=say,
-            progress=BuildProgress(bar),
+            progress=BuildProgress(bar, say),
         )
     if as_json:
         click.echo(json.dumps(build_fields(built)))

@@ -20,13 +20,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ffn_edge.errors import BundleError, FfnEdgeError
+from ffn_edge.errors import BundleError, FfnEdgeError, reason_of
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.graph_check import MOST_BYTES as MOST_GRAPH_BYTES
 from ffn_edge.graph_check import check_graph
@@ -284,7 +285,12 @@ class Bundle:
             text = content.decode()
         except (OSError, ValueError) as error:
             raise BundleError(
-                f"{folder} is not a bundle: cannot read {MANIFEST}",
+                f"{folder} is not a bundle: "
+                + (
+                    f"cannot read {MANIFEST}: {reason_of(error)}"
+                    if os.path.exists(folder)
+                    else "there is no such folder"
+                ),
                 "name the folder that `ffn-edge export` wrote.",
             ) from error
         manifest = Manifest.from_json(text, str(folder / MANIFEST))
@@ -376,12 +382,18 @@ def file_record(path: Path) -> FileRecord:
 
 def check_file(path: Path, expected: FileRecord) -> None:
     """Raise a BundleError unless the file at `path` is the one that was recorded."""
-    if not path.is_file():
-        raise BundleError(f"{path} is missing", EXPORT_AGAIN)
-    size = path.stat().st_size
-    if size != expected.bytes:
+    try:
+        if not path.is_file():
+            raise BundleError(f"{path} is missing", EXPORT_AGAIN)
+        size = path.stat().st_size
+        if size != expected.bytes:
+            raise BundleError(
+                f"{path} has {size} bytes; the manifest says {expected.bytes}", EXPORT_AGAIN
+            )
+        found = file_record(path)
+    except OSError as error:
         raise BundleError(
-            f"{path} has {size} bytes; the manifest says {expected.bytes}", EXPORT_AGAIN
-        )
-    if file_record(path).sha256 != expected.sha256:
+            f"{path} cannot be read: {reason_of(error)}", "make it readable for this user."
+        ) from error
+    if found.sha256 != expected.sha256:
         raise BundleError(f"{path} was altered: its sha256 is not the manifest's", EXPORT_AGAIN)

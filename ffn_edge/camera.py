@@ -17,8 +17,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from ffn_edge.errors import VideoError
+from ffn_edge.images import Images
 from ffn_edge.opencv import opencv
-from ffn_edge.video import UNSTATED_FPS, Images
+from ffn_edge.video import UNSTATED_FPS
 
 _UNPACED_SCHEMES = ("http", "https", "udp", "tcp")  # a host of RTSP sends recordings as they run
 NETWORK_SCHEMES = ("rtsp", "rtsps", *_UNPACED_SCHEMES)

@@ -9,7 +9,7 @@ import sys
 import click
 
 import ffn_edge
-from ffn_edge.errors import FfnEdgeError
+from ffn_edge.errors import FfnEdgeError, printable
 
 
 def say(message: str) -> None:
@@ -159,4 +159,14 @@ def main() -> None:
     except BrokenPipeError:
         # Who read our output is gone (`| head`). Python would complain once more at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = "" if error.filename is None else f"{printable(str(error.filename))}: "
+        click.echo(
+            f"Error: {where}{error.strerror}\n"
+            "Hint: check the path, that you may read and write there, and that the disk has room.",
+            err=True,
+        )
         sys.exit(1)

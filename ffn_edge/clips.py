@@ -9,8 +9,9 @@ from collections.abc import Iterable
 
 from ffn_edge.frame_folder import FrameFolder
 from ffn_edge.frames import segment_centres
+from ffn_edge.images import Images
 from ffn_edge.picture import prepare_frame
-from ffn_edge.video import Images, VideoReader
+from ffn_edge.video import VideoReader
 from ffn_edge.video_list import Video
 
 

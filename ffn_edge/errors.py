@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import re
+
+
+def printable(text: str) -> str:
+    """Return a text for people to read: without user and password of an address, and in UTF-8.
+
+    The address may be one that was taken for a file, and then has one slash ("rtsp:/me:secret@a").
+    A file's name may be of bytes that are no UTF-8.
+    """
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return re.sub(r"(:/{1,2}).*@", r"\1...@", text)
+
 
 class FfnEdgeError(Exception):
-    """What happened, what was expected, and in `hint` what to do about it."""
+    """What happened, what was expected, and in `hint` what to do about it.
+
+    Neither shows user and password of an address, wherever the text came from.
+    """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = printable(message)
+        self.hint = printable(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\nHint: {self.hint}" if self.hint else self.message
@@ -17,6 +32,15 @@ class FfnEdgeError(Exception):
     def __reduce__(self) -> tuple[type[FfnEdgeError], tuple[str, str]]:
         # A data-loader worker sends its error to the main process by pickle: keep the hint.
         return type(self), (self.message, self.hint)
+
+
+class WriteError(FfnEdgeError, OSError):
+    """A file or a folder that cannot be written. It is an OSError, too, for who can go on."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error of the system, or of a library, says: without number and file."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 class FrameCountError(FfnEdgeError):

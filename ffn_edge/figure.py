@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ffn_edge.atomic import atomic_file
+from ffn_edge.atomic import atomic_file, check_writable
 from ffn_edge.errors import FfnEdgeError
 
 FORMATS = ("png", "svg", "pdf")
@@ -16,7 +16,8 @@ def check_figure(path: str | os.PathLike[str]) -> None:
     """Refuse a picture that could not be written, before minutes of work for it.
 
     Raises:
-        FfnEdgeError: its folder is not there, or its name's ending is none of `FORMATS`.
+        FfnEdgeError: its folder is not there or cannot be written, or its name's ending is none of
+            `FORMATS`.
     """
     if Path(path).suffix.lower().lstrip(".") not in FORMATS:
         raise FfnEdgeError(
@@ -25,6 +26,7 @@ def check_figure(path: str | os.PathLike[str]) -> None:
     folder = Path(path).parent
     if not folder.is_dir():
         raise FfnEdgeError(f"there is no folder {folder}", "make it first.")
+    check_writable(path)
 
 
 def save_figure(figure: Any, path: str | os.PathLike[str], *, dpi: int) -> None:

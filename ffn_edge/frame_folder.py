@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-
+from ffn_edge.counted import counted
 from ffn_edge.errors import VideoError
-from ffn_edge.opencv import opencv
-from ffn_edge.video import Choose, Images, Key, check_file, sample_frames
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+from ffn_edge.images import Choose, Images, Indices, Key, read_image, sample_frames
+from ffn_edge.video_list import files_in, images_in_folder
 
 
 class FrameFolder:
@@ -43,28 +39,25 @@ class FrameFolder:
             VideoError: there is no folder, no image, or one of `num_frames` images is missing.
         """
         self.path = Path(path)
-        try:
-            present = set(os.listdir(path))
-        except OSError as error:
-            raise VideoError(
-                f"the frame folder {path} cannot be read: {error.strerror}",
-                "check the path, and for a line of a list the folder that it is relative to.",
-            ) from error
-        images = sorted(filter(is_image, present), key=natural_order)
-        if pattern is not None:
-            images = [pattern % (i + 1) for i in range(num_frames or len(images))]
-        if missing := [name for name in images if name not in present]:
-            raise VideoError(
-                f"{path} lacks {missing[0]}, the first of {len(missing)} missing frames of "
-                f"{len(images)}",
-                "extract the video again, or correct its number of frames in the list file.",
-            )
+        if pattern is None:
+            images = images_in_folder(path)
+        else:  # which asks nothing of each image: training opens thousands of folders an epoch
+            present = files_in(self.path)
+            count = num_frames or len(present)
+            # What a list claims may be any number: one more than there are suffices.
+            names = [pattern % (i + 1) for i in range(min(count, len(present) + 1))]
+            if missing := sorted(set(names).difference(present)):
+                raise VideoError(
+                    f"{path} lacks {missing[0]} of its {count} frames",
+                    "extract the video again, or correct its number of frames in the list file.",
+                )
+            images = [self.path / name for name in names]
         self.num_frames = len(images) if num_frames is None else num_frames
         if not 0 < self.num_frames <= len(images):
             raise VideoError(
-                f"{path} holds {len(images)} images"
+                f"{path} holds {counted(len(images), 'image')}"
                 + ("" if num_frames is None else f", not {num_frames}"),
-                f"a frame folder has one image a frame ({', '.join(IMAGE_SUFFIXES)}).",
+                "extract the video again, or correct its number of frames in the list file.",
             )
         self._images = images[: self.num_frames]
 
@@ -93,37 +86,16 @@ class FrameFolder:
         return sample_frames(self.num_frames, self._read, choose, prepare, self.path)
 
     def _read(self, index: int) -> Images:
-        return read_image(self.path / self._images[index])
+        return read_image(self._images[index])
 
 
-def read_image(path: str | os.PathLike[str]) -> Images:
-    """Return a JPEG, PNG or similar file: uint8 (H, W, 3), BGR.
+def read_frame_folder(
+    folder: str | os.PathLike[str], indices: Indices, *, num_frames: int, pattern: str
+) -> Images:
+    """Return frames of a folder, in the order of `indices`: uint8 (len(indices), H, W, 3), BGR.
 
     Raises:
-        VideoError: it is missing, empty, cut off, or no image.
+        VideoError: see `FrameFolder`.
     """
-    cv2 = opencv()
-    check_file(Path(path), "image")
-    data = np.fromfile(path, np.uint8)
-    image: Images | None = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    # OpenCV fills what a cut-off JPEG lacks with grey; each whole one has an end marker.
-    cut_off = data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data.tobytes()
-    if image is None or cut_off:
-        raise VideoError(
-            f"{path} cannot be read as an image: it is cut off, damaged, or no image",
-            "extract or copy it again.",
-        )
-    return image
-
-
-def is_image(name: str) -> bool:
-    """Return whether a file's name is that of an image."""
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-
-
-def natural_order(name: str) -> list[tuple[int, str]]:
-    """Return a key that sorts 2.jpg before 10.jpg."""
-    return [
-        (int(digits), "") if digits else (-1, text.lower())
-        for digits, text in re.findall(r"([0-9]+)|([^0-9]+)", name)
-    ]
+    reader = FrameFolder(folder, num_frames=num_frames, pattern=pattern)
+    return reader.sample(lambda _: {"": indices})[""]

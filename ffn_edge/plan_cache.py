@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from ffn_edge.atomic import atomic_file, write_text
 from ffn_edge.bundle import Bundle, FileRecord, check_file, file_record
-from ffn_edge.errors import BundleError, EngineError
+from ffn_edge.errors import BundleError, EngineError, reason_of
 from ffn_edge.gpu import Gpu
 from ffn_edge.jetson import board_model, l4t_release
 from ffn_edge.tensorrt_api import Api
@@ -490,6 +490,6 @@ def _written(folder: Path) -> Iterator[None]:
         if error.filename and not str(error.filename).startswith(str(folder)):
             raise  # of another file
         raise EngineError(
-            f"the cache {folder} cannot be written: {error.strerror or error}",
+            f"the cache {folder} cannot be written: {reason_of(error)}",
             "free space on the disk, or name another folder with --cache or FFN_EDGE_CACHE.",
         ) from error

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ffn_edge.cli import say
+from ffn_edge.counted import counted
 from ffn_edge.errors import ExportError
 from ffn_edge.known_answer import TOLERANCES
 from ffn_edge.runtime.engine import EngineOptions, open_engines
 from ffn_edge.runtime.options import engine_options, take_engine_options
+from ffn_edge.user_path import UserPath
 from ffn_edge.video_list import videos_of
 
 if TYPE_CHECKING:
@@ -26,17 +27,18 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Compare PyTorch, graph, composition and engine.")
-@click.argument("bundle", type=click.Path(file_okay=False))
+@click.argument("bundle", type=UserPath(file_okay=False))
 @click.option(
     "--checkpoint",
-    type=click.Path(dir_okay=False),
+    type=UserPath(dir_okay=False),
     help="What the bundle was exported from: its network is compared too.",
 )
 @click.option(
     "--source",
     "sources",
     multiple=True,
-    help="A video file, or a *.txt list of them; may be repeated. Left out, synthetic clips.",
+    help="A video, a folder of them, a pattern in quotes, or a *.txt list; may be repeated. Left "
+    "out, synthetic clips.",
 )
 @click.option(
     "--clips",
@@ -81,8 +83,8 @@ def verify(
     opened = Bundle.load(bundle)
     contract, frame_counts = opened.manifest.input, opened.manifest.frame_counts
     if sources:
-        videos = [video for source in sources for video in videos_of(Path(source))]
-        say(f"reading {len(videos)} videos")
+        videos = [video for source in sources for video in videos_of(source)]
+        say(f"reading {counted(len(videos), 'video')}")
         clip_set = clips_from_videos(videos, contract, frame_counts, clips)
     else:
         clip_set = synthetic_clips(contract, frame_counts, clips)

@@ -13,25 +13,21 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ffn_edge.atomic import atomic_file
-from ffn_edge.errors import VideoError
+from ffn_edge.errors import VideoError, WriteError, reason_of
+from ffn_edge.frame_folder import read_frame_folder as read_frame_folder
+from ffn_edge.images import Choose, Images, Indices, Key, check_file, distinct, stacked
 from ffn_edge.opencv import opencv
 from ffn_edge.pyav import pyav
-
-Images = npt.NDArray[np.uint8]  # one frame (H, W, 3) or several (N, H, W, 3); each use says which
-Indices = Sequence[int] | npt.NDArray[np.int64]
-Key = TypeVar("Key")
-# Given N, the frames that are wanted: any number of arrays of indices in 0..N-1, by some key.
-Choose = Callable[[int], Mapping[Key, Indices]]
 
 # The rate of a file or camera that does not state one.
 UNSTATED_FPS = 30.0
@@ -149,12 +145,12 @@ class VideoReader:
         """Yield every frame: uint8 (H, W, 3), BGR. A file may change its size on the way."""
         return (frame.image for frame in self.timed())
 
-    def timed(self, wanted: Callable[[float], bool] = lambda time_s: True) -> Iterator[Frame]:
+    def timed(self, wanted: Callable[[float], bool] | None = None) -> Iterator[Frame]:
         """Yield every frame with its time. The first is at 0 s, and each later than the one before.
 
         Args:
             wanted: is asked with each frame's time; those that are not wanted are left out, and
-                cost no conversion.
+                cost no conversion. None wants all.
         """
         start_s: float | None = None
         previous_s = -math.inf
@@ -168,7 +164,7 @@ class VideoReader:
             if time_s <= previous_s:
                 time_s = previous_s + 1 / self.fps
             previous_s = time_s
-            if wanted(time_s):
+            if wanted is None or wanted(time_s):
                 yield Frame(self._image(picture), time_s)
 
     def sample(
@@ -198,7 +194,7 @@ class VideoReader:
             wanted = choose(count)
             frames = self._prepared(wanted, prepare)
             if self._num_frames == count:
-                return _stacked(frames, wanted, self.path)
+                return stacked(frames, wanted, self.path)
 
     def read(self, indices: Indices) -> Images:
         """Return the frames `indices`, in their order: uint8 (len(indices), H, W, 3), BGR.
@@ -218,7 +214,7 @@ class VideoReader:
         frames = self._prepared(wanted, None, until=max(indices))
         if not min(indices) >= 0 or max(indices) not in frames:
             raise IndexError(f"{self.path} has {self.num_frames} frames; wanted {list(indices)}")
-        return _stacked(frames, wanted, self.path)[""]
+        return stacked(frames, wanted, self.path)[""]
 
     def _prepared(
         self,
@@ -226,7 +222,7 @@ class VideoReader:
         prepare: Callable[[Images], Images] | None,
         until: float = math.inf,
     ) -> dict[int, Images]:
-        chosen = _distinct(wanted)
+        chosen = distinct(wanted)
         frames = {}
         for index, picture in enumerate(self._from_start()):
             if index in chosen:
@@ -375,7 +371,7 @@ class VideoWriter:
                     f"file:{self._temporary}", "w", format="mp4", options={"movflags": "faststart"}
                 )
             except OSError as error:
-                raise self._unwritten(str(error)) from error
+                raise self._unwritten(reason_of(error)) from error
             rate = Fraction(self._fps).limit_denominator(1001)
             stream = self._container.add_stream(self._codec, rate=rate)
             stream.pix_fmt = "yuv420p"
@@ -417,106 +413,48 @@ class VideoWriter:
         self._next = picture.pts + (picture.duration if time_s is None else 1)
         self._mux(picture)
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: Any
+    ) -> None:
         """Put the file in place, or remove it if the block failed.
 
         Raises:
             VideoError: the disk is full, or no frame was written.
         """
-        av = pyav()
-        with self._stack:
-            try:
-                if kind is None and self._next == 0:
-                    raise self._unwritten("it was given no frame")
-                if kind is None:
-                    self._mux(None)
-                self._container.close()
-            except av.FFmpegError as error:
-                if kind is None:
-                    raise self._unwritten(str(error)) from error
-            self._stack.pop_all().__exit__(kind, *rest)
+        failure = self._finish() if error is None else error
+        with suppress(pyav().FFmpegError):  # of a file that is removed
+            self._container.close()
+        try:
+            self._stack.__exit__(type(failure) if failure else None, failure, trace)
+        except WriteError as full:
+            raise self._unwritten(reason_of(full)) from full
+        if error is None and failure is not None:
+            raise failure
+
+    def _finish(self) -> VideoError | None:
+        """Write what is left; return what went wrong."""
+        try:
+            if self._next == 0:
+                raise self._unwritten("it was given no frame")
+            self._mux(None)
+            self._container.close()
+        except VideoError as error:
+            return error
+        except pyav().FFmpegError as error:
+            return self._unwritten(reason_of(error))
+        return None
 
     def _mux(self, picture: Any) -> None:
         try:
             self._container.mux(self._stream.encode(picture))
         except pyav().FFmpegError as error:
-            raise self._unwritten(str(error)) from error
+            raise self._unwritten(reason_of(error)) from error
 
     def _unwritten(self, reason: str) -> VideoError:
         return VideoError(
             f"{self.path} could not be written: {reason}",
             "check that the disk has room and that the folder may be written.",
         )
-
-
-def sample_frames(
-    num_frames: int,
-    read: Callable[[int], Images],
-    choose: Choose[Key],
-    prepare: Callable[[Images], Images] | None,
-    path: Path,
-) -> dict[Key, Images]:
-    """Return several choices of frames of which each can be read by itself.
-
-    Args:
-        num_frames: N.
-        read: returns the frame of an index; is asked once for each that is wanted.
-        choose: see `VideoReader.sample`.
-        prepare: the same.
-        path: of the frames, for an error.
-
-    Raises:
-        VideoError: what `prepare` returns differs in size.
-    """
-    wanted = choose(num_frames)
-    frames = {}
-    for index in sorted(_distinct(wanted)):
-        frame = read(index)
-        frames[index] = frame if prepare is None else prepare(frame)
-    return _stacked(frames, wanted, path)
-
-
-def _distinct(wanted: Mapping[Key, Indices]) -> set[int]:
-    return {int(index) for each in wanted.values() for index in np.ravel(each)}
-
-
-def _stacked(
-    frames: Mapping[int, Images], wanted: Mapping[Key, Indices], path: Path
-) -> dict[Key, Images]:
-    order = sorted(frames)
-    try:
-        images = np.stack([frames[index] for index in order])
-    except ValueError as error:
-        raise VideoError(
-            f"the frames of {path} differ in size", "encode or extract it again with one size."
-        ) from error
-    return {key: images[np.searchsorted(order, each)] for key, each in wanted.items()}
-
-
-def check_file(path: Path, kind: str) -> None:
-    """Tell a file that is missing, a folder or empty from one that is damaged.
-
-    Raises:
-        VideoError: it is one of these.
-    """
-    if not path.exists():
-        raise VideoError(f"there is no {kind} at {path}", "check the path.")
-    if not path.is_file():
-        raise VideoError(f"{path} is not a file", f"name one {kind} file.")
-    if path.stat().st_size == 0:
-        raise VideoError(f"{path} is empty", "copy or download it again.")
-
-
-def _is_turned(matrix: npt.NDArray[np.int32]) -> bool:
-    """Return whether a display matrix swaps height and width."""
-    return abs(float(matrix[0])) < abs(float(matrix[1]))
-
-
-@functools.cache
-def _demuxer_options() -> dict[str, str]:
-    """Keep a playlist from naming an address, or another file."""
-    formats = pyav().formats_available - _PLAYLISTS
-    return {"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(formats))}
 
 
 def _upright(image: Images, matrix: npt.NDArray[np.int32]) -> Images:
@@ -532,3 +470,15 @@ def _upright(image: Images, matrix: npt.NDArray[np.int32]) -> Images:
     if across < 0 or down < 0:
         image = cv2.flip(image, -1 if across < 0 and down < 0 else int(across < 0))
     return image
+
+
+def _is_turned(matrix: npt.NDArray[np.int32]) -> bool:
+    """Return whether a display matrix swaps height and width."""
+    return abs(float(matrix[0])) < abs(float(matrix[1]))
+
+
+@functools.cache
+def _demuxer_options() -> dict[str, str]:
+    """Keep a playlist from naming an address, or another file."""
+    formats = pyav().formats_available - _PLAYLISTS
+    return {"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(formats))}

@@ -41,7 +41,7 @@ def calibrate_bundle(
         say: is told what to be warned of.
 
     Raises:
-        DataError: the list is wrong or names folders, or none of its videos can be read.
+        DataError: the list is wrong, or none of its videos can be read.
         EngineError: the backend is not installed, or cannot run the bundle, or this takes several
             clips at once.
         FfnEdgeError: the answers say nothing of the labels, or the folder cannot be written.
@@ -53,11 +53,6 @@ def calibrate_bundle(
             "export it again without --batch.",
         )
     videos = read_list(list_file, num_classes=len(bundle.manifest.classes), root=root)
-    if folder := next((video for video in videos if video.num_frames is not None), None):
-        raise DataError(
-            f"{folder.path} is a folder of frames; a bundle is calibrated on video files",
-            "list videos, one `path label` a line.",
-        )
     with open_engines(bundle, options, say=say) as engines:
         logits, labels = answer_videos(engines, contract, videos, on_video=on_video, say=say)
     calibration = calibrate(bundle, logits, labels)

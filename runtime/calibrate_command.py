@@ -8,13 +8,16 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from ffn_edge.atomic import check_writable
 from ffn_edge.bundle import Bundle
+from ffn_edge.counted import counted
+from ffn_edge.progress import progress
 from ffn_edge.runtime.calibrate import calibrate_bundle
 from ffn_edge.runtime.calibration import CALIBRATION, Calibration
 from ffn_edge.runtime.options import engine_options, take_engine_options
+from ffn_edge.user_path import UserPath
 
 # An accuracy of 0.9 that 200 clips say is known to two points.
 _FEW_CLIPS = 200
@@ -22,13 +25,13 @@ _SHOWN_ROWS = 4  # of a cascade: every so many
 
 
 @click.command(short_help="Learn from labelled clips how sure each answer is.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=UserPath(path_type=Path))
 @click.option(
-    "--list", "list_file", type=click.Path(dir_okay=False, path_type=Path), required=True,
+    "--list", "list_file", type=UserPath(dir_okay=False, path_type=Path), required=True,
     help="A text file with one `path label` a line: clips that were not trained on.",
 )  # fmt: skip
 @click.option(
-    "--root", type=click.Path(file_okay=False, path_type=Path),
+    "--root", type=UserPath(file_okay=False, path_type=Path),
     help="What the list's paths are relative to.  [default: its folder]",
 )  # fmt: skip
 @engine_options
@@ -48,14 +51,13 @@ def calibrate(
       ffn-edge calibrate bundle --list val.txt --root videos
     """
     loaded = Bundle.load(bundle)
+    check_writable(bundle / CALIBRATION)
     engines = take_engine_options(options)
     console = Console(stderr=True)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("calibrating", total=None)
+    with progress(console, "calibrating") as show:
         learnt = calibrate_bundle(
-            loaded, list_file, engines, root=root,
-            on_video=lambda done, total: bar.update(task, completed=done, total=total), say=say,
+            loaded, list_file, engines, root=root, on_video=show, say=say
         )  # fmt: skip
     if learnt.clips < _FEW_CLIPS:
         say(f"{learnt.clips} clips are few: take {_FEW_CLIPS} or more for thresholds that hold.")
@@ -72,8 +74,9 @@ def calibrate(
 def _confidence_table(learnt: Calibration, gmacs: dict[int, float]) -> Table:
     table = Table(
         title="each frame count alone",
-        caption=f"{learnt.clips} clips; before, and after logits are divided by the temperature. "
-        "ECE: expected calibration error, the points that a stated probability is off by.",
+        caption=f"{counted(learnt.clips, 'clip')}; before, and after logits are divided by the "
+        "temperature. ECE: expected calibration error, the points that a stated probability is "
+        "off by.",
     )
     for heading in (
         "frames", "GMAC", "accuracy", "temperature", "log loss", "after", "ECE", "after",

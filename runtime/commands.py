@@ -5,29 +5,36 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from ffn_edge.atomic import check_writable
 from ffn_edge.bundle import Bundle, Manifest
+from ffn_edge.counted import counted
+from ffn_edge.progress import progress
+from ffn_edge.runtime.answers import Answers, AnswersCsv
 from ffn_edge.runtime.options import engine_options, root_option, seconds_until, take_engine_options
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.profile import PROFILE, Profile, profile_bundle
 from ffn_edge.runtime.run import RunOptions, run_session
-from ffn_edge.runtime.sinks import JsonLines, LiveView, Sink
+from ffn_edge.runtime.sinks import JsonLines, LiveView, ProgressLines, Sink
 from ffn_edge.runtime.summary import Summary
+from ffn_edge.user_path import UserPath
+from ffn_edge.video import UNSTATED_FPS
 
 
 @click.command(short_help="Measure each engine's latency and power here.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=UserPath(path_type=Path))
 @click.option(
     "--runs", type=click.IntRange(min=1), default=50, show_default=True, help="Of each engine."
 )
@@ -45,12 +52,12 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
     """
     engines = take_engine_options(options)
     loaded = Bundle.load(bundle)
+    check_writable(bundle / PROFILE)
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("profiling", total=runs)
+    with progress(console, "profiling") as show:
         measured = profile_bundle(
             loaded, engines, runs=runs, root=root,
-            on_round=lambda done: bar.update(task, completed=done),
+            on_round=lambda done: show(done, runs),
             say=functools.partial(console.print, markup=False, highlight=False, soft_wrap=True),
         )  # fmt: skip
     click.echo(f"wrote {bundle / PROFILE}", err=True)
@@ -61,11 +68,12 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
 
 
 @click.command(short_help="Recognise actions, adapting the frame count.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=UserPath(path_type=Path))
 @click.option(
-    "--source", required=True,
-    help="A video file, a .txt file with one video path a line, a camera's number, csi://0, or a "
-    "stream such as rtsp://camera/1.",
+    "--source", "sources", required=True, multiple=True,
+    help="A video; a folder of videos, or of one video's images; a pattern in quotes, such as "
+    "'day/*.mp4'; a .txt file with a video or a folder a line; a camera's number, csi://0, or a "
+    "stream such as rtsp://camera/1. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--latency-ms", type=click.FloatRange(min=0, min_open=True),
@@ -94,7 +102,7 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
     help="Look again, with more frames, where few are not sure. Needs `ffn-edge calibrate`.",
 )
 @click.option(
-    "--limits", "limits_file", type=click.Path(dir_okay=False, path_type=Path),
+    "--limits", "limits_file", type=UserPath(dir_okay=False, path_type=Path),
     help="A JSON file with latency_ms, miss_rate or power_w, read again whenever it changes.",
 )  # fmt: skip
 @click.option(
@@ -105,18 +113,28 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
     "--hop", "hop_s", type=float, default=0.25, show_default=True,
     help="The seconds from one inference to the next.",
 )  # fmt: skip
+@click.option(
+    "--fps", type=float, default=UNSTATED_FPS, show_default=True,
+    help="The frames a second of a folder of images.",
+)  # fmt: skip
 @click.option("--realtime", is_flag=True, help="Play a file at its own pace, as a camera would.")
 @click.option("--max-seconds", type=float, default=math.inf, help="End after so much video.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=UserPath(path_type=Path),
     help="Where the JSON lines go.  [default: stdout, unless it is a terminal]",
 )
 @click.option(
-    "--annotate", type=click.Path(path_type=Path), help="Write the video with the results, as MP4."
+    "--csv", "csv_file", type=UserPath(dir_okay=False, path_type=Path),
+    help="Write what each video showed, and when: a row for each span.",
+)  # fmt: skip
+@click.option(
+    "--annotate",
+    type=UserPath(written=True, path_type=Path),
+    help="Write the video with the results, as MP4.",
 )
 @click.option(
-    "--record", type=click.Path(dir_okay=False, path_type=Path),
+    "--record", type=UserPath(dir_okay=False, path_type=Path),
     help="Write what the policy saw, for `ffn-edge simulate --trace`.",
 )  # fmt: skip
 @root_option
@@ -127,7 +145,7 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
 )  # fmt: skip
 def run(
     bundle: Path,
-    source: str,
+    sources: tuple[str, ...],
     latency_ms: float | None,
     miss_rate: float,
     frames: int | None,
@@ -135,6 +153,7 @@ def run(
     battery_wh: float | None,
     until_s: float | None,
     output: Path | None,
+    csv_file: Path | None,
     annotate: Path | None,
     record: Path | None,
     as_json: bool,
@@ -146,16 +165,20 @@ def run(
     the power budget; the choice is explained in each JSON line. Ctrl-C ends the run with a
     summary (exit code 0).
 
+    A video's answer is the class with the highest mean probability over all its windows. Its spans
+    are runs of windows with the same most probable class, and a window stands for its middle.
+
     \b
     Examples:
-      ffn-edge run bundle --source clip.mp4 --latency-ms 80 --output lines.jsonl
+      ffn-edge run bundle --source recordings --latency-ms 80 --csv answers.csv
       ffn-edge run bundle --source 0 --latency-ms 50 --miss-rate 0.01 --power-w 10
       ffn-edge run bundle --source csi://0 --battery-wh 20 --until 18:00
       ffn-edge run bundle --source clip.mp4 --frames 8 --annotate out.mp4
     """
     _check_files(
-        {"--output": output, "--annotate": annotate, "--record": record},
-        {"--source": Path(source), "--limits": options["limits_file"]},
+        {"--output": output, "--csv": csv_file, "--annotate": annotate, "--record": record},
+        {"--limits": options["limits_file"]},
+        sources,
     )
     if frames is not None and options["escalate"]:
         raise click.UsageError("--escalate chooses frame counts, and --frames fixes one.")
@@ -173,33 +196,49 @@ def run(
     loaded = Bundle.load(bundle)
     engines = take_engine_options(options)
     to_stdout = output is None and (as_json or not sys.stdout.isatty())
+    answers = Answers(loaded.manifest.classes, options["window_s"])
     try:
         with ExitStack() as stack:
             sinks: list[Sink] = []
+            video_sinks: list[Sink] = [answers]
+            if csv_file is not None:
+                answers.on_answer = stack.enter_context(AnswersCsv(csv_file)).write
             if output is not None or to_stdout:
                 sinks.append(stack.enter_context(JsonLines(output or sys.stdout)))
             if console.is_terminal and not (to_stdout and sys.stdout.isatty()):
                 sinks.append(stack.enter_context(LiveView(console)))
+            if not console.is_terminal:
+                video_sinks.append(ProgressLines(say))
+            stack.callback(answers.end_video)
             run_session(
-                loaded, source, limits, RunOptions(engines=engines, **options),
-                summary=summary, sinks=sinks, annotate=annotate, record=record, say=say,
+                loaded, sources, limits, RunOptions(engines=engines, **options),
+                summary=summary, sinks=sinks, video_sinks=video_sinks, annotate=annotate,
+                record=record, say=say,
             )  # fmt: skip
     finally:  # a run that fails has inferences to tell of, too
         if summary.inferences:
             console.print(summary.table())
+        for answer in answers.all:
+            say(answer.line() if csv_file is None else answer.line(str(csv_file)))
     if not summary.inferences:
         say("no inference: the source ended before the first window was full")
     if as_json:
-        click.echo(json.dumps({"summary": summary.fields()}))
+        click.echo(
+            json.dumps(
+                {"summary": {**summary.fields(), "answers": [a.fields() for a in answers.all]}}
+            )
+        )
 
 
-def _check_files(written: dict[str, Path | None], read: dict[str, Path | None]) -> None:
+def _check_files(
+    written: dict[str, Path | None], read: dict[str, Path | None], sources: Sequence[str]
+) -> None:
     """Refuse to write over what is read, or twice to one file.
 
     Raises:
         click.UsageError: two options name the same file.
     """
-    seen: dict[Path, str] = {}
+    seen = {Path(os.path.expanduser(text)).absolute().resolve(): "--source" for text in sources}
     for option, path in {**read, **written}.items():
         if path is not None and (path.is_file() or not path.exists()):  # not /dev/null
             other = seen.setdefault(path.absolute().resolve(), option)
@@ -220,8 +259,8 @@ def _profile_table(measured: Profile, manifest: Manifest) -> Table:
     if measured.end.temperature_c is not None:
         settings.append(f"{measured.end.temperature_c:.0f} °C at the end")
     caption = [
-        f"{where.machine.cpu}, {where.threads} threads, {where.backend} {where.backend_version} "
-        f"in {where.precision} on {where.device}",
+        f"{where.machine.cpu}, {counted(where.threads, 'thread')}, {where.backend} "
+        f"{where.backend_version} in {where.precision} on {where.device}",
         *([", ".join(settings)] if settings else []),
     ]
     table = Table(title="latency in ms")

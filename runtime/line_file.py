@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, flushed at once, so that a reader sees it when it is there."""
+"""Files that are written line by line, flushed at once: a reader sees a line when it is there."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
-from ffn_edge.errors import FfnEdgeError
+from ffn_edge.atomic import written
+from ffn_edge.errors import WriteError
 
 _Self = TypeVar("_Self", bound="LineFile")
 
 
 class LineFile:
-    """JSON lines to a file or a stream: `with LineFile(path) as lines: lines.write_line({...})`."""
+    """Lines to a file or a stream: `with LineFile(path) as lines: lines.write_line({...})`."""
 
     def __init__(self, target: TextIO | Path) -> None:
         """Remember the target.
@@ -31,15 +32,13 @@ class LineFile:
         """Open the file.
 
         Raises:
-            FfnEdgeError: it cannot be written.
+            WriteError: it cannot be written.
         """
         if isinstance(self._target, Path):
-            try:
+            with written(self._target):
                 self._file: TextIO = self._stack.enter_context(
                     open(self._target, "w", encoding="utf-8")
                 )
-            except OSError as error:
-                raise self._unwritten(error) from error
         else:
             self._file = self._target
         return self
@@ -51,29 +50,32 @@ class LineFile:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._stack.close()  # tries once more to write what it holds
-        except OSError as failure:
+            with written(self._name):
+                self._stack.close()  # tries once more to write what it holds
+        except WriteError:
             if error is None:
-                raise self._unwritten(failure) from failure
+                raise
 
     def write_line(self, fields: Mapping[str, Any]) -> None:
-        """Write a line.
+        """Write a line of JSON.
 
         Raises:
-            FfnEdgeError: the disk is full.
+            WriteError: the disk is full.
             BrokenPipeError: nobody reads on.
         """
-        try:
-            self._file.write(json.dumps(fields) + "\n")
-            self._file.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise self._unwritten(error) from error
+        self.write_text(json.dumps(fields) + "\n")
 
-    def _unwritten(self, error: OSError) -> FfnEdgeError:
-        name = self._target if isinstance(self._target, Path) else self._target.name
-        return FfnEdgeError(
-            f"{name} could not be written: {error.strerror}",
-            "check that the disk has room and that the folder may be written.",
-        )
+    def write_text(self, text: str) -> None:
+        """Write whole lines.
+
+        Raises:
+            WriteError: the disk is full.
+            BrokenPipeError: nobody reads on.
+        """
+        with written(self._name):
+            self._file.write(text)
+            self._file.flush()
+
+    @property
+    def _name(self) -> str:
+        return str(self._target) if isinstance(self._target, Path) else self._target.name

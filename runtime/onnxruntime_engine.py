@@ -144,7 +144,10 @@ class OnnxRuntimeEngine:
         try:
             options.add_external_initializers(list(self._weights), list(self._weights.values()))
             self._session = ort.InferenceSession(
-                self._graph, options, providers=["CPUExecutionProvider"]
+                self._graph,
+                options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,  # it would say on stdout that it tries the same again
             )
         except Exception as error:  # its exceptions have no base class of their own
             raise EngineError(

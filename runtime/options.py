@@ -13,6 +13,7 @@ import click
 from ffn_edge.plan_cache import PRECISIONS
 from ffn_edge.runtime.engine import BACKENDS, EngineOptions
 from ffn_edge.runtime.tensorrt_group import RESIDENT
+from ffn_edge.user_path import UserPath
 
 
 def seconds_until(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -59,14 +60,14 @@ _OPTIONS = (
         help="Keep all of TensorRT's engines in memory, or one at a time.",
     ),
     click.option(
-        "--cache", type=click.Path(file_okay=False, path_type=Path), envvar="FFN_EDGE_CACHE",
+        "--cache", type=UserPath(file_okay=False, path_type=Path), envvar="FFN_EDGE_CACHE",
         help="Where TensorRT's engines are kept.  [default: ~/.cache/ffn-edge]",
     ),
 )  # fmt: skip
 
 
 root_option = click.option(
-    "--root", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("/"),
+    "--root", type=UserPath(exists=True, file_okay=False, path_type=Path), default=Path("/"),
     help="Where the machine's file system begins, for its sensors.  [default: /]",
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ffn_edge.bundle import Bundle
+from ffn_edge.counted import counted
 from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
 from ffn_edge.runtime.calibration import load_calibration
 from ffn_edge.runtime.conditions import conditions_now
@@ -32,15 +33,17 @@ from ffn_edge.runtime.second_look import SecondLook
 from ffn_edge.runtime.session import Session, Timing
 from ffn_edge.runtime.simulate.trace import TraceWriter
 from ffn_edge.runtime.sinks import AnnotatedVideo, Sink
-from ffn_edge.runtime.sources import Frame, Stream, open_source
+from ffn_edge.runtime.sources import Frame, Source, Stream, open_source
 from ffn_edge.runtime.summary import Summary
 from ffn_edge.signals import ending_signals, on_signals
+from ffn_edge.video import UNSTATED_FPS
 
 # Enough to start with; the policy learns the rest from the run itself.
 _QUICK_RUNS = 5
 # Other programs can only add to a latency. A low quantile keeps them out of the proportions
 # between the engines; their share goes into the slowdown, which the run corrects.
 _BASE_QUANTILE = 0.1
+_MOST_FPS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,19 +52,34 @@ class RunOptions(Timing):
 
     Attributes:
         realtime: play files at their own pace, as a camera would.
+        fps: frames a second of folders of images, which state none.
         engines: what runs the engines.
         policy: what picks the frame count.
         limits_file: limits that change during the run; see `LimitsFile`.
         root: where the machine's file system begins, for its sensors.
         escalate: look again, with more frames, where few are not sure.
+
+    Raises:
+        FfnEdgeError: a time or the rate is not positive, or out of all proportion.
     """
 
     realtime: bool = False
+    fps: float = UNSTATED_FPS
     engines: EngineOptions = field(default_factory=EngineOptions)
     policy: Policy[Any] = field(default_factory=Adaptive)
     limits_file: Path | None = None
     root: Path = Path("/")
     escalate: bool = False
+
+    def __post_init__(self) -> None:
+        # Not super(): a dataclass with slots is another class than the one that stands here.
+        Timing.__post_init__(self)
+        if not 0 < self.fps <= _MOST_FPS:
+            raise FfnEdgeError(
+                f"images have more than 0 and at most {_MOST_FPS} frames a second; "
+                f"got {self.fps:g}",
+                "the default is --fps 30.",
+            )
 
 
 _DEFAULTS = RunOptions()
@@ -70,7 +88,7 @@ _DEFAULTS = RunOptions()
 @contextmanager
 def open_session(
     bundle: Bundle,
-    source: str,
+    source: str | Sequence[str] | Source,
     limits: Limits,
     options: RunOptions = _DEFAULTS,
     *,
@@ -87,7 +105,7 @@ def open_session(
 
     Args:
         bundle: what to run.
-        source: see `sources.open_source`.
+        source: see `sources.open_source`; or what it returned.
         limits: what to keep. With `limits.frames`, only that engine is opened.
         options: how to run.
         say: is told what was chosen and what to be warned of.
@@ -102,14 +120,14 @@ def open_session(
     limits_now: Callable[[], Limits] = (
         (lambda: limits) if file is None else LimitsFile(file, limits, say)
     )
-    streams = open_source(
+    opened = _open_source(
         source,
-        realtime=options.realtime,
+        options,
         # Who looks at the frames sees all of them; a network needs no more than twice its size.
         short_side=None if on_frame else max(2 * bundle.manifest.input.short_side, 256),
         say=say,
     )
-    is_live = all(stream.live for stream in streams.streams)
+    is_live = all(stream.live for stream in opened.streams)
     wanted = None if limits.frames is None else (limits.frames,)
     with ExitStack() as stack:
         engines = stack.enter_context(
@@ -119,7 +137,7 @@ def open_session(
         say(
             f"{bundle.manifest.architecture}, {', '.join(map(str, engines))} frames, with "
             f"{chosen.name} {chosen.version} in {chosen.precision} on {chosen.device}, "
-            f"{chosen.threads} threads: {chosen.reason}"
+            f"{counted(chosen.threads, 'thread')}: {chosen.reason}"
         )
         meter = stack.enter_context(closing(meter_for(chosen, options.root)))
         needs_power = limits.needs_power or file is not None  # which may ask for it later
@@ -156,7 +174,7 @@ def open_session(
             trace.begin(setting, limits, dataclasses.asdict(conditions))
         sampler = stack.enter_context(Sampler(meter, Health(options.root)))
         yield Session(
-            streams,
+            opened,
             engines,
             bundle.manifest,
             Controller(options.policy, setting),
@@ -255,12 +273,13 @@ def setting_from_latencies(
 
 def run_session(
     bundle: Bundle,
-    source: str,
+    source: str | Sequence[str],
     limits: Limits,
     options: RunOptions = _DEFAULTS,
     *,
     summary: Summary,
     sinks: Sequence[Sink] = (),
+    video_sinks: Sequence[Sink] = (),
     annotate: Path | None = None,
     record: Path | None = None,
     say: Callable[[str], None] = lambda message: None,
@@ -276,6 +295,7 @@ def run_session(
         options: how to run.
         summary: counts the results; a run that fails leaves what it counted until then.
         sinks: open.
+        video_sinks: the same, but they are given no results of cameras, which have no end.
         annotate: an MP4 file to write, or None.
         record: a trace to write, or None; see `TraceWriter`.
         say: is told what was chosen and what to be warned of.
@@ -288,11 +308,13 @@ def run_session(
         say(f"skipped {name}: {error}")
         summary.skip(name, error)
 
+    opened = _open_source(source, options)
+    cameras = {stream.name for stream in opened.streams if stream.comes_back}
     if annotate is not None:
-        names = [stream.name for stream in open_source(source).streams]
+        names = [stream.name for stream in opened.streams]
         if len(names) > 1:
             raise VideoError(
-                f"{annotate} can hold one video; {source} lists several",
+                f"{annotate} can hold one video, and {len(names)} are to be watched",
                 "annotate one video at a time, or leave out --annotate.",
             )
         if annotate.exists() and Path(names[0]).exists() and annotate.samefile(names[0]):
@@ -303,7 +325,7 @@ def run_session(
         session = stack.enter_context(
             open_session(
                 bundle,
-                source,
+                opened,
                 limits,
                 options,
                 say=say,
@@ -321,6 +343,8 @@ def run_session(
                 trace.write(result.observation)
             for target in targets:
                 target.write(result)
+            for target in () if result.source in cameras else video_sinks:
+                target.write(result)
     for what, counts in (("the run", session), (annotate, video)):
         # Less is no slow handling: a camera that is opened sends what it has, all at once.
         if counts is not None and counts.dropped > counts.received / 100:
@@ -328,6 +352,20 @@ def run_session(
                 f"{what} left out {counts.dropped} of {counts.received} frames "
                 f"({counts.dropped / counts.received:.0%}): they came faster than they were handled"
             )
+
+
+def _open_source(
+    source: str | Sequence[str] | Source,
+    options: RunOptions,
+    *,
+    short_side: int | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Source:
+    if isinstance(source, Source):
+        return source
+    return open_source(
+        source, realtime=options.realtime, fps=options.fps, short_side=short_side, say=say
+    )
 
 
 def _doubt(profile: Profile | None, bundle: Bundle, engines: OpenEngines, root: Path) -> str:

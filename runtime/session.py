@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from ffn_edge.bundle import Manifest
 from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
@@ -27,6 +28,7 @@ from ffn_edge.runtime.policy.interface import (
 )
 from ffn_edge.runtime.second_look import SecondLook
 from ffn_edge.runtime.sources import Frame, Source, Stream
+from ffn_edge.video_list import none_could_be_read
 
 _TOP = 5
 _WARNING_S = 60.0  # from one warning to the next
@@ -62,6 +64,9 @@ class Timing:
 _DEFAULT_TIMING = Timing()
 
 
+Probabilities = npt.NDArray[np.float64]
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """A class and its probability in 0..1."""
@@ -85,6 +90,7 @@ class Result:
         device_ms: of the engine's share, the device's own clock; None where it has none.
         overhead_ms: around the engine: deciding, gathering the clip, sensing, reading the logits.
         top: the most probable classes, best first.
+        probabilities: of all classes, float64 (C,), in the manifest's order.
     """
 
     time_s: float
@@ -96,6 +102,9 @@ class Result:
     device_ms: float | None
     overhead_ms: float
     top: tuple[Prediction, ...]
+    probabilities: Probabilities = field(
+        default_factory=lambda: np.empty(0), repr=False, compare=False
+    )
 
     @property
     def frames(self) -> int:
@@ -199,12 +208,12 @@ class Session:
         """Yield a result for each inference.
 
         Raises:
-            VideoError: the source cannot be read, or stops; of a list, every video.
+            VideoError: the source cannot be read, or stops; of several, every video.
             EngineError: an engine failed.
         """
         limits = self._limits()
         self._warn(self._controller.decide(limits, time.monotonic()), limits)
-        broken = 0
+        broken: list[tuple[str, VideoError]] = []
         for stream in self._source.streams:
             if self._is_over():
                 return
@@ -213,17 +222,15 @@ class Session:
             except VideoError as error:
                 if not self._source.skip_broken:
                     raise
-                broken += 1
+                broken.append((stream.name, error))
                 if self._on_skip is not None:
                     self._on_skip(stream.name, error)
             finally:
                 self._offset_s += self._latest_s
                 self._latest_s = 0.0
                 self._live_since = None
-        if broken == len(self._source.streams):
-            raise VideoError(
-                f"none of the {broken} videos of the list could be read", "see the messages above."
-            )
+        if len(broken) == len(self._source.streams):
+            raise none_could_be_read(broken)
 
     def _watch(self, stream: Stream) -> Iterator[Result]:
         with stream, self._window(stream):
@@ -328,7 +335,7 @@ class Session:
             ran=ran,
         )
         self._controller.observe(observation)
-        top = top_classes(logits, self._classes)
+        probabilities = class_probabilities(logits)
         time_s = self._used_s
         # On a live source, hops that are past are left out.
         hops = math.floor((time_s - self._due_s) / self._timing.hop_s) + 1
@@ -342,7 +349,8 @@ class Session:
             engine_ms=engine_ms,
             device_ms=self._engines[decision.frames].device_ms if not ran else None,
             overhead_ms=(time.monotonic() - start) * 1e3 - engine_ms,
-            top=top,
+            top=_best(logits, probabilities, self._classes),
+            probabilities=probabilities,
         )
 
     def _warn(self, decision: Decision, limits: Limits) -> None:
@@ -363,12 +371,8 @@ class Session:
         return logits[0], (time.monotonic() - start) * 1e3
 
 
-def top_classes(logits: Logits, classes: tuple[str, ...]) -> tuple[Prediction, ...]:
-    """Return the most probable classes, at most five, best first.
-
-    Args:
-        logits: (classes,).
-        classes: their names.
+def class_probabilities(logits: Logits) -> Probabilities:
+    """Return the softmax of logits (C,), float64 (C,).
 
     Raises:
         EngineError: a logit is not a number.
@@ -378,6 +382,25 @@ def top_classes(logits: Logits, classes: tuple[str, ...]) -> tuple[Prediction, .
             "the engine's output is not finite", "check the bundle with `ffn-edge verify`."
         )
     exponentials = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = exponentials / exponentials.sum()
+    probabilities: Probabilities = exponentials / exponentials.sum()
+    return probabilities
+
+
+def top_classes(logits: Logits, classes: tuple[str, ...]) -> tuple[Prediction, ...]:
+    """Return the most probable classes, at most five, best first.
+
+    Args:
+        logits: (C,).
+        classes: their names.
+
+    Raises:
+        EngineError: a logit is not a number.
+    """
+    return _best(logits, class_probabilities(logits), classes)
+
+
+def _best(
+    logits: Logits, probabilities: Probabilities, classes: tuple[str, ...]
+) -> tuple[Prediction, ...]:
     best = np.argsort(-logits, kind="stable")[:_TOP]
     return tuple(Prediction(classes[i], float(probabilities[i])) for i in best)

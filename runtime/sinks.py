@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
@@ -14,6 +16,7 @@ from rich.text import Text
 
 from ffn_edge.opencv import opencv
 from ffn_edge.picture import draw_label
+from ffn_edge.progress import NowAndThen
 from ffn_edge.runtime.hand_over import HandOver
 from ffn_edge.runtime.line_file import LineFile
 from ffn_edge.runtime.session import Result
@@ -129,6 +132,22 @@ class LiveView:
             style="dim",
         )
         return Group(head, classes, why, why_not)
+
+
+class ProgressLines:
+    """A line now and then of how far a video is, where there is no terminal to redraw."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = NowAndThen(say)
+        self._start = time.monotonic()
+
+    def write(self, result: Result) -> None:
+        """Take a result, and say what time it is of, if it is time to."""
+        self._say(lambda: self._line(result))
+
+    def _line(self, result: Result) -> str:
+        rate = result.elapsed_s / (time.monotonic() - self._start)
+        return f"{result.source}: {result.time_s:.0f} s done, {rate:.1f} s of video a second"
 
 
 class AnnotatedVideo:

@@ -1,4 +1,4 @@
-"""Where frames come from: a video file, a list of video files, or a camera.
+"""Where frames come from: video files, folders of images, or a camera.
 
 A source is one or more streams. A stream is opened by `with` and iterated, and yields frames with
 their time.
@@ -6,18 +6,20 @@ their time.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
 from ffn_edge.camera import Camera, is_camera
-from ffn_edge.errors import VideoError
+from ffn_edge.errors import VideoError, printable
+from ffn_edge.frame_folder import FrameFolder
+from ffn_edge.video import UNSTATED_FPS, VideoReader
 from ffn_edge.video import Frame as Frame
-from ffn_edge.video import VideoReader
-from ffn_edge.video_list import videos_of
+from ffn_edge.video_list import find_videos
 
 
 class Stream(Protocol):
@@ -54,7 +56,7 @@ class VideoStream:
     comes_back = False
 
     def __init__(self, path: Path, *, realtime: bool = False) -> None:
-        self.name = str(path)
+        self.name = printable(str(path))
         self.live = realtime
         self._reader = VideoReader(path)
 
@@ -82,16 +84,65 @@ class VideoStream:
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames; in real time, those that are already a frame late are dropped."""
-        if not self.live:
-            return self._reader.timed()
-        start = time.monotonic()
+        return self._reader.timed(_at_its_pace(self.fps) if self.live else None)
 
-        def in_time(time_s: float) -> bool:
-            early_s = start + time_s - time.monotonic()
-            time.sleep(max(0.0, early_s))
-            return early_s >= -1 / self.fps
 
-        return self._reader.timed(in_time)
+class FolderStream:
+    """A video that is kept as a folder with one image a frame, played as a `VideoStream` is."""
+
+    comes_back = False
+
+    def __init__(
+        self, folder: Path, num_frames: int, *, fps: float = UNSTATED_FPS, realtime: bool = False
+    ) -> None:
+        """Remember the folder.
+
+        Args:
+            folder: holds the images, whose natural order is that of time.
+            num_frames: how many of them, from the first, are the video.
+            fps: frames a second, which images do not state.
+            realtime: see `VideoStream`.
+        """
+        self.name = printable(str(folder))
+        self.live = realtime
+        self.fps = fps
+        self._folder = folder
+        self._num_frames = num_frames
+
+    def __enter__(self) -> FolderStream:
+        """List the images.
+
+        Raises:
+            VideoError: the folder cannot be read, or holds too few.
+        """
+        self._images = FrameFolder(self._folder, num_frames=self._num_frames)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames; in real time, those that are already a frame late are dropped.
+
+        Raises:
+            VideoError: an image cannot be read.
+        """
+        in_time = _at_its_pace(self.fps) if self.live else None
+        for index, image in enumerate(self._images):
+            if in_time is None or in_time(index / self.fps):
+                yield Frame(image, index / self.fps)
+
+
+def _at_its_pace(fps: float) -> Callable[[float], bool]:
+    """Return what waits until a frame's time has come, and says whether it is not late by one."""
+    start = time.monotonic()
+
+    def in_time(time_s: float) -> bool:
+        early_s = start + time_s - time.monotonic()
+        time.sleep(max(0.0, early_s))
+        return early_s >= -1 / fps
+
+    return in_time
 
 
 class CameraStream:
@@ -162,7 +213,7 @@ class Source:
 
     Attributes:
         streams: at least one.
-        skip_broken: a stream that fails is reported, and the next one played.
+        skip_broken: a stream that fails is reported, and the next one played; so it is for several.
     """
 
     streams: tuple[Stream, ...]
@@ -170,9 +221,10 @@ class Source:
 
 
 def open_source(
-    text: str,
+    text: str | Sequence[str],
     *,
     realtime: bool = False,
+    fps: float = UNSTATED_FPS,
     short_side: int | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> Source:
@@ -180,23 +232,44 @@ def open_source(
 
     Args:
         text: a camera's address (see `Camera`): a number ("0"), /dev/video0, "csi://0" or a
-            network stream's URL; a text file (*.txt) with one video path a line, relative to that
-            file; or a video file.
-        realtime: play files at their own pace, as a camera would.
+            network stream's URL; or what names one or more videos (see `find_videos`): a file, a
+            folder, a pattern or a *.txt list. Or several of them, which are played in their order.
+        realtime: play videos at their own pace, as a camera would.
+        fps: frames a second of folders of images.
         short_side: of a camera's frames; see `Camera`.
         say: see `Camera`.
 
     Raises:
-        VideoError: there is no such file, the list names no video, or the address is none.
+        VideoError: there is no such video, or the address is none.
     """
-    if is_camera(text):
-        return Source(streams=(CameraStream(text, short_side=short_side, say=say),))
-    path = Path(text)
-    if not path.is_file():
+    streams: list[Stream] = []
+    for each in [text] if isinstance(text, str) else text:
+        if is_camera(each):
+            streams.append(CameraStream(each, short_side=short_side, say=say))
+            continue
+        videos = find_videos(each)
+        if len(videos) == 1:
+            _check_there(videos[0].path)
+        for video in videos:
+            streams.append(
+                VideoStream(video.path, realtime=realtime)
+                if video.num_frames is None
+                else FolderStream(video.path, video.num_frames, fps=fps, realtime=realtime)
+            )
+    return Source(streams=tuple(streams), skip_broken=len(streams) > 1)
+
+
+def _check_there(path: Path) -> None:
+    """Refuse what is missing before engines are opened."""
+    try:
+        os.stat(path)
+    except FileNotFoundError as error:
         raise VideoError(
-            f"there is no video at {text}",
-            "name a video file, a .txt file with one video path a line, or a camera, such as 0, "
-            "csi://0 or rtsp://host/path.",
-        )
-    streams = tuple(VideoStream(video, realtime=realtime) for video in videos_of(path))
-    return Source(streams=streams, skip_broken=path.suffix.lower() == ".txt")
+            f"there is no video at {path}",
+            "name a video file, a folder, a pattern such as 'day/*.mp4', a .txt file with one path "
+            "a line, or a camera, such as 0, csi://0 or rtsp://host/path.",
+        ) from error
+    except OSError as error:
+        raise VideoError(
+            f"{path} cannot be read: {error.strerror}", "check the path and its modes."
+        ) from error

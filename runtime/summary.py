@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
+from ffn_edge.counted import counted
 from ffn_edge.errors import VideoError
 from ffn_edge.runtime.session import Result
 
@@ -118,7 +120,10 @@ class Summary:
     def table(self) -> Table:
         """Return the figures as a table for the terminal."""
         figures = self.fields()
-        title = [f"{figures['inferences']} inferences", f"{figures['switches']} switches"]
+        title = [
+            counted(figures["inferences"], "inference"),
+            counted(figures["switches"], "switch", "switches"),
+        ]
         if self._deadline_ms:
             title.append(f"deadline {self._deadline_ms:g} ms missed by {figures['miss_rate']:.1%}")
             if figures["longest_burst"] > 1:
@@ -128,11 +133,14 @@ class Summary:
         if figures["escalated"]:
             title.append(f"{figures['escalated']} escalated")
         if figures["over_current"]:
-            title.append(f"{figures['over_current']} over-current events")
+            title.append(counted(figures["over_current"], "over-current event"))
         table = Table(
             title=" · ".join(title),
-            caption=f"around the engine: {figures['mean_overhead_ms']:.2f} ms on average"
-            + "".join(f"\nskipped {line}" for line in self._skipped),
+            caption=Text(  # and no markup: names may have brackets
+                f"around the engine: {figures['mean_overhead_ms']:.2f} ms on average"
+                + "".join(f"\nskipped {line}" for line in self._skipped),
+                style="table.caption",
+            ),
         )
         for heading in ("frames", "inferences", "time", "p50", "p95", "max", "missed"):
             table.add_column(heading, justify="right")

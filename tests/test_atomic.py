@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
-from ffn_edge.atomic import atomic_file, atomic_folder, write_text
+from ffn_edge.atomic import atomic_file, atomic_folder, check_writable, write_text
+from ffn_edge.errors import FfnEdgeError, WriteError
 
 
 class BreakdownError(Exception):
@@ -110,3 +114,55 @@ def test_a_stop_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
 
     assert (tmp_path / "bundle" / "old").exists()
     assert not aside.exists()
+
+
+def below_a_file(folder: Path) -> Path:
+    (folder / "file").touch()
+    return folder / "file" / "sub" / "target.json"
+
+
+def without_a_device(_: Path) -> Path:
+    return Path("/proc/nowhere/target.json")
+
+
+@pytest.mark.parametrize("place", [below_a_file, without_a_device])
+@pytest.mark.parametrize("write", [atomic_file, atomic_folder, check_writable])
+def test_what_cannot_be_written_is_named_with_its_reason(
+    tmp_path: Path,
+    place: Callable[[Path], Path],
+    write: Callable[[Path], AbstractContextManager[Path] | None],
+) -> None:
+    target = place(tmp_path)
+    with (
+        pytest.raises(WriteError, match=r"target\.json could not be written: ") as caught,
+        write(target) or nullcontext(),
+    ):
+        pass
+    assert caught.value.hint
+    assert isinstance(caught.value, FfnEdgeError)
+    assert caught.value.errno in (errno.ENOTDIR, errno.ENOENT, errno.EACCES, errno.EPERM)
+
+
+def test_a_full_disk_is_told_of_the_file_that_is_written(tmp_path: Path) -> None:
+    with (
+        pytest.raises(WriteError, match="file could not be written: No space left"),
+        atomic_file(tmp_path / "file"),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("x" * 100_000)
+
+
+def test_errors_of_other_files_and_of_pipes_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, atomic_file(tmp_path / "file"):
+        (tmp_path / "another").read_text()
+    assert not isinstance(caught.value, FfnEdgeError)
+    with pytest.raises(BrokenPipeError), atomic_folder(tmp_path / "folder"):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_what_can_be_written_is_not_made_by_the_check(tmp_path: Path) -> None:
+    for name in ("file", "new/deep/file"):
+        check_writable(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    check_writable(tmp_path)
+    assert not list(tmp_path.iterdir())

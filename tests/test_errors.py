@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import pytest
@@ -30,3 +31,31 @@ def test_every_kind_comes_through_a_pickle_with_its_hint(kind: type[FfnEdgeError
 def test_every_kind_is_one_that_the_command_line_explains(kind: type[FfnEdgeError]) -> None:
     assert issubclass(kind, FfnEdgeError)
     assert kind.__doc__
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "rtsp://me:hunter2@host/live",
+        "rtsp:/me:hunter2@host/live",  # as a path has it
+        "rtps://me:hunter2@host",
+        "rtsp://me:hunter2/with@slash@host/live?key=1",
+        "videos/rtsp:/me:hunter2 with space@host",
+    ],
+)
+def test_no_error_shows_user_or_password(address: str) -> None:
+    error = FfnEdgeError(f"there is no video at {address}", f"look at {address}.")
+    for text in (str(error), repr(error), error.hint):
+        assert "hunter2" not in text
+        assert "@" in text
+
+
+def test_a_name_that_is_no_text_can_be_printed() -> None:
+    error = FfnEdgeError(f"there is no video at {os.fsdecode(bytes([97, 255]))}.mp4")
+    str(error).encode("utf-8")
+    assert "a?.mp4" in error.message
+
+
+def test_texts_without_an_address_stay() -> None:
+    for text in ("me@host", "a:b@c", "/videos/a@b.mp4", "http://host/a"):
+        assert FfnEdgeError(text).message == text

@@ -100,6 +100,25 @@ def test_an_empty_labelled_list_is_refused(tmp_path: Path, content: bytes) -> No
         read_list(path, num_classes=3)
 
 
+def test_the_hint_says_what_is_wrong_with_the_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as missing:
+        read_list(tmp_path / "train.txt", num_classes=3)
+    (tmp_path / "train.txt").write_bytes(b"\xff\xfe\x00video")
+    with pytest.raises(DataError) as no_text:
+        read_list(tmp_path / "train.txt", num_classes=3)
+    assert "UTF-8" not in str(missing.value)
+    assert "no such file" in missing.value.message
+    assert "UTF-8" in no_text.value.hint
+
+
+def test_a_number_of_thousands_of_digits_is_no_number(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("a.mp4 " + "9" * 5000 + "\n")
+    with pytest.raises(DataError, match="does not end in a label"):
+        read_list(path, num_classes=3)
+    assert len(videos_of(path)) == 1
+
+
 def test_a_list_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.txt cannot be read"):
         read_list(tmp_path / "train.txt", num_classes=3)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ffn_edge.user_path import UserPath
+
 if TYPE_CHECKING:
     from ffn_edge.train.recipe import Recipe
 
@@ -34,10 +36,24 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options with which a command line completes or changes a recipe."""
     for option in reversed(
         (
-            click.option("--train-list", help="List: `path label`, or `path num_frames label`."),
-            click.option("--val-list", help="List file to validate on after each epoch."),
-            click.option("--classes", help="Class names, one per line, in the labels' order."),
-            click.option("--root", help="Folder that the lists' paths start from; else their own."),
+            click.option(
+                "--train-list",
+                type=UserPath(),
+                help="List: `path label`, or `path num_frames label`.",
+            ),
+            click.option(
+                "--val-list", type=UserPath(), help="List file to validate on after each epoch."
+            ),
+            click.option(
+                "--classes",
+                type=UserPath(),
+                help="Class names, one per line, in the labels' order.",
+            ),
+            click.option(
+                "--root",
+                type=UserPath(),
+                help="Folder that the lists' paths start from; else their own.",
+            ),
             click.option("--frames", help="Frame counts to train, such as 4,8,16."),
             click.option("--weights", help="A name such as IMAGENET1K_V1, or a file."),
             click.option("--epochs", type=int, help="Passes over the training list."),
@@ -70,7 +86,13 @@ def chosen_recipe(
 
 @click.command()
 @click.argument("recipe")
-@click.option("--output", "-o", required=True, type=click.Path(file_okay=False), help="Run folder.")
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=UserPath(written=True, file_okay=False),
+    help="Run folder.",
+)
 @click.option(
     "--method",
     default="ffn",
@@ -133,15 +155,19 @@ def train(
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(dir_okay=False))
-@click.option("--list", "list_file", required=True, help="List file of labelled videos.")
-@click.option("--root", help="Folder that the list's paths start from; else the list's own.")
+@click.argument("checkpoint", type=UserPath(dir_okay=False))
+@click.option(
+    "--list", "list_file", required=True, type=UserPath(), help="List file of labelled videos."
+)
+@click.option(
+    "--root", type=UserPath(), help="Folder that the list's paths start from; else the list's own."
+)
 @click.option("--dataset", help="Facts of a data set; else those of the training's.")
 @click.option("--frames", help="List or range: 2-20.  [default: those that were trained]")
 @click.option("--batch-size", default=16, show_default=True, help="Videos at a time.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
-@click.option("--plot", type=click.Path(dir_okay=False), help="Write accuracy against cost here.")
+@click.option("--plot", type=UserPath(dir_okay=False), help="Write accuracy against cost here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def evaluate(
     checkpoint: str, as_json: bool, plot: str | None, frames: str | None, **options: object
@@ -174,12 +200,18 @@ def evaluate(
 
 
 @click.command("import")
-@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("file", type=UserPath(dir_okay=False))
 @click.option("--arch", required=True, help="The architecture it was trained as.")
 @click.option(
-    "--output", "-o", required=True, type=click.Path(dir_okay=False), help="File to write."
+    "--output",
+    "-o",
+    required=True,
+    type=UserPath(written=True, dir_okay=False),
+    help="File to write.",
 )
-@click.option("--classes", help="Class names, one per line, in the order of the labels.")
+@click.option(
+    "--classes", type=UserPath(), help="Class names, one per line, in the order of the labels."
+)
 def import_(file: str, arch: str, output: str, classes: str | None) -> None:
     """Read a checkpoint of the paper's code.
 
@@ -197,18 +229,21 @@ def import_(file: str, arch: str, output: str, classes: str | None) -> None:
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(dir_okay=False))
+@click.argument("checkpoint", type=UserPath(dir_okay=False))
 @click.option(
     "--data",
     "list_file",
     required=True,
+    type=UserPath(),
     help="List: `path`, or `path num_frames` for a frame folder; a label after it is not read.",
 )
-@click.option("--root", help="Folder that the lists' paths start from; else their own.")
+@click.option(
+    "--root", type=UserPath(), help="Folder that the lists' paths start from; else their own."
+)
 @click.option("--dataset", help="Facts of a data set; else those of the training's.")
 @click.option("--frames", help="Frame counts to add, such as 12, or to recalibrate: else all.")
 @click.option("--recalibrate", is_flag=True, help="Estimate statistics only, for a new camera.")
-@click.option("--val-list", help="List file of labelled videos to validate on.")
+@click.option("--val-list", type=UserPath(), help="List file of labelled videos to validate on.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the list.  [default: 3]")
 @click.option(
     "--learning-rate",
@@ -218,7 +253,9 @@ def import_(file: str, arch: str, output: str, classes: str | None) -> None:
 @click.option(
     "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Videos at a time."
 )
-@click.option("--output", "-o", type=click.Path(dir_okay=False), help="Checkpoint to write.")
+@click.option(
+    "--output", "-o", type=UserPath(written=True, dir_okay=False), help="Checkpoint to write."
+)
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -11,12 +11,17 @@ from typing import Any
 import click
 
 from ffn_edge.train.commands import WORKERS, recipe_options
+from ffn_edge.user_path import UserPath
 
 
 @click.command()
 @click.argument("recipe")
 @click.option(
-    "--output", "-o", required=True, type=click.Path(file_okay=False), help="Folder for everything."
+    "--output",
+    "-o",
+    required=True,
+    type=UserPath(written=True, file_okay=False),
+    help="Folder for everything.",
 )
 @click.option(
     "--methods",
@@ -28,6 +33,7 @@ from ffn_edge.train.commands import WORKERS, recipe_options
 @click.option("--seeds", default="0", show_default=True, help="Such as 0,1,2.")
 @click.option(
     "--test-list",
+    type=UserPath(),
     help="Labelled videos to evaluate on; {seed} becomes the seed.  [default: the validation list]",
 )
 @click.option("--test-frames", help="Frame counts to evaluate at, such as 2-20.")

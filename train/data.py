@@ -17,10 +17,11 @@ from torch.utils.data import Dataset
 from ffn_edge.clips import open_video
 from ffn_edge.errors import VideoError
 from ffn_edge.frames import Indices, check_frame_counts, segment_centres, segment_random
+from ffn_edge.images import Images, sample_frames
 from ffn_edge.picture import crop_resize, prepare_frame
 from ffn_edge.train.augment import MULTI_SCALE, Variation, draw_variation
 from ffn_edge.train.datasets import DatasetFacts
-from ffn_edge.video import Images, VideoReader, sample_frames
+from ffn_edge.video import VideoReader
 from ffn_edge.video_list import UNLABELLED, Video, read_list
 
 Clip = npt.NDArray[np.uint8]  # (T, S, S, 3), RGB

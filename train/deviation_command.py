@@ -7,12 +7,17 @@ import json
 import click
 
 from ffn_edge.train.commands import WORKERS
+from ffn_edge.user_path import UserPath
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(dir_okay=False))
-@click.option("--list", "list_file", required=True, help="List file of labelled videos.")
-@click.option("--root", help="Folder that the list's paths start from; else the list's own.")
+@click.argument("checkpoint", type=UserPath(dir_okay=False))
+@click.option(
+    "--list", "list_file", required=True, type=UserPath(), help="List file of labelled videos."
+)
+@click.option(
+    "--root", type=UserPath(), help="Folder that the list's paths start from; else the list's own."
+)
 @click.option("--frames", help="Two frame counts; else the lowest and the highest trained one.")
 @click.option("--sub-network", type=int, help="Let only this one serve both frame counts.")
 @click.option("--layer", help="Whose channels to show; else the most deviating layer's.")
@@ -22,7 +27,7 @@ from ffn_edge.train.commands import WORKERS
 @click.option("--batch-size", default=16, show_default=True, help="Videos at a time.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
-@click.option("--plot", type=click.Path(dir_okay=False), help="Write .png, .svg or .pdf here.")
+@click.option("--plot", type=UserPath(dir_okay=False), help="Write .png, .svg or .pdf here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def deviation(
     checkpoint: str,

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from ffn_edge.atomic import write_text
-from ffn_edge.errors import CheckpointError, RecipeError
+from ffn_edge.atomic import write_text, written
+from ffn_edge.errors import CheckpointError, RecipeError, reason_of
 
 METRICS = "metrics.jsonl"
 
@@ -47,6 +47,7 @@ class RunLog:
 
         Raises:
             RecipeError: another process is at work in the folder.
+            CheckpointError: it cannot be written.
         """
         if not self.enabled:
             return self
@@ -57,9 +58,9 @@ class RunLog:
             for line in (path.read_text().splitlines() if path.is_file() else [])
             if _is_before(line, self._first_step, self._first_epoch)
         ]
-        write_text(path, "".join(line + "\n" for line in keep))
-        with ExitStack() as stack:
+        with self._disk_errors(), ExitStack() as stack:
             stack.callback(lock.release)  # after the files are closed
+            write_text(path, "".join(line + "\n" for line in keep))
             self._file = stack.enter_context(open(path, "a", encoding="utf-8"))
             self._board = stack.enter_context(
                 SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._first_step)
@@ -87,12 +88,19 @@ class RunLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.enabled:
-            self._open.close()
+        if not self.enabled:
+            return
+        try:
+            with self._disk_errors():
+                self._open.close()  # tries once more to write what it holds
+        except CheckpointError:
+            if error is None:
+                raise
 
     def _take_folder(self) -> FileLock:
         """Lock the folder for as long as this process lives, or until the lock is released."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with written(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._folder / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -147,7 +155,7 @@ class RunLog:
             yield
         except OSError as error:
             raise CheckpointError(
-                f"could not write the metrics in {self._folder}: {error}",
+                f"could not write the metrics in {self._folder}: {reason_of(error)}",
                 "free space on the disk, then continue with --resume.",
             ) from error
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffn_edge.errors import DataError
-from ffn_edge.frame_folder import read_image
+from ffn_edge.images import read_image
 from ffn_edge.picture import Box, crop_resize
 
 # An action at an even place, played backwards, is the one after it.

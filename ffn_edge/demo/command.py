@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from ffn_edge.user_path import UserPath
+
 
 @click.command(short_help="Show it all on rendered clips, with a report.")
 @click.option(
@@ -14,7 +16,7 @@ import click
     "-o",
     default="demo",
     show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=UserPath(written=True, file_okay=False, path_type=Path),
     help="Folder for clips, checkpoints, bundle and report.",
 )
 @click.option("--set", "settings", multiple=True, help="NAME=VALUE of the recipe, as in train.")

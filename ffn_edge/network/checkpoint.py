@@ -16,7 +16,7 @@ import torch
 from ffn_edge.atomic import atomic_file
 from ffn_edge.bundle import Accuracy
 from ffn_edge.classes import read_classes
-from ffn_edge.errors import CheckpointError, FfnEdgeError
+from ffn_edge.errors import CheckpointError, FfnEdgeError, reason_of
 from ffn_edge.network import (
     ARCHITECTURES,
     FrameFlexibleNetwork,
@@ -98,7 +98,7 @@ def save_checkpoint(
     except (OSError, RuntimeError) as error:
         # torch's zip writer reports a full disk as a RuntimeError.
         raise CheckpointError(
-            f"could not write {path}: {error}",
+            f"could not write {path}: {reason_of(error)}",
             "free space on the disk or name another folder; an older file there is untouched.",
         ) from error
 

@@ -13,14 +13,15 @@ from rich.text import Text
 
 from ffn_edge.runtime.doctor.examine import examine
 from ffn_edge.runtime.doctor.report import Report
+from ffn_edge.user_path import UserPath
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
 @click.command(short_help="Report what this machine can do.")
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.argument("bundle", type=UserPath(path_type=Path), required=False)
 @click.option(
-    "--cache", type=click.Path(file_okay=False, path_type=Path), envvar="FFN_EDGE_CACHE",
+    "--cache", type=UserPath(file_okay=False, path_type=Path), envvar="FFN_EDGE_CACHE",
     help="Where TensorRT's engines are kept.  [default: ~/.cache/ffn-edge]",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffn_edge.bundle import Bundle
+from ffn_edge.counted import counted
 from ffn_edge.errors import EngineError
 from ffn_edge.plan_cache import (
     PRECISIONS,
@@ -76,14 +77,14 @@ def describe(backend: Backend) -> str:
     """Say in words what runs the engines, and why."""
     return (
         f"{backend.name} {backend.version} in {backend.precision} on {backend.device}, "
-        f"{'1 thread' if backend.threads == 1 else f'{backend.threads} threads'}: {backend.reason}"
+        f"{counted(backend.threads, 'thread')}: {backend.reason}"
     )
 
 
 def plan_lines(facts: Facts, cache: PlanCache, bundle: Bundle | None) -> Iterator[Line]:
     """Report the cache of TensorRT's engines, and those of a bundle that are not in it."""
     sidecars = list(cache.sidecars())
-    count = "1 engine" if len(sidecars) == 1 else f"{len(sidecars)} engines"
+    count = counted(len(sidecars), "engine")
     yield Line("cache", f"{cache.folder}: {count}")
     there = existing(cache.folder)
     if facts.ready and not facts.probes.may(there, os.W_OK | os.X_OK):

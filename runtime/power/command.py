@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ffn_edge.counted import counted
 from ffn_edge.errors import SensorError
 from ffn_edge.jetson import power_mode
 from ffn_edge.runtime.health import Health, HealthReading
@@ -27,6 +28,7 @@ from ffn_edge.runtime.power.nvml import visible_gpu
 from ffn_edge.runtime.power.schedule import Schedule
 from ffn_edge.runtime.power.watch import Watched, watch
 from ffn_edge.signals import ending_signals, on_signals
+from ffn_edge.user_path import UserPath
 
 
 @click.command(short_help="Show what power can be measured here.")
@@ -36,7 +38,7 @@ from ffn_edge.signals import ending_signals, on_signals
     help="Measure for so long.  [default: 1; with --watch, until Ctrl-C]",
 )  # fmt: skip
 @click.option(
-    "--root", type=click.Path(exists=True, file_okay=False, path_type=Path), default=ROOT,
+    "--root", type=UserPath(exists=True, file_okay=False, path_type=Path), default=ROOT,
     help="Where the machine's file system begins, for a copy of another machine's.  [default: /]",
 )  # fmt: skip
 @click.option(
@@ -189,7 +191,10 @@ def _health_table(health: HealthReading, mode: str | None) -> Table:
     for name, found in (
         ("temperatures", ", ".join(temperatures) or "unknown"),
         ("throttled by", health.throttled or "nothing that is known"),
-        ("over-current", "unknown" if events is None else f"{events} events since the start"),
+        (
+            "over-current",
+            "unknown" if events is None else counted(events, "event") + " since the start",
+        ),
         ("GPU clock", gpu),
         ("memory clock", _megahertz(health.memory_hz)),
         ("CPU clock", _megahertz(health.cpu_hz)),

@@ -12,11 +12,12 @@ from typing import Any
 import click
 from rich import box
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from ffn_edge.counted import counted
 from ffn_edge.errors import FfnEdgeError, FrameCountError
 from ffn_edge.figure import check_figure
+from ffn_edge.progress import progress
 from ffn_edge.runtime.policy import policies
 from ffn_edge.runtime.policy.interface import OperatingPoint
 from ffn_edge.runtime.simulate import scenarios
@@ -26,6 +27,7 @@ from ffn_edge.runtime.simulate.drive import Course
 from ffn_edge.runtime.simulate.profiled import board_from_bundle
 from ffn_edge.runtime.simulate.replay import Recording
 from ffn_edge.runtime.simulate.trace import read_trace
+from ffn_edge.user_path import UserPath
 
 _TABLE_WIDTH = 170
 
@@ -46,15 +48,15 @@ _TABLE_WIDTH = 170
 )  # fmt: skip
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="The length of a run.")
 @click.option(
-    "--profile", "bundle", type=click.Path(path_type=Path),
+    "--profile", "bundle", type=UserPath(path_type=Path),
     help="Simulate the engines of this bundle, as they were profiled.",
 )  # fmt: skip
 @click.option(
-    "--trace", "trace_path", type=click.Path(dir_okay=False, path_type=Path),
+    "--trace", "trace_path", type=UserPath(dir_okay=False, path_type=Path),
     help="Replay what `ffn-edge run --record` wrote, instead of the scenarios.",
 )  # fmt: skip
 @click.option(
-    "--plot", type=click.Path(dir_okay=False, path_type=Path),
+    "--plot", type=UserPath(dir_okay=False, path_type=Path),
     help="Draw a run of each scenario, to PLOT with the scenario's name before the suffix.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
@@ -100,7 +102,8 @@ def simulate(
         points = trace.setting.points
         if trace.broken:
             console.print(
-                f"{trace_path}: {len(trace.broken)} broken lines are left out; {trace.broken[0]}",
+                f"{trace_path}: left out {counted(len(trace.broken), 'broken line')}; "
+                f"{trace.broken[0]}",
                 markup=False, soft_wrap=True,
             )  # fmt: skip
     comparison = Comparison(
@@ -111,11 +114,8 @@ def simulate(
         spec=spec,
         keep=hours is None,
     )
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("simulating", total=None)
-        results = compare(
-            comparison, lambda done, total: bar.update(task, completed=done, total=total)
-        )
+    with progress(console, "simulating") as show:
+        results = compare(comparison, show)
     found = {
         course.name: {rate: rows(results, comparison, course.name, rate)
                       for rate in comparison.miss_rates}

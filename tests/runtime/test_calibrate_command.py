@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import pytest
 from click.testing import CliRunner, Result
 
@@ -14,6 +15,7 @@ from ffn_edge.bundle import Bundle, InputContract
 from ffn_edge.errors import DataError, EngineError
 from ffn_edge.runtime.calibrate_command import calibrate
 from ffn_edge.runtime.calibration import CALIBRATION, load_calibration
+from ffn_edge.video import VideoReader
 
 COLOURS = ("red", "green", "blue")
 
@@ -116,12 +118,20 @@ def test_a_label_that_is_no_class_of_the_bundle_is_refused(
         invoke(bundle.path, "--list", tmp_path / "other.txt")
 
 
-def test_a_folder_of_frames_is_refused(bundle: Bundle, tmp_path: Path) -> None:
-    (tmp_path / "frames").mkdir()
-    (tmp_path / "val.txt").write_text("frames 12 0\n")
-    with pytest.raises(DataError, match="is a folder of frames") as caught:
-        invoke(bundle.path, "--list", tmp_path / "val.txt")
-    assert caught.value.hint
+def test_folders_of_frames_answer_as_their_videos_do(
+    bundle: Bundle, videos: Path, tmp_path: Path
+) -> None:
+    lines = []
+    for number in range(6):
+        with VideoReader(tmp_path / f"{number}.mp4") as video:
+            images = list(video)
+        (tmp_path / f"frames {number}").mkdir()
+        for index, image in enumerate(images):
+            cv2.imwrite(str(tmp_path / f"frames {number}" / f"{index}.png"), image)
+        lines.append(f"frames {number} {len(images)} {number % 3}\n")
+    (tmp_path / "folders.txt").write_text("".join(lines) * 8)
+    expected = invoke(bundle.path, "--list", videos, "--json").stdout
+    assert invoke(bundle.path, "--list", tmp_path / "folders.txt", "--json").stdout == expected
 
 
 def test_a_bundle_for_several_clips_at_once_is_refused(

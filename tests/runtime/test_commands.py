@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -52,6 +54,52 @@ def test_run_with_json_ends_with_the_summary(bundle: Bundle, video: Path) -> Non
     assert last["summary"]["frames"]["4"]["inferences"] == 5
 
 
+def test_run_answers_for_each_video(bundle: Bundle, video: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "second.mp4"
+    copy.write_bytes(video.read_bytes())
+    table = tmp_path / "answers.csv"
+    result = invoke(
+        run, bundle.path, "--source", video, "--source", copy, "--threads", 1, "--json",
+        "--csv", table, "--window", 1.0,
+    )  # fmt: skip
+    *_, last = map(json.loads, result.stdout.splitlines())
+    first, second = last["summary"]["answers"]
+    assert (first["video"], second["video"]) == (str(video), str(copy))
+    assert [span["class"] for span in first["spans"]] == ["red", "blue"]
+    assert first["spans"][0]["end_s"] == pytest.approx(1.5, abs=0.2)  # where its colour changes
+    for name in (video, copy):
+        (line,) = (line for line in result.stderr.splitlines() if line.startswith(f"{name}:"))
+        assert "s red, " in line
+        assert "s blue" in line
+    assert len(table.read_text().splitlines()) == 5
+
+
+def test_a_run_that_is_cut_off_answers_for_what_it_saw(
+    bundle: Bundle, video: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "answers.csv"
+    result = invoke(
+        run, bundle.path, "--source", video, "--max-seconds", 1, "--window", 0.5, "--csv", table
+    )
+    assert f"{video}: red" in result.stderr
+    assert len(table.read_text().splitlines()) == 2
+
+
+def test_run_plays_a_folder_of_images_at_the_given_rate(bundle: Bundle, tmp_path: Path) -> None:
+    for number in range(30):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((20, 20, 3), (0, 0, 255), np.uint8))
+    result = invoke(run, bundle.path, "--source", tmp_path, "--fps", 5, "--json")
+    *lines, last = map(json.loads, result.stdout.splitlines())
+    assert lines[-1]["time_s"] == 5.8
+    assert last["summary"]["answers"][0]["class"] == "red"
+
+
+@pytest.mark.parametrize("fps", ["0", "-1", "nan", "inf", "1e9"])
+def test_a_rate_that_no_images_have_is_refused(bundle: Bundle, video: Path, fps: str) -> None:
+    with pytest.raises(FfnEdgeError, match="frames a second"):
+        invoke(run, bundle.path, "--source", video, "--fps", fps)
+
+
 def test_run_writes_to_files(bundle: Bundle, video: Path, tmp_path: Path) -> None:
     output, annotated = tmp_path / "lines.jsonl", tmp_path / "out.mp4"
     result = invoke(
@@ -87,7 +135,7 @@ def test_a_frame_count_that_the_bundle_lacks_is_refused(bundle: Bundle, video: P
 def test_results_before_an_error_are_not_lost(
     bundle: Bundle, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def breaks(reader: VideoReader) -> object:
+    def breaks(reader: VideoReader, *_: object) -> object:
         yield from list(original(reader))[:25]
         raise VideoError("clip.mp4 is cut off")
 
@@ -177,7 +225,7 @@ def test_an_interrupt_ends_the_run_with_its_summary(
     lines = [json.loads(line) for line in (first + rest).splitlines()]
     assert process.returncode == 0, errors
     assert 0 < len(lines) < 500
-    assert f"{len(lines)} inferences" in errors
+    assert f"{len(lines)} inference" in errors
 
 
 def test_a_reader_that_goes_away_ends_the_run(
@@ -192,7 +240,7 @@ def test_a_reader_that_goes_away_ends_the_run(
         process.wait(timeout=60)
         assert process.stderr is not None
         errors = process.stderr.read()
-    assert "inferences" in errors
+    assert "inference" in errors
 
 
 def test_the_runtime_needs_no_torch_and_loads_its_engine_late() -> None:
@@ -259,7 +307,7 @@ def test_the_only_video_of_a_list_is_not_written_over(
 def test_what_is_no_file_may_be_written_twice(bundle: Bundle, video: Path) -> None:
     nowhere = ["--output", "/dev/null", "--record", "/dev/null"]
     result = invoke(run, bundle.path, "--source", video, *nowhere)
-    assert "inferences" in result.stderr
+    assert "inference" in result.stderr
 
 
 def test_two_options_cannot_write_one_file(bundle: Bundle, video: Path, tmp_path: Path) -> None:

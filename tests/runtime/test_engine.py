@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from ffn_edge.bundle import Bundle
@@ -108,6 +109,18 @@ def test_what_onnx_runtime_refuses_is_named(bundle: Bundle) -> None:
     engine = OnnxRuntimeEngine(graph, {}, frames=4, manifest=bundle.manifest, threads=1)
     with pytest.raises(EngineError, match="cannot open the graph for 4 frames"):
         engine.__enter__()
+
+
+def test_nothing_of_onnx_runtime_goes_to_stdout(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no such operator")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fail)
+    with pytest.raises(EngineError, match="no such operator"), open_engines(bundle):
+        pass
+    assert capfd.readouterr().out == ""
 
 
 def test_an_engine_that_was_closed_does_not_infer(bundle: Bundle) -> None:

@@ -18,11 +18,13 @@ from ffn_edge.bundle import Bundle
 from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
 from ffn_edge.runtime import session as session_module
 from ffn_edge.runtime import sources
+from ffn_edge.runtime.answers import Answers
 from ffn_edge.runtime.engine import EngineOptions
 from ffn_edge.runtime.policy.interface import Limits
-from ffn_edge.runtime.run import RunOptions, open_session
+from ffn_edge.runtime.run import RunOptions, open_session, run_session
 from ffn_edge.runtime.session import Result, top_classes
 from ffn_edge.runtime.sources import Frame, Source, Stream
+from ffn_edge.runtime.summary import Summary
 
 Watch = Callable[..., list[Result]]
 
@@ -123,6 +125,15 @@ def test_an_impossible_deadline_is_missed_with_the_fewest_frames(
     assert all(result.missed and result.decision.frames == 2 for result in results)
 
 
+def test_a_result_has_the_probabilities_of_all_classes(
+    watch: Watch, write_video: Callable[..., Path], bundle: Bundle
+) -> None:
+    (result,) = watch(write_video("a.mp4", ["red"] * 5))
+    best = bundle.manifest.classes[int(result.probabilities.argmax())]
+    assert (best, float(result.probabilities.max())) == dataclasses.astuple(result.top[0])
+    assert result.probabilities.sum() == pytest.approx(1.0)
+
+
 def test_a_fixed_frame_count_opens_that_engine_alone(
     bundle: Bundle, write_video: Callable[..., Path]
 ) -> None:
@@ -162,7 +173,21 @@ def test_a_broken_video_of_a_list_is_reported_and_skipped(
 
 def test_a_list_of_broken_videos_is_an_error(watch: Watch, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("x.mp4\ny.mp4\n")
-    with pytest.raises(VideoError, match="none of the 2 videos"):
+    with pytest.raises(VideoError, match="none of the 2 videos") as caught:
+        watch(tmp_path / "list.txt")
+    assert "no video at" in caught.value.message
+    assert caught.value.message.count("no video at") == 1  # they have the same reason
+    (tmp_path / "y.mp4").touch()
+    with pytest.raises(VideoError, match="none of the 2 videos") as caught:
+        watch(tmp_path / "list.txt")
+    assert "no video at" in caught.value.message
+    assert "y.mp4 is empty" in caught.value.message
+
+
+def test_the_only_video_of_a_list_gives_its_own_reason(watch: Watch, tmp_path: Path) -> None:
+    (tmp_path / "b.mp4").write_bytes(b"no video")
+    (tmp_path / "list.txt").write_text("b.mp4\n")
+    with pytest.raises(VideoError, match="cannot be read as a video"):
         watch(tmp_path / "list.txt")
 
 
@@ -274,6 +299,28 @@ def test_no_frame_of_a_camera_is_the_newest_twice(watch: Watch) -> None:
     assert all(a.time_s < b.time_s for a, b in pairwise(results))
 
 
+@pytest.mark.usefixtures("camera")
+@pytest.mark.parametrize("realtime", [False, True])
+def test_a_camera_has_no_answer_and_a_video_has_one(
+    bundle: Bundle, write_video: Callable[..., Path], realtime: bool
+) -> None:
+    answers = Answers(bundle.manifest.classes, window_s=0.2)
+    options = RunOptions(
+        window_s=0.2,
+        hop_s=0.1,
+        max_seconds=1.0,
+        realtime=realtime,
+        engines=EngineOptions(threads=1),
+    )
+    sources = [str(write_video("a.mp4", ["blue"] * 5, fps=10.0)), "0"]
+    summary = Summary()
+    run_session(bundle, sources, Limits(), options, summary=summary, video_sinks=[answers])
+    answers.end_video()
+    (answer,) = answers.all
+    assert (answer.video, answer.class_name) == (sources[0], "blue")
+    assert summary.inferences > 5
+
+
 def test_a_camera_that_stops_comes_back_with_a_new_window(
     bundle: Bundle, camera: type[TurningCamera]
 ) -> None:
@@ -378,7 +425,7 @@ def test_frames_are_read_as_they_are_needed(
     read = []
     original = sources.VideoReader.timed
 
-    def counted(reader: Any) -> Iterator[Any]:
+    def counted(reader: Any, *_: object) -> Iterator[Any]:
         for frame in original(reader):
             read.append(1)
             yield frame

@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from ffn_edge import progress
 from ffn_edge.errors import FfnEdgeError, VideoError
+from ffn_edge.runtime import sinks
 from ffn_edge.runtime.live_reader import live_readers
 from ffn_edge.runtime.policy.interface import Decision, Limits, Observation, Sensed
 from ffn_edge.runtime.session import Prediction, Result
-from ffn_edge.runtime.sinks import AnnotatedVideo, JsonLines, LiveView
+from ffn_edge.runtime.sinks import AnnotatedVideo, JsonLines, LiveView, ProgressLines
 from ffn_edge.runtime.sources import Frame, Stream, VideoStream
 from ffn_edge.video import VideoReader
 
@@ -57,6 +60,22 @@ def new_result() -> NewResult:
         return Result(**{**fields, **changes})  # type: ignore[arg-type]
 
     return new
+
+
+def test_a_log_is_told_now_and_then_how_far_a_video_is(
+    new_result: NewResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(sinks, "time", clock)
+    said: list[str] = []
+    lines = ProgressLines(said.append)
+    for second in range(100):
+        now[0] = float(second)
+        lines.write(new_result(time_s=4.0 * second, elapsed_s=4.0 * second))
+    assert len(said) == 3
+    assert said[0] == "ein Film.mp4: 120 s done, 4.0 s of video a second"
 
 
 def test_every_line_is_json_with_all_fields(tmp_path: Path, new_result: NewResult) -> None:

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from ffn_edge.errors import VideoError
 from ffn_edge.runtime import sources
-from ffn_edge.runtime.sources import CameraStream, open_source
+from ffn_edge.runtime.sources import CameraStream, Stream, open_source
 
 
 def test_a_file_yields_every_frame_in_its_own_time(write_video: Callable[..., Path]) -> None:
@@ -43,9 +44,105 @@ def test_a_missing_file_is_refused() -> None:
         open_source("nowhere.mp4")
 
 
-def test_a_folder_is_no_source(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="no video at"):
-        open_source(str(tmp_path))
+def names_of(text: str | list[str], folder: Path) -> list[str]:
+    return [str(Path(s.name).relative_to(folder)) for s in open_source(text).streams]
+
+
+def test_a_folder_is_the_videos_in_it_in_natural_order(tmp_path: Path) -> None:
+    for name in ("b10.mp4", "b9.MP4", "a.webm", ".hidden.mp4", "notes.txt", "cover.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.mp4").mkdir()
+    assert names_of(str(tmp_path), tmp_path) == ["a.webm", "b9.MP4", "b10.mp4"]
+
+
+def test_a_pattern_is_the_videos_and_the_folders_that_match(tmp_path: Path) -> None:
+    for name in ("day1/a.mp4", "day2/b.mp4", "day10/c.mkv", "day10/c.json", "frames/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    in_files = ["day1/a.mp4", "day2/b.mp4", "day10/c.mkv"]
+    assert names_of(f"{tmp_path}/day*/*", tmp_path) == in_files
+    assert names_of(f"{tmp_path}/day*", tmp_path) == in_files
+    assert names_of(f"{tmp_path}/day?/*.mp4", tmp_path) == in_files[:2]
+    assert sorted(names_of(f"{tmp_path}/**", tmp_path)) == sorted([*in_files, "frames"])
+
+
+def test_a_name_with_the_letters_of_a_pattern_is_a_name_where_it_is_there(tmp_path: Path) -> None:
+    (tmp_path / "clip[1].mp4").touch()
+    assert names_of(f"{tmp_path}/clip[1].mp4", tmp_path) == ["clip[1].mp4"]
+
+
+def test_several_sources_are_played_in_their_order(tmp_path: Path) -> None:
+    for name in ("z.mp4", "folder/y.mp4", "folder/x.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    texts = [f"{tmp_path}/z.mp4", f"{tmp_path}/folder"]
+    assert names_of(texts, tmp_path) == ["z.mp4", "folder/x.mp4", "folder/y.mp4"]
+    assert open_source(texts).skip_broken
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.mp4").touch()
+    assert names_of("~/a.mp4", tmp_path) == names_of("~/*.mp4", tmp_path) == ["a.mp4"]
+
+
+@pytest.mark.parametrize("text", ["{}", "{}/*.mp4", "{}/nowhere/*"])
+def test_a_folder_or_a_pattern_without_a_video_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "notes.json").touch()
+    with pytest.raises(VideoError, match="no video at") as caught:
+        open_source(text.format(tmp_path))
+    assert ".webm" in caught.value.hint
+
+
+@pytest.fixture
+def frame_folder(tmp_path: Path) -> Path:
+    """Images of grey 0, 20, 40 … in a natural order that is not the alphabet's."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(12):
+        image = np.full((6, 8, 3), 20 * number, np.uint8)
+        cv2.imwrite(str(folder / f"frame{number}.png"), image)
+    return folder
+
+
+def greys(stream: Stream) -> list[tuple[float, int]]:
+    with stream:
+        return [(round(frame.time_s, 6), int(frame.image[0, 0, 0])) for frame in stream]
+
+
+def test_a_folder_of_images_is_a_video_at_the_given_rate(frame_folder: Path) -> None:
+    (stream,) = open_source(str(frame_folder), fps=10.0).streams
+    assert greys(stream) == [(number / 10, 20 * number) for number in range(12)]
+    assert (stream.name, stream.fps, stream.live) == (str(frame_folder), 10.0, False)
+
+
+def test_a_line_of_a_list_may_be_a_folder_of_images(frame_folder: Path) -> None:
+    path = frame_folder.parent / "list.txt"
+    path.write_text("frames 3 1\nframes 2\nframes\n")
+    streams = open_source(str(path)).streams
+    assert [len(greys(stream)) for stream in streams] == [3, 2, 12]
+
+
+@pytest.mark.parametrize("frames", [0, 13, 10**9])
+def test_a_folder_with_fewer_images_than_the_list_says_is_refused(
+    frame_folder: Path, frames: int
+) -> None:
+    path = frame_folder.parent / "list.txt"
+    path.write_text(f"frames {frames} 1\n")
+    (stream,) = open_source(str(path)).streams
+    with pytest.raises(VideoError, match="12 images"):
+        greys(stream)
+
+
+def test_a_folder_of_images_is_played_at_its_pace_in_real_time(frame_folder: Path) -> None:
+    (stream,) = open_source(str(frame_folder), realtime=True, fps=20.0).streams
+    times = []
+    with stream:
+        for frame in stream:
+            times.append(frame.time_s)
+            time.sleep(0.1)
+    assert stream.live
+    assert len(times) < 12
 
 
 def test_a_list_is_played_in_order_and_its_paths_are_relative_to_it(tmp_path: Path) -> None:

@@ -104,6 +104,18 @@ def test_the_table_shows_each_frame_count() -> None:
     with console.capture() as capture:
         console.print(summary.table())
     text = capture.get()
-    assert "2 inferences · 1 switches · deadline 50 ms missed by 50.0%" in text
+    assert "2 inferences · 1 switch · deadline 50 ms missed by 50.0%" in text
     assert "20.0 ms" in text
     assert "70.0 ms" in text
+
+
+def test_a_name_with_brackets_is_shown_and_one_is_singular() -> None:
+    summary = Summary()
+    summary.write(result(1.0, 16, 80.0))
+    summary.skip("q[/x] [hd].mp4", VideoError("it is empty"))
+    console = Console(file=io.StringIO(), width=100)
+    console.print(summary.table())
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "q[/x] [hd].mp4: it is empty" in shown
+    assert "1 inference ·" in shown

@@ -81,7 +81,7 @@ def test_a_trace_is_replayed_and_its_broken_lines_are_said(tmp_path: Path) -> No
     found = call("--trace", str(path), "--policy", "static-16", "--json")
     figures = json.loads(found.stdout)["scenarios"]["walk"]["0.01"]["static-16"]["mean"]
     assert figures["miss_rate"] == 1.0
-    assert "1 broken lines are left out; line 41" in found.stderr
+    assert "left out 1 broken line; line 41" in found.stderr
 
 
 @pytest.mark.parametrize(

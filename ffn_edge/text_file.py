@@ -1,0 +1,36 @@
+"""Text files that a user writes: lists of videos, names of classes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ffn_edge.errors import DataError, FfnEdgeError
+
+
+def read_lines(
+    path: str | os.PathLike[str], what: str, form: str, error: type[FfnEdgeError] = DataError
+) -> list[str]:
+    """Return the lines of a text file in UTF-8, stripped.
+
+    Args:
+        path: of the file.
+        what: it should be, such as "a list of videos".
+        form: of its lines, such as "one `path` a line".
+        error: what to raise.
+
+    Raises:
+        FfnEdgeError: `error`: it is missing, cannot be read, or is no text in UTF-8.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError as failure:
+        reason, hint = "there is no such file", "check the path."
+        raise error(f"{path} cannot be read as {what}: {reason}", hint) from failure
+    except OSError as failure:
+        hint = "name a file that you may read."
+        raise error(f"{path} cannot be read as {what}: {failure.strerror}", hint) from failure
+    except UnicodeDecodeError as failure:
+        reason, hint = "it is no text in UTF-8", f"save it as text in UTF-8: {form}."
+        raise error(f"{path} cannot be read as {what}: {reason}", hint) from failure
+    return [line.strip() for line in text.splitlines()]

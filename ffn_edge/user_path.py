@@ -1,0 +1,40 @@
+"""Paths on the command line."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from ffn_edge.atomic import check_writable
+
+
+class UserPath(click.Path):
+    """A path as a user writes it: "~" is the home folder, also where no shell has expanded it."""
+
+    def __init__(self, *, written: bool = False, **settings: object) -> None:
+        """Take what `click.Path` takes.
+
+        Args:
+            written: it is a file or a folder that the command will write; one that cannot be is
+                refused before any work. Not for what may be a device, such as /dev/null.
+            settings: of `click.Path`.
+        """
+        super().__init__(**settings)  # type: ignore[arg-type]
+        self._written = written
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path.
+
+        Raises:
+            WriteError: it is to be written, and cannot be.
+        """
+        path = super().convert(os.path.expanduser(value), param, ctx)
+        if self._written:
+            check_writable(os.fsdecode(path))
+        return path
