@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ffn_edge.cpu_threads import threads_option
+
 if TYPE_CHECKING:
     from ffn_edge.train.recipe import Recipe
 
@@ -81,6 +83,7 @@ def chosen_recipe(
 @recipe_options
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
+@threads_option
 @click.option("--resume", is_flag=True, help="Continue from last.pt in the run folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def train(
@@ -140,6 +143,7 @@ def train(
 @click.option("--frames", help="List or range: 2-20.  [default: those that were trained]")
 @click.option("--batch-size", default=16, show_default=True, help="Videos at a time.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
+@threads_option
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write accuracy against cost here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -221,6 +225,7 @@ def import_(file: str, arch: str, output: str, classes: str | None) -> None:
 @click.option("--output", "-o", type=click.Path(dir_okay=False), help="Checkpoint to write.")
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def adapt(
     checkpoint: str,

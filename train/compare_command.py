@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ffn_edge.cpu_threads import threads_option
 from ffn_edge.train.commands import WORKERS, recipe_options
 
 
@@ -34,6 +35,7 @@ from ffn_edge.train.commands import WORKERS, recipe_options
 @recipe_options
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def compare(
     recipe: str,

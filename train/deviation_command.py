@@ -6,6 +6,7 @@ import json
 
 import click
 
+from ffn_edge.cpu_threads import threads_option
 from ffn_edge.train.commands import WORKERS
 
 
@@ -21,6 +22,7 @@ from ffn_edge.train.commands import WORKERS
 )
 @click.option("--batch-size", default=16, show_default=True, help="Videos at a time.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
+@threads_option
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write .png, .svg or .pdf here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")

@@ -66,7 +66,8 @@ def train(
 
     SIGTERM and Ctrl-C save `last.pt` after the step in progress and end the run. A run that was
     killed continues from its last checkpoint with the same data, order and randomness: on a CPU
-    its loss curve equals the uninterrupted one.
+    with a fixed number of threads its loss curve equals the uninterrupted one; with a number that
+    is measured as it goes (see `ffn_edge.cpu_threads`), to rounding.
 
     Args:
         recipe: what to train; its data paths must be set.
@@ -170,6 +171,7 @@ def train(
         forward: Any = torch.compile(network) if recipe.compile else network
         if processes.world_size > 1:
             forward = DistributedDataParallel(forward)
+        step_measured, validation_measured = processes.measured(), processes.measured()
 
         # Where to start.
         parts = RunParts(network, optimizer, schedule, scaler, average)
@@ -230,7 +232,7 @@ def train(
                         }
                         target = batch.labels.to(processes.device, non_blocking=True)
                         last_part = part == recipe.accumulate - 1
-                        with _gradient_sync(forward, last_part):
+                        with step_measured(), _gradient_sync(forward, last_part):
                             terms = backward(
                                 forward,
                                 clips,
@@ -279,6 +281,7 @@ def train(
                         device=processes.device,
                         autocast=autocast,
                         reduce=processes.sum,
+                        measured=validation_measured,
                     )
                     if processes.any(stop.is_set()):
                         state = save(state)

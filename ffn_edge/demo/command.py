@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from ffn_edge.cpu_threads import threads_option
+
 
 @click.command(short_help="Show it all on rendered clips, with a report.")
 @click.option(
@@ -18,6 +20,7 @@ import click
     help="Folder for clips, checkpoints, bundle and report.",
 )
 @click.option("--set", "settings", multiple=True, help="NAME=VALUE of the recipe, as in train.")
+@threads_option
 def demo(output: Path, settings: tuple[str, ...]) -> None:
     """Show it all on rendered clips, with a report.
 

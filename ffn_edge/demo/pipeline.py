@@ -15,16 +15,17 @@ from pathlib import Path
 
 from ffn_edge.atomic import write_text
 from ffn_edge.bundle import Bundle
+from ffn_edge.cpu_threads import fixed_threads
 from ffn_edge.demo.load import BackgroundLoad
 from ffn_edge.errors import ExportError, FfnEdgeError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.clips import clips_from_videos
 from ffn_edge.export.verify import Verified, verify
 from ffn_edge.network.checkpoint import load_checkpoint
-from ffn_edge.runtime.engine import open_engines
+from ffn_edge.runtime.engine import EngineOptions, open_engines
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.profile import Latency, profile_engines, save_profile
-from ffn_edge.runtime.run import open_session
+from ffn_edge.runtime.run import RunOptions, open_session
 from ffn_edge.runtime.session import Result
 from ffn_edge.train.clips import Action, render_clips, render_stream
 from ffn_edge.train.loop import BEST, LAST, train
@@ -151,8 +152,9 @@ def run_demo(
         demo.verified = verify(demo.bundle, videos, checkpoint=checkpoint)
         if not all(found.passed for found in demo.verified):
             raise ExportError("the bundle is not the network", "see `ffn-edge verify` on it.")
+    options = EngineOptions(threads=fixed_threads())
     with stage("profile its engines"):
-        with open_engines(demo.bundle) as engines:
+        with open_engines(demo.bundle, options) as engines:
             demo.latencies = profile_engines(engines, demo.bundle.manifest.input, runs=100)
         save_profile(demo.bundle, engines.backend, demo.latencies)
 
@@ -167,6 +169,7 @@ def run_demo(
                     actions,
                     name,
                     Limits(latency_ms=deadline_ms, miss_rate=MISS_RATE, frames=frames),
+                    RunOptions(engines=options),
                 )
             )
     write_text(folder / "demo.json", json.dumps(_figures(demo), indent=1) + "\n")
@@ -180,12 +183,17 @@ def _train(recipe: Recipe, output: Path) -> None:
 
 
 def _run_on_stream(
-    bundle: Bundle, stream: Path, actions: Sequence[Action], name: str, limits: Limits
+    bundle: Bundle,
+    stream: Path,
+    actions: Sequence[Action],
+    name: str,
+    limits: Limits,
+    options: RunOptions,
 ) -> TimelineRun:
     length_s = actions[-1].end_s
     load_s = (LOAD_FROM * length_s, LOAD_UNTIL * length_s)
     results = []
-    with BackgroundLoad() as load, open_session(bundle, str(stream), limits) as session:
+    with BackgroundLoad() as load, open_session(bundle, str(stream), limits, options) as session:
         for result in session:
             results.append(result)
             load.set_level(1.0 if load_s[0] <= result.elapsed_s < load_s[1] else 0.0)

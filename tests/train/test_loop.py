@@ -39,7 +39,11 @@ def start(
         "sys.exit(0 if result.finished else 130)"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # a measured number changes the rounding
     )
 
 
