@@ -26,6 +26,7 @@ from ffn_edge.cli import say
 @click.option(
     "--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips per inference."
 )
+@click.option("--replace", is_flag=True, help="Even if -o holds frame counts that would be lost.")
 @click.option("--classes", help="Class names, one per line; left out, the checkpoint's own.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_context
@@ -38,13 +39,15 @@ def export(
     frames: str | None,
     weights_dtype: str,
     batch: int,
+    replace: bool,
     classes: str | None,
     as_json: bool,
 ) -> None:
     """Fold a checkpoint into a bundle.
 
     A bundle is a folder: one weight file, one small ONNX graph per frame count, a manifest. What
-    stood at the output stays whole until the new bundle takes its place.
+    stood at the output stays whole until the new bundle takes its place, and with the same weights
+    its profile and calibration stay.
 
     With --only and --into, frame counts of the checkpoint are added to a bundle, or replaced in
     it. Its weight file and other graphs stay as they are; what is printed is all that has to be
@@ -82,6 +85,7 @@ def export(
         frame_counts=parse_frames(frames) if frames else None,
         weights_dtype=weights_dtype,
         batch=batch,
+        replace=replace,
         progress=say,
     )
     if as_json:
@@ -101,8 +105,10 @@ def _check_destination(context: click.Context) -> None:
     }
     if "output" not in given and not {"into", "only"} <= given:
         raise click.UsageError("write a bundle with -o, or add to one with --only and --into.")
-    if given & {"into", "only"} and given & {"output", "frames", "weights_dtype", "batch"}:
+    if given & {"into", "only"} and given & {
+        "output", "frames", "weights_dtype", "batch", "replace",
+    }:  # fmt: skip
         raise click.UsageError(
-            "--only and --into take the rest from the bundle: no -o, --frames, --weights-dtype "
-            "or --batch."
+            "--only and --into take the rest from the bundle: no -o, --frames, --weights-dtype, "
+            "--batch or --replace."
         )
