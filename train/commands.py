@@ -84,7 +84,9 @@ def chosen_recipe(
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
 @threads_option
-@click.option("--resume", is_flag=True, help="Continue from last.pt in the run folder.")
+@click.option(
+    "--resume", is_flag=True, help="Continue from last.pt in the folder, also for more --epochs."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def train(
     recipe: str,

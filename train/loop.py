@@ -72,7 +72,8 @@ def train(
     Args:
         recipe: what to train; its data paths must be set.
         output: the run's folder.
-        resume: continue from `last.pt` in the folder.
+        resume: continue from `last.pt` in the folder; with more epochs than it was to have, the
+            learning rate follows the longer schedule from there on.
         device: "cpu", "cuda", "cuda:1"; None for a GPU where there is one.
         workers: data-loader processes per training process; 0 decodes in the training process.
 
@@ -186,6 +187,11 @@ def train(
             ) as log,
             on_signals(stop.set, signal.SIGINT, signal.SIGTERM, once=False),
         ):
+            if state.fewer_epochs is not None:
+                log.note(
+                    f"{recipe.epochs} epochs instead of {state.fewer_epochs}: from here on the "
+                    "learning rate is that of the longer schedule"
+                )
             saved_at = time.monotonic()
 
             def save(state: RunState) -> RunState:
