@@ -11,7 +11,7 @@ from ffn_edge.cli import say
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(dir_okay=False))
+@click.argument("checkpoint", type=click.Path(exists=True, dir_okay=False))
 @click.option("--output", "-o", type=click.Path(file_okay=False), help="Bundle to write.")
 @click.option("--into", type=click.Path(file_okay=False), help="Bundle to add --only to.")
 @click.option("--only", help="Frame counts to add or replace there, such as 12; all else stays.")
@@ -27,7 +27,11 @@ from ffn_edge.cli import say
     "--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips per inference."
 )
 @click.option("--replace", is_flag=True, help="Even if -o holds frame counts that would be lost.")
-@click.option("--classes", help="Class names, one per line; left out, the checkpoint's own.")
+@click.option(
+    "--classes",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Class names, one per line; left out, the checkpoint's own.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_context
 def export(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=click.Path(file_okay=False))
 @click.option(
     "--checkpoint",
-    type=click.Path(dir_okay=False),
+    type=click.Path(exists=True, dir_okay=False),
     help="What the bundle was exported from: its network is compared too.",
 )
 @click.option(

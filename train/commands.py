@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # More loader processes than cores get in each other's way.
 WORKERS = min(4, os.cpu_count() or 1)
+# Looked for before PyTorch is imported, which takes seconds.
+FILE = click.Path(exists=True, dir_okay=False)
 
 
 def _settings(
@@ -36,9 +38,15 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options with which a command line completes or changes a recipe."""
     for option in reversed(
         (
-            click.option("--train-list", help="List: `path label`, or `path num_frames label`."),
-            click.option("--val-list", help="List file to validate on after each epoch."),
-            click.option("--classes", help="Class names, one per line, in the labels' order."),
+            click.option(
+                "--train-list", type=FILE, help="List: `path label`, or `path num_frames label`."
+            ),
+            click.option(
+                "--val-list", type=FILE, help="List file to validate on after each epoch."
+            ),
+            click.option(
+                "--classes", type=FILE, help="Class names, one per line, in the labels' order."
+            ),
             click.option("--root", help="Folder that the lists' paths start from; else their own."),
             click.option("--frames", help="Frame counts to train, such as 4,8,16."),
             click.option("--weights", help="A name such as IMAGENET1K_V1, or a file."),
@@ -117,13 +125,18 @@ def train(
       ffn-edge train my_recipe.py -o runs/separate --method separate
       torchrun --nproc-per-node 4 -m ffn_edge train my_recipe.py -o runs/four
     """
-    from ffn_edge.train.loop import BEST
-    from ffn_edge.train.methods import method_of, train_method
-    from ffn_edge.train.processes import is_first_process
+    from ffn_edge.train.recipe import DATA
 
     chosen = chosen_recipe(recipe, **options)
     if without:
         chosen = chosen.replace(without=tuple(part.strip() for part in without.split(",")))
+    for name in DATA:
+        chosen.data_path(name)
+    # Imported after what is quickly found wrong: PyTorch takes seconds.
+    from ffn_edge.train.loop import BEST
+    from ffn_edge.train.methods import method_of, train_method
+    from ffn_edge.train.processes import is_first_process
+
     asked = method_of(method, chosen)
     results = train_method(asked, output, resume=resume, device=device, workers=workers)
     first = is_first_process()
@@ -138,8 +151,8 @@ def train(
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(dir_okay=False))
-@click.option("--list", "list_file", required=True, help="List file of labelled videos.")
+@click.argument("checkpoint", type=FILE)
+@click.option("--list", "list_file", type=FILE, required=True, help="List file of labelled videos.")
 @click.option("--root", help="Folder that the list's paths start from; else the list's own.")
 @click.option("--dataset", help="Facts of a data set; else those of the training's.")
 @click.option("--frames", help="List or range: 2-20.  [default: those that were trained]")
@@ -180,12 +193,12 @@ def evaluate(
 
 
 @click.command("import")
-@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("file", type=FILE)
 @click.option("--arch", required=True, help="The architecture it was trained as.")
 @click.option(
     "--output", "-o", required=True, type=click.Path(dir_okay=False), help="File to write."
 )
-@click.option("--classes", help="Class names, one per line, in the order of the labels.")
+@click.option("--classes", type=FILE, help="Class names, one per line, in the order of the labels.")
 def import_(file: str, arch: str, output: str, classes: str | None) -> None:
     """Read a checkpoint of the paper's code.
 
@@ -203,10 +216,11 @@ def import_(file: str, arch: str, output: str, classes: str | None) -> None:
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(dir_okay=False))
+@click.argument("checkpoint", type=FILE)
 @click.option(
     "--data",
     "list_file",
+    type=FILE,
     required=True,
     help="List: `path`, or `path num_frames` for a frame folder; a label after it is not read.",
 )
@@ -214,7 +228,7 @@ def import_(file: str, arch: str, output: str, classes: str | None) -> None:
 @click.option("--dataset", help="Facts of a data set; else those of the training's.")
 @click.option("--frames", help="Frame counts to add, such as 12, or to recalibrate: else all.")
 @click.option("--recalibrate", is_flag=True, help="Estimate statistics only, for a new camera.")
-@click.option("--val-list", help="List file of labelled videos to validate on.")
+@click.option("--val-list", type=FILE, help="List file of labelled videos to validate on.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the list.  [default: 3]")
 @click.option(
     "--learning-rate",

@@ -63,12 +63,13 @@ def compare(
     """
     from ffn_edge.frames import parse_frames
     from ffn_edge.train.commands import chosen_recipe
+
+    chosen = chosen_recipe(recipe, **options)
     from ffn_edge.train.compare import RESULTS
     from ffn_edge.train.compare import compare as run
     from ffn_edge.train.compare_report import comparison_table, plot_comparison
     from ffn_edge.train.methods import ALL_METHODS
 
-    chosen = chosen_recipe(recipe, **options)
     scores = run(
         chosen,
         output,

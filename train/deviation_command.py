@@ -7,12 +7,12 @@ import json
 import click
 
 from ffn_edge.cpu_threads import threads_option
-from ffn_edge.train.commands import WORKERS
+from ffn_edge.train.commands import FILE, WORKERS
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(dir_okay=False))
-@click.option("--list", "list_file", required=True, help="List file of labelled videos.")
+@click.argument("checkpoint", type=FILE)
+@click.option("--list", "list_file", type=FILE, required=True, help="List file of labelled videos.")
 @click.option("--root", help="Folder that the list's paths start from; else the list's own.")
 @click.option("--frames", help="Two frame counts; else the lowest and the highest trained one.")
 @click.option("--sub-network", type=int, help="Let only this one serve both frame counts.")

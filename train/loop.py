@@ -95,7 +95,7 @@ def train(
         torch.manual_seed(recipe.seed)  # every process starts from the same weights
 
         # Data.
-        classes = read_classes(_path(recipe, "classes"))
+        classes = read_classes(recipe.data_path("classes"))
         train_set = _dataset(recipe, classes, training=True)
         val_set = _dataset(recipe, classes, training=False)
         micro_batch = _micro_batch(recipe, processes)
@@ -124,7 +124,7 @@ def train(
         card = ModelCard(
             classes=classes,
             size=recipe.size,
-            short_side=recipe.short_side,
+            short_side=recipe.scaled_to,
             mean=family.mean,
             std=family.std,
             dataset=recipe.dataset,
@@ -328,26 +328,16 @@ def _until(
             return
 
 
-def _path(recipe: Recipe, name: str) -> Path:
-    value = getattr(recipe, name)
-    if value is None:
-        raise RecipeError(
-            f"the recipe does not say where its {name} is",
-            f"give --{name.replace('_', '-')} PATH.",
-        )
-    return Path(value)
-
-
 def _dataset(recipe: Recipe, classes: tuple[str, ...], *, training: bool) -> VideoDataset:
     return VideoDataset(
-        _path(recipe, "train_list" if training else "val_list"),
+        recipe.data_path("train_list" if training else "val_list"),
         sampled_frame_counts(recipe) if training else recipe.frame_counts,
         classes=classes,
         facts=dataset_facts(recipe.dataset),
         root=recipe.root,
         train=training,
         size=recipe.size,
-        short_side=recipe.short_side,
+        short_side=recipe.scaled_to,
         seed=recipe.seed,
         scales=recipe.crop_scales,
         cache_bytes=int(recipe.cache_gib * 2**30),

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from dataclasses import MISSING, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -26,6 +27,11 @@ FREE_ON_RESUME = {
     "train_list", "val_list", "classes", "root", "weights", "start_from", "cache_gib",
     "max_broken_share", "compile", "validate_every", "checkpoint_minutes", "together",
 }  # fmt: skip
+
+
+def fields_of(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe's fields by name, with the short side that follows from the size."""
+    return dataclasses.asdict(recipe) | {"short_side": recipe.scaled_to}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ class RunParts:
     def save(self, path: Path, card: ModelCard, recipe: Recipe, state: RunState) -> None:
         """Write a checkpoint to resume from."""
         training = {
-            "recipe": dataclasses.asdict(recipe),
+            "recipe": fields_of(recipe),
             "step": state.step,
             "epoch": state.epoch,
             "accuracy": {t: dataclasses.asdict(a) for t, a in state.accuracy.items()},
@@ -131,7 +137,7 @@ class RunParts:
         then = DEFAULTS | training["recipe"]
         differ = [
             f"{name} was {then[name]!r}, is {now!r}"
-            for name, now in dataclasses.asdict(recipe).items()
+            for name, now in fields_of(recipe).items()
             if name not in FREE_ON_RESUME and now != then[name]
             if name != "epochs" or now < then[name]
         ]
