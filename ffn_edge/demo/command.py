@@ -34,11 +34,16 @@ def demo(output: Path, settings: tuple[str, ...]) -> None:
     """
     from rich.console import Console
 
+    click.echo("· import PyTorch", err=True)  # seconds, and half a minute for the first time
     from ffn_edge.demo.page import write_page
     from ffn_edge.demo.pipeline import run_demo
 
     console = Console(stderr=True)
     say = functools.partial(console.print, markup=False, highlight=False)
     pairs = dict(setting.partition("=")[::2] for setting in settings)
-    result = run_demo(output, say=say, settings=pairs)
+    try:
+        result = run_demo(output, say=say, settings=pairs)
+    except KeyboardInterrupt:
+        say("stopped; give the same command again to go on from here")
+        raise
     click.echo(write_page(result, output / "report.html"))

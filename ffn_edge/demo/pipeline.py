@@ -22,6 +22,7 @@ from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.clips import clips_from_videos
 from ffn_edge.export.verify import Verified, verify
 from ffn_edge.network.checkpoint import load_checkpoint
+from ffn_edge.progress import NowAndThen
 from ffn_edge.runtime.engine import EngineOptions, open_engines
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.profile import Latency, profile_engines, save_profile
@@ -123,9 +124,20 @@ def run_demo(
         )
     )
     with stage("render the clips and a long stream"):
-        render_clips(clips)
+        now_and_then = NowAndThen(say)
+        render_clips(
+            clips,
+            progress=lambda done, total: now_and_then(lambda: f"  {done} of {total} clips"),
+        )
         # Another seed than the clips': nothing in the stream was trained or validated on.
-        actions = render_stream(stream, seconds=STREAM_SECONDS, seed=1)
+        actions = render_stream(
+            stream,
+            seconds=STREAM_SECONDS,
+            seed=1,
+            progress=lambda done, total: now_and_then(
+                lambda: f"  {done} of {total} actions of the stream"
+            ),
+        )
 
     highest = max(recipe.frame_counts)
     with stage(f"train the Frame Flexible Network at {_listed(recipe.frame_counts)} frames"):
@@ -149,7 +161,9 @@ def run_demo(
     with stage("verify it on test clips"):
         contract, counts = demo.bundle.manifest.input, demo.bundle.manifest.frame_counts
         videos = clips_from_videos(videos_of(clips / "test.txt"), contract, counts, 16)
-        demo.verified = verify(demo.bundle, videos, checkpoint=checkpoint)
+        demo.verified = verify(
+            demo.bundle, videos, checkpoint=checkpoint, progress=lambda line: say(f"  {line}")
+        )
         if not all(found.passed for found in demo.verified):
             raise ExportError("the bundle is not the network", "see `ffn-edge verify` on it.")
     options = EngineOptions(threads=fixed_threads())
