@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from ffn_edge.errors import DataError
-from ffn_edge.text_file import read_lines
 
 
 def read_classes(class_file: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -14,7 +14,13 @@ def read_classes(class_file: str | os.PathLike[str]) -> tuple[str, ...]:
     Raises:
         DataError: the file cannot be read or is empty, or a name comes twice.
     """
-    names = [line.strip() for line in read_lines(class_file)]
+    try:
+        lines = Path(class_file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{class_file} cannot be read: {error}", "name a text file in UTF-8."
+        ) from error
+    names = [line.strip() for line in lines]
     while names and not names[-1]:
         names.pop()
     if not names:

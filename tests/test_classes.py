@@ -40,5 +40,5 @@ def test_a_file_that_does_not_name_every_class_is_refused(
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="cannot be read"):
         read_classes(tmp_path / "absent.txt")
