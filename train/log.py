@@ -135,7 +135,7 @@ class RunLog:
 
     def note(self, text: str) -> None:
         """Print one line above the progress bar."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def flush(self) -> None:
         """Bring what was recorded to the files, before a checkpoint says it is there."""
