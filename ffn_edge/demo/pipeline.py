@@ -166,9 +166,8 @@ def run_demo(
         )
         if not all(found.passed for found in demo.verified):
             raise ExportError("the bundle is not the network", "see `ffn-edge verify` on it.")
-    options = EngineOptions(threads=fixed_threads())
     with stage("profile its engines"):
-        with open_engines(demo.bundle, options) as engines:
+        with open_engines(demo.bundle, _engine_options()) as engines:
             demo.latencies = profile_engines(engines, demo.bundle.manifest.input, runs=100)
         save_profile(demo.bundle, engines.backend, demo.latencies)
 
@@ -183,7 +182,6 @@ def run_demo(
                     actions,
                     name,
                     Limits(latency_ms=deadline_ms, miss_rate=MISS_RATE, frames=frames),
-                    RunOptions(engines=options),
                 )
             )
     write_text(folder / "demo.json", json.dumps(_figures(demo), indent=1) + "\n")
@@ -196,17 +194,17 @@ def _train(recipe: Recipe, output: Path) -> None:
         raise KeyboardInterrupt
 
 
+def _engine_options() -> EngineOptions:
+    return EngineOptions(threads=fixed_threads())
+
+
 def _run_on_stream(
-    bundle: Bundle,
-    stream: Path,
-    actions: Sequence[Action],
-    name: str,
-    limits: Limits,
-    options: RunOptions,
+    bundle: Bundle, stream: Path, actions: Sequence[Action], name: str, limits: Limits
 ) -> TimelineRun:
     length_s = actions[-1].end_s
     load_s = (LOAD_FROM * length_s, LOAD_UNTIL * length_s)
     results = []
+    options = RunOptions(engines=_engine_options())
     with BackgroundLoad() as load, open_session(bundle, str(stream), limits, options) as session:
         for result in session:
             results.append(result)
