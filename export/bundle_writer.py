@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def export_bundle(
     frame_counts: Sequence[int] | None = None,
     weights_dtype: str = "fp32",
     batch: int = 1,
+    replace: bool = False,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Bundle:
     """Write a network as a bundle in folder `path`, atomically.
@@ -53,17 +55,20 @@ def export_bundle(
     Args:
         network: a trained network.
         card: its classes and input preparation.
-        path: the folder to write; one that holds a bundle is replaced, another is refused.
+        path: the folder to write; one that holds a bundle is replaced, another is refused. What
+            was measured of that bundle (its profile, its calibration) stays if it is the same,
+            and goes with it otherwise.
         frame_counts: which of the network's frame counts to export; left out, all.
         weights_dtype: "fp32", or "fp16" for the shared weights: half the bytes. The vectors of
             each frame count and all arithmetic stay float32.
         batch: N of the input contract.
+        replace: also replace a bundle that serves frame counts which the new one does not.
         progress: called with one line per step.
 
     Raises:
         ExportError: the network cannot be folded, a frame count does not exist, the number of
-            classes differs from the card's, the card's sizes contradict each other, or the disk
-            is full. What stood at `path` stays.
+            classes differs from the card's, the card's sizes contradict each other, a frame count
+            of the bundle at `path` would be lost, or the disk is full. What stood there stays.
     """
     target = Path(path)
     counts = check_frame_counts(frame_counts or network.frame_counts)
@@ -86,6 +91,14 @@ def export_bundle(
         target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file()
     ):
         raise ExportError(f"{target} exists and is not a bundle", "name another folder.")
+    before = _manifest_at(target)
+    if before and not replace and (lost := sorted(set(before.frame_counts) - set(counts))):
+        raise ExportError(
+            f"the bundle in {target} serves {', '.join(map(str, lost))} frames too, which would be "
+            "lost",
+            "export a checkpoint that has them; or --replace, and add them again with --only and "
+            "--into.",
+        )
     contract = input_contract(card, batch)
     progress(f"folding {', '.join(map(str, counts))} frames")
     folded = [fold(network, frames) for frames in counts]
@@ -121,12 +134,35 @@ def export_bundle(
             )
             (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             check_before_use(Bundle(folder, manifest, ""))
+            if others := _other_files(target, before):
+                if manifest == before:
+                    for file in others:
+                        shutil.copy2(file, folder)
+                else:
+                    names = ", ".join(file.name for file in others)
+                    progress(f"removing what was measured of the bundle before: {names}")
     except (OSError, SafetensorError) as error:
         raise ExportError(
             f"could not write {target}: {reason_of(error)}",
             "free space on the disk or name another folder; an older bundle there is untouched.",
         ) from error
     return Bundle.load(target)
+
+
+def _manifest_at(folder: Path) -> Manifest | None:
+    """Return the manifest of the bundle in a folder; None if there is none that can be read."""
+    try:
+        return Manifest.from_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, BundleError):
+        return None
+
+
+def _other_files(folder: Path, manifest: Manifest | None) -> list[Path]:
+    """Return the files in a bundle's folder that its manifest does not name."""
+    if manifest is None:
+        return []
+    own = {MANIFEST, *manifest.files}
+    return [file for file in sorted(folder.iterdir()) if file.is_file() and file.name not in own]
 
 
 def check_before_use(bundle: Bundle) -> None:

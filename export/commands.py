@@ -12,7 +12,7 @@ from ffn_edge.user_path import UserPath
 
 
 @click.command()
-@click.argument("checkpoint", type=UserPath(dir_okay=False))
+@click.argument("checkpoint", type=UserPath(exists=True, dir_okay=False))
 @click.option(
     "--output", "-o", type=UserPath(written=True, file_okay=False), help="Bundle to write."
 )
@@ -31,8 +31,11 @@ from ffn_edge.user_path import UserPath
 @click.option(
     "--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips per inference."
 )
+@click.option("--replace", is_flag=True, help="Even if -o holds frame counts that would be lost.")
 @click.option(
-    "--classes", type=UserPath(), help="Class names, one per line; left out, the checkpoint's own."
+    "--classes",
+    type=UserPath(exists=True, dir_okay=False),
+    help="Class names, one per line; left out, the checkpoint's own.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_context
@@ -45,13 +48,15 @@ def export(
     frames: str | None,
     weights_dtype: str,
     batch: int,
+    replace: bool,
     classes: str | None,
     as_json: bool,
 ) -> None:
     """Fold a checkpoint into a bundle.
 
     A bundle is a folder: one weight file, one small ONNX graph per frame count, a manifest. What
-    stood at the output stays whole until the new bundle takes its place.
+    stood at the output stays whole until the new bundle takes its place, and with the same weights
+    its profile and calibration stay.
 
     With --only and --into, frame counts of the checkpoint are added to a bundle, or replaced in
     it. Its weight file and other graphs stay as they are; what is printed is all that has to be
@@ -89,6 +94,7 @@ def export(
         frame_counts=parse_frames(frames) if frames else None,
         weights_dtype=weights_dtype,
         batch=batch,
+        replace=replace,
         progress=say,
     )
     if as_json:
@@ -108,8 +114,10 @@ def _check_destination(context: click.Context) -> None:
     }
     if "output" not in given and not {"into", "only"} <= given:
         raise click.UsageError("write a bundle with -o, or add to one with --only and --into.")
-    if given & {"into", "only"} and given & {"output", "frames", "weights_dtype", "batch"}:
+    if given & {"into", "only"} and given & {
+        "output", "frames", "weights_dtype", "batch", "replace",
+    }:  # fmt: skip
         raise click.UsageError(
-            "--only and --into take the rest from the bundle: no -o, --frames, --weights-dtype "
-            "or --batch."
+            "--only and --into take the rest from the bundle: no -o, --frames, --weights-dtype, "
+            "--batch or --replace."
         )

@@ -24,6 +24,7 @@ import onnxruntime  # type: ignore[import-untyped]
 from ffn_edge.bundle import Bundle
 from ffn_edge.compose import Array, compose, composed_sha256
 from ffn_edge.counted import counted
+from ffn_edge.cpu_threads import fixed_threads
 from ffn_edge.errors import ExportError
 from ffn_edge.export.clips import Clips, ClipSet
 from ffn_edge.export.composed_graph import INPUT, OUTPUT, plain_graph
@@ -194,6 +195,8 @@ def _logits_of_graph(
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings are for ONNX Runtime's developers
+    options.intra_op_num_threads = fixed_threads() or 0  # 0: as it likes
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others compute too
     # ONNX Runtime reads them where they are, as long as the session lives.
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
     try:
@@ -223,12 +226,16 @@ def _logits_of_network(checkpoint: Checkpoint, clips: Clips, frames: int) -> Log
     """Run the checkpoint's network in float32, one clip at a time: (clips, classes)."""
     import torch  # a device that verifies its engines has none
 
+    from ffn_edge.network.threads import thread_counts
+
     mean = torch.tensor(checkpoint.card.mean).reshape(3, 1, 1)
     std = torch.tensor(checkpoint.card.std).reshape(3, 1, 1)
     network = checkpoint.network.eval()
     logits = []
-    with torch.inference_mode():
+    with torch.inference_mode(), thread_counts() as measured_of_kind:
+        measured = measured_of_kind()
         for clip in clips:
             rgb = torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 255  # (T, 3, H, W)
-            logits.append(network(((rgb - mean) / std)[None], frames=frames)[0].numpy())
+            with measured():
+                logits.append(network(((rgb - mean) / std)[None], frames=frames)[0].numpy())
     return np.stack(logits)

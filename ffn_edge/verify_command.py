@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=UserPath(file_okay=False))
 @click.option(
     "--checkpoint",
-    type=UserPath(dir_okay=False),
+    type=UserPath(exists=True, dir_okay=False),
     help="What the bundle was exported from: its network is compared too.",
 )
 @click.option(

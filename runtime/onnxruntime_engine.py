@@ -3,10 +3,11 @@
 Several sessions live side by side and one runs at a time. What that asks for, as tried with ONNX
 Runtime 1.32 on two cores (`benchmarks/runtime_overhead.py` measures the result):
 
-- A session's threads spin while it runs and stop when it ends (`session.force_spinning_stop`).
-  Left to spin, as is the default, they hold a core for milliseconds while the next session
-  wants it, and the first inference after a switch takes 1.1 to 2.5 times as long. Never to spin
-  (`session.intra_op.allow_spinning` 0) is as smooth, but slower in every inference.
+- A session's threads never spin (`session.intra_op.allow_spinning` 0). Spinning is the default, and
+  on an idle machine a network of 3 ms gains up to a fifth by it, one of 200 ms nothing; but beside
+  one busy process the former takes 3.6 ms without and 12 to 16 with it (`benchmarks/busy.py`). It
+  would also hold a core for milliseconds while the next session wants it, so that the first
+  inference after a switch takes 1.1 to 2.5 times as long.
 - All sessions take their scratch memory from one arena, so that it is the largest engine's and
   not the sum. The memory patterns of single sessions are off: each would reserve a block of its
   own in it. Together this halves the memory of three ResNet-50 sessions, at the same speed.
@@ -74,7 +75,7 @@ def session_options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS_ONLY
     options.enable_mem_pattern = False
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.use_env_allocators", "1")
     _share_scratch()
     return options

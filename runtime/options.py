@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ffn_edge.cpu_threads import fix_threads
 from ffn_edge.plan_cache import PRECISIONS
 from ffn_edge.runtime.engine import BACKENDS, EngineOptions
 from ffn_edge.runtime.tensorrt_group import RESIDENT
@@ -48,8 +49,8 @@ _OPTIONS = (
         help="What runs the engines; auto is TensorRT where it works, else ONNX Runtime.",
     ),
     click.option(
-        "--threads", type=click.IntRange(min=1),
-        help="CPU threads of ONNX Runtime.  [default: one a physical core]",
+        "--threads", type=click.IntRange(min=1), callback=fix_threads,
+        help="CPU threads to compute with.  [default: one a physical core]",
     ),
     click.option(
         "--precision", type=click.Choice(PRECISIONS),

@@ -91,6 +91,33 @@ def test_wrong_usage_exits_with_two() -> None:
     assert CliRunner().invoke(cli.cli, ["fly"]).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train nosuch -o run",
+        "train demo -o run",
+        "train demo -o run --train-list absent.txt",
+        "train demo -o run --set nosuch=1",
+        "compare nosuch -o run",
+        "evaluate absent.pt --list absent.txt",
+        "deviation absent.pt --list absent.txt",
+        "adapt absent.pt --data absent.txt --recalibrate",
+        "import absent.pt --arch tsm_tiny -o model.pt",
+        "export absent.pt -o bundle",
+    ],
+)
+def test_what_is_quickly_found_wrong_is_said_before_pytorch_is_imported(command: str) -> None:
+    code = (
+        f"import sys; sys.argv[1:] = {command.split()!r}\n"
+        "import ffn_edge.cli\n"
+        "try: ffn_edge.cli.main()\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    code_of_end, has_torch = done.stdout.split()
+    assert code_of_end in ("1", "2") and has_torch == "False", done.stderr
+
+
 def test_an_interrupted_command_exits_with_130() -> None:
     code = (
         "import ffn_edge.cli, click\n"
@@ -107,8 +134,8 @@ def test_an_interrupted_command_exits_with_130() -> None:
 @pytest.mark.parametrize(
     ("arguments", "library", "extra"),
     [
-        (["evaluate", "x.pt", "--list", "x"], "torch", "train"),
-        (["export", "x.pt", "-o", "bundle"], "torch", "export"),
+        (["evaluate", __file__, "--list", __file__], "torch", "train"),
+        (["export", __file__, "-o", "bundle"], "torch", "export"),
         (["verify", "x"], "onnx", "export"),
         (["build", "x"], "onnx", "jetson"),
     ],

@@ -174,9 +174,7 @@ def test_help_needs_no_optional_library(command: str) -> None:
     assert "Usage: ffn-edge" in process.stdout
 
 
-@pytest.mark.parametrize(
-    "arguments", [["export", "model.pt", "-o", "bundle"], ["verify", "bundle"]]
-)
+@pytest.mark.parametrize("arguments", [["export", __file__, "-o", "bundle"], ["verify", "bundle"]])
 def test_a_missing_library_is_an_error_with_the_extra_that_brings_it(
     arguments: list[str],
 ) -> None:

@@ -37,6 +37,7 @@ from ffn_edge.train.loading import Batch, to_model_input
 from ffn_edge.train.objective import MultiFrequencyLoss
 from ffn_edge.train.optimizer import take_step
 from ffn_edge.train.processes import (
+    Processes,
     autocast_to,
     compute_dtype,
     join_processes,
@@ -122,7 +123,7 @@ def adapt(
         network.to(processes.device)
         to_channels_last(network)
         loss = _distil(
-            network, loaded.card, teacher, added, batches, epochs, learning_rate, processes.device
+            network, loaded.card, teacher, added, batches, epochs, learning_rate, processes
         )
     seconds = time.monotonic() - start
     accuracy = _write(network, loaded.card, output, added, clips, device)
@@ -189,7 +190,7 @@ def recalibrate(
     start = time.monotonic()
     with join_processes(device) as processes:
         network.to(processes.device)
-        _estimate(network, card, norms, counts, batches, processes.device)
+        _estimate(network, card, norms, counts, batches, processes)
     seconds = time.monotonic() - start
     kept = {t: known for t, known in card.accuracy.items() if t not in counts}
     card = dataclasses.replace(card, accuracy=kept)
@@ -248,7 +249,7 @@ def _distil(
     batches: VideoBatches,
     epochs: int,
     learning_rate: float,
-    device: torch.device,
+    processes: Processes,
 ) -> dict[int, float]:
     """Teach the vectors of `added` the teacher's logits; return the losses of the last epoch."""
     # As in evaluation, but for the new norms, whose statistics follow the batches.
@@ -261,6 +262,7 @@ def _distil(
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(learned, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
+    device, measured = processes.device, processes.measured()
     dtype = compute_dtype("auto", device, network)
     autocast = autocast_to(dtype, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
@@ -271,14 +273,15 @@ def _distil(
         losses: dict[int, list[Tensor]] = {t: [] for t in added}
         for batch in batches.epoch(f"epoch {epoch + 1} of {epochs}", epoch):
             clips = _inputs(batch, card, device)
-            with torch.no_grad(), autocast():
-                target = network(clips[teacher], teacher)
-            for frames in added:
-                with autocast():
-                    logits = network(clips[frames], frames)
-                loss = objective.student(frames, logits, target, batch.labels).total
-                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                losses[frames].append(loss.detach())
+            with measured():
+                with torch.no_grad(), autocast():
+                    target = network(clips[teacher], teacher)
+                for frames in added:
+                    with autocast():
+                        logits = network(clips[frames], frames)
+                    loss = objective.student(frames, logits, target, batch.labels).total
+                    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                    losses[frames].append(loss.detach())
             take_step(optimizer, schedule, scaler)
             optimizer.zero_grad(set_to_none=True)
         means = {t: float(torch.stack(each).mean()) for t, each in losses.items()}
@@ -296,18 +299,20 @@ def _estimate(
     norms: Sequence[_BatchNorm],
     frame_counts: Sequence[int],
     batches: VideoBatches,
-    device: torch.device,
+    processes: Processes,
 ) -> None:
     """Set the running mean and variance of `norms` to the mean over the batches."""
     network.eval()
     _average_anew(norms)
     for norm in norms:
         norm.train()
+    measured = processes.measured()
     with torch.inference_mode():
         for batch in batches.epoch("recalibrating"):
-            clips = _inputs(batch, card, device)
-            for frames in frame_counts:
-                network(clips[frames], frames)
+            clips = _inputs(batch, card, processes.device)
+            with measured():
+                for frames in frame_counts:
+                    network(clips[frames], frames)
 
 
 def _average_anew(norms: Sequence[nn.Module]) -> None:

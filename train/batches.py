@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
-from rich.progress import track
 
 from ffn_edge.network.checkpoint import ModelCard
+from ffn_edge.progress import progress
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.loading import Batch, BrokenVideos, ResumableSampler, make_loader
@@ -78,7 +78,10 @@ class VideoBatches:
         known = len(self.broken.paths)
         self._sampler.start(number)
         batches = self.broken.watch(self._loader)
-        yield from track(batches, description, len(self), console=console, transient=True)
+        with progress(console, description) as show:
+            for done, batch in enumerate(batches, start=1):
+                show(done, len(self))
+                yield batch
         for path in self.broken.paths[known:]:
             text = f"skipped, could not be read: {path}"
             console.print(text, markup=False, highlight=False, soft_wrap=True)

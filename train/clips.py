@@ -99,7 +99,11 @@ def render_clips(
 
 
 def render_stream(
-    path: str | os.PathLike[str], *, seconds: float, seed: int = 0
+    path: str | os.PathLike[str],
+    *,
+    seconds: float,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Action, ...]:
     """Write one long video of actions, one every two seconds, and what they are beside it.
 
@@ -110,6 +114,7 @@ def render_stream(
         path: of the video; its name ends in .mp4.
         seconds: at least this long; the last action is not cut off.
         seed: decides the actions; not negative.
+        progress: called with (actions done, actions in all).
 
     Returns:
         The actions, in turn.
@@ -129,9 +134,10 @@ def render_stream(
         Action(i * length_s, (i + 1) * length_s, label) for i, label in enumerate(labels[:count])
     )
     with VideoWriter(path, FPS, STREAM.width, STREAM.height) as video:
-        for action in actions:
+        for done, action in enumerate(actions, start=1):
             for frame in render_action(action.label, TEST_SHARE, STREAM, rng):
                 video.write(frame)
+            progress(done, len(actions))
     described = {"fps": FPS, "actions": [asdict(action) for action in actions]}
     write_text(path.with_suffix(".json"), json.dumps(described, indent=2) + "\n")
     return actions

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ffn_edge.cpu_threads import threads_option
 from ffn_edge.user_path import UserPath
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # More loader processes than cores get in each other's way.
 WORKERS = min(4, os.cpu_count() or 1)
+# Looked for before PyTorch is imported, which takes seconds.
+FILE = UserPath(exists=True, dir_okay=False)
 
 
 def _settings(
@@ -38,15 +41,15 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
         (
             click.option(
                 "--train-list",
-                type=UserPath(),
+                type=FILE,
                 help="List: `path label`, or `path num_frames label`.",
             ),
             click.option(
-                "--val-list", type=UserPath(), help="List file to validate on after each epoch."
+                "--val-list", type=FILE, help="List file to validate on after each epoch."
             ),
             click.option(
                 "--classes",
-                type=UserPath(),
+                type=FILE,
                 help="Class names, one per line, in the labels' order.",
             ),
             click.option(
@@ -103,7 +106,10 @@ def chosen_recipe(
 @recipe_options
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
-@click.option("--resume", is_flag=True, help="Continue from last.pt in the run folder.")
+@threads_option
+@click.option(
+    "--resume", is_flag=True, help="Continue from last.pt in the folder, also for more --epochs."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def train(
     recipe: str,
@@ -134,13 +140,18 @@ def train(
       ffn-edge train my_recipe.py -o runs/separate --method separate
       torchrun --nproc-per-node 4 -m ffn_edge train my_recipe.py -o runs/four
     """
-    from ffn_edge.train.loop import BEST
-    from ffn_edge.train.methods import method_of, train_method
-    from ffn_edge.train.processes import is_first_process
+    from ffn_edge.train.recipe import DATA
 
     chosen = chosen_recipe(recipe, **options)
     if without:
         chosen = chosen.replace(without=tuple(part.strip() for part in without.split(",")))
+    for name in DATA:
+        chosen.data_path(name)
+    # Imported after what is quickly found wrong: PyTorch takes seconds.
+    from ffn_edge.train.loop import BEST
+    from ffn_edge.train.methods import method_of, train_method
+    from ffn_edge.train.processes import is_first_process
+
     asked = method_of(method, chosen)
     results = train_method(asked, output, resume=resume, device=device, workers=workers)
     first = is_first_process()
@@ -155,10 +166,8 @@ def train(
 
 
 @click.command()
-@click.argument("checkpoint", type=UserPath(dir_okay=False))
-@click.option(
-    "--list", "list_file", required=True, type=UserPath(), help="List file of labelled videos."
-)
+@click.argument("checkpoint", type=FILE)
+@click.option("--list", "list_file", required=True, type=FILE, help="List file of labelled videos.")
 @click.option(
     "--root", type=UserPath(), help="Folder that the list's paths start from; else the list's own."
 )
@@ -166,6 +175,7 @@ def train(
 @click.option("--frames", help="List or range: 2-20.  [default: those that were trained]")
 @click.option("--batch-size", default=16, show_default=True, help="Videos at a time.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
+@threads_option
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--plot", type=UserPath(dir_okay=False), help="Write accuracy against cost here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -200,7 +210,7 @@ def evaluate(
 
 
 @click.command("import")
-@click.argument("file", type=UserPath(dir_okay=False))
+@click.argument("file", type=FILE)
 @click.option("--arch", required=True, help="The architecture it was trained as.")
 @click.option(
     "--output",
@@ -209,9 +219,7 @@ def evaluate(
     type=UserPath(written=True, dir_okay=False),
     help="File to write.",
 )
-@click.option(
-    "--classes", type=UserPath(), help="Class names, one per line, in the order of the labels."
-)
+@click.option("--classes", type=FILE, help="Class names, one per line, in the order of the labels.")
 def import_(file: str, arch: str, output: str, classes: str | None) -> None:
     """Read a checkpoint of the paper's code.
 
@@ -229,12 +237,12 @@ def import_(file: str, arch: str, output: str, classes: str | None) -> None:
 
 
 @click.command()
-@click.argument("checkpoint", type=UserPath(dir_okay=False))
+@click.argument("checkpoint", type=FILE)
 @click.option(
     "--data",
     "list_file",
+    type=FILE,
     required=True,
-    type=UserPath(),
     help="List: `path`, or `path num_frames` for a frame folder; a label after it is not read.",
 )
 @click.option(
@@ -243,7 +251,7 @@ def import_(file: str, arch: str, output: str, classes: str | None) -> None:
 @click.option("--dataset", help="Facts of a data set; else those of the training's.")
 @click.option("--frames", help="Frame counts to add, such as 12, or to recalibrate: else all.")
 @click.option("--recalibrate", is_flag=True, help="Estimate statistics only, for a new camera.")
-@click.option("--val-list", type=UserPath(), help="List file of labelled videos to validate on.")
+@click.option("--val-list", type=FILE, help="List file of labelled videos to validate on.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the list.  [default: 3]")
 @click.option(
     "--learning-rate",
@@ -258,6 +266,7 @@ def import_(file: str, arch: str, output: str, classes: str | None) -> None:
 )
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def adapt(
     checkpoint: str,

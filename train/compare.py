@@ -29,7 +29,7 @@ from ffn_edge.train.methods import Answering, Method, Run, method_of, train_run
 from ffn_edge.train.processes import require_one_process
 from ffn_edge.train.recipe import Recipe
 from ffn_edge.train.report import evaluate_network
-from ffn_edge.train.run_state import DEFAULTS, FREE_ON_RESUME
+from ffn_edge.train.run_state import DEFAULTS, FREE_ON_RESUME, fields_of
 from ffn_edge.video_list import read_list
 
 RESULTS = "results.json"
@@ -247,7 +247,7 @@ def _trained(
     run of another recipe, of other videos, or of another start.
     """
     recipe, own = run.recipe, folder / run.name
-    fields = dataclasses.asdict(recipe).items()
+    fields = fields_of(recipe).items()
     values: dict[str, Any] = {k: v for k, v in fields if k not in FREE_ON_RESUME}
     values["validate_every"] = recipe.validate_every  # the best epoch is one that was validated
     start = recipe.start_from if run.after is None else folder / run.after / BEST

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ffn_edge.cpu_threads import threads_option
 from ffn_edge.train.commands import WORKERS, recipe_options
 from ffn_edge.user_path import UserPath
 
@@ -40,6 +41,7 @@ from ffn_edge.user_path import UserPath
 @recipe_options
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def compare(
     recipe: str,
@@ -67,12 +69,13 @@ def compare(
     """
     from ffn_edge.frames import parse_frames
     from ffn_edge.train.commands import chosen_recipe
+
+    chosen = chosen_recipe(recipe, **options)
     from ffn_edge.train.compare import RESULTS
     from ffn_edge.train.compare import compare as run
     from ffn_edge.train.compare_report import comparison_table, plot_comparison
     from ffn_edge.train.methods import ALL_METHODS
 
-    chosen = chosen_recipe(recipe, **options)
     scores = run(
         chosen,
         output,

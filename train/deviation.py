@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,6 +28,7 @@ from ffn_edge.frames import nearest_frame_count
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.network.specialized import NORM_TYPES, SpecializedNorm
+from ffn_edge.network.threads import Measured
 from ffn_edge.network.unshared import UnsharedNetwork
 from ffn_edge.train.loading import Batch, to_model_input
 
@@ -194,6 +196,7 @@ def measure(
     *,
     device: torch.device,
     sub_network: int | None = None,
+    measured: Measured = nullcontext,
 ) -> Deviation:
     """Compare two frame counts on the same videos. The memory needed is that of one batch.
 
@@ -206,6 +209,7 @@ def measure(
         device: where to compute.
         sub_network: let this one serve both. Left out, the nearest to `high` serves both, and
             beside it, each frame count is served by its own nearest.
+        measured: the context of each batch; see `ffn_edge.network.threads.thread_counts`.
 
     Raises:
         FrameCountError: there is no such sub-network.
@@ -235,9 +239,10 @@ def measure(
             }
             labels = batch.labels.to(device)
             clips += len(labels)
-            expected = reference.run(inputs[high], labels)
-            for recorder, sums in zip(lows, outputs, strict=True):
-                sums.add(recorder.run(inputs[low], labels), expected)
+            with measured():
+                expected = reference.run(inputs[high], labels)
+                for recorder, sums in zip(lows, outputs, strict=True):
+                    sums.add(recorder.run(inputs[low], labels), expected)
     if not clips:
         raise DataError("not one clip could be read", "check the list file and its videos.")
     passed = reference.result(clips)

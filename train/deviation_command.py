@@ -6,15 +6,14 @@ import json
 
 import click
 
-from ffn_edge.train.commands import WORKERS
+from ffn_edge.cpu_threads import threads_option
+from ffn_edge.train.commands import FILE, WORKERS
 from ffn_edge.user_path import UserPath
 
 
 @click.command()
-@click.argument("checkpoint", type=UserPath(dir_okay=False))
-@click.option(
-    "--list", "list_file", required=True, type=UserPath(), help="List file of labelled videos."
-)
+@click.argument("checkpoint", type=FILE)
+@click.option("--list", "list_file", type=FILE, required=True, help="List file of labelled videos.")
 @click.option(
     "--root", type=UserPath(), help="Folder that the list's paths start from; else the list's own."
 )
@@ -26,6 +25,7 @@ from ffn_edge.user_path import UserPath
 )
 @click.option("--batch-size", default=16, show_default=True, help="Videos at a time.")
 @click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
+@threads_option
 @click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
 @click.option("--plot", type=UserPath(dir_okay=False), help="Write .png, .svg or .pdf here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")

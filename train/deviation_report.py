@@ -72,6 +72,7 @@ def deviation_of_checkpoint(
             card,
             device=processes.device,
             sub_network=sub_network,
+            measured=processes.measured(),
         )
 
 

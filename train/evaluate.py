@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ffn_edge.bundle import Accuracy
 from ffn_edge.errors import DataError
 from ffn_edge.network.checkpoint import ModelCard
+from ffn_edge.network.threads import Measured
 from ffn_edge.train.loading import Batch, to_model_input
 
 
@@ -23,6 +24,7 @@ def evaluate(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     reduce: Callable[[Tensor], None] = lambda counts: None,
+    measured: Measured = nullcontext,
 ) -> dict[int, Accuracy]:
     """Measure top-1 and top-5 at each frame count; the nearest sub-network serves each.
 
@@ -35,6 +37,7 @@ def evaluate(
         device: where to compute.
         autocast: the precision's context.
         reduce: sums the counts over processes, in place: int64 (frame counts, 3).
+        measured: the context of each batch; see `ffn_edge.network.threads.thread_counts`.
 
     Raises:
         DataError: not one clip could be read.
@@ -46,14 +49,15 @@ def evaluate(
         with torch.inference_mode():
             for batch in batches:
                 labels = batch.labels.to(device)
-                for row, frames in enumerate(frame_counts):
-                    clip = to_model_input(batch.clips[frames].to(device), card.mean, card.std)
-                    with autocast():
-                        logits = network(clip).float()
-                    best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-                    counts[row, 0] += best[:, :1].sum()
-                    counts[row, 1] += best.sum()
-                    counts[row, 2] += len(labels)
+                with measured():
+                    for row, frames in enumerate(frame_counts):
+                        clip = to_model_input(batch.clips[frames].to(device), card.mean, card.std)
+                        with autocast():
+                            logits = network(clip).float()
+                        best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+                        counts[row, 0] += best[:, :1].sum()
+                        counts[row, 1] += best.sum()
+                        counts[row, 2] += len(labels)
     finally:
         network.train(training)
     reduce(counts)

@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ffn_edge.atomic import write_text, written
 from ffn_edge.errors import CheckpointError, RecipeError, reason_of
+from ffn_edge.progress import NowAndThen
 
 METRICS = "metrics.jsonl"
 
@@ -41,6 +42,7 @@ class RunLog:
         self._first_step = first_step
         self._first_epoch = first_epoch
         self._total_steps = total_steps
+        self._now_and_then = NowAndThen(self.note)
 
     def __enter__(self) -> RunLog:
         """Open the files and show the bar.
@@ -74,6 +76,7 @@ class RunLog:
                     TextColumn("left"),
                     TimeRemainingColumn(),
                     console=self.console,
+                    disable=not self.console.is_terminal,
                 )
             )
             self._task = self._progress.add_task(
@@ -121,11 +124,11 @@ class RunLog:
             self._line({"step": step, "epoch": epoch, **values})
             for name, value in _flat(values):
                 self._board.add_scalar(f"train/{name}", value, step)
-        self._progress.update(
-            self._task,
-            completed=step + 1,
-            description=f"epoch {epoch + 1}  loss {values['loss']:.3f}",
-        )
+        description = f"epoch {epoch + 1}  loss {values['loss']:.3f}"
+        if self.console.is_terminal:
+            self._progress.update(self._task, completed=step + 1, description=description)
+        else:
+            self._now_and_then(lambda: f"{description}  step {step + 1} of {self._total_steps}")
 
     def validation(self, step: int, epoch: int, accuracy: dict[str, Any]) -> None:
         """Record and print a validation."""
@@ -140,7 +143,7 @@ class RunLog:
 
     def note(self, text: str) -> None:
         """Print one line above the progress bar."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def flush(self) -> None:
         """Bring what was recorded to the files, before a checkpoint says it is there."""

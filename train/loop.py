@@ -65,12 +65,14 @@ def train(
 
     SIGTERM and Ctrl-C save `last.pt` after the step in progress and end the run. A run that was
     killed continues from its last checkpoint with the same data, order and randomness: on a CPU
-    its loss curve equals the uninterrupted one.
+    with a fixed number of threads its loss curve equals the uninterrupted one; with a number that
+    is measured as it goes (see `ffn_edge.cpu_threads`), to rounding.
 
     Args:
         recipe: what to train; its data paths must be set.
         output: the run's folder.
-        resume: continue from `last.pt` in the folder.
+        resume: continue from `last.pt` in the folder; with more epochs than it was to have, the
+            learning rate follows the longer schedule from there on.
         device: "cpu", "cuda", "cuda:1"; None for a GPU where there is one.
         workers: data-loader processes per training process; 0 decodes in the training process.
 
@@ -92,7 +94,7 @@ def train(
         torch.manual_seed(recipe.seed)  # every process starts from the same weights
 
         # Data.
-        classes = read_classes(_path(recipe, "classes"))
+        classes = read_classes(recipe.data_path("classes"))
         train_set = _dataset(recipe, classes, training=True)
         val_set = _dataset(recipe, classes, training=False)
         micro_batch = _micro_batch(recipe, processes)
@@ -121,7 +123,7 @@ def train(
         card = ModelCard(
             classes=classes,
             size=recipe.size,
-            short_side=recipe.short_side,
+            short_side=recipe.scaled_to,
             mean=family.mean,
             std=family.std,
             dataset=recipe.dataset,
@@ -169,6 +171,7 @@ def train(
         forward: Any = torch.compile(network) if recipe.compile else network
         if processes.world_size > 1:
             forward = DistributedDataParallel(forward)
+        step_measured, validation_measured = processes.measured(), processes.measured()
 
         # Where to start.
         parts = RunParts(network, optimizer, schedule, scaler, average)
@@ -183,6 +186,11 @@ def train(
             ) as log,
             on_signals(stop.set, *ending_signals(), once=False),
         ):
+            if state.fewer_epochs is not None:
+                log.note(
+                    f"{recipe.epochs} epochs instead of {state.fewer_epochs}: from here on the "
+                    "learning rate is that of the longer schedule"
+                )
             saved_at = time.monotonic()
 
             def save(state: RunState) -> RunState:
@@ -229,7 +237,7 @@ def train(
                         }
                         target = batch.labels.to(processes.device, non_blocking=True)
                         last_part = part == recipe.accumulate - 1
-                        with _gradient_sync(forward, last_part):
+                        with step_measured(), _gradient_sync(forward, last_part):
                             terms = backward(
                                 forward,
                                 clips,
@@ -278,6 +286,7 @@ def train(
                         device=processes.device,
                         autocast=autocast,
                         reduce=processes.sum,
+                        measured=validation_measured,
                     )
                     if processes.any(stop.is_set()):
                         state = save(state)
@@ -318,26 +327,16 @@ def _until(
             return
 
 
-def _path(recipe: Recipe, name: str) -> Path:
-    value = getattr(recipe, name)
-    if value is None:
-        raise RecipeError(
-            f"the recipe does not say where its {name} is",
-            f"give --{name.replace('_', '-')} PATH.",
-        )
-    return Path(value)
-
-
 def _dataset(recipe: Recipe, classes: tuple[str, ...], *, training: bool) -> VideoDataset:
     return VideoDataset(
-        _path(recipe, "train_list" if training else "val_list"),
+        recipe.data_path("train_list" if training else "val_list"),
         sampled_frame_counts(recipe) if training else recipe.frame_counts,
         classes=classes,
         facts=dataset_facts(recipe.dataset),
         root=recipe.root,
         train=training,
         size=recipe.size,
-        short_side=recipe.short_side,
+        short_side=recipe.scaled_to,
         seed=recipe.seed,
         scales=recipe.crop_scales,
         cache_bytes=int(recipe.cache_gib * 2**30),

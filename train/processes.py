@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ffn_edge.errors import RecipeError
 from ffn_edge.network import FrameFlexibleNetwork
+from ffn_edge.network.threads import Measured, thread_counts
 
 # Of malloc.h; see mallopt(3).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -25,11 +26,15 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among `world_size`, and the device it computes on."""
+    """This process among `world_size`, and the device it computes on.
+
+    `measured()` makes the context for each piece of some kind of work; see `thread_counts`.
+    """
 
     rank: int
     world_size: int
     device: torch.device
+    measured: Callable[[], Measured] = lambda: nullcontext
 
     @property
     def first(self) -> bool:
@@ -87,7 +92,11 @@ def join_processes(device: str | None) -> Iterator[Processes]:
         raise RecipeError("there is no CUDA device on this machine", "leave --device out, or cpu.")
     world_size = _world_size()
     if world_size == 1:
-        yield Processes(0, 1, wanted)
+        if wanted.type != "cpu":
+            yield Processes(0, 1, wanted)
+            return
+        with thread_counts() as measured:
+            yield Processes(0, 1, wanted, measured)
         return
     if wanted.type == "cuda":
         wanted = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

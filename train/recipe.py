@@ -5,15 +5,16 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import os
 import pkgutil
 import runpy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ffn_edge.ablations import ABLATIONS
 from ffn_edge.errors import FfnEdgeError, RecipeError
 from ffn_edge.frames import check_frame_counts
-from ffn_edge.network.ffn import ABLATIONS
 from ffn_edge.train.augment import MULTI_SCALE
 
 
@@ -22,7 +23,9 @@ class Recipe:
     """How to train one network. Frozen, and checked when it is made.
 
     Data: paths may be left out here and given on the command line. `dataset` names the facts of
-    a data set (is a flip allowed, …). `crop_scales` are the sizes of the random crop as shares of
+    a data set (is a flip allowed, …). Paths in a recipe file start from its folder, on the command
+    line from the current one. `short_side` left out is 8/7 of `size`, the papers' 256 for 224.
+    `crop_scales` are the sizes of the random crop as shares of
     the short side. `cache_gib` of decoded videos stay in the memory of each loading process.
     `batch_size` counts videos over all processes together; `epochs` are passes over the list.
 
@@ -57,7 +60,7 @@ class Recipe:
     classes: str | None = None
     root: str | None = None
     size: int = 224
-    short_side: int = 256
+    short_side: int | None = None
     crop_scales: tuple[float, ...] = MULTI_SCALE
     cache_gib: float = 0.0
     max_broken_share: float = 0.05
@@ -130,17 +133,39 @@ class Recipe:
                 "one_cycle has a rise of its own; warmup_epochs would cut into it",
                 "leave warmup_epochs out.",
             )
-        if self.short_side < self.size:
+        for name in PATHS:
+            if value := getattr(self, name):
+                object.__setattr__(self, name, os.path.expanduser(value))
+        if self.scaled_to < self.size:
             raise RecipeError(
                 f"short_side {self.short_side} is below size {self.size}",
                 "frames are scaled to short_side, then size is cut out of them.",
             )
-        if self.short_side > 2 * self.size:
+        if self.scaled_to > 2 * self.size:
             raise RecipeError(
                 f"size {self.size} is a small hole in frames of short_side {self.short_side}",
                 "frames are scaled to short_side, then size is cut out of them: set short_side "
                 f"too, such as {round(self.size * 8 / 7)}.",
             )
+
+    @property
+    def scaled_to(self) -> int:
+        """The short side of frames before the crop, in pixels."""
+        return round(self.size * 8 / 7) if self.short_side is None else self.short_side
+
+    def data_path(self, name: str) -> Path:
+        """Return one of the paths without which nothing is trained.
+
+        Raises:
+            RecipeError: the recipe does not say it.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise RecipeError(
+                f"the recipe does not say where its {name} is",
+                f"give --{name.replace('_', '-')} PATH.",
+            )
+        return Path(value)
 
     def replace(self, **changes: Any) -> Recipe:
         """Return a copy with some fields changed; it is checked again."""
@@ -167,6 +192,9 @@ class Recipe:
             changes[name] = value
         return self.replace(**changes)
 
+
+DATA = ("train_list", "val_list", "classes")
+PATHS = (*DATA, "root", "start_from", "weights")
 
 _POSITIVE = ("epochs", "batch_size", "accumulate", "learning_rate", "size", "validate_every")
 _FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
@@ -213,7 +241,8 @@ def shipped_recipes() -> dict[str, str]:
 def load_recipe(name: str) -> Recipe:
     """Return a shipped recipe by name, or the `recipe` of a Python file.
 
-    A recipe file is a program: it runs. Use your own, or read it first.
+    A recipe file is a program: it runs. Use your own, or read it first. Its paths start from its
+    folder.
 
     Raises:
         RecipeError: no such recipe, or the file defines none.
@@ -231,6 +260,8 @@ def load_recipe(name: str) -> Recipe:
             raise RecipeError(f"there is no recipe file {name}", "check the path.")
         try:
             recipe = runpy.run_path(name).get("recipe")
+            if isinstance(recipe, Recipe):
+                recipe = _from_folder(recipe, Path(name).parent)
         except FfnEdgeError:
             raise
         except Exception as error:
@@ -244,3 +275,11 @@ def load_recipe(name: str) -> Recipe:
             "write `from ffn_edge.train.recipe import Recipe` and `recipe = Recipe(...)`.",
         )
     return recipe
+
+
+def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
+    """Return a recipe whose relative paths start from a folder."""
+    paths = {name: str(folder / value) for name in PATHS if (value := getattr(recipe, name))}
+    if not Path(paths.get("weights", "")).is_file():
+        paths.pop("weights", None)  # a name, such as IMAGENET1K_V1
+    return recipe.replace(**paths)

@@ -121,6 +121,7 @@ def evaluate_network(
             card,
             device=processes.device,
             autocast=autocast_to(dtype, processes.device),
+            measured=processes.measured(),
         )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from dataclasses import MISSING, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -26,6 +27,11 @@ FREE_ON_RESUME = {
     "train_list", "val_list", "classes", "root", "weights", "start_from", "cache_gib",
     "max_broken_share", "compile", "validate_every", "checkpoint_minutes", "together",
 }  # fmt: skip
+
+
+def fields_of(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe's fields by name, with the short side that follows from the size."""
+    return dataclasses.asdict(recipe) | {"short_side": recipe.scaled_to}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,8 @@ class RunState:
     best_mean_top1: float = -1.0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    fewer_epochs: int | None = None
+    """Those that the run was to have before it was resumed with more."""
 
     def result(self, *, finished: bool, broken: tuple[str, ...]) -> TrainResult:
         """Return how the run ended."""
@@ -98,7 +106,7 @@ class RunParts:
     def save(self, path: Path, card: ModelCard, recipe: Recipe, state: RunState) -> None:
         """Write a checkpoint to resume from."""
         training = {
-            "recipe": dataclasses.asdict(recipe),
+            "recipe": fields_of(recipe),
             "step": state.step,
             "epoch": state.epoch,
             "accuracy": {t: dataclasses.asdict(a) for t, a in state.accuracy.items()},
@@ -114,7 +122,7 @@ class RunParts:
         save_checkpoint(path, self.network, card, training)
 
     def load(self, path: Path, recipe: Recipe) -> RunState:
-        """Read the checkpoint of an interrupted run.
+        """Read the checkpoint of a run, to continue it or to train it for more epochs.
 
         Raises:
             CheckpointError: no such file, or a run of another recipe.
@@ -129,17 +137,22 @@ class RunParts:
         then = DEFAULTS | training["recipe"]
         differ = [
             f"{name} was {then[name]!r}, is {now!r}"
-            for name, now in dataclasses.asdict(recipe).items()
+            for name, now in fields_of(recipe).items()
             if name not in FREE_ON_RESUME and now != then[name]
+            if name != "epochs" or now < then[name]
         ]
         if differ:
             raise CheckpointError(
                 f"{path} is a run of another recipe: {'; '.join(differ)}",
-                "resume with the recipe it was started with, or start anew in another folder.",
+                "resume with the recipe it was started with, or start anew in another folder; only "
+                "more epochs can be added.",
             )
         self.network.load_state_dict(checkpoint.network.state_dict())
         self.optimizer.load_state_dict(training["optimizer"])
         self.schedule.load_state_dict(training["schedule"])
+        longer = recipe.epochs > then["epochs"]
+        if longer:
+            self._follow_the_schedule()
         self.scaler.load_state_dict(training["scaler"])
         if self.average is not None:
             self.average.load_state_dict(training["average"])
@@ -150,4 +163,15 @@ class RunParts:
             best_mean_top1=training["best_mean_top1"],
             seconds=training.get("seconds", 0.0),
             cpu_seconds=training.get("cpu_seconds", 0.0),
+            fewer_epochs=then["epochs"] if longer else None,
         )
+
+    def _follow_the_schedule(self) -> None:
+        """Set the learning rate to the schedule's own: the checkpoint has a shorter one's."""
+        schedule = self.schedule
+        schedule._last_lr = [
+            base * factor(schedule.last_epoch)
+            for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(self.optimizer.param_groups, schedule._last_lr, strict=True):
+            group["lr"] = rate

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ffn_edge.cpu_threads import threads_option
 from ffn_edge.user_path import UserPath
 
 
@@ -20,6 +21,7 @@ from ffn_edge.user_path import UserPath
     help="Folder for clips, checkpoints, bundle and report.",
 )
 @click.option("--set", "settings", multiple=True, help="NAME=VALUE of the recipe, as in train.")
+@threads_option
 def demo(output: Path, settings: tuple[str, ...]) -> None:
     """Show it all on rendered clips, with a report.
 
@@ -33,11 +35,16 @@ def demo(output: Path, settings: tuple[str, ...]) -> None:
     """
     from rich.console import Console
 
+    click.echo("· import PyTorch", err=True)  # seconds, and half a minute for the first time
     from ffn_edge.demo.page import write_page
     from ffn_edge.demo.pipeline import run_demo
 
     console = Console(stderr=True)
     say = functools.partial(console.print, markup=False, highlight=False)
     pairs = dict(setting.partition("=")[::2] for setting in settings)
-    result = run_demo(output, say=say, settings=pairs)
+    try:
+        result = run_demo(output, say=say, settings=pairs)
+    except KeyboardInterrupt:
+        say("stopped; give the same command again to go on from here")
+        raise
     click.echo(write_page(result, output / "report.html"))

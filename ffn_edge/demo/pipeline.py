@@ -15,16 +15,18 @@ from pathlib import Path
 
 from ffn_edge.atomic import write_text
 from ffn_edge.bundle import Bundle
+from ffn_edge.cpu_threads import fixed_threads
 from ffn_edge.demo.load import BackgroundLoad
 from ffn_edge.errors import ExportError, FfnEdgeError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.clips import clips_from_videos
 from ffn_edge.export.verify import Verified, verify
 from ffn_edge.network.checkpoint import load_checkpoint
-from ffn_edge.runtime.engine import open_engines
+from ffn_edge.progress import NowAndThen
+from ffn_edge.runtime.engine import EngineOptions, open_engines
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.profile import Latency, profile_engines, save_profile
-from ffn_edge.runtime.run import open_session
+from ffn_edge.runtime.run import RunOptions, open_session
 from ffn_edge.runtime.session import Result
 from ffn_edge.train.clips import Action, render_clips, render_stream
 from ffn_edge.train.loop import BEST, LAST, train
@@ -122,9 +124,20 @@ def run_demo(
         )
     )
     with stage("render the clips and a long stream"):
-        render_clips(clips)
+        now_and_then = NowAndThen(say)
+        render_clips(
+            clips,
+            progress=lambda done, total: now_and_then(lambda: f"  {done} of {total} clips"),
+        )
         # Another seed than the clips': nothing in the stream was trained or validated on.
-        actions = render_stream(stream, seconds=STREAM_SECONDS, seed=1)
+        actions = render_stream(
+            stream,
+            seconds=STREAM_SECONDS,
+            seed=1,
+            progress=lambda done, total: now_and_then(
+                lambda: f"  {done} of {total} actions of the stream"
+            ),
+        )
 
     highest = max(recipe.frame_counts)
     with stage(f"train the Frame Flexible Network at {_listed(recipe.frame_counts)} frames"):
@@ -148,11 +161,13 @@ def run_demo(
     with stage("verify it on test clips"):
         contract, counts = demo.bundle.manifest.input, demo.bundle.manifest.frame_counts
         videos = clips_from_videos(videos_of(clips / "test.txt"), contract, counts, 16)
-        demo.verified = verify(demo.bundle, videos, checkpoint=checkpoint)
+        demo.verified = verify(
+            demo.bundle, videos, checkpoint=checkpoint, progress=lambda line: say(f"  {line}")
+        )
         if not all(found.passed for found in demo.verified):
             raise ExportError("the bundle is not the network", "see `ffn-edge verify` on it.")
     with stage("profile its engines"):
-        with open_engines(demo.bundle) as engines:
+        with open_engines(demo.bundle, _engine_options()) as engines:
             demo.latencies = profile_engines(engines, demo.bundle.manifest.input, runs=100)
         save_profile(demo.bundle, engines.backend, demo.latencies)
 
@@ -179,13 +194,18 @@ def _train(recipe: Recipe, output: Path) -> None:
         raise KeyboardInterrupt
 
 
+def _engine_options() -> EngineOptions:
+    return EngineOptions(threads=fixed_threads())
+
+
 def _run_on_stream(
     bundle: Bundle, stream: Path, actions: Sequence[Action], name: str, limits: Limits
 ) -> TimelineRun:
     length_s = actions[-1].end_s
     load_s = (LOAD_FROM * length_s, LOAD_UNTIL * length_s)
     results = []
-    with BackgroundLoad() as load, open_session(bundle, str(stream), limits) as session:
+    options = RunOptions(engines=_engine_options())
+    with BackgroundLoad() as load, open_session(bundle, str(stream), limits, options) as session:
         for result in session:
             results.append(result)
             load.set_level(1.0 if load_s[0] <= result.elapsed_s < load_s[1] else 0.0)

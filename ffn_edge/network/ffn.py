@@ -15,10 +15,6 @@ from ffn_edge.network.specialized import Route, Segment
 
 Layout = Literal["frames", "clip"]
 
-# What the paper's ablations leave out: specialised normalisation, weight alteration, temporal
-# distillation (of the objective, not of the network), weight sharing.
-ABLATIONS = ("sn", "wa", "td", "ws")
-
 
 class FrameFlexibleNetwork(nn.Module):
     """Shared weights, with a norm and an alteration of its own for each frame count.

@@ -40,11 +40,38 @@ def test_the_manifest_has_the_hash_of_each_frame_counts_composed_weights(
 def test_exporting_again_gives_the_same_bytes_in_the_place_of_the_old_ones(
     checkpoint: Checkpoint, exported: Bundle, bundle_copy: Path
 ) -> None:
-    (bundle_copy / "profile.json").write_text("of the old bundle")
-
     export_bundle(checkpoint.network, checkpoint.card, bundle_copy)
 
     assert content_of(bundle_copy) == content_of(exported.path)
+
+
+def test_what_was_measured_of_a_bundle_stays_with_the_same_weights_and_goes_with_others(
+    checkpoint: Checkpoint, bundle_copy: Path
+) -> None:
+    (bundle_copy / "profile.json").write_text("measured")
+    export_bundle(checkpoint.network, checkpoint.card, bundle_copy)
+    assert (bundle_copy / "profile.json").read_text() == "measured"
+
+    said: list[str] = []
+    export_bundle(
+        checkpoint.network, checkpoint.card, bundle_copy, weights_dtype="fp16", progress=said.append
+    )
+    assert not (bundle_copy / "profile.json").exists()
+    assert any("profile.json" in line for line in said)
+
+
+def test_a_frame_count_is_not_lost_unless_that_is_asked_for(
+    checkpoint: Checkpoint, bundle_copy: Path
+) -> None:
+    before = content_of(bundle_copy)
+    with pytest.raises(ExportError, match="serves 2 frames too"):
+        export_bundle(checkpoint.network, checkpoint.card, bundle_copy, frame_counts=(4,))
+    assert content_of(bundle_copy) == before
+
+    after = export_bundle(
+        checkpoint.network, checkpoint.card, bundle_copy, frame_counts=(4,), replace=True
+    )
+    assert after.manifest.frame_counts == (4,)
 
 
 def test_one_frame_count_alone_can_be_exported(half_exported: Bundle) -> None:

@@ -58,10 +58,11 @@ def test_the_exports_report_is_a_table(exported: Bundle) -> None:
 
 
 def test_export_of_what_is_no_checkpoint_is_an_error_with_a_hint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no file"):
+    (tmp_path / "model.pt").write_text("not a torch file")
+    with pytest.raises(CheckpointError, match="damaged"):
         CliRunner().invoke(
             export,
-            [str(tmp_path / "absent.pt"), "-o", str(tmp_path / "bundle")],
+            [str(tmp_path / "model.pt"), "-o", str(tmp_path / "bundle")],
             catch_exceptions=False,
         )
 

@@ -412,6 +412,7 @@ def test_the_command_writes_beside_the_checkpoint_and_reports(
 def test_a_file_that_was_not_named_is_not_written_over(
     options: list[str], name: str, data: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "best.pt").touch()
     (tmp_path / name).write_bytes(b"an older one")
 
     with pytest.raises(CheckpointError, match=f"{name} exists already") as caught:

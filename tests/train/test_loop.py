@@ -39,7 +39,11 @@ def start(
         "sys.exit(0 if result.finished else 130)"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # a measured number changes the rounding
     )
 
 
@@ -319,6 +323,28 @@ def test_another_recipe_cannot_continue_a_run(recipe: Recipe, tmp_path: Path) ->
     train(recipe, tmp_path, workers=0)
     with pytest.raises(CheckpointError, match=r"learning_rate was 0\.01, is 0\.02"):
         train(recipe.replace(learning_rate=0.02), tmp_path, resume=True, workers=0)
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine", "one_cycle"])
+def test_a_finished_run_trains_on_with_more_epochs_at_the_rates_of_the_longer_schedule(
+    recipe: Recipe, tmp_path: Path, schedule: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = recipe.replace(epochs=1, schedule=schedule, step_epochs=(1,), warmup_epochs=0.0)
+    long = short.replace(epochs=2)
+    train(short, tmp_path / "run")
+    result = train(long, tmp_path / "run", resume=True)
+    assert result.finished and "2 epochs instead of 1" in capsys.readouterr().err
+
+    train(long, tmp_path / "at once")
+    rates, expected = (
+        [line["learning_rate"] for line in metrics(tmp_path / name) if "loss" in line]
+        for name in ("run", "at once")
+    )
+    half = len(expected) // 2
+    assert len(rates) == len(expected) and rates[half:] == pytest.approx(expected[half:])
+
+    with pytest.raises(CheckpointError, match="epochs was 2, is 1"):
+        train(short, tmp_path / "run", resume=True)
 
 
 def test_there_must_be_something_to_resume_from(recipe: Recipe, tmp_path: Path) -> None:

@@ -37,6 +37,34 @@ def test_a_recipe_is_read_from_the_users_file(tmp_path: Path) -> None:
     assert load_recipe(str(file)).epochs == 3
 
 
+def test_paths_of_a_recipe_file_start_from_its_folder_and_those_set_later_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "start.pth").touch()
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from ffn_edge.train.recipe import Recipe\n"
+        "recipe = Recipe(architecture='tsm_tiny', dataset='custom', train_list='lists/train.txt',\n"
+        "    val_list='/data/val.txt', root='~/videos', weights='start.pth')\n"
+    )
+    recipe = load_recipe(str(file)).with_settings({"classes": "~/names.txt"})
+    assert recipe.train_list == str(tmp_path / "lists" / "train.txt")
+    assert (recipe.val_list, recipe.root) == ("/data/val.txt", "/home/me/videos")
+    assert (recipe.weights, recipe.classes) == (str(tmp_path / "start.pth"), "/home/me/names.txt")
+    assert recipe.replace(train_list="train.txt").train_list == "train.txt"
+
+    file.write_text(file.read_text().replace("start.pth", "IMAGENET1K_V1"))
+    assert load_recipe(str(file)).weights == "IMAGENET1K_V1"
+
+
+def test_the_short_side_follows_from_the_size_unless_it_is_said() -> None:
+    recipe = Recipe(architecture="tsm_tiny", dataset="custom")
+    assert recipe.scaled_to == 256
+    assert recipe.with_settings({"size": "112"}).scaled_to == 128
+    assert recipe.replace(size=112, short_side=112).scaled_to == 112
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -69,7 +97,7 @@ def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
         {"optimizer": "adam"},
         {"batch_size": 6, "accumulate": 4},
         {"size": 256, "short_side": 224},
-        {"size": 64},  # of frames of 256 pixels
+        {"size": 64, "short_side": 256},  # of frames of 256 pixels
         {"validate_every": 0},
         {"epochs": None},
         {"ema_decay": "abc"},

@@ -96,7 +96,7 @@ def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_evaluate
     plot: str, words: str, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    arguments = ["no checkpoint", "--list", "no list", "--plot", str(tmp_path / plot)]
+    arguments = [__file__, "--list", __file__, "--plot", str(tmp_path / plot)]  # neither is read
     with pytest.raises(FfnEdgeError, match=words):
         CliRunner().invoke(evaluate, arguments, catch_exceptions=False)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
