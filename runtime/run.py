@@ -235,6 +235,7 @@ def setting_from_latencies(
                 frames=frames,
                 base_ms=base_ms,
                 accuracy=None if accuracy is None else accuracy.top1,
+                clips=None if accuracy is None else accuracy.clips,
                 power_w=None if power is None else power.above_idle_w.get(frames),
             )
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +14,7 @@ from matplotlib import pyplot
 
 import ffn_edge
 from ffn_edge.atomic import write_text
+from ffn_edge.bundle import standard_error
 from ffn_edge.demo.pipeline import MISS_RATE, DemoResult, TimelineRun
 from ffn_edge.runtime.machine import this_machine
 from ffn_edge.train.report import Row
@@ -93,18 +93,13 @@ def write_page(demo: DemoResult, path: Path) -> Path:
     return path
 
 
-def standard_error(row: Row) -> float:
-    """Return the binomial standard error of a row's top-1: of n clips, √(p(1 − p)/n)."""
-    return math.sqrt(row.top1 * (1 - row.top1) / row.clips)
-
-
 def _accuracy_plot(demo: DemoResult) -> str:
     figure, axis = pyplot.subplots(figsize=(8, 4), layout="constrained")
     for name, rows in demo.rows.items():
         axis.errorbar(
             [row.frames for row in rows],
             [100 * row.top1 for row in rows],
-            [100 * standard_error(row) for row in rows],
+            [100 * standard_error(row.top1, row.clips) for row in rows],
             label=_NAMES[name],
             color=_COLOURS[name],
             capsize=3,
@@ -132,8 +127,8 @@ def _accuracy_table(ffn: Sequence[Row], naive: Sequence[Row]) -> str:
         (
             str(ours.frames),
             f"{ours.gmacs:.3f}",
-            f"{100 * ours.top1:.1f} ± {100 * standard_error(ours):.1f}",
-            f"{100 * theirs.top1:.1f} ± {100 * standard_error(theirs):.1f}",
+            f"{100 * ours.top1:.1f} ± {100 * standard_error(ours.top1, ours.clips):.1f}",
+            f"{100 * theirs.top1:.1f} ± {100 * standard_error(theirs.top1, theirs.clips):.1f}",
             f"{100 * (ours.top1 - theirs.top1):+.1f}",
         )
         for ours, theirs in zip(ffn, naive, strict=True)

@@ -16,7 +16,7 @@ import pytest
 from ffn_edge.bundle import Bundle
 from ffn_edge.demo import load
 from ffn_edge.demo.load import BackgroundLoad
-from ffn_edge.demo.page import standard_error, write_page
+from ffn_edge.demo.page import write_page
 from ffn_edge.demo.pipeline import DemoResult, TimelineRun, _is_correct, _run_on_stream
 from ffn_edge.export.clips import synthetic_clips
 from ffn_edge.export.verify import verify
@@ -152,8 +152,3 @@ def test_the_page_stands_alone_and_holds_what_was_measured(
     assert "".join(f"<td>{cell}</td>" for cell in why) in text
     assert "4 → 16" not in text  # before the load began
     HTMLParser().feed(text)
-
-
-def test_the_standard_error_is_the_binomials() -> None:
-    row = Row(frames=4, sub_network=4, gmacs=0.1, top1=0.5, top5=1.0, clips=100)
-    assert standard_error(row) == pytest.approx(0.05)
