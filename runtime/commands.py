@@ -223,6 +223,7 @@ def _profile_table(measured: Profile, manifest: Manifest) -> Table:
         f"{where.machine.cpu}, {where.threads} threads, {where.backend} {where.backend_version} "
         f"in {where.precision} on {where.device}",
         *([", ".join(settings)] if settings else []),
+        *([f"not of an idle machine: {measured.disturbance}"] if measured.disturbance else []),
     ]
     table = Table(title="latency in ms")
     headings = ["frames", "GMAC", "p50", "p90", "p95", "p99"]
