@@ -37,7 +37,8 @@ from ffn_edge.runtime.summary import Summary
 def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) -> None:
     """Measure each engine's latency and power here.
 
-    The distributions go to BUNDLE/profile.json, where `ffn-edge run` finds them.
+    The distributions go to BUNDLE/profile.json, where `ffn-edge run` finds them. Where other
+    programs disturb, it measures again, at most twice, and the profile says so.
 
     \b
     Example:

@@ -129,7 +129,8 @@ def test_an_answer_is_in_time_if_it_is_right_and_not_late() -> None:
         ([2.2] * 5 + [6.2] * 5, [4.0] + [7.8] * 99, (6.2 + 7.8) / 2),
         # The load makes no difference: what the idle machine needs.
         ([2.0] * 10, [4.0] * 10, 6.0),
-        ([9.0] * 10, [9.0] * 10, 7.5),
+        ([9.0] * 10, [9.0] * 10, 6.0),
+        ([2.0] * 99 + [40.0], [4.0] * 98 + [50.0] * 2, 6.0),
     ],
 )
 def test_the_deadline_is_one_that_the_load_makes_a_difference_for(
