@@ -41,7 +41,6 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
        color: #212529; background: #fff }
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.5rem }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
-caption { text-align: left; color: #555 }
 th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #dee2e6 }
 th:first-child, td:first-child { text-align: left } tr.trained { font-weight: 600 }
 table.words th, table.words td { text-align: left; vertical-align: top }
@@ -343,7 +342,9 @@ def _table(
         for i, row in enumerate(rows)
     )
     kind = " class=words" if words else ""
-    return f"<table{kind}><caption>{_text(caption)}</caption><tr>{head}</tr>\n{body}</table>"
+    # Not a <caption>: on a phone the table scrolls sideways, and its words should not.
+    note = f"<p class=note>{_text(caption)}</p>" if caption else ""
+    return f"{note}<table{kind}><tr>{head}</tr>\n{body}</table>"
 
 
 def _text(value: Any) -> str:
