@@ -44,7 +44,8 @@ from ffn_edge.video import UNSTATED_FPS
 def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) -> None:
     """Measure each engine's latency and power here.
 
-    The distributions go to BUNDLE/profile.json, where `ffn-edge run` finds them.
+    The distributions go to BUNDLE/profile.json, where `ffn-edge run` finds them. Where other
+    programs disturb, it measures again, at most twice, and the profile says so.
 
     \b
     Example:
@@ -262,6 +263,7 @@ def _profile_table(measured: Profile, manifest: Manifest) -> Table:
         f"{where.machine.cpu}, {counted(where.threads, 'thread')}, {where.backend} "
         f"{where.backend_version} in {where.precision} on {where.device}",
         *([", ".join(settings)] if settings else []),
+        *([f"not of an idle machine: {measured.disturbance}"] if measured.disturbance else []),
     ]
     table = Table(title="latency in ms")
     headings = ["frames", "GMAC", "p50", "p90", "p95", "p99"]

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,57 @@ def usable_cores() -> int:
         except OSError:  # some containers hide it
             return len(allowed)
     return len(siblings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuTime:
+    """What the processors did since the machine was started, in seconds of all of them together.
+
+    Attributes:
+        total_s: worked or not; 0 where the system does not tell, and then nobody else is seen.
+        busy_s: of it, worked for anybody, or for another virtual machine on the same hardware.
+        own_s: worked for this process.
+        resolution_s: what the kernel counts in.
+    """
+
+    total_s: float
+    busy_s: float
+    own_s: float
+    resolution_s: float
+
+    def share_of_others(self, since: CpuTime) -> float:
+        """Return the share of the processors that others took since then, in 0..1, at least."""
+        total_s = self.total_s - since.total_s
+        if total_s <= 0:
+            return 0.0
+        others_s = self.busy_s - since.busy_s - (self.own_s - since.own_s) - self.resolution_s
+        return max(0.0, others_s / total_s)
+
+
+def cpu_time(root: Path = Path("/")) -> CpuTime:
+    """Read what the processors did.
+
+    Args:
+        root: where the file system begins.
+    """
+    own_s = time.process_time()
+    ticks, processors = [0] * 8, 0
+    try:
+        for line in (root / "proc/stat").read_text(encoding="ascii").splitlines():
+            name, *numbers = line.split()
+            if name == "cpu":  # all of them together; a guest's time is the user's, too
+                ticks = [int(number) for number in numbers[:8]]
+            processors += name.startswith("cpu") and name != "cpu"
+        total, idle = sum(ticks), ticks[3] + ticks[4]
+        tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):  # macOS, Windows
+        total, idle, tick_s = 0, 0, 0.0
+    return CpuTime(
+        total_s=total * tick_s,
+        busy_s=(total - idle) * tick_s,
+        own_s=own_s,
+        resolution_s=processors * tick_s,
+    )
 
 
 def _fastest(ranges: Iterable[ClockRange | None]) -> ClockRange | None:

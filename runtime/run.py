@@ -28,6 +28,7 @@ from ffn_edge.runtime.profile import (
     load_profile,
     profile_engines,
     profile_power,
+    profile_undisturbed,
 )
 from ffn_edge.runtime.second_look import SecondLook
 from ffn_edge.runtime.session import Session, Timing
@@ -220,8 +221,8 @@ def learn_setting(
     if profile is None or doubt:
         profile = None
         say(f"{doubt}; measuring quickly. `ffn-edge profile` measures thoroughly.")
-        latencies = profile_engines(
-            engines, contract, runs=_QUICK_RUNS, warm_up=1, by_turns=engines.switch_is_free
+        latencies, _ = profile_undisturbed(
+            engines, bundle.manifest, runs=_QUICK_RUNS, warm_up=1, root=root, say=say
         )
     else:
         latencies = {frames: profile.latencies[frames] for frames in engines}
@@ -258,6 +259,7 @@ def setting_from_latencies(
                 frames=frames,
                 base_ms=base_ms,
                 accuracy=None if accuracy is None else accuracy.top1,
+                clips=None if accuracy is None else accuracy.clips,
                 power_w=None if power is None else power.above_idle_w.get(frames),
             )
         )
@@ -375,5 +377,7 @@ def _doubt(profile: Profile | None, bundle: Bundle, engines: OpenEngines, root: 
     differences = profile.conditions.differences(conditions_now(bundle, engines.backend, root))
     if differences:
         return f"the profile was made for {'; '.join(differences)}"
+    if profile.disturbance:
+        return f"the profile is not of an idle machine: {profile.disturbance}"
     missing = [str(frames) for frames in engines if frames not in profile.latencies]
     return f"the profile lacks {', '.join(missing)} frames" if missing else ""

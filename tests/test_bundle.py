@@ -24,6 +24,7 @@ from ffn_edge.bundle import (
     Bundle,
     Manifest,
     file_record,
+    standard_error,
 )
 from ffn_edge.errors import BundleError
 
@@ -40,6 +41,10 @@ def test_a_bundle_tells_what_it_is(exported: Bundle) -> None:
     assert manifest.sub_networks[2].accuracy == Accuracy(top1=0.5, top5=1.0, clips=8)
     assert manifest.sub_networks[4].accuracy is None
     assert manifest.sub_networks[4].macs == 2 * manifest.sub_networks[2].macs
+
+
+def test_the_standard_error_is_the_binomials() -> None:
+    assert standard_error(0.5, 100) == pytest.approx(0.05)
 
 
 def test_a_manifest_comes_back_as_it_was_written(exported: Bundle) -> None:

@@ -214,7 +214,8 @@ class Adaptive:
             return _fewest(state, f"the power is not known, so the fewest frames: {why}")
         chance = limits.miss_rate if state.chance is None else max(state.chance, _LEAST_CHANCE)
         stay = (chance, state.latency.tail(chance))
-        up = (_STEP_UP * chance, state.latency.tail(_STEP_UP * chance))
+        # Errors of a time that is over would keep it down for as long as it lasted.
+        up = (_STEP_UP * chance, state.latency.tail_lately(_STEP_UP * chance))
         rejected: dict[int, str] = {}
         chosen = why_chosen = None
         for index in state.ranked:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from ffn_edge.bundle import standard_error
 from ffn_edge.errors import FfnEdgeError, FrameCountError
 
 State = TypeVar("State")
@@ -28,12 +29,14 @@ class OperatingPoint:
         frames: its frame count.
         base_ms: its profiled latency when nothing interferes.
         accuracy: of its sub-network, in 0..1; None if it was not measured.
+        clips: that it was measured on; None is not known, and then every difference counts.
         power_w: what it draws while it works, above the idle machine; None if it was not measured.
     """
 
     frames: int
     base_ms: float
     accuracy: float | None = None
+    clips: int | None = None
     power_w: float | None = None
 
 
@@ -263,18 +266,79 @@ class Controller:
 
 def why_not_as_good(points: Iterable[OperatingPoint], frames: int, chosen: int) -> str:
     """Say why `frames`, which comes after `chosen` in `by_accuracy`, is not as good."""
-    accuracy = {point.frames: point.accuracy for point in points}
-    if None in accuracy.values():
+    by_frames = {point.frames: point for point in points}
+    if any(point.accuracy is None for point in by_frames.values()):
         return f"taken to be less accurate than {chosen}: not all accuracies were measured"
-    if accuracy[frames] == accuracy[chosen]:
+    this, best = by_frames[frames], by_frames[chosen]
+    if this.accuracy == best.accuracy:
         return f"no more accurate than {chosen}"
+    if _may_be_as_good(this, best):
+        return f"no more accurate than {chosen} within the validation's error"
     return f"less accurate than {chosen}"
 
 
+def _may_be_as_good(this: OperatingPoint, best: OperatingPoint) -> bool:
+    """Whether an accuracy is below another by no more than the error of their difference."""
+    if not (this.accuracy and best.accuracy and this.clips and best.clips):
+        return False
+    clips = this.clips + best.clips
+    mean = (this.accuracy * this.clips + best.accuracy * best.clips) / clips
+    error = math.hypot(standard_error(mean, this.clips), standard_error(mean, best.clips))
+    return best.accuracy - this.accuracy <= error
+
+
 def by_accuracy(points: Iterable[OperatingPoint]) -> list[OperatingPoint]:
-    """Sort, best first: by accuracy (ties to fewer frames), or if any is unknown by frames."""
-    listed = list(points)
-    accuracies = {p.frames: p.accuracy for p in listed if p.accuracy is not None}
-    if len(accuracies) == len(listed):
-        return sorted(listed, key=lambda p: (-accuracies[p.frames], p.frames))
-    return sorted(listed, key=lambda p: -p.frames)
+    """Sort, best first; by frames, if any accuracy is unknown.
+
+    Validation has an error, and more frames show more of an action: so more are taken to be at
+    least as accurate, unless they were measured to be worse by more than the error. Compared are
+    the accuracies of an isotonic regression over the frame counts, weighted by clips; ties go to
+    more frames. A frame count that was measured more than a standard error below its fitted
+    accuracy is left out of the fit, and ranks as it was measured.
+
+    The error is that of independent clips. On the same clips, which is usual, differences are known
+    better than that, and it takes more to rank a frame count below fewer.
+
+    Where the clips are not known every difference counts, and ties go to fewer frames.
+    """
+    listed = sorted(points, key=lambda point: point.frames)
+    accuracy = {point.frames: point.accuracy for point in listed if point.accuracy is not None}
+    if len(accuracy) < len(listed):
+        return listed[::-1]
+    clips = {point.frames: point.clips for point in listed if point.clips}
+    if len(clips) < len(listed):
+        return sorted(listed, key=lambda point: -accuracy[point.frames])
+    fitted = _fitted(accuracy, clips)
+    return sorted(listed, key=lambda point: (-fitted[point.frames], -point.frames))
+
+
+def _fitted(accuracy: dict[int, float], clips: dict[int, int]) -> dict[int, float]:
+    """Return the accuracies that are compared, by frame count; see `by_accuracy`."""
+    rising = list(accuracy)
+    while True:
+        fitted = _isotonic([(frames, accuracy[frames], clips[frames]) for frames in rising])
+        excess = {
+            frames: (fit - accuracy[frames]) / standard_error(fit, clips[frames])
+            for frames, fit in fitted.items()
+            if fit > accuracy[frames]
+        }
+        worst = max(excess, key=lambda frames: excess[frames], default=None)
+        if worst is None or excess[worst] <= 1:
+            return accuracy | fitted
+        rising.remove(worst)
+
+
+def _isotonic(measured: Iterable[tuple[int, float, int]]) -> dict[int, float]:
+    """Fit accuracies that do not fall: pool adjacent violators.
+
+    Args:
+        measured: frames, accuracy and clips, by ascending frames.
+    """
+    pools: list[tuple[list[int], float, int]] = []  # frame counts, right answers, clips
+    for frames, accuracy, clips in measured:
+        pool, right = [frames], accuracy * clips
+        while pools and pools[-1][1] / pools[-1][2] > right / clips:
+            before = pools.pop()
+            pool, right, clips = [*before[0], *pool], before[1] + right, before[2] + clips
+        pools.append((pool, right, clips))
+    return {frames: right / clips for pool, right, clips in pools for frames in pool}

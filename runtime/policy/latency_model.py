@@ -7,6 +7,7 @@ The tuples follow the engines, by ascending frame count.
 
 from __future__ import annotations
 
+import math
 import statistics
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from ffn_edge.runtime.policy.tail import quantile
 
 # How many errors speak for the tail: two minutes at four inferences a second.
 _ERRORS_KEPT = 512
+# Of a quantile the latest tell enough that hold, on average, so many beyond it.
+_TELLING = 8
 # The slowdown is the median of so many ratios: a level that changes shows after three.
 _RATIOS_KEPT = 5
 # An error beyond this quantile by this factor begins a burst, or goes on with one.
@@ -90,6 +93,12 @@ class LatencyModel:
     def tail(self, chance: float) -> float:
         """Return the error that the next inference exceeds with a chance."""
         return quantile(self.ordered, 1 - chance)
+
+    def tail_lately(self, chance: float) -> float:
+        """Return the same of the latest errors alone, where they are another time's."""
+        tail = self.tail(chance)
+        latest = quantile(sorted(self.errors[-math.ceil(_TELLING / chance) :]), 1 - chance)
+        return latest if _UNUSUAL * latest < tail else tail
 
     def observe(
         self,

@@ -52,6 +52,7 @@ def board_from_bundle(path: Path) -> tuple[BoardSpec, str | None]:
                 frames=frames,
                 base_ms=latency.median_ms,
                 accuracy=sub_network.accuracy.top1,
+                clips=sub_network.accuracy.clips,
                 power_w=above_idle_w[frames] if measured else float(power_w),
             )
         )

@@ -168,6 +168,7 @@ def _setting(raw: Mapping[str, Any]) -> Setting:
             frames=_whole(point["frames"]),
             base_ms=_number(point, "base_ms", above=0.0),
             accuracy=_optional(point, "accuracy", above=-math.inf),
+            clips=_clips(point),
             power_w=_optional(point, "power_w"),
         )
         for point in raw["points"]
@@ -202,6 +203,16 @@ def _observation(raw: Mapping[str, Any], limits: Limits) -> Observation:
             for frames, ms in raw.get("ran", ())
         ),
     )
+
+
+def _clips(point: Mapping[str, Any]) -> int | None:
+    """Return how many clips a point's accuracy is a share of. Release 0.1 did not write it."""
+    if point.get("clips") is None:
+        return None
+    clips = _whole(point["clips"])
+    if clips < 0 or not 0 <= _number(point, "accuracy", above=-math.inf) <= 1:
+        raise ValueError("an accuracy is a share of clips")
+    return clips
 
 
 def _whole(value: object) -> int:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import shutil
 import time
 from ctypes import c_double
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.demo import load
+from ffn_edge.demo import load, pipeline
 from ffn_edge.demo.load import BackgroundLoad
-from ffn_edge.demo.page import standard_error, write_page
-from ffn_edge.demo.pipeline import DemoResult, TimelineRun, _is_correct, _run_on_stream
+from ffn_edge.demo.page import _verdict, write_page
+from ffn_edge.demo.pipeline import DemoResult, TimelineRun, _is_correct, run_on_stream
 from ffn_edge.export.clips import synthetic_clips
 from ffn_edge.export.verify import verify
+from ffn_edge.runtime.engine import cpu_backend
 from ffn_edge.runtime.policy.interface import Decision, Limits, Observation
-from ffn_edge.runtime.profile import Latency
+from ffn_edge.runtime.profile import Latency, save_profile
 from ffn_edge.runtime.session import Prediction, Result
 from ffn_edge.train.clips import Action, render_stream
 from ffn_edge.train.report import Row
@@ -110,6 +113,73 @@ def test_misses_are_counted_apart_under_load() -> None:
     assert run.missed() == pytest.approx(3 / 10)
 
 
+def test_an_answer_is_in_time_if_it_is_right_and_not_late() -> None:
+    results = tuple(result_at(t, missed=t in (3, 4, 8)) for t in range(10))
+    run = TimelineRun("run", 1.0, (3, 6), results, tuple(t not in (0, 3, 5) for t in range(10)))
+    assert run.in_time() == pytest.approx(5 / 10)
+    assert run.in_time(under_load=True) == 0.0
+    assert run.in_time(under_load=False) == pytest.approx(5 / 7)
+    assert run.mean_frames() == 4
+
+
+@pytest.mark.parametrize(
+    ("fewer_ms", "highest_ms", "deadline_ms"),
+    [
+        # A wait of 4 ms under load: 8 frames have room for it up to 7.8 ms, and 16 have not.
+        ([2.2] * 5 + [6.2] * 5, [4.0] + [7.8] * 99, (6.2 + 7.8) / 2),
+        # The load makes no difference: what the idle machine needs.
+        ([2.0] * 10, [4.0] * 10, 6.0),
+        ([9.0] * 10, [9.0] * 10, 6.0),
+        ([2.0] * 99 + [40.0], [4.0] * 98 + [50.0] * 2, 6.0),
+    ],
+)
+def test_the_deadline_is_one_that_the_load_makes_a_difference_for(
+    exported: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fewer_ms: list[float],
+    highest_ms: list[float],
+    deadline_ms: float,
+) -> None:
+    rehearsed = {8: fewer_ms, 16: highest_ms}
+
+    def results(
+        bundle: Bundle, stream: Path, limits: Limits, length_s: float, load_s: tuple[float, float]
+    ) -> list[SimpleNamespace]:
+        assert load_s == (0.0, length_s)
+        return [SimpleNamespace(latency_ms=ms) for ms in rehearsed[limits.frames or 0]]
+
+    monkeypatch.setattr(pipeline, "_results", results)
+    profile = save_profile(
+        Bundle.load(shutil.copytree(exported.path, tmp_path / "bundle")),
+        cpu_backend(1),
+        {t: Latency((t / 4.0,) * 3) for t in (4, 8, 16)},
+    )
+    found = pipeline.rehearsed_deadline(exported, tmp_path / "stream.mp4", profile)
+    assert found == pytest.approx(deadline_ms)
+
+
+def test_every_frame_count_runs_beside_the_adaptive_run_with_its_deadline() -> None:
+    runs = pipeline.limits_of_runs(7.0, (4, 8, 16))
+    assert [limits.frames for limits in runs.values()] == [None, 4, 8, 16]
+    assert {limits.latency_ms for limits in runs.values()} == {7.0}
+
+
+@pytest.mark.parametrize(
+    ("late", "words"),
+    [((), "did not pay: it lost 0.0 points"), ((2, 3), "did not pay: it lost 50.0 points")],
+)
+def test_the_page_says_where_adapting_does_not_pay(late: tuple[int, ...], words: str) -> None:
+    def run(name: str, late: tuple[int, ...]) -> TimelineRun:
+        results = tuple(result_at(t, missed=t in late) for t in range(4))
+        return TimelineRun(name, 1.0, (2, 4), results, (True,) * 4)
+
+    text = _verdict([run("adaptive", late), run("always 4", (0, 1, 2, 3)), run("always 8", ())])
+    assert words in text
+    assert ("“always 8” was 100.0 points better under load" in text) is bool(late)
+    assert "Adapting gained 50.0 points" in _verdict([run("adaptive", ()), run("always 4", (0, 1))])
+
+
 def test_a_move_is_where_the_frame_count_changed_within_a_span() -> None:
     frames = {0: 4, 1: 8, 2: 8, 3: 4, 4: 8}
     results = tuple(
@@ -122,11 +192,11 @@ def test_a_move_is_where_the_frame_count_changed_within_a_span() -> None:
 
 
 def test_the_page_stands_alone_and_holds_what_was_measured(
-    exported: Bundle, tmp_path: Path
+    bundle_copy: Path, tmp_path: Path
 ) -> None:
-    bundle, stream = exported, tmp_path / "stream.mp4"
+    bundle, stream = Bundle.load(bundle_copy), tmp_path / "stream.mp4"
     actions = render_stream(stream, seconds=6, seed=3)
-    run = _run_on_stream(bundle, stream, actions, "fixed <4>", Limits(latency_ms=50, frames=4))
+    run = run_on_stream(bundle, stream, actions, "fixed <4>", Limits(latency_ms=50, frames=4))
     assert len(run.results) == len(run.correct) > 10
     sixteen = Decision(frames=16, reason="")
     four = Decision(frames=4, reason="2 ms <= 3 ms", rejected={16: "9 ms > 3 ms"})
@@ -134,17 +204,21 @@ def test_the_page_stands_alone_and_holds_what_was_measured(
     moved = TimelineRun("adaptive", 3.0, (1.5, 2.5), (*results, result_at(3)), (True,) * 4)
     row = Row(frames=4, sub_network=4, gmacs=0.1, top1=0.8125, top5=0.9, clips=64)
     counts = bundle.manifest.frame_counts
+    profile = save_profile(
+        bundle, cpu_backend(1), {t: Latency((1.0, 2.0, 3.0)) for t in counts}, disturbance="a game"
+    )
     demo = DemoResult(
         folder=tmp_path,
         seconds={"train": 12.0},
         rows={"ffn": [row], "naive": [row]},
         bundle=bundle,
         verified=verify(bundle, synthetic_clips(bundle.manifest.input, counts, 2)),
-        latencies={t: Latency((1.0, 2.0, 3.0)) for t in counts},
-        runs=[run, moved],
+        profile=profile,
+        runs=[moved, run],
     )
     text = write_page(demo, tmp_path / "report.html").read_text()
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", text)
+    assert "not of an idle machine: a game." in text
     assert "81.2 ± 4.9" in text and "fixed &lt;4&gt;" in text
     assert text.count("<svg") == 2
     assert text.count("why the frame count moved") == 1  # that of one run never did
@@ -152,8 +226,3 @@ def test_the_page_stands_alone_and_holds_what_was_measured(
     assert "".join(f"<td>{cell}</td>" for cell in why) in text
     assert "4 → 16" not in text  # before the load began
     HTMLParser().feed(text)
-
-
-def test_the_standard_error_is_the_binomials() -> None:
-    row = Row(frames=4, sub_network=4, gmacs=0.1, top1=0.5, top5=1.0, clips=100)
-    assert standard_error(row) == pytest.approx(0.05)

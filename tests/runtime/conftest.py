@@ -24,6 +24,7 @@ from ffn_edge.bundle import (
     SubNetwork,
     file_record,
 )
+from ffn_edge.runtime import profile
 from ffn_edge.video import VideoWriter
 from ffn_edge.weight_file import read_header
 
@@ -115,3 +116,9 @@ def write_video(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else runs beside the tests, no measurement of theirs is repeated for it."""
+    monkeypatch.setattr(profile, "disturbance", lambda *_: None)

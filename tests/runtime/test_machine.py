@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ffn_edge.runtime.machine import ClockRange, Clocks, clocks_now
+from ffn_edge.runtime.machine import ClockRange, Clocks, CpuTime, clocks_now, cpu_time
 
 CPU = "sys/devices/system/cpu/cpufreq/policy{}/scaling_{}_freq"
 MEMORY = "sys/kernel/debug/bpmp/debug/clk/emc/"
@@ -87,3 +87,31 @@ def test_a_range_is_said_in_words() -> None:
 def test_an_empty_range_is_refused(low: float, high: float) -> None:
     with pytest.raises(ValueError, match="a clock ranges"):
         ClockRange(low_hz=low, high_hz=high)
+
+
+def test_the_time_of_others_is_what_the_processors_worked_beyond_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sysconf", lambda name: 100)
+    monkeypatch.setattr("time.process_time", lambda: 1.5)
+    # user, nice, system, idle, iowait, irq, softirq, stolen; a guest is in user already.
+    write(tmp_path, {"proc/stat": "cpu  100 10 20 700 40 1 2 127 100 0\ncpu0 1\ncpu1 1\nctxt 9"})
+    found = cpu_time(tmp_path)
+    assert (found.total_s, found.busy_s, found.own_s, found.resolution_s) == pytest.approx(
+        (10.0, 2.6, 1.5, 0.02)
+    )
+    before = CpuTime(total_s=6.0, busy_s=0.1, own_s=1.0, resolution_s=0.02)
+    assert found.share_of_others(before) == pytest.approx((2.5 - 0.5 - 0.02) / 4.0)
+    assert found.share_of_others(found) == 0.0
+    # What the kernel counted late is not negative.
+    late = CpuTime(total_s=6.0, busy_s=2.6, own_s=1.0, resolution_s=0.02)
+    assert found.share_of_others(late) == 0.0
+
+
+@pytest.mark.parametrize("text", [None, "", "cpu 1 2", "cpu a b c d e f g h"])
+def test_where_the_system_does_not_tell_there_are_no_others(
+    tmp_path: Path, text: str | None
+) -> None:
+    if text is not None:
+        write(tmp_path, {"proc/stat": text})
+    assert cpu_time(tmp_path).share_of_others(cpu_time(tmp_path)) == 0.0

@@ -13,7 +13,7 @@ from ffn_edge.bundle import Bundle, InputContract
 from ffn_edge.errors import FfnEdgeError, SensorError
 from ffn_edge.runtime import power_profile
 from ffn_edge.runtime import profile as profile_module
-from ffn_edge.runtime.engine import Engine, EngineOptions, cpu_backend, open_engines
+from ffn_edge.runtime.engine import Engine, EngineOptions, OpenEngines, cpu_backend, open_engines
 from ffn_edge.runtime.machine import ClockRange, Clocks
 from ffn_edge.runtime.power.meter import Averaging, Meter, NullMeter, PowerReading
 from ffn_edge.runtime.power_profile import PowerProfile
@@ -24,9 +24,11 @@ from ffn_edge.runtime.profile import (
     Moment,
     Profile,
     conditions_now,
+    disturbance,
     load_profile,
     profile_bundle,
     profile_engines,
+    profile_undisturbed,
     save_profile,
 )
 from ffn_edge.runtime.run import learn_setting
@@ -393,3 +395,131 @@ def test_a_profile_that_lacks_an_engine_is_not_enough(bundle: Bundle) -> None:
         said, bases = learnt_with(bundle, engines)
     assert said[0].startswith("the profile lacks 4, 8 frames")
     assert len(bases) == 3
+
+
+MACS = {2: 100, 4: 200, 8: 400}
+STEADY = {2: (1.0, 1.1, 1.2), 4: (2.0, 2.1, 2.4), 8: (4.0, 4.0, 4.1)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "share_of_others", "sign"),
+    [
+        ({}, 0.0, None),
+        ({}, 0.09, None),
+        # Engines that wait rather than compute may take the same.
+        ({2: (2.0, 2.2, 2.2), 4: (2.0, 2.0, 2.1)}, 0.0, None),
+        # A few that were late are the tail, and no disturbance.
+        ({4: (*(2.0,) * 9, 50.0)}, 0.0, None),
+        ({2: (1.0,), 4: (2.0,), 8: (4.0,)}, 0.0, None),
+        ({}, 0.5, "other programs took 50% of the processor"),
+        ({4: (28.8, 28.8, 28.8), 8: (2.2, 2.2, 2.2)}, 0.0, "4 frames took longer than 8"),
+        ({8: (4.0, 4.0, 9.0, 9.0, 9.0)}, 0.0, "8 frames took 4 ms at times"),
+    ],
+)
+def test_what_disturbed_a_measurement_shows(
+    changes: dict[int, tuple[float, ...]], share_of_others: float, sign: str | None
+) -> None:
+    latencies = {frames: Latency(samples) for frames, samples in {**STEADY, **changes}.items()}
+    found = disturbance(latencies, MACS, share_of_others)
+    assert found == sign if sign is None else found is not None and found.startswith(sign)
+
+
+class BusyMachine:
+    """Engines whose inferences take scripted milliseconds while others use the processor.
+
+    The clocks are its own, and `root` holds its /proc/stat: of two processors, of which others take
+    a share in each round of measuring.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        shares: list[float],
+    ) -> None:
+        self.root, self.shares = root, shares
+        self.now = self.others_s = 0.0
+        self.inferences = 0
+        self.paused_s: list[float] = []
+        self.tell()
+        monkeypatch.setattr(profile_module, "disturbance", disturbance)
+        monkeypatch.setattr("time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("time.process_time", lambda: self.now)
+        monkeypatch.setattr("time.sleep", self.paused_s.append)
+
+    def tell(self) -> None:
+        """Write what the processors did until now."""
+        own, others, total = (round(100 * s) for s in (self.now, self.others_s, 2 * self.now))
+        (self.root / "proc").mkdir(exist_ok=True)
+        (self.root / "proc/stat").write_text(
+            f"cpu  {own} {others} 0 {total - own - others} 0 0 0 0 0 0\ncpu0 0\ncpu1 0\nintr 7\n"
+        )
+
+    def engines(self, bundle: Bundle, runs: int) -> OpenEngines:
+        """Return the engines; a round measures each `runs` times, and warms it up once."""
+        machine = self
+
+        class Scripted:
+            def __init__(self, frames: int) -> None:
+                self.frames = frames
+
+            def infer(self, clip: np.ndarray) -> np.ndarray:
+                rounds = machine.inferences // (len(MACS) * (runs + 1))
+                share = machine.shares[min(rounds, len(machine.shares) - 1)]
+                took_s = self.frames * 0.1 * (1 + share)
+                machine.now += took_s
+                machine.others_s += 2 * share * took_s
+                machine.inferences += 1
+                machine.tell()
+                return np.zeros((1, 3), np.float32)
+
+        scripted = {frames: Scripted(frames) for frames in bundle.manifest.frame_counts}
+        return OpenEngines(scripted, cpu_backend(1))  # type: ignore[arg-type]
+
+
+def test_a_disturbed_measurement_is_repeated_until_it_is_not(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = BusyMachine(tmp_path, monkeypatch, [0.4, 0.0])
+    said: list[str] = []
+    latencies, why = profile_undisturbed(
+        machine.engines(bundle, runs=4), bundle.manifest, runs=4, warm_up=1, pause_s=7.0,
+        root=tmp_path, say=said.append,
+    )  # fmt: skip
+    assert why is None
+    assert [latencies[t].median_ms for t in (2, 4, 8)] == pytest.approx([200, 400, 800])
+    assert len(said) == 1 and "40% of the processor; measuring again" in said[0]
+    assert machine.paused_s == [7.0]
+
+
+def test_a_machine_that_stays_busy_is_measured_three_times_and_told(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = BusyMachine(tmp_path, monkeypatch, [0.4, 0.3, 0.45])
+    said: list[str] = []
+    engines = machine.engines(bundle, runs=5)
+    setting = learn_setting(bundle, engines, said.append, root=tmp_path)
+    assert machine.inferences == 3 * 6 * len(MACS)
+    assert len(setting.points) == 3
+    assert "no profile" in said[0] and "measuring again" in said[1] + said[2]
+    assert len(said) == 4 and said[3].startswith("warning:") and "30% of" in said[3]
+
+
+def test_what_disturbed_is_kept_with_the_profile_and_said_by_a_run(bundle: Bundle) -> None:
+    latencies = {2: Latency((1.0, 2.0)), 4: Latency((2.0, 4.0)), 8: Latency((4.0, 8.0))}
+    save_profile(bundle, cpu_backend(1), latencies, disturbance="other programs ran")
+    loaded = load_profile(bundle.path)
+    assert loaded is not None and loaded.disturbance == "other programs ran"
+    with open_engines(bundle, EngineOptions(threads=1)) as engines:
+        said, bases = learnt_with(bundle, engines)
+    assert "other programs ran; measuring quickly" in said[0]
+    assert bases != pytest.approx([1.1, 2.2, 4.4])
+
+
+def test_a_profile_from_before_disturbances_were_told_is_still_trusted(bundle: Bundle) -> None:
+    saved(bundle)
+    fields = json.loads((bundle.path / PROFILE).read_text())
+    del fields["disturbance"]
+    (bundle.path / PROFILE).write_text(json.dumps(fields))
+    with open_engines(bundle, EngineOptions(threads=1)) as engines:
+        assert learnt_with(bundle, engines) == ([], pytest.approx([1.1, 2.2, 4.4]))

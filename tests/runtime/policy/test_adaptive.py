@@ -447,3 +447,19 @@ def test_a_long_run_keeps_the_state_small(setting: NewSetting) -> None:
 def test_limits_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(FfnEdgeError):
         Limits(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_when_the_others_stop_the_most_frames_soon_run_again(play: Play, seed: int) -> None:
+    """Beside busy programs an inference waits for whole turns of theirs, or not at all."""
+    draw = random.Random(seed)
+
+    def slowdown(frames: int, now: float) -> float:
+        waits = now >= 60 and now < 180 and draw.random() < BASE_MS[frames] / 90
+        return draw.lognormvariate(0, 0.05) + (90 / BASE_MS[frames] if waits else 0)
+
+    played = play(ADAPTIVE, Limits(latency_ms=120), 240, slowdown)
+    after_it = played.frames[4 * 180 :]
+    assert set(played.frames[4 * 90 : 4 * 180]) != {16}
+    # Of the last minute, of 240 inferences.
+    assert after_it.count(16) >= 180

@@ -232,3 +232,15 @@ def test_a_trace_without_power_is_replayed_without(tmp_path: Path) -> None:
     run = simulate(Recording(read_trace(tmp_path / "trace.jsonl")), named("adaptive"), 0, 0.01)
     assert run.figures.mean_power_w is None
     assert run.figures.excess is None
+
+
+def test_a_trace_tells_how_many_clips_an_accuracy_is_of(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    points = tuple(replace(point, clips=400) for point in SETTING.points)
+    with TraceWriter(path) as writer:
+        writer.begin(replace(SETTING, points=points), LIMITS, {})
+        writer.write(observations()[0])
+    assert [point.clips for point in read_trace(path).setting.points] == [400, 400]
+    damage(path, 1, lambda line: line.replace('"accuracy": 0.4', '"accuracy": 40.0'))
+    with pytest.raises(FfnEdgeError, match="share of clips"):
+        read_trace(path)
