@@ -136,7 +136,7 @@ def export_bundle(
             check_before_use(Bundle(folder, manifest, ""))
             if others := _other_files(target, before):
                 if manifest == before:
-                    for file in others:
+                    for file in filter(Path.is_file, others):
                         shutil.copy2(file, folder)
                 else:
                     names = ", ".join(file.name for file in others)
@@ -158,11 +158,11 @@ def _manifest_at(folder: Path) -> Manifest | None:
 
 
 def _other_files(folder: Path, manifest: Manifest | None) -> list[Path]:
-    """Return the files in a bundle's folder that its manifest does not name."""
+    """Return what is in a bundle's folder and not named by its manifest."""
     if manifest is None:
         return []
     own = {MANIFEST, *manifest.files}
-    return [file for file in sorted(folder.iterdir()) if file.is_file() and file.name not in own]
+    return [file for file in sorted(folder.iterdir()) if file.name not in own]
 
 
 def check_before_use(bundle: Bundle) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffn_edge.bundle import InputContract
+from ffn_edge.counted import counted
 from ffn_edge.frames import segment_centres
 from ffn_edge.picture import prepare_frame
 from ffn_edge.video import VideoReader
@@ -76,7 +77,7 @@ def clips_from_videos(
         for frames, clip in found.items():
             clips[frames].append(clip)
     return ClipSet(
-        source=f"{len(used)} video{'s' if len(used) > 1 else ''}",
+        source=counted(len(used), "video"),
         clips={frames: np.concatenate(each) for frames, each in clips.items()},
     )
 

@@ -55,8 +55,8 @@ def export(
     """Fold a checkpoint into a bundle.
 
     A bundle is a folder: one weight file, one small ONNX graph per frame count, a manifest. What
-    stood at the output stays whole until the new bundle takes its place, and with the same weights
-    its profile and calibration stay.
+    stood at the output stays whole until the new bundle takes its place; if both are the same, its
+    profile and calibration stay.
 
     With --only and --into, frame counts of the checkpoint are added to a bundle, or replaced in
     it. Its weight file and other graphs stay as they are; what is printed is all that has to be

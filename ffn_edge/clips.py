@@ -40,7 +40,7 @@ def centre_clips(
 ) -> dict[int, Images]:
     """Return what a network sees of a video at test time: by T, uint8 (T, S, S, 3), RGB.
 
-    Evaluation and calibration both call this, so that they cannot differ.
+    The frames that `VideoDataset` takes for evaluation, and prepared as it does.
 
     Args:
         video: what to read.

@@ -38,7 +38,7 @@ threads_option = click.option(
 
 def fixed_threads() -> int | None:
     """Return how many threads `--threads` or OMP_NUM_THREADS asks for; None if neither does."""
-    value = os.environ.get(VARIABLE, "")
+    value = os.environ.get(VARIABLE, "").partition(",")[0]  # of the levels of a nest, the first
     return int(value) if value.isdecimal() else None
 
 

@@ -45,9 +45,5 @@ def save_figure(figure: Any, path: str | os.PathLike[str], *, dpi: int) -> None:
     try:
         with atomic_file(path) as temporary:
             figure.savefig(temporary, dpi=dpi)
-    except OSError as error:
-        raise FfnEdgeError(
-            f"{path} cannot be written: {error.strerror}", "choose a folder that you may write."
-        ) from error
     finally:
         pyplot.close(figure)

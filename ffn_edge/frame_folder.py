@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,6 +42,12 @@ class FrameFolder:
         self.path = Path(path)
         if pattern is None:
             images = images_in_folder(path)
+            kinds = {re.sub(r"\d+", "#", image.name) for image in images}
+            if len(kinds) > 1:
+                raise VideoError(
+                    f"{path} holds images of several kinds: {', '.join(sorted(kinds)[:3])}",
+                    "keep the frames of a video in a folder of their own.",
+                )
         else:  # which asks nothing of each image: training opens thousands of folders an epoch
             present = files_in(self.path)
             count = num_frames or len(present)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,7 +85,9 @@ def read_image(path: str | os.PathLike[str]) -> Images:
     cv2 = opencv()
     check_file(Path(path), "image")
     data = np.fromfile(path, np.uint8)
-    image: Images | None = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    image: Images | None = None
+    with suppress(cv2.error):  # of a size that it does not take
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     # OpenCV fills what a cut-off JPEG lacks with grey; each whole one has an end marker.
     cut_off = data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data.tobytes()
     if image is None or cut_off:
@@ -103,6 +106,8 @@ def check_file(path: Path, kind: str) -> None:
     """
     try:
         found = path.stat()
+        if stat.S_ISREG(found.st_mode):
+            path.open("rb").close()
     except FileNotFoundError as error:
         raise VideoError(f"there is no {kind} at {path}", "check the path.") from error
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 _EVERY_S = 30.0
+
+
+def line_to(console: Console) -> Callable[[str], None]:
+    """Return what prints a line as it is: never broken, and without markup or colours."""
+    return functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+
 
 OnProgress = Callable[[int, int], None]  # is told how many are done, and of how many
 
@@ -37,5 +44,5 @@ def progress(console: Console, what: str) -> Iterator[OnProgress]:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
     else:
-        say = NowAndThen(lambda line: console.print(line, markup=False, soft_wrap=True))
+        say = NowAndThen(line_to(console))
         yield lambda done, total: say(lambda: f"{what}: {done} of {total}")

@@ -24,13 +24,15 @@ def read_lines(
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
+        if "\0" in text:  # UTF-16, mostly
+            raise UnicodeError
     except FileNotFoundError as failure:
         reason, hint = "there is no such file", "check the path."
         raise error(f"{path} cannot be read as {what}: {reason}", hint) from failure
     except OSError as failure:
         hint = "name a file that you may read."
         raise error(f"{path} cannot be read as {what}: {failure.strerror}", hint) from failure
-    except UnicodeDecodeError as failure:
+    except UnicodeError as failure:
         reason, hint = "it is no text in UTF-8", f"save it as text in UTF-8: {form}."
         raise error(f"{path} cannot be read as {what}: {reason}", hint) from failure
     return [line.strip() for line in text.splitlines()]

@@ -68,7 +68,6 @@ class VideoReader:
     fps: float
     height: int
     width: int
-    _pictures: Iterator[Any]
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int = 0) -> None:
         """Remember the file.
@@ -91,31 +90,24 @@ class VideoReader:
         check_file(self.path, "video")
         self._reformatter = pyav().video.reformatter.VideoReformatter()
         self._num_frames: int | None = None  # known once the last one was decoded
-        self._open()
-        try:
-            stated = self._stream.average_rate
-            self._has_times = stated is None or _LEAST_FPS <= stated <= _MOST_FPS
-            self.fps = float(stated) if stated and self._has_times else UNSTATED_FPS
-            first = next(self._pictures, None)
-            if first is None:
-                raise VideoError(
-                    f"{self.path} holds no frame that can be decoded as {self._stream.name}",
-                    f"copy or record it again; `ffprobe {self.path}` tells what is wrong with it.",
-                )
-            self._pictures = itertools.chain([first], self._pictures)
-            # Asked of one picture only: one that was asked lives until Python looks for cycles.
-            matrix = first.side_data.get("DISPLAYMATRIX")
-            self._matrix = None if matrix is None else np.frombuffer(matrix, np.int32).copy()
-            self.height, self.width = first.height, first.width
-            if self._matrix is not None and _is_turned(self._matrix):
-                self.height, self.width = first.width, first.height
-        except BaseException:
-            self._container.close()
-            raise
+        pictures = self._decode()
+        first = next(pictures, None)
+        if first is None:
+            raise VideoError(
+                f"{self.path} holds no frame that can be decoded as {self._codec}",
+                f"copy or record it again; `ffprobe {self.path}` tells what is wrong with it.",
+            )
+        self._first_pass: Iterator[Any] | None = itertools.chain([first], pictures)
+        # Asked of one picture only: one that was asked lives until Python looks for cycles.
+        matrix = first.side_data.get("DISPLAYMATRIX")
+        self._matrix = None if matrix is None else np.frombuffer(matrix, np.int32).copy()
+        self.height, self.width = first.height, first.width
+        if self._matrix is not None and _is_turned(self._matrix):
+            self.height, self.width = first.width, first.height
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._container.close()
+        self._first_pass = None  # closes the file, if nobody reads it
 
     @property
     def num_frames(self) -> int:
@@ -132,12 +124,9 @@ class VideoReader:
 
         At once or nearly so; but hidden, empty and damaged frames are counted.
         """
-        stream = self._stream
-        if stream.frames and stream.duration and stream.time_base:
-            by_length = float(stream.duration * stream.time_base) * self.fps
-            if abs(by_length - stream.frames) <= 1:
-                return int(stream.frames)
-        container, stream = self._demuxer()
+        if abs(self._stated_s * self.fps - self._stated_frames) <= 1:
+            return self._stated_frames
+        container, stream = self._open()
         with container:
             return sum(packet.size > 0 for packet in container.demux(stream))
 
@@ -232,13 +221,8 @@ class VideoReader:
                 break
         return frames
 
-    def _open(self) -> None:
-        self._position = 0  # frames taken from the file so far
-        self._container, self._stream = self._demuxer()
-        self._pictures = self._decode()
-
-    def _demuxer(self) -> tuple[Any, Any]:
-        """Open the file; return its container and the stream of the video."""
+    def _open(self) -> tuple[Any, Any]:
+        """Open the file; return its container and the stream of the video. Note what it states."""
         av = pyav()
         try:
             # With the protocol's name, a colon in the file's is not taken for another protocol.
@@ -252,6 +236,12 @@ class VideoReader:
             stream.codec_context.options = _DECODER
             stream.codec_context.thread_count = self._threads
             stream.codec_context.thread_type = "NONE" if self._threads == 1 else "AUTO"
+            rate = stream.average_rate
+            self._has_times = rate is None or _LEAST_FPS <= rate <= _MOST_FPS
+            self.fps = float(rate) if rate and self._has_times else UNSTATED_FPS
+            self._codec = stream.name
+            self._stated_frames: int = stream.frames
+            self._stated_s = float((stream.duration or 0) * (stream.time_base or 0)) or math.inf
         except BaseException:
             container.close()
             raise
@@ -286,31 +276,33 @@ class VideoReader:
         )
 
     def _decode(self) -> Iterator[Any]:
-        """Yield every picture that can be decoded, as players do."""
+        """Yield every picture that can be decoded, as players do.
+
+        From a file that is opened anew, since seeking is not exact; it is closed with the iterator.
+        """
         av = pyav()
-        packets = self._container.demux(self._stream)
-        ended = False
-        while not ended:
-            try:
-                packet = next(packets, None)
-            except av.FFmpegError:  # what comes after is lost
-                packet = None
-            ended = packet is None or packet.size == 0
-            try:
-                pictures = self._stream.decode(packet)
-            except av.FFmpegError:
-                continue
-            yield from pictures
+        container, stream = self._open()
+        count, ended = 0, False
+        with container:
+            packets = container.demux(stream)
+            while not ended:
+                try:
+                    packet = next(packets, None)
+                except av.FFmpegError:  # what comes after is lost
+                    packet = None
+                ended = packet is None or packet.size == 0
+                try:
+                    pictures = stream.decode(packet)
+                except av.FFmpegError:
+                    continue
+                count += len(pictures)
+                yield from pictures
+        self._num_frames = count
 
     def _from_start(self) -> Iterator[Any]:
-        """Yield every picture, from a file that is opened anew: seeking is not exact."""
-        if self._position:
-            self._container.close()
-            self._open()
-        for picture in self._pictures:
-            self._position += 1
-            yield picture
-        self._num_frames = self._position
+        """Yield every picture; the first time, with the one that was decoded to open the file."""
+        pictures, self._first_pass = self._first_pass, None
+        return self._decode() if pictures is None else pictures
 
     def _image(self, picture: Any) -> Images:
         """Convert a picture: uint8 (H, W, 3), BGR, upright."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from rich.table import Table
 from ffn_edge.atomic import check_writable
 from ffn_edge.bundle import Bundle
 from ffn_edge.counted import counted
-from ffn_edge.progress import progress
+from ffn_edge.progress import line_to, progress
 from ffn_edge.runtime.calibrate import calibrate_bundle
 from ffn_edge.runtime.calibration import CALIBRATION, Calibration
 from ffn_edge.runtime.options import engine_options, take_engine_options
@@ -54,7 +53,7 @@ def calibrate(
     check_writable(bundle / CALIBRATION)
     engines = take_engine_options(options)
     console = Console(stderr=True)
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    say = line_to(console)
     with progress(console, "calibrating") as show:
         learnt = calibrate_bundle(
             loaded, list_file, engines, root=root, on_video=show, say=say

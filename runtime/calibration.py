@@ -241,14 +241,7 @@ def save_calibration(bundle: Bundle, calibration: Calibration) -> None:
     Raises:
         FfnEdgeError: the folder cannot be written.
     """
-    path = bundle.path / CALIBRATION
-    try:
-        write_text(path, calibration.to_json())
-    except OSError as error:
-        raise FfnEdgeError(
-            f"{path} cannot be written: {error.strerror}",
-            "copy the bundle to a folder that you may write.",
-        ) from error
+    write_text(bundle.path / CALIBRATION, calibration.to_json())
 
 
 def load_calibration(bundle: Bundle) -> Calibration:

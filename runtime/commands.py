@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
@@ -21,7 +20,7 @@ from rich.text import Text
 from ffn_edge.atomic import check_writable
 from ffn_edge.bundle import Bundle, Manifest
 from ffn_edge.counted import counted
-from ffn_edge.progress import progress
+from ffn_edge.progress import line_to, progress
 from ffn_edge.runtime.answers import Answers, AnswersCsv
 from ffn_edge.runtime.options import engine_options, root_option, seconds_until, take_engine_options
 from ffn_edge.runtime.policy.interface import Limits
@@ -59,7 +58,7 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
         measured = profile_bundle(
             loaded, engines, runs=runs, root=root,
             on_round=lambda done: show(done, runs),
-            say=functools.partial(console.print, markup=False, highlight=False, soft_wrap=True),
+            say=line_to(console),
         )  # fmt: skip
     click.echo(f"wrote {bundle / PROFILE}", err=True)
     if as_json:
@@ -184,7 +183,7 @@ def run(
     if frames is not None and options["escalate"]:
         raise click.UsageError("--escalate chooses frame counts, and --frames fixes one.")
     console = Console(stderr=True)
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    say = line_to(console)
     summary = Summary()
     limits = Limits(
         latency_ms=latency_ms,

@@ -146,7 +146,7 @@ def usable_cores() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuTime:
-    """What the processors did since the machine was started, in seconds of all of them together.
+    """What the processors that this process may use did, in seconds of all of them together.
 
     Attributes:
         total_s: worked or not; 0 where the system does not tell, and then nobody else is seen.
@@ -176,17 +176,20 @@ def cpu_time(root: Path = Path("/")) -> CpuTime:
         root: where the file system begins.
     """
     own_s = time.process_time()
-    ticks, processors = [0] * 8, 0
+    total = idle = processors = 0
+    tick_s = 0.0
     try:
+        mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
         for line in (root / "proc/stat").read_text(encoding="ascii").splitlines():
             name, *numbers = line.split()
-            if name == "cpu":  # all of them together; a guest's time is the user's, too
-                ticks = [int(number) for number in numbers[:8]]
-            processors += name.startswith("cpu") and name != "cpu"
-        total, idle = sum(ticks), ticks[3] + ticks[4]
+            if name in mine:
+                ticks = [int(number) for number in numbers[:8]]  # a guest's are the user's, too
+                total += sum(ticks)
+                idle += ticks[3] + ticks[4]
+                processors += 1
         tick_s = 1 / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):  # macOS, Windows
-        total, idle, tick_s = 0, 0, 0.0
+        pass
     return CpuTime(
         total_s=total * tick_s,
         busy_s=(total - idle) * tick_s,

@@ -408,13 +408,7 @@ def save_profile(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         disturbance=disturbance,
     )
-    try:
-        write_text(bundle.path / PROFILE, profile.to_json())
-    except OSError as error:
-        raise FfnEdgeError(
-            f"{bundle.path / PROFILE} cannot be written: {error.strerror}",
-            "copy the bundle to a folder that you may write.",
-        ) from error
+    write_text(bundle.path / PROFILE, profile.to_json())
     return profile
 
 

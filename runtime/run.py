@@ -121,13 +121,7 @@ def open_session(
     limits_now: Callable[[], Limits] = (
         (lambda: limits) if file is None else LimitsFile(file, limits, say)
     )
-    opened = _open_source(
-        source,
-        options,
-        # Who looks at the frames sees all of them; a network needs no more than twice its size.
-        short_side=None if on_frame else max(2 * bundle.manifest.input.short_side, 256),
-        say=say,
-    )
+    opened = _open_source(source, bundle, options, say, whole=on_frame is not None)
     is_live = all(stream.live for stream in opened.streams)
     wanted = None if limits.frames is None else (limits.frames,)
     with ExitStack() as stack:
@@ -310,7 +304,7 @@ def run_session(
         say(f"skipped {name}: {error}")
         summary.skip(name, error)
 
-    opened = _open_source(source, options)
+    opened = _open_source(source, bundle, options, say, whole=annotate is not None)
     cameras = {stream.name for stream in opened.streams if stream.comes_back}
     if annotate is not None:
         names = [stream.name for stream in opened.streams]
@@ -358,15 +352,22 @@ def run_session(
 
 def _open_source(
     source: str | Sequence[str] | Source,
+    bundle: Bundle,
     options: RunOptions,
+    say: Callable[[str], None],
     *,
-    short_side: int | None = None,
-    say: Callable[[str], None] = lambda message: None,
+    whole: bool,
 ) -> Source:
+    """Open what is to be watched; `whole` frames are for people, and not for the network alone."""
     if isinstance(source, Source):
         return source
     return open_source(
-        source, realtime=options.realtime, fps=options.fps, short_side=short_side, say=say
+        source,
+        realtime=options.realtime,
+        fps=options.fps,
+        # Twice what the network sees leaves its own scaling a whole factor.
+        short_side=None if whole else max(2 * bundle.manifest.input.short_side, 256),
+        say=say,
     )
 
 

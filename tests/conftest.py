@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 
 from ffn_edge import network
 from ffn_edge.bundle import Accuracy, Bundle
+from ffn_edge.cpu_threads import VARIABLE
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
@@ -27,6 +29,16 @@ GraphError = Callable[[FrameFlexibleNetwork, Bundle, int], float]
 # The networks of the tests are small: on a busy machine, threads wait for each other far longer
 # than they compute.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def keep_number_of_threads() -> Iterator[None]:
+    """Undo `--threads` of commands that run in this process."""
+    before = os.environ.get(VARIABLE)
+    yield
+    os.environ.pop(VARIABLE, None)
+    if before is not None:
+        os.environ[VARIABLE] = before
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,8 @@ def test_a_picture_is_written_whole_and_forgotten(tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
 
-    with pytest.raises(FfnEdgeError, match="cannot be written") as caught:
+    with pytest.raises(FfnEdgeError, match="could not be written") as caught:
         save_figure(pyplot.figure(), tmp_path / "file" / "picture.png", dpi=10)
-    assert "you may write" in caught.value.hint
+    assert "may be written" in caught.value.hint
     assert (tmp_path / "file").read_text() == "no folder"
     assert not pyplot.get_fignums()

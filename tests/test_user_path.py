@@ -46,12 +46,12 @@ def test_what_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> No
 
 WRITTEN = [
     ("train", "demo", "-o"),
-    ("evaluate", "x.pt", "--list", "l.txt", "--plot"),
+    ("evaluate", __file__, "--list", __file__, "--plot"),
     ("compare", "demo", "-o"),
-    ("deviation", "x.pt", "--list", "l.txt", "--plot"),
-    ("import", "x.pt", "--arch", "tsm_tiny", "-o"),
-    ("adapt", "x.pt", "--data", "l.txt", "--frames", "3", "-o"),
-    ("export", "x.pt", "-o"),
+    ("deviation", __file__, "--list", __file__, "--plot"),
+    ("import", __file__, "--arch", "tsm_tiny", "-o"),
+    ("adapt", __file__, "--data", __file__, "--frames", "3", "-o"),
+    ("export", __file__, "-o"),
     ("simulate", "--plot"),
     ("run", "bundle", "--source", "x.mp4", "--annotate"),
     ("demo", "-o"),

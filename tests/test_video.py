@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -69,8 +70,8 @@ def test_one_pass_converts_only_the_wanted_frames_and_each_once(
     movie: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened, converted = [], []
-    demuxer, image = VideoReader._demuxer, VideoReader._image
-    monkeypatch.setattr(VideoReader, "_demuxer", lambda r: (opened.append(1), demuxer(r))[1])
+    open_, image = VideoReader._open, VideoReader._image
+    monkeypatch.setattr(VideoReader, "_open", lambda r: (opened.append(1), open_(r))[1])
     monkeypatch.setattr(VideoReader, "_image", lambda r, p: (converted.append(1), image(r, p))[1])
     with VideoReader(movie) as reader:
         found = reader.sample(lambda n: {2: [n - 1, 5], 3: [5, 11, 5]})
@@ -85,6 +86,18 @@ def test_frames_are_prepared_one_by_one_as_they_are_decoded(movie: Path) -> None
     with VideoReader(movie) as reader:
         found = reader.sample(lambda n: {"few": [[0, 9], [3, 3]]}, lambda frame: frame[:2, :3])
     assert found["few"].shape == (2, 2, 2, 3, 3)
+
+
+def test_passes_over_a_file_do_not_disturb_each_other(movie: Path) -> None:
+    with VideoReader(movie) as reader:
+        first = iter(reader)
+        seen = [next(first)]
+        assert reader.num_frames == FRAMES
+        assert numbers_on(reader.read([3])) == [3]
+        seen += list(first)
+        late = iter(reader)
+    assert numbers_on(np.stack(seen)) == list(range(FRAMES))
+    assert numbers_on(np.stack(list(late))) == list(range(FRAMES))  # each has a file of its own
 
 
 def test_an_index_outside_the_video_is_refused(movie: Path) -> None:
@@ -378,6 +391,23 @@ def test_a_folder_without_a_pattern_is_in_the_order_of_its_numbers(tmp_path: Pat
     assert FrameFolder(tmp_path, num_frames=5).num_frames == 5
     with pytest.raises(VideoError, match="holds 12 images, not 13"):
         FrameFolder(tmp_path, num_frames=13)
+
+
+def test_images_of_several_kinds_are_no_frames_of_one_video(folder: Path) -> None:
+    cv2.imwrite(str(folder / "flow_x_00001.jpg"), numbered_frame(0))
+    with pytest.raises(VideoError, match=r"several kinds: flow_x_#\.jpg, img_#\.jpg"):
+        FrameFolder(folder)
+    assert numbers_on(read(folder, [3])) == [3]
+
+
+def test_an_image_that_states_more_pixels_than_fit_is_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "0.png"), numbered_frame(0))
+    data = bytearray((tmp_path / "0.png").read_bytes())
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (tmp_path / "0.png").write_bytes(data)
+    with pytest.raises(VideoError, match="cannot be read as an image"):
+        read_image(tmp_path / "0.png")
 
 
 def test_a_folder_without_an_image_is_refused(tmp_path: Path) -> None:

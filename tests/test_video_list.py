@@ -109,6 +109,9 @@ def test_the_hint_says_what_is_wrong_with_the_file(tmp_path: Path) -> None:
     assert "UTF-8" not in str(missing.value)
     assert "no such file" in missing.value.message
     assert "UTF-8" in no_text.value.hint
+    (tmp_path / "train.txt").write_bytes("a.mp4 0".encode("utf-16-le"))
+    with pytest.raises(DataError, match="UTF-8"):
+        read_list(tmp_path / "train.txt", num_classes=3)
 
 
 def test_a_number_of_thousands_of_digits_is_no_number(tmp_path: Path) -> None:

@@ -13,9 +13,7 @@ finished, and the output's folder is tried before anything is learned.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import math
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ffn_edge.atomic import check_writable
 from ffn_edge.bundle import Accuracy
 from ffn_edge.errors import CheckpointError, DataError, RecipeError
 from ffn_edge.frames import check_frame_counts
@@ -115,7 +114,7 @@ def adapt(
     network = _with_frame_counts(loaded.network, added, checkpoint)
     teacher = max(loaded.network.frame_counts)
     batches = unlabelled_batches(clips, sorted({*added, teacher}), loaded.card, train=True)
-    _try_writing(output)
+    _check_output(output)
     start = time.monotonic()
     with join_processes(device) as processes:
         if processes.device.type == "cpu":
@@ -186,7 +185,7 @@ def recalibrate(
         raise DataError(
             f"{clips.list_file} lists one video", "statistics need two at least, better hundreds."
         )
-    _try_writing(output)
+    _check_output(output)
     start = time.monotonic()
     with join_processes(device) as processes:
         network.to(processes.device)
@@ -217,20 +216,6 @@ def summary(adapted: Adapted) -> str:
             parts.append(f"top-1 {adapted.accuracy[frames].top1:.1%}")
         lines.append("; ".join(parts))
     return "\n".join([*lines, adapted.output])
-
-
-def _try_writing(output: str) -> None:
-    """Raise a CheckpointError if `output` could not be written, while nothing is lost by it."""
-    folder = Path(output).parent
-    try:
-        if Path(output).is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise CheckpointError(
-            f"{output} could not be written: {error.strerror}", "name another file with -o."
-        ) from error
 
 
 def _inputs(batch: Batch, card: ModelCard, device: torch.device) -> dict[int, Tensor]:
@@ -392,3 +377,12 @@ def _vectors(network: FrameFlexibleNetwork, frames: int) -> list[nn.Parameter]:
     affine = [parameter for norm in _norms(network, frames) for parameter in norm.parameters()]
     phi = [m.phi[str(frames)] for m in network.modules() if isinstance(m, WeightAlteration)]
     return affine + phi
+
+
+def _check_output(output: str) -> None:
+    """Refuse an output that could not be written, while nothing is lost by it."""
+    if Path(output).is_dir():
+        raise CheckpointError(
+            f"{output} could not be written: it is a folder", "name a file with -o."
+        )
+    check_writable(output)

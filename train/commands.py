@@ -24,7 +24,7 @@ WORKERS = min(4, os.cpu_count() or 1)
 FILE = UserPath(exists=True, dir_okay=False)
 
 
-def _settings(
+def read_settings(
     ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, str]:
     """Read --set NAME=VALUE."""
@@ -65,7 +65,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
                 "--set",
                 "settings",
                 multiple=True,
-                callback=_settings,
+                callback=read_settings,
                 help="NAME=VALUE of a recipe.",
             ),
         )

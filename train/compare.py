@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ffn_edge.atomic import write_text
-from ffn_edge.bundle import Accuracy
+from ffn_edge.bundle import Accuracy, standard_error
 from ffn_edge.classes import read_classes
 from ffn_edge.errors import RecipeError
 from ffn_edge.network import build
@@ -298,7 +298,7 @@ def mean_top1(scores: Sequence[Score], method: str, frames: int) -> Mean:
     top1 = [accuracy.top1 for accuracy in found]
     if len(top1) > 1:
         return Mean(statistics.fmean(top1), statistics.stdev(top1) / math.sqrt(len(top1)))
-    return Mean(top1[0], math.sqrt(top1[0] * (1 - top1[0]) / found[0].clips))
+    return Mean(top1[0], standard_error(top1[0], found[0].clips))
 
 
 def _read(path: Path) -> dict[str, Any]:

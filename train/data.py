@@ -131,15 +131,20 @@ class VideoDataset(Dataset[Sample]):
         self, video: Video, rng: np.random.Generator
     ) -> tuple[dict[int, Clip], int]:
         variations: dict[tuple[int, ...], Variation] = {}
+        drawn = rng
 
         def choose(num_frames: int) -> dict[int, Indices]:
-            return {t: segment_random(num_frames, t, rng) for t in self.frame_counts}
+            # Asked again for another number of frames, it draws as if it were asked once.
+            nonlocal drawn
+            drawn = copy.deepcopy(rng)
+            variations.clear()
+            return {t: segment_random(num_frames, t, drawn) for t in self.frame_counts}
 
         def prepare(frame: Images) -> Images:
             height, width, _ = size = frame.shape
             if size not in variations:  # the same draw for each, should the size change midway
                 variations[size] = draw_variation(
-                    height, width, self._size, self._symmetries, self._scales, copy.deepcopy(rng)
+                    height, width, self._size, self._symmetries, self._scales, copy.deepcopy(drawn)
                 )
             variation = variations[size]
             return crop_resize(

@@ -55,13 +55,13 @@ class RunLog:
             return self
         lock = self._take_folder()
         path = self._folder / METRICS
-        keep = [
-            line
-            for line in (path.read_text().splitlines() if path.is_file() else [])
-            if _is_before(line, self._first_step, self._first_epoch)
-        ]
         with self._disk_errors(), ExitStack() as stack:
             stack.callback(lock.release)  # after the files are closed
+            keep = [
+                line
+                for line in (path.read_text().splitlines() if path.is_file() else [])
+                if _is_before(line, self._first_step, self._first_epoch)
+            ]
             write_text(path, "".join(line + "\n" for line in keep))
             self._file = stack.enter_context(open(path, "a", encoding="utf-8"))
             self._board = stack.enter_context(

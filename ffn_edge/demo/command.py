@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import click
 
 from ffn_edge.cpu_threads import threads_option
+from ffn_edge.progress import line_to
+from ffn_edge.train.commands import read_settings
 from ffn_edge.user_path import UserPath
 
 
@@ -20,9 +21,12 @@ from ffn_edge.user_path import UserPath
     type=UserPath(written=True, file_okay=False, path_type=Path),
     help="Folder for clips, checkpoints, bundle and report.",
 )
-@click.option("--set", "settings", multiple=True, help="NAME=VALUE of the recipe, as in train.")
+@click.option(
+    "--set", "settings", multiple=True, callback=read_settings,
+    help="NAME=VALUE of the recipe, as in train.",
+)  # fmt: skip
 @threads_option
-def demo(output: Path, settings: tuple[str, ...]) -> None:
+def demo(output: Path, settings: dict[str, str]) -> None:
     """Show it all on rendered clips, with a report.
 
     Renders labelled clips (synthetic), trains a Frame Flexible Network and a naive one, exports,
@@ -40,10 +44,9 @@ def demo(output: Path, settings: tuple[str, ...]) -> None:
     from ffn_edge.demo.pipeline import run_demo
 
     console = Console(stderr=True)
-    say = functools.partial(console.print, markup=False, highlight=False)
-    pairs = dict(setting.partition("=")[::2] for setting in settings)
+    say = line_to(console)
     try:
-        result = run_demo(output, say=say, settings=pairs)
+        result = run_demo(output, say=say, settings=settings)
     except KeyboardInterrupt:
         say("stopped; give the same command again to go on from here")
         raise

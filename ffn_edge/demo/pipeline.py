@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ffn_edge.atomic import write_text
 from ffn_edge.bundle import Bundle
+from ffn_edge.cpu_threads import fixed_threads
 from ffn_edge.demo.load import BackgroundLoad
 from ffn_edge.errors import ExportError, FfnEdgeError
 from ffn_edge.export.bundle_writer import export_bundle
@@ -44,8 +45,6 @@ MISS_RATE = 0.05
 REHEARSAL_SECONDS = 30.0
 # The deadline is at least so many times what the highest frame count takes on an idle machine.
 LEAST_DEADLINE = 1.5
-# Where other programs take the processor, two threads of an engine wait for each other as well.
-ENGINES = EngineOptions(threads=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +182,7 @@ def run_demo(
         if not all(found.passed for found in demo.verified):
             raise ExportError("the bundle is not the network", "see `ffn-edge verify` on it.")
     with stage("profile its engines"):
-        demo.profile = profile_bundle(demo.bundle, ENGINES, runs=100, say=say)
+        demo.profile = profile_bundle(demo.bundle, engine_options(), runs=100, say=say)
     with stage("run on the stream with a background load, adaptively and with fixed frames"):
         deadline_ms = rehearsed_deadline(demo.bundle, stream, demo.profile)
         demo.runs = [
@@ -198,6 +197,14 @@ def _train(recipe: Recipe, output: Path) -> None:
     result = train(recipe, output, resume=(output / LAST).is_file(), workers=0)
     if not result.finished:
         raise KeyboardInterrupt
+
+
+def engine_options() -> EngineOptions:
+    """Return with how many threads engines run: as `--threads` says, or one.
+
+    Where other programs take the processor, two threads of an engine wait for each other as well.
+    """
+    return EngineOptions(threads=fixed_threads() or 1)
 
 
 def rehearsed_deadline(bundle: Bundle, stream: Path, profile: Profile) -> float:
@@ -254,7 +261,7 @@ def _results(
     bundle: Bundle, stream: Path, limits: Limits, length_s: float, load_s: tuple[float, float]
 ) -> tuple[Result, ...]:
     results = []
-    options = RunOptions(max_seconds=length_s, engines=ENGINES)
+    options = RunOptions(max_seconds=length_s, engines=engine_options())
     with BackgroundLoad() as load, open_session(bundle, str(stream), limits, options) as session:
         load.set_level(1.0 if load_s[0] <= 0 else 0.0)
         for result in session:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from ffn_edge.cpu_threads import VARIABLE, choose_threads
+from ffn_edge.cpu_threads import choose_threads, fixed_threads
 
 Measured = Callable[[], AbstractContextManager[None]]
 
@@ -23,7 +22,7 @@ def thread_counts() -> Iterator[Callable[[], Measured]]:
     the number is fixed, nothing is measured.
     """
     most = torch.get_num_threads()
-    if most == 1 or VARIABLE in os.environ:
+    if most == 1 or fixed_threads() is not None:
         yield lambda: nullcontext
         return
     try:

@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     bundle: Bundle, learnt: Calibration, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FfnEdgeError, match="cannot be written"):
+    with pytest.raises(FfnEdgeError, match="could not be written"):
         save_calibration(dataclasses.replace(bundle, path=tmp_path / "file"), learnt)
 
 

@@ -135,7 +135,7 @@ def test_frames_that_come_while_one_is_handled_are_dropped_but_for_the_newest() 
 def test_a_slow_handling_is_no_silence_of_the_camera() -> None:
     handled = threading.Event()
     stream = ScriptedStream(endless)
-    with LiveReader(stream, lambda frame: handled.wait() and None, patience_s=0.1) as reader:
+    with LiveReader(stream, lambda frame: handled.wait(10) and None, patience_s=0.1) as reader:
         reader.start()
         until = time.monotonic() + 0.4
         assert not reader.wait(0.0, lambda: time.monotonic() > until)

@@ -95,7 +95,15 @@ def test_the_time_of_others_is_what_the_processors_worked_beyond_this_process(
     monkeypatch.setattr("os.sysconf", lambda name: 100)
     monkeypatch.setattr("time.process_time", lambda: 1.5)
     # user, nice, system, idle, iowait, irq, softirq, stolen; a guest is in user already.
-    write(tmp_path, {"proc/stat": "cpu  100 10 20 700 40 1 2 127 100 0\ncpu0 1\ncpu1 1\nctxt 9"})
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2})
+    lines = (
+        "cpu  9100 10 20 700 40 1 2 127 100 0",
+        "cpu0 90 10 20 500 30 1 2 57 100 0",
+        "cpu1 9000 0 0 0 0 0 0 0 0 0",
+        "cpu2 10 0 0 200 10 0 0 70 0 0",
+        "ctxt 9",
+    )
+    write(tmp_path, {"proc/stat": "\n".join(lines)})
     found = cpu_time(tmp_path)
     assert (found.total_s, found.busy_s, found.own_s, found.resolution_s) == pytest.approx(
         (10.0, 2.6, 1.5, 0.02)
@@ -108,7 +116,7 @@ def test_the_time_of_others_is_what_the_processors_worked_beyond_this_process(
     assert found.share_of_others(late) == 0.0
 
 
-@pytest.mark.parametrize("text", [None, "", "cpu 1 2", "cpu a b c d e f g h"])
+@pytest.mark.parametrize("text", [None, "", "cpu0 1 2", "cpu0 a b c d e f g h"])
 def test_where_the_system_does_not_tell_there_are_no_others(
     tmp_path: Path, text: str | None
 ) -> None:

@@ -221,7 +221,7 @@ def test_a_profile_with_impossible_values_is_refused(
 def test_a_folder_that_cannot_be_written_is_named(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     elsewhere = dataclasses.replace(bundle, path=tmp_path / "file")
-    with pytest.raises(FfnEdgeError, match="cannot be written"):
+    with pytest.raises(FfnEdgeError, match="could not be written"):
         saved(elsewhere)
 
 
@@ -452,7 +452,7 @@ class BusyMachine:
         own, others, total = (round(100 * s) for s in (self.now, self.others_s, 2 * self.now))
         (self.root / "proc").mkdir(exist_ok=True)
         (self.root / "proc/stat").write_text(
-            f"cpu  {own} {others} 0 {total - own - others} 0 0 0 0 0 0\ncpu0 0\ncpu1 0\nintr 7\n"
+            f"cpu0 {own} {others} 0 {total - own - others} 0 0 0 0 0 0\ncpu1 0 0 0 0 0 0 0 0\n"
         )
 
     def engines(self, bundle: Bundle, runs: int) -> OpenEngines:

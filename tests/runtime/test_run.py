@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.errors import FfnEdgeError
+from ffn_edge.errors import FfnEdgeError, VideoError
 from ffn_edge.runtime.calibrate import calibrate_bundle
 from ffn_edge.runtime.calibration import load_calibration
 from ffn_edge.runtime.engine import EngineOptions, cpu_backend
@@ -103,6 +103,26 @@ def run(bundle: Bundle, source: Path, limits: Limits, sink: Recorder, **options:
         say=said.append,
     )
     return "\n".join(said)
+
+
+@pytest.mark.parametrize("annotate", [True, False])
+def test_a_cameras_frames_are_scaled_unless_people_watch_them(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, annotate: bool
+) -> None:
+    asked = []
+
+    def refuse(*_: object, **settings: object) -> Source:
+        asked.append(settings)
+        raise VideoError("no camera")
+
+    monkeypatch.setattr("ffn_edge.runtime.run.open_source", refuse)
+    with pytest.raises(VideoError, match="no camera"):
+        run_session(
+            bundle, "csi://0", Limits(), summary=Summary(), say=print,
+            annotate=tmp_path / "out.mp4" if annotate else None,
+        )  # fmt: skip
+    assert asked[0]["say"] is print
+    assert asked[0]["short_side"] == (None if annotate else 256)
 
 
 def test_a_budget_step_moves_the_frame_count_and_says_why(

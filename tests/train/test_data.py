@@ -134,8 +134,8 @@ def test_a_video_is_opened_and_decoded_once_whatever_the_number_of_frame_counts(
     listed: Path, frame_counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened, converted = [], []
-    demuxer, image = VideoReader._demuxer, VideoReader._image
-    monkeypatch.setattr(VideoReader, "_demuxer", lambda r: (opened.append(1), demuxer(r))[1])
+    open_, image = VideoReader._open, VideoReader._image
+    monkeypatch.setattr(VideoReader, "_open", lambda r: (opened.append(1), open_(r))[1])
     monkeypatch.setattr(VideoReader, "_image", lambda r, p: (converted.append(1), image(r, p))[1])
     sample = dataset(listed, frame_counts)[0, 0]
     wanted = {number for numbers in frames_of(sample).values() for number in numbers}
@@ -164,6 +164,16 @@ def test_a_cached_video_is_decoded_once_and_gives_the_same_clips(
     for index in range(3):
         cached[2, index]
     assert opened == ["video 2.mp4"]
+
+
+@pytest.mark.parametrize("wrong", [-5, 3])
+def test_a_wrong_number_of_stated_frames_changes_no_sample(
+    listed: Path, wrong: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = frames_of(dataset(listed)[3, 0])
+    monkeypatch.setattr(VideoReader, "stated_frames", FRAMES + wrong)
+    assert frames_of(dataset(listed)[3, 0]) == expected
+    assert frames_of(dataset(listed, cache_bytes=10**9)[3, 0]) == expected
 
 
 # --- flips and playing backwards ----------------------------------------------------------------
