@@ -30,6 +30,7 @@ format: $(READY)
 $(READY): requirements.txt setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "ffn-edge needs Python 3.10, 3.11 or 3.12:" \
 		"install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "installing into .venv: some 6 GB, which takes minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .

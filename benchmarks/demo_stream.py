@@ -23,9 +23,9 @@ from rich.table import Table
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.demo.pipeline import (
-    ENGINES,
     STREAM_SECONDS,
     TimelineRun,
+    engine_options,
     limits_of_runs,
     rehearsed_deadline,
     run_on_stream,
@@ -60,7 +60,7 @@ def main(demo: Path, repetitions: int, seconds: float) -> None:
     described = json.loads(stream.with_suffix(".json").read_text(encoding="utf-8"))
     actions = [Action(**each) for each in described["actions"] if each["end_s"] <= seconds]
     bundle = Bundle.load(demo / "bundle")
-    profile = profile_bundle(bundle, ENGINES, runs=100, say=console.print)
+    profile = profile_bundle(bundle, engine_options(), runs=100, say=console.print)
     deadline_ms = rehearsed_deadline(bundle, stream, profile)
     limits = limits_of_runs(deadline_ms, profile.latencies)
     runs: dict[str, list[TimelineRun]] = {name: [] for name in limits}
