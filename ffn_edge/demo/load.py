@@ -17,23 +17,27 @@ _STARTED_S = 60.0
 
 
 class BackgroundLoad:
-    """As many processes as cores, started at rest.
+    """Processes that are started at rest.
 
-    with BackgroundLoad() as load:
-        load.set_level(0.6)  # each works 60 % of the time
+        with BackgroundLoad() as load:
+            load.set_level(0.6)  # each works 60 % of the time
 
     The level is what they ask of the processor. Where others want it too, they get less.
     """
 
+    def __init__(self, *, per_core: int = 1) -> None:
+        """Remember how many processes a core there will be."""
+        self._per_core = per_core
+
     def __enter__(self) -> BackgroundLoad:
         context = multiprocessing.get_context("spawn")
-        cores = os.cpu_count() or 1
+        processes = self._per_core * (os.cpu_count() or 1)
         self._level = context.RawValue(c_double, 0.0)
-        started = context.Barrier(cores + 1, timeout=_STARTED_S)
+        started = context.Barrier(processes + 1, timeout=_STARTED_S)
         self._processes = [
             # Daemons: they end with this process, however it ends.
             context.Process(target=_work, args=(started, self._level, os.getpid()), daemon=True)
-            for _ in range(cores)
+            for _ in range(processes)
         ]
         for process in self._processes:
             process.start()

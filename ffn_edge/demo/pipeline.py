@@ -262,7 +262,10 @@ def _results(
 ) -> tuple[Result, ...]:
     results = []
     options = RunOptions(max_seconds=length_s, engines=engine_options())
-    with BackgroundLoad() as load, open_session(bundle, str(stream), limits, options) as session:
+    with (
+        BackgroundLoad(per_core=2) as load,
+        open_session(bundle, str(stream), limits, options) as session,
+    ):
         load.set_level(1.0 if load_s[0] <= 0 else 0.0)
         for result in session:
             results.append(result)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.demo import load, pipeline
+from ffn_edge.demo import load, page, pipeline
 from ffn_edge.demo.load import BackgroundLoad
 from ffn_edge.demo.page import _verdict, write_page
 from ffn_edge.demo.pipeline import DemoResult, TimelineRun, _is_correct, run_on_stream
@@ -178,6 +178,18 @@ def test_the_page_says_where_adapting_does_not_pay(late: tuple[int, ...], words:
     assert words in text
     assert ("“always 8” was 100.0 points better under load" in text) is bool(late)
     assert "Adapting gained 50.0 points" in _verdict([run("adaptive", ()), run("always 4", (0, 1))])
+
+
+def test_the_page_says_where_the_naive_network_has_not_learnt_its_frames() -> None:
+    def rows(*top1: float) -> list[Row]:
+        counts = (8, 16)
+        return [
+            Row(frames=t, sub_network=16, gmacs=0.1, top1=share, top5=1.0, clips=600)
+            for t, share in zip(counts, top1, strict=True)
+        ]
+
+    assert page._plateau_note(rows(0.85, 0.88), rows(0.5, 0.86)) == ""
+    assert "16 frames" in page._plateau_note(rows(0.85, 0.88), rows(0.2, 0.33))
 
 
 def test_a_move_is_where_the_frame_count_changed_within_a_span() -> None:
