@@ -67,6 +67,8 @@ class Answer:
         longest = sorted(self.spans, key=lambda span: span.start_s - span.end_s)[:_SHOWN_SPANS]
         shown = [f"{_seconds(span)} {span.class_name}" for span in self.spans if span in longest]
         more = len(self.spans) - len(shown)
+        if more:
+            shown[0] = f"longest: {shown[0]}"
         return f"{answer} ({', '.join(shown)}{f', … {more} more: {all_spans}' if more else ''})"
 
     def fields(self) -> dict[str, Any]:

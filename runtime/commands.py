@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from ffn_edge.atomic import check_writable
 from ffn_edge.bundle import Bundle, Manifest
+from ffn_edge.camera import is_camera
 from ffn_edge.counted import counted
 from ffn_edge.progress import line_to, progress
 from ffn_edge.runtime.answers import Answers, AnswersCsv
@@ -27,6 +27,7 @@ from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.profile import PROFILE, Profile, profile_bundle
 from ffn_edge.runtime.run import RunOptions, run_session
 from ffn_edge.runtime.sinks import JsonLines, LiveView, ProgressLines, Sink
+from ffn_edge.runtime.sources import videos_named
 from ffn_edge.runtime.summary import Summary
 from ffn_edge.user_path import UserPath
 from ffn_edge.video import UNSTATED_FPS
@@ -175,10 +176,13 @@ def run(
       ffn-edge run bundle --source csi://0 --battery-wh 20 --until 18:00
       ffn-edge run bundle --source clip.mp4 --frames 8 --annotate out.mp4
     """
+    videos = [video.path for text in sources if not is_camera(text) for video in videos_named(text)]
+    if csv_file is not None and not videos:
+        raise click.UsageError("--csv is for answers to videos, and a camera has no end.")
     _check_files(
         {"--output": output, "--csv": csv_file, "--annotate": annotate, "--record": record},
         {"--limits": options["limits_file"]},
-        sources,
+        {"--source": videos, "BUNDLE": [bundle]},
     )
     if frames is not None and options["escalate"]:
         raise click.UsageError("--escalate chooses frame counts, and --frames fixes one.")
@@ -231,14 +235,26 @@ def run(
 
 
 def _check_files(
-    written: dict[str, Path | None], read: dict[str, Path | None], sources: Sequence[str]
+    written: dict[str, Path | None],
+    read: dict[str, Path | None],
+    sources: dict[str, Sequence[Path]],
 ) -> None:
     """Refuse to write over what is read, or twice to one file.
+
+    Args:
+        written: files, by option.
+        read: the same.
+        sources: files and folders of files that are read, by option.
 
     Raises:
         click.UsageError: two options name the same file.
     """
-    seen = {Path(os.path.expanduser(text)).absolute().resolve(): "--source" for text in sources}
+    seen = {
+        file.absolute().resolve(): option
+        for option, paths in sources.items()
+        for path in paths
+        for file in (path, *(path.iterdir() if path.is_dir() else ()))
+    }
     for option, path in {**read, **written}.items():
         if path is not None and (path.is_file() or not path.exists()):  # not /dev/null
             other = seen.setdefault(path.absolute().resolve(), option)

@@ -36,6 +36,7 @@ class LineFile:
         """
         if isinstance(self._target, Path):
             with written(self._target):
+                self._target.parent.mkdir(parents=True, exist_ok=True)
                 self._file: TextIO = self._stack.enter_context(
                     open(self._target, "w", encoding="utf-8")
                 )

@@ -19,7 +19,7 @@ from ffn_edge.errors import VideoError, printable
 from ffn_edge.frame_folder import FrameFolder
 from ffn_edge.video import UNSTATED_FPS, VideoReader
 from ffn_edge.video import Frame as Frame
-from ffn_edge.video_list import find_videos
+from ffn_edge.video_list import Video, find_videos
 
 
 class Stream(Protocol):
@@ -247,10 +247,7 @@ def open_source(
         if is_camera(each):
             streams.append(CameraStream(each, short_side=short_side, say=say))
             continue
-        videos = find_videos(each)
-        if len(videos) == 1:
-            _check_there(videos[0].path)
-        for video in videos:
+        for video in videos_named(each):
             streams.append(
                 VideoStream(video.path, realtime=realtime)
                 if video.num_frames is None
@@ -259,8 +256,19 @@ def open_source(
     return Source(streams=tuple(streams), skip_broken=len(streams) > 1)
 
 
+def videos_named(text: str) -> list[Video]:
+    """Return what `find_videos` finds, if it is there: before engines and outputs are opened.
+
+    Raises:
+        VideoError: there is no such video.
+    """
+    videos = find_videos(text)
+    if len(videos) == 1:
+        _check_there(videos[0].path)
+    return videos
+
+
 def _check_there(path: Path) -> None:
-    """Refuse what is missing before engines are opened."""
     try:
         os.stat(path)
     except FileNotFoundError as error:

@@ -64,7 +64,7 @@ class Adapted:
         loss: the mean KL divergence from the teacher in the last epoch, in nats, by frame count;
             empty after recalibration.
         accuracy: of these frame counts; empty without a validation list.
-        broken_videos: could not be read.
+        broken_videos: why each that could not be read could not.
     """
 
     output: str
@@ -133,7 +133,7 @@ def adapt(
         seconds=seconds,
         loss=loss,
         accuracy=accuracy,
-        broken_videos=batches.broken.paths,
+        broken_videos=batches.broken.reasons,
     )
 
 
@@ -201,7 +201,7 @@ def recalibrate(
         seconds=seconds,
         loss={},
         accuracy=accuracy,
-        broken_videos=batches.broken.paths,
+        broken_videos=batches.broken.reasons,
     )
 
 

@@ -75,13 +75,13 @@ class VideoBatches:
             DataError: too many videos are broken.
         """
         console = Console(stderr=True)
-        known = len(self.broken.paths)
+        known = len(self.broken.reasons)
         self._sampler.start(number)
         batches = self.broken.watch(self._loader)
         with progress(console, description) as show:
             for done, batch in enumerate(batches, start=1):
                 show(done, len(self))
                 yield batch
-        for path in self.broken.paths[known:]:
-            text = f"skipped, could not be read: {path}"
+        for reason in self.broken.reasons[known:]:
+            text = f"skipped: {reason}"
             console.print(text, markup=False, highlight=False, soft_wrap=True)

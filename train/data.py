@@ -37,7 +37,7 @@ class Sample:
     Attributes:
         clips: by frame count, uint8 (T, S, S, 3), RGB. Empty if no video could be read.
         label: of these clips.
-        broken: the videos that were tried and could not be read.
+        broken: of each video that was tried and could not be read, why.
     """
 
     clips: dict[int, Clip]
@@ -121,8 +121,8 @@ class VideoDataset(Dataset[Sample]):
                     clips, label = self._training_clips(video, rng)
                 else:
                     clips, label = self._test_clips(video), video.label
-            except VideoError:
-                broken.append(str(video.path))
+            except VideoError as error:
+                broken.append(error.message)
             else:
                 return Sample(clips, label, tuple(broken))
         return Sample({}, self.videos[index].label, tuple(broken))

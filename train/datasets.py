@@ -19,7 +19,8 @@ class DatasetFacts:
     Attributes:
         name: as it is written.
         num_classes: how many it has; None if that is not known.
-        frame_pattern: the name of an image in a frame folder; the first frame is number 1.
+        frame_pattern: the name of an image in a frame folder; the first frame is number 1. None
+            is whatever images there are, in the order of the numbers in their names.
         mirror: which classes become each other when left and right are swapped; None: never
             mirror, since direction is part of the labels.
         upside_down: the same for top and bottom.
@@ -28,7 +29,7 @@ class DatasetFacts:
 
     name: str
     num_classes: int | None
-    frame_pattern: str = "img_%05d.jpg"
+    frame_pattern: str | None = "img_%05d.jpg"
     mirror: Swaps | None = None
     upside_down: Swaps | None = None
     backwards: Swaps | None = None
@@ -101,7 +102,7 @@ DATASETS = {
         backwards=_ORDERS,
     ),
     # Any other. Whether its labels tell left from right is not known: no flip.
-    "custom": DatasetFacts(name="this data set", num_classes=None),
+    "custom": DatasetFacts(name="this data set", num_classes=None, frame_pattern=None),
 }
 
 

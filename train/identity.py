@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ffn_edge.bundle import file_record
 from ffn_edge.errors import RecipeError
-from ffn_edge.video_list import read_list
+from ffn_edge.video_list import images_in_folder, read_list
 
 
 def content_of(path: str | Path) -> str:
@@ -22,7 +22,9 @@ def content_of(path: str | Path) -> str:
         raise RecipeError(f"cannot read {path}: {error.strerror}", "put it back.") from error
 
 
-def content_of_videos(list_file: str | Path, root: str | Path | None, frame_pattern: str) -> str:
+def content_of_videos(
+    list_file: str | Path, root: str | Path | None, frame_pattern: str | None
+) -> str:
     """Return a hash of what a list says and of how large each of its videos is.
 
     Two lists may say the same, each of the videos in its own folder. To read the videos
@@ -31,7 +33,8 @@ def content_of_videos(list_file: str | Path, root: str | Path | None, frame_patt
     Args:
         list_file: see `ffn_edge.video_list.read_list`.
         root: the same.
-        frame_pattern: the name of an image in a frame folder, of which the first one counts.
+        frame_pattern: of the images in a frame folder, of which the first one counts; see
+            `FrameFolder`.
 
     Raises:
         DataError: the list cannot be read, or something in it is not there.
@@ -39,7 +42,11 @@ def content_of_videos(list_file: str | Path, root: str | Path | None, frame_patt
     videos = read_list(list_file, num_classes=None, root=root)
     digest = hashlib.sha256(Path(list_file).read_bytes())
     for video in videos:
-        file = video.path if video.num_frames is None else video.path / (frame_pattern % 1)
+        file = video.path
+        if video.num_frames is not None and frame_pattern is not None:
+            file /= frame_pattern % 1
+        elif video.num_frames is not None:
+            file = next(iter(images_in_folder(file)), file)
         # A video that cannot be read is one that training leaves out.
         digest.update(f" {file.stat().st_size if file.is_file() else None}".encode())
     return digest.hexdigest()

@@ -32,7 +32,7 @@ class Batch:
     Attributes:
         clips: by frame count, uint8 (B, T, S, S, 3), RGB. Empty if no video could be read.
         labels: int64 (B,). B is the batch size less the videos that could not be read.
-        broken: the videos that could not be read.
+        broken: of each video that could not be read, why.
     """
 
     clips: dict[int, Tensor]
@@ -192,8 +192,8 @@ class BrokenVideos:
         self._seen = 0
 
     @property
-    def paths(self) -> tuple[str, ...]:
-        """The broken videos, each once, in the order in which they were met."""
+    def reasons(self) -> tuple[str, ...]:
+        """Why each broken video could not be read, in the order in which they were met."""
         return tuple(self._broken)
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -217,7 +217,7 @@ class BrokenVideos:
         if too_many and judged:
             raise DataError(
                 f"{len(self._broken)} of {seen} videos cannot be read, which is more than "
-                f"{self._max_share:.0%}: {', '.join(self.paths[:3])}"
-                + (", …" if len(self._broken) > 3 else ""),
+                f"{self._max_share:.0%}: {'; '.join(self.reasons[:3])}"
+                + ("; …" if len(self._broken) > 3 else ""),
                 "copy or download them again, or remove their lines from the list file.",
             )

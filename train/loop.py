@@ -204,10 +204,10 @@ def train(
                 return state
 
             def unreadable() -> tuple[str, ...]:
-                paths = processes.gather((*broken.paths, *broken_val.paths))
-                for path in paths:
-                    log.note(f"skipped, could not be read: {path}")
-                return paths
+                reasons = processes.gather((*broken.reasons, *broken_val.reasons))
+                for reason in reasons:
+                    log.note(f"skipped: {reason}")
+                return reasons
 
             for epoch in range(state.epoch, recipe.epochs):
                 first = state.step - epoch * steps_per_epoch
@@ -224,7 +224,7 @@ def train(
                         broken.add(batch)
                         if not len(batch.labels):
                             raise DataError(
-                                f"not one video of a batch can be read, such as {batch.broken[0]}",
+                                f"not one video of a batch can be read: {batch.broken[0]}",
                                 "check the disk, then continue with --resume.",
                             )
                         clips = {

@@ -291,7 +291,7 @@ def _scene(demo: DemoResult) -> str:
         "<p>The deadline is one that the load makes a difference for. In a rehearsal of "
         f"{REHEARSAL_SECONDS:.0f} s under load, the share of answers that kept it with {fewer} "
         f"frames exceeded that with {highest} the most; but it is at least {LEAST_DEADLINE:g} "
-        f"times what {highest} frames take on an idle machine.</p>"
+        f"times what {highest} frames take at their fastest (10 % quantile).</p>"
     )
 
 

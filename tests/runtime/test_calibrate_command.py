@@ -130,8 +130,11 @@ def test_folders_of_frames_answer_as_their_videos_do(
             cv2.imwrite(str(tmp_path / f"frames {number}" / f"{index}.png"), image)
         lines.append(f"frames {number} {len(images)} {number % 3}\n")
     (tmp_path / "folders.txt").write_text("".join(lines) * 8)
-    expected = invoke(bundle.path, "--list", videos, "--json").stdout
-    assert invoke(bundle.path, "--list", tmp_path / "folders.txt", "--json").stdout == expected
+    found = [
+        json.loads(invoke(bundle.path, "--list", path, "--json").stdout) | {"created": ""}
+        for path in (videos, tmp_path / "folders.txt")
+    ]
+    assert found[0] == found[1]
 
 
 def test_a_bundle_for_several_clips_at_once_is_refused(

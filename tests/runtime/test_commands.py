@@ -292,6 +292,70 @@ def test_no_option_writes_over_the_source(bundle: Bundle, video: Path, option: s
     assert video.read_bytes() == before
 
 
+@pytest.mark.parametrize("source", ["folder", "pattern", "list"])
+@pytest.mark.parametrize("option", ["--output", "--csv", "--record"])
+def test_no_option_writes_over_one_of_several_sources(
+    bundle: Bundle, write_video: Callable[..., Path], tmp_path: Path, source: str, option: str
+) -> None:
+    (tmp_path / "films").mkdir()
+    videos = [write_video(f"films/{name}.mp4", ["red"] * 12) for name in "ab"]
+    (tmp_path / "list.txt").write_text("films/a.mp4\nfilms/b.mp4\n")
+    named = {"folder": "films", "pattern": "films/*.mp4", "list": "list.txt"}[source]
+    before = videos[1].read_bytes()
+    arguments = [str(bundle.path), "--source", str(tmp_path / named), option, str(videos[1])]
+    result = CliRunner().invoke(run, arguments)
+    assert result.exit_code == 2
+    assert f"{option} and --source name the same file" in result.output
+    assert videos[1].read_bytes() == before
+
+
+def test_no_option_writes_over_the_bundle_or_an_image_of_a_frame_folder(
+    bundle: Bundle, video: Path, tmp_path: Path
+) -> None:
+    manifest = bundle.path / "manifest.json"
+    before = manifest.read_bytes()
+    result = CliRunner().invoke(
+        run, [str(bundle.path), "--source", str(video), "--csv", str(manifest)]
+    )
+    assert (result.exit_code, manifest.read_bytes()) == (2, before)
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "0.png").write_bytes(b"a picture")
+    result = CliRunner().invoke(
+        run,
+        [
+            *(str(bundle.path), "--source", str(tmp_path / "frames")),
+            *("--output", str(tmp_path / "frames" / "0.png")),
+        ],
+    )
+    assert result.exit_code == 2
+    assert (tmp_path / "frames" / "0.png").read_bytes() == b"a picture"
+
+
+def test_a_source_that_is_not_there_leaves_what_was_written_before(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "keep.csv").write_text("of the last run")
+    result = CliRunner().invoke(
+        run,
+        [
+            str(bundle.path),
+            "--source",
+            str(tmp_path / "no.mp4"),
+            "--csv",
+            str(tmp_path / "keep.csv"),
+        ],
+    )
+    assert isinstance(result.exception, FfnEdgeError)
+    assert (tmp_path / "keep.csv").read_text() == "of the last run"
+
+
+def test_a_camera_has_no_answers_for_a_csv_file(bundle: Bundle, tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        run, [str(bundle.path), "--source", "0", "--csv", str(tmp_path / "a.csv")]
+    )
+    assert (result.exit_code, "camera" in result.output) == (2, True)
+
+
 def test_the_only_video_of_a_list_is_not_written_over(
     bundle: Bundle, video: Path, tmp_path: Path
 ) -> None:
@@ -300,8 +364,7 @@ def test_the_only_video_of_a_list_is_not_written_over(
     result = CliRunner().invoke(
         run, [str(bundle.path), "--source", str(tmp_path / "list.txt"), "--annotate", str(video)]
     )
-    assert isinstance(result.exception, VideoError)
-    assert video.read_bytes() == before
+    assert (result.exit_code, video.read_bytes()) == (2, before)
 
 
 def test_what_is_no_file_may_be_written_twice(bundle: Bundle, video: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -272,7 +273,8 @@ def test_a_frame_folder_with_a_gap_is_broken(folders: Path) -> None:
     (folders.parent / "one" / "000007.jpg").unlink()
     sample = dataset(folders, facts=FOLDERS)[0, 0]
     assert sample.label == 2  # the next one's
-    assert sample.broken == (str(folders.parent / "one"),)
+    (reason,) = sample.broken
+    assert str(folders.parent / "one") in reason
 
 
 # --- broken videos ------------------------------------------------------------------------------
@@ -283,7 +285,8 @@ def test_a_broken_video_is_replaced_in_training_by_the_next_readable_one(listed:
     (listed.parent / "video 5.mp4").write_bytes(b"")
     sample = dataset(listed)[0, 4]
     assert sample.label == 0  # video 0 follows video 5
-    assert sample.broken == tuple(str(listed.parent / f"video {i}.mp4") for i in (4, 5))
+    named = [re.search(r"video \d", reason) for reason in sample.broken]
+    assert [found and found[0] for found in named] == ["video 4", "video 5"]
     assert sorted(sample.clips) == [4, 8, 16]
 
 
@@ -291,7 +294,8 @@ def test_a_broken_video_is_left_out_in_testing(listed: Path) -> None:
     truncate(listed.parent / "video 4.mp4")
     sample = dataset(listed, train=False)[0, 4]
     assert sample.clips == {}
-    assert sample.broken == (str(listed.parent / "video 4.mp4"),)
+    (reason,) = sample.broken
+    assert str(listed.parent / "video 4.mp4") in reason
 
 
 def test_where_every_video_is_broken_a_training_sample_has_no_clip(listed: Path) -> None:
@@ -299,7 +303,8 @@ def test_where_every_video_is_broken_a_training_sample_has_no_clip(listed: Path)
         truncate(listed.parent / f"video {i}.mp4")
     sample = dataset(listed)[0, 0]
     assert sample.clips == {}
-    assert set(sample.broken) == {str(listed.parent / f"video {i}.mp4") for i in range(6)}
+    for i in range(6):
+        assert any(f"video {i}.mp4" in reason for reason in sample.broken)
 
 
 def test_class_names_of_another_data_set_are_refused(listed: Path) -> None:

@@ -195,13 +195,13 @@ def test_broken_videos_up_to_the_limit_are_borne_and_each_is_counted_once() -> N
     broken.add(batch(99, "a.mp4"))
     broken.add(batch(99, "a.mp4"))
     broken.add(batch(95, "b.mp4", "c.mp4"))
-    assert broken.paths == ("a.mp4", "b.mp4", "c.mp4")
+    assert broken.reasons == ("a.mp4", "b.mp4", "c.mp4")
 
 
 def test_more_broken_videos_than_the_limit_stop_the_run() -> None:
     broken = BrokenVideos(1000, max_share=0.05)
     broken.add(batch(19, "a.mp4"))
-    with pytest.raises(DataError, match=r"3 of 40 .* more than 5%: a\.mp4, b\.mp4, c\.mp4"):
+    with pytest.raises(DataError, match=r"3 of 40 .* more than 5%: a\.mp4; b\.mp4; c\.mp4"):
         broken.add(batch(18, "b.mp4", "c.mp4"))
 
 
@@ -209,7 +209,7 @@ def test_one_broken_video_among_the_first_few_is_no_reason_to_stop() -> None:
     broken = BrokenVideos(1000)
     broken.add(batch(7, "a.mp4"))
     broken.add(batch(30))
-    assert broken.paths == ("a.mp4",)
+    assert broken.reasons == ("a.mp4",)
 
 
 def test_later_epochs_do_not_thin_out_the_broken_share() -> None:
@@ -225,7 +225,7 @@ def test_a_batch_without_a_readable_video_is_passed_over_while_the_share_is_smal
     broken = BrokenVideos(1000)
     watched = broken.watch([batch(99), batch(0, "a.mp4"), batch(1)])
     assert [len(each.labels) for each in watched] == [99, 1]
-    assert broken.paths == ("a.mp4",)
+    assert broken.reasons == ("a.mp4",)
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def partly_broken(list_file: Path, tmp_path: Path) -> Path:
 def test_broken_videos_are_reported_through_the_loader(partly_broken: Path) -> None:
     trained, tested = batches(partly_broken), batches(partly_broken, train=False)
     bad = {str(partly_broken.parent / "3.mp4"), str(partly_broken.parent / "7.mp4")}
-    assert {path for batch in trained for path in batch.broken} == bad
-    assert {path for batch in tested for path in batch.broken} == bad
+    for found in (trained, tested):
+        assert {reason.split()[0] for batch in found for reason in batch.broken} == bad
     assert all(len(batch.labels) == 3 for batch in trained)  # replaced
     assert sum(len(batch.labels) for batch in tested) == 2 * 8  # left out
