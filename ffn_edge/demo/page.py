@@ -263,11 +263,11 @@ def _runs_table(demo: DemoResult) -> str:
         "run",
         "mean frames",
         "in time",
-        "idle",
-        "under load",
+        "in time, idle",
+        "in time, under load",
         "late",
-        "idle",
-        "under load",
+        "late, idle",
+        "late, under load",
         "right, late or not",
     )
     return _table(
