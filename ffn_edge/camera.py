@@ -237,6 +237,8 @@ class Camera:
         Raises:
             VideoError: the camera stopped.
         """
+        if _python_ends.is_set():  # not after the lock, which is not fair to who waits for it
+            threading.Event().wait()
         frame: Images
         with self._in_driver:
             found, frame = self._capture.read()
@@ -246,6 +248,7 @@ class Camera:
 
 
 _cameras: weakref.WeakSet[Camera] = weakref.WeakSet()
+_python_ends = threading.Event()
 
 
 @atexit.register
@@ -255,6 +258,7 @@ def _wait_for_drivers() -> None:
     At its end Python stops a thread that returns from native code, and C++ aborts the process for
     that. A thread that waits for a lock is harmless. A driver that hangs for longer is left.
     """
+    _python_ends.set()
     until = time.monotonic() + _LAST_CALL_S
     for camera in list(_cameras):
         camera._in_driver.acquire(timeout=max(0.0, until - time.monotonic()))

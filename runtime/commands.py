@@ -176,6 +176,7 @@ def run(
       ffn-edge run bundle --source csi://0 --battery-wh 20 --until 18:00
       ffn-edge run bundle --source clip.mp4 --frames 8 --annotate out.mp4
     """
+    loaded = Bundle.load(bundle)
     videos = [video.path for text in sources if not is_camera(text) for video in videos_named(text)]
     if csv_file is not None and not videos:
         raise click.UsageError("--csv is for answers to videos, and a camera has no end.")
@@ -197,7 +198,6 @@ def run(
         battery_j=None if battery_wh is None else battery_wh * 3600,
         until_s=None if until_s is None else time.monotonic() + until_s,
     )
-    loaded = Bundle.load(bundle)
     engines = take_engine_options(options)
     to_stdout = output is None and (as_json or not sys.stdout.isatty())
     answers = Answers(loaded.manifest.classes, options["window_s"])

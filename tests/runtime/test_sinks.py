@@ -131,8 +131,15 @@ def test_a_full_disk_is_an_error(new_result: NewResult) -> None:
 
 
 def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "no").touch()
     with pytest.raises(FfnEdgeError, match="could not be written"):
         JsonLines(tmp_path / "no" / "folder.jsonl").__enter__()
+
+
+def test_the_folder_of_a_file_is_made(tmp_path: Path) -> None:
+    with JsonLines(tmp_path / "new" / "folder" / "lines.jsonl"):
+        pass
+    assert (tmp_path / "new" / "folder" / "lines.jsonl").is_file()
 
 
 def shown_by(results: list[Result]) -> str:

@@ -92,6 +92,7 @@ def test_every_line_is_there_when_the_run_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_a_trace_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "no").touch()
     with pytest.raises(FfnEdgeError, match="could not be written"):
         TraceWriter(tmp_path / "no" / "trace.jsonl").__enter__()
 
