@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ffn_edge.errors import WriteError, reason_of
+
+# In the names of files and folders that are not whole yet.
+_UNFINISHED = ".unfinished-"
+_LEFTOVER = re.compile(rf"\..+{re.escape(_UNFINISHED)}[a-z0-9_]{{8}}(\..*)?")
+# Of Linux: <fcntl.h>, <linux/fs.h>.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
@@ -37,13 +47,13 @@ def written(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def _belongs(name: str, path: str | os.PathLike[str]) -> bool:
     """Tell whether a file is `path`, a part of it, a temporary of it, or a folder around it."""
-    named, target = Path(os.path.abspath(name)), Path(os.path.abspath(path))
+    named, target = Path(os.path.abspath(name)), Path(os.path.realpath(path))
     if named in target.parents:
         return True
     if target.parent not in named.parents:
         return False
     beside = named.relative_to(target.parent).parts[0]
-    return beside == target.name or beside.startswith(f".{target.stem}-")
+    return beside == target.name or beside.startswith(f".{target.stem}{_UNFINISHED}")
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -68,22 +78,18 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, else it is removed.
 
-    The temporary name keeps the suffix of `path`, since some writers choose a format by it.
+    The temporary name keeps the suffix of `path`, since some writers choose a format by it. Where
+    `path` is a link, what it leads to is replaced.
 
     Raises:
         WriteError: the folder cannot be written, or the disk is full. `path` is then untouched.
     """
     with written(path):
-        yield from _atomic_file(Path(path))
+        yield from _atomic_file(Path(os.path.realpath(path)))
 
 
 def _atomic_file(target: Path) -> Iterator[Path]:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix
-    )
-    os.close(handle)
-    temporary = Path(name)
+    handle, temporary = _begin(target, _make_file)
     try:
         yield temporary
         # mkstemp makes files that only the owner may read; give them the modes of any new file.
@@ -93,6 +99,7 @@ def _atomic_file(target: Path) -> Iterator[Path]:
         _flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -109,23 +116,22 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield an empty folder beside `path`; on success it takes the place of `path`.
 
-    A folder cannot be replaced in one step by portable means: the old one is renamed aside,
-    the new one renamed in, then the old one removed. Were the machine to stop between the two
-    renames, the old folder would stand whole under `.NAME-old`; the next call moves it back.
+    Linux exchanges the two in one step. Where the file system cannot (FAT, NFS), the old folder is
+    renamed aside first: a stop before the second rename leaves it whole as `.NAME-old`, and the
+    next call moves it back. Where `path` is a link, what it leads to is replaced.
 
     Raises:
         WriteError: the folder cannot be written, or the disk is full. `path` is then untouched.
     """
     with written(path):
-        yield from _atomic_folder(Path(os.path.abspath(path)))  # "." has no name to put one beside
+        yield from _atomic_folder(Path(os.path.realpath(path)))
 
 
 def _atomic_folder(target: Path) -> Iterator[Path]:
-    target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}-old")
     if aside.exists() and not target.exists():
         os.rename(aside, target)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    handle, temporary = _begin(target, tempfile.mkdtemp)
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
@@ -134,19 +140,112 @@ def _atomic_folder(target: Path) -> Iterator[Path]:
                 file.chmod(0o666 & ~_umask())
             _flush(file)
         _flush(temporary)
-        shutil.rmtree(aside, ignore_errors=True)
-        if target.exists():
-            os.rename(target, aside)
-        try:
+        if not target.exists():
             os.rename(temporary, target)
-        except OSError:
-            if aside.exists():
-                os.rename(aside, target)
-            raise
+        else:
+            with locked(target):
+                if not _exchanged(temporary, target):
+                    _replaced(temporary, target, aside)
         _flush(target.parent)
-        shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+def _replaced(new: Path, target: Path, aside: Path) -> None:
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(target, aside)
+    try:
+        os.rename(new, target)
+    except OSError:
+        os.rename(aside, target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchanged(first: Path, second: Path) -> bool:
+    """Let two folders change places in one step; tell whether the system can."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # not Linux, or a C library before glibc 2.28
+        return False
+    code: int = rename(
+        _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE
+    )
+    return code == 0
+
+
+@contextmanager
+def locked(
+    folder: str | os.PathLike[str], waiting: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Let one holder at a time change a folder; the lock leaves no file, and ends with its process.
+
+    On NFS folders cannot be locked, and nobody waits.
+
+    Args:
+        folder: that exists.
+        waiting: is called once if another holds it.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    while True:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            except OSError:  # NFS
+                pass
+            # While it waited another folder may have been put in its place.
+            if os.path.samestat(os.fstat(handle), os.stat(folder)):
+                yield
+                return
+        finally:
+            os.close(handle)
+
+
+def _begin(target: Path, make: Callable[..., str]) -> tuple[int, Path]:
+    """Make a temporary beside `target`; return the handle that locks it, and its path.
+
+    What killed processes left in the folder is removed: its lock went with its process.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for entry in os.scandir(target.parent):
+        if _LEFTOVER.fullmatch(entry.name):
+            _remove_unless_locked(Path(entry.path))
+    prefix, suffix = f".{target.stem[:100]}{_UNFINISHED}", target.suffix
+    while True:
+        temporary = Path(make(dir=target.parent, prefix=prefix, suffix=suffix))
+        with suppress(FileNotFoundError):  # where another took it for a leftover, before the lock
+            handle = os.open(temporary, os.O_RDONLY)
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if temporary.exists():
+                return handle, temporary
+            os.close(handle)
+
+
+def _remove_unless_locked(leftover: Path) -> None:
+    with suppress(OSError):
+        handle = os.open(leftover, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+        finally:
+            os.close(handle)
+
+
+def _make_file(**where: Any) -> str:
+    handle, name = tempfile.mkstemp(**where)
+    os.close(handle)
+    return str(name)
 
 
 def _umask() -> int:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
-from ffn_edge.atomic import atomic_file, atomic_folder, check_writable, write_text
+from ffn_edge.atomic import atomic_file, atomic_folder, check_writable, locked, write_text
 from ffn_edge.errors import FfnEdgeError, WriteError
 
 
@@ -82,9 +84,28 @@ def test_a_failed_write_leaves_the_previous_folder_and_nothing_else(tmp_path: Pa
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def without_exchange(patch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot exchange two names, as FAT and NFS."""
+    patch.setattr("ffn_edge.atomic._exchanged", lambda *_: False)
+
+
+def test_a_folder_takes_the_place_of_another_also_where_none_can_be_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_exchange(monkeypatch)
+    folder = tmp_path / "bundle"
+    for name in ("old", "new"):
+        with atomic_folder(folder) as temporary:
+            (temporary / name).touch()
+
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_a_folder_that_cannot_be_put_in_place_leaves_the_previous_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    without_exchange(monkeypatch)
     folder = tmp_path / "bundle"
     folder.mkdir()
     (folder / "old").touch()
@@ -114,6 +135,105 @@ def test_a_stop_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
 
     assert (tmp_path / "bundle" / "old").exists()
     assert not aside.exists()
+
+
+def test_there_is_a_folder_at_every_moment_of_its_replacement(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    with atomic_folder(folder) as temporary:
+        (temporary / "file").touch()
+    stop, seen = threading.Event(), [0, 0]
+
+    def look() -> None:
+        while not stop.is_set():
+            seen[(folder / "file").exists()] += 1
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    for _ in range(100):
+        with atomic_folder(folder) as temporary:
+            (temporary / "file").touch()
+    stop.set()
+    watcher.join()
+    assert seen[True]
+    assert not seen[False]
+
+
+def killed_while(write: Callable[[], None]) -> None:
+    """Let a process of its own be killed in the midst of a write."""
+    child = os.fork()
+    if not child:
+        write()
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("write", [atomic_file, atomic_folder])
+def test_what_a_killed_process_left_goes_with_the_next_write(
+    tmp_path: Path, write: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
+    target = tmp_path / "bundle.pt"
+    other = tmp_path / ".bundle-mine.pt"
+    other.touch()
+
+    def and_die() -> None:
+        with write(target):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    killed_while(and_die)
+    killed_while(and_die)
+    with atomic_file(tmp_path / "another"):
+        assert len(list(tmp_path.iterdir())) == 2
+    (tmp_path / "another").unlink()
+    killed_while(and_die)
+    with write(target) as outer, write(target) as inner:  # two at a time leave each other theirs
+        assert len(list(tmp_path.iterdir())) == 3
+        assert outer.exists()
+        assert inner.exists()
+    assert sorted(tmp_path.iterdir()) == [other, target]
+
+
+@pytest.mark.parametrize("write", [atomic_file, atomic_folder])
+def test_a_link_stays_and_what_it_leads_to_is_replaced(
+    tmp_path: Path, write: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
+    (tmp_path / "versions").mkdir()
+    link = tmp_path / "current"
+    link.symlink_to("versions/1")
+
+    for content in ("new", "newer"):
+        with write(link) as temporary:
+            (temporary / "file" if temporary.is_dir() else temporary).write_text(content)
+
+    assert os.readlink(link) == "versions/1"
+    there = tmp_path / "versions" / "1"
+    assert (there / "file" if there.is_dir() else there).read_text() == "newer"
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.name != "file") == [
+        "1", "current", "versions",
+    ]  # fmt: skip
+
+
+def test_one_at_a_time_holds_a_folder_and_who_waited_sees_its_successor(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    waits = threading.Event()
+    found: list[str] = []
+
+    def wait() -> None:
+        with locked(folder, waits.set):
+            found.extend(path.name for path in folder.iterdir())
+
+    waiter = threading.Thread(target=wait)
+    with locked(folder):
+        waiter.start()
+        assert waits.wait(10)
+        new = tmp_path / "new"
+        new.mkdir()
+        (new / "file").touch()
+        os.rename(folder, tmp_path / "old")
+        os.rename(new, folder)
+        assert not found
+    waiter.join(10)
+    assert found == ["file"]
 
 
 def below_a_file(folder: Path) -> Path:
