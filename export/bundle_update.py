@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 import ffn_edge
-from ffn_edge.atomic import atomic_file, write_text
+from ffn_edge.atomic import atomic_file, locked, write_text
 from ffn_edge.bundle import (
     MANIFEST,
     SCHEMA_VERSION_WITH_VECTORS,
@@ -32,6 +33,7 @@ from ffn_edge.bundle import (
     Manifest,
     SubNetwork,
     file_record,
+    read_manifest,
 )
 from ffn_edge.errors import ExportError, reason_of
 from ffn_edge.export.bundle_writer import (
@@ -50,6 +52,7 @@ from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.weight_file import WeightFile, read_header
 
+_PER_FRAME_COUNT = re.compile(r"(frames_[\d-]+\.safetensors|graph_[\d-]+\.onnx)")
 _EXPORT_WHOLE = "export the whole checkpoint as a bundle of its own: -o FOLDER."
 
 
@@ -110,8 +113,21 @@ def update_bundle(
         ExportError: the bundle is of another network, a frame count does not exist, or the disk
             is full. The bundle is then as it was.
     """
-    folder = Path(path)
     counts = check_frame_counts(frame_counts)
+    folder = Path(path)
+    if not folder.is_dir():
+        Bundle.load(folder)  # which says so
+    with locked(folder, lambda: progress("waiting for another export into it")):
+        return _update(network, card, folder, counts, progress)
+
+
+def _update(
+    network: FrameFlexibleNetwork,
+    card: ModelCard,
+    folder: Path,
+    counts: tuple[int, ...],
+    progress: Callable[[str], None],
+) -> BundleUpdate:
     before = Bundle.load(folder)
     manifest = before.manifest
     _check_same_kind(manifest, network, card)
@@ -139,22 +155,25 @@ def update_bundle(
         after = _updated(manifest, sub_networks, written)
         check_before_use(Bundle(folder, after, ""))
         write_text(folder / MANIFEST, after.to_json())
-    except BaseException as error:
+    except (OSError, SafetensorError) as error:
+        raise ExportError(
+            f"could not write into {folder}: {reason_of(error)}",
+            "free space on the disk; the bundle is as it was.",
+        ) from error
+    finally:
         # An interruption may come just after the manifest is in place.
-        in_use = Manifest.from_json((folder / MANIFEST).read_text(encoding="utf-8")).files
-        for name in written.keys() - in_use.keys():
-            written[name].unlink(missing_ok=True)
-        if isinstance(error, OSError | SafetensorError):
-            raise ExportError(
-                f"could not write into {folder}: {reason_of(error)}",
-                "free space on the disk; the bundle is as it was.",
-            ) from error
-        raise
-    for name in manifest.files.keys() - after.files.keys():
-        (folder / name).unlink(missing_ok=True)
+        _remove_unused(folder)
     sizes = {name: file.stat().st_size for name, file in written.items()}
     sizes[MANIFEST] = (folder / MANIFEST).stat().st_size
     return BundleUpdate(Bundle.load(folder), counts, sizes)
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove vectors and graphs that the manifest does not name: replaced, or never put to use."""
+    in_use = read_manifest(folder).files
+    for file in folder.iterdir():
+        if _PER_FRAME_COUNT.fullmatch(file.name) and file.name not in in_use:
+            file.unlink()
 
 
 def _own(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from ffn_edge.bundle import (
     InputContract,
     Manifest,
     SubNetwork,
+    WeightsDtype,
     file_record,
+    read_manifest,
 )
 from ffn_edge.compose import Array, compose, composed_sha256
 from ffn_edge.errors import BundleError, ExportError, reason_of
@@ -36,7 +39,7 @@ from ffn_edge.network.cost import count_macs
 from ffn_edge.network.ffn import Layout
 from ffn_edge.weight_file import WeightFile, read_header
 
-WEIGHTS_DTYPES = {"fp32": "float32", "fp16": "float16"}
+WEIGHTS_DTYPES: Mapping[str, WeightsDtype] = {"fp32": "float32", "fp16": "float16"}
 
 
 def export_bundle(
@@ -91,7 +94,9 @@ def export_bundle(
         target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file()
     ):
         raise ExportError(f"{target} exists and is not a bundle", "name another folder.")
-    before = _manifest_at(target)
+    before = None
+    with suppress(BundleError):  # what cannot be read is replaced
+        before = read_manifest(target)
     if before and not replace and (lost := sorted(set(before.frame_counts) - set(counts))):
         raise ExportError(
             f"the bundle in {target} serves {', '.join(map(str, lost))} frames too, which would be "
@@ -149,14 +154,6 @@ def export_bundle(
     return Bundle.load(target)
 
 
-def _manifest_at(folder: Path) -> Manifest | None:
-    """Return the manifest of the bundle in a folder; None if there is none that can be read."""
-    try:
-        return Manifest.from_json((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, BundleError):
-        return None
-
-
 def _other_files(folder: Path, manifest: Manifest | None) -> list[Path]:
     """Return what is in a bundle's folder and not named by its manifest."""
     if manifest is None:
@@ -188,7 +185,9 @@ def input_contract(card: ModelCard, batch: int) -> InputContract:
     )
 
 
-def stored_tensors(folded: Sequence[FoldedNetwork], weights_dtype: str) -> dict[str, Tensor]:
+def stored_tensors(
+    folded: Sequence[FoldedNetwork], weights_dtype: WeightsDtype
+) -> dict[str, Tensor]:
     """Return the union of sub-networks' tensors as a weight file holds them, on the CPU.
 
     A shared tensor has one name, so it is there once.
@@ -225,7 +224,18 @@ def known_answer(
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file."""
+    """Write a safetensors file.
+
+    Raises:
+        ExportError: a weight or a known answer is not finite.
+    """
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ExportError(
+                f"{name} holds values that are no numbers",
+                "the training diverged: export an earlier checkpoint, or train at a lower "
+                "learning rate.",
+            )
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 

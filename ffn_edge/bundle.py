@@ -23,28 +23,28 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from ffn_edge.errors import BundleError, FfnEdgeError, reason_of
+from ffn_edge.errors import BundleError, reason_of
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.graph_check import MOST_BYTES as MOST_GRAPH_BYTES
 from ffn_edge.graph_check import check_graph
-from ffn_edge.versioned_json import read_versioned
-from ffn_edge.weight_file import EXPORT_AGAIN, MOST_TEXT_BYTES, RENAME, WeightFile, whole
+from ffn_edge.regular_file import MOST_TEXT_BYTES, open_regular, read_bytes
+from ffn_edge.schema import Between, Count, Format, Positive, Rgb, Share
+from ffn_edge.weight_file import EXPORT_AGAIN, RENAME, WeightFile
 
 # A bundle as it is exported. One with vector files is of the next version: a release that does not
 # know them would compose its weights from the wrong vectors, and must refuse it.
 SCHEMA_VERSION = 1
 SCHEMA_VERSION_WITH_VECTORS = 2
 MANIFEST = "manifest.json"
+WeightsDtype = Literal["float32", "float16"]
 WEIGHTS = "weights.safetensors"
 
 # A clip of 64 frames of 1080p has 400 MB.
 _MOST_CLIP_BYTES = 1 << 30
-_MOST_SHORT_SIDE = 8192
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _NAMES = "use up to 100 letters, digits, '_', '-' and '.', and begin with a letter."
 
@@ -58,12 +58,12 @@ class InputContract:
     cropping the centre.
     """
 
-    batch: int
-    height: int
-    width: int
-    short_side: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    batch: Positive
+    height: Positive
+    width: Positive
+    short_side: Annotated[int, Between(1, 8192)]
+    mean: Rgb
+    std: Rgb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +74,9 @@ class Accuracy:
     0 clips are those of an accuracy that was published without them.
     """
 
-    top1: float
-    top5: float
-    clips: int
+    top1: Share
+    top5: Share
+    clips: Count
 
 
 def standard_error(share: float, clips: int) -> float:
@@ -93,7 +93,7 @@ class SubNetwork:
 
     graph: str
     composed_sha256: str
-    macs: int
+    macs: Count
     accuracy: Accuracy | None = None
     vectors: str | None = None
 
@@ -102,7 +102,7 @@ class SubNetwork:
 class FileRecord:
     """What a file of the bundle must be."""
 
-    bytes: int
+    bytes: Count
     sha256: str
 
 
@@ -120,7 +120,7 @@ class Manifest:
     architecture: str
     classes: tuple[str, ...]
     frame_counts: tuple[int, ...]
-    weights_dtype: str
+    weights_dtype: WeightsDtype
     input: InputContract
     sub_networks: dict[int, SubNetwork]
     layers: tuple[str, ...]
@@ -132,65 +132,14 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: str = MANIFEST) -> Manifest:
+    def from_json(cls, text: str | bytes, where: str = MANIFEST) -> Manifest:
         """Read the text of a `manifest.json`.
 
         Raises:
             BundleError: not JSON, a schema version that this release does not know, a field
                 that is missing or of another kind.
         """
-        raw = read_versioned(
-            text,
-            (SCHEMA_VERSION, SCHEMA_VERSION_WITH_VECTORS),
-            where=where,
-            kind="a bundle's manifest",
-            hint=EXPORT_AGAIN,
-            hint_for_others="update ffn-edge on this machine, or export the bundle again with "
-            "this release.",
-            error=BundleError,
-        )
-        try:
-            return cls._from_fields(raw)
-        except FfnEdgeError as error:
-            raise BundleError(f"{where} is damaged: {error.message}", EXPORT_AGAIN) from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BundleError(
-                f"{where} is damaged: {type(error).__name__}: {error}", EXPORT_AGAIN
-            ) from error
-
-    @classmethod
-    def _from_fields(cls, raw: Mapping[str, Any]) -> Manifest:
-        contract = raw["input"]
-        sub_networks = {
-            int(frames): SubNetwork(
-                graph=_text(sub["graph"]),
-                composed_sha256=_text(sub["composed_sha256"]),
-                macs=whole(sub["macs"], "macs"),
-                accuracy=_accuracy(sub["accuracy"]) if sub.get("accuracy") else None,
-                vectors=_text(sub["vectors"]) if sub.get("vectors") else None,
-            )
-            for frames, sub in raw["sub_networks"].items()
-        }
-        return cls(
-            schema_version=raw["schema_version"],
-            producer=_text(raw["producer"]),
-            architecture=_text(raw["architecture"]),
-            classes=_texts(raw["classes"]),
-            frame_counts=check_frame_counts(raw["frame_counts"]),
-            weights_dtype=_text(raw["weights_dtype"]),
-            input=InputContract(
-                batch=whole(contract["batch"], "batch", least=1),
-                height=whole(contract["height"], "height", least=1),
-                width=whole(contract["width"], "width", least=1),
-                short_side=whole(contract["short_side"], "short_side", least=1),
-                mean=_numbers(contract["mean"], "mean"),
-                std=_numbers(contract["std"], "std"),
-            ),
-            sub_networks=sub_networks,
-            layers=_texts(raw["layers"]),
-            unfolded=_texts(raw["unfolded"]),
-            files={name: _record(fields) for name, fields in raw["files"].items()},
-        )
+        return _FORMAT.from_text(text, where)
 
     def __post_init__(self) -> None:
         """Raise a BundleError unless names are plain and sizes are those of a clip.
@@ -203,6 +152,7 @@ class Manifest:
         for name in self.files:
             if not _PLAIN_NAME.fullmatch(name) or name.casefold() == MANIFEST:
                 raise BundleError(f"{name!r:.50} is not the name of a file in the bundle", _NAMES)
+        check_frame_counts(self.frame_counts)
         if set(self.sub_networks) != set(self.frame_counts):
             raise BundleError("frame_counts and sub_networks differ", EXPORT_AGAIN)
         subs = self.sub_networks.values()
@@ -215,8 +165,6 @@ class Manifest:
                 raise BundleError(f"{sub.graph} is larger than a graph can be", EXPORT_AGAIN)
         if not self.classes or len(set(self.classes)) < len(self.classes):
             raise BundleError("the classes are none, or one is there twice", EXPORT_AGAIN)
-        if self.weights_dtype not in ("float32", "float16"):
-            raise BundleError(f"there are no weights of {self.weights_dtype}", EXPORT_AGAIN)
         contract = self.input
         frame = contract.batch * contract.height * contract.width * 3
         if max(self.frame_counts) * frame > _MOST_CLIP_BYTES:
@@ -224,7 +172,7 @@ class Manifest:
                 f"a clip of {max(self.frame_counts)} frames has more than {_MOST_CLIP_BYTES} bytes",
                 "export for smaller frames, fewer of them, or a smaller batch.",
             )
-        if not max(contract.height, contract.width) <= contract.short_side <= _MOST_SHORT_SIDE:
+        if contract.short_side < max(contract.height, contract.width):
             raise BundleError(
                 f"frames of short_side {contract.short_side} have no "
                 f"{contract.width}x{contract.height} pixels to cut out",
@@ -232,44 +180,23 @@ class Manifest:
             )
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r:.50} is not a text")
-    value.encode()  # a lone surrogate could not be written anywhere
-    return value
+_FORMAT = Format(
+    cls=Manifest,
+    versions=(SCHEMA_VERSION, SCHEMA_VERSION_WITH_VECTORS),
+    kind="a bundle's manifest",
+    hint=EXPORT_AGAIN,
+    hint_for_others="update ffn-edge on this machine, or export again with this release.",
+    error=BundleError,
+)
 
 
-def _texts(values: object) -> tuple[str, ...]:
-    if not isinstance(values, list):
-        raise TypeError(f"{values!r:.50} is not a list of texts")
-    return tuple(map(_text, values))
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a bundle whose other files are not looked at.
 
-
-def _number(value: object, what: str, most: float = 1e6) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= most:
-        raise ValueError(f"{what} is {value!r:.50}, not a number up to {most:g}")
-    return float(value)
-
-
-def _numbers(values: object, what: str) -> tuple[float, ...]:
-    if not isinstance(values, list) or len(values) != 3:
-        raise TypeError(f"{what} is {values!r:.50}, not a list of three numbers")
-    return tuple(_number(value, what) for value in values)
-
-
-def _record(fields: Mapping[str, Any]) -> FileRecord:
-    found = FileRecord(**fields)
-    whole(found.bytes, "bytes")
-    return found
-
-
-def _accuracy(fields: Mapping[str, Any]) -> Accuracy:
-    found = Accuracy(**fields)
-    for name in ("top1", "top5"):
-        if _number(getattr(found, name), name, most=1) < 0:
-            raise ValueError(f"{name} is below 0")
-    whole(found.clips, "clips")
-    return found
+    Raises:
+        BundleError: it cannot be read, or is damaged.
+    """
+    return _FORMAT.read(folder / MANIFEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,9 +218,8 @@ class Bundle:
         """
         folder = Path(path)
         try:
-            content = _read_small(folder / MANIFEST, MOST_TEXT_BYTES)
-            text = content.decode()
-        except (OSError, ValueError) as error:
+            content = read_bytes(folder / MANIFEST, MOST_TEXT_BYTES)
+        except OSError as error:
             raise BundleError(
                 f"{folder} is not a bundle: "
                 + (
@@ -303,7 +229,7 @@ class Bundle:
                 ),
                 "name the folder that `ffn-edge export` wrote.",
             ) from error
-        manifest = Manifest.from_json(text, str(folder / MANIFEST))
+        manifest = Manifest.from_json(content, str(folder / MANIFEST))
         # A file may be a link, as in stores that share files between bundles: what it leads to
         # has the hash of the manifest, and is opened here alone and not by a library's own rules.
         for name, record in manifest.files.items():
@@ -348,9 +274,9 @@ class Bundle:
         """
         path = self.graph_path(frames)
         try:
-            content = _read_small(path, MOST_GRAPH_BYTES)
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{path} cannot be read: {error}", EXPORT_AGAIN) from error
+            content = read_bytes(path, MOST_GRAPH_BYTES)
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read: {reason_of(error)}", EXPORT_AGAIN) from error
         if hashlib.sha256(content).hexdigest() != self.manifest.files[path.name].sha256:
             raise BundleError(f"{path} was altered while in use", RENAME)
         return content
@@ -365,42 +291,30 @@ class Bundle:
         return WeightFile(self.path / WEIGHTS, vectors)
 
 
-def _read_small(path: Path, most: int) -> bytes:
-    """Return the content of a regular file of at most `most` bytes.
+def file_record(path: Path) -> FileRecord:
+    """Measure a file: its size and sha256.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is larger, or something else, such as a pipe.
     """
-    if not path.is_file():
-        raise ValueError("it is not a file")
-    with open(path, "rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"it has more than {most} bytes")
-    return content
-
-
-def file_record(path: Path) -> FileRecord:
-    """Measure a file: its size and sha256."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return FileRecord(bytes=path.stat().st_size, sha256=digest.hexdigest())
+        return FileRecord(bytes=file.tell(), sha256=digest.hexdigest())
 
 
 def check_file(path: Path, expected: FileRecord) -> None:
     """Raise a BundleError unless the file at `path` is the one that was recorded."""
     try:
-        if not path.is_file():
-            raise BundleError(f"{path} is missing", EXPORT_AGAIN)
-        size = path.stat().st_size
-        if size != expected.bytes:
+        size = os.stat(path).st_size
+        if size != expected.bytes:  # before it is hashed
             raise BundleError(
                 f"{path} has {size} bytes; the manifest says {expected.bytes}", EXPORT_AGAIN
             )
         found = file_record(path)
+    except FileNotFoundError as error:
+        raise BundleError(f"{path} is missing", EXPORT_AGAIN) from error
     except OSError as error:
         raise BundleError(
             f"{path} cannot be read: {reason_of(error)}", "make it readable for this user."

@@ -9,9 +9,10 @@ def printable(text: str) -> str:
     """Return a text for people to read: without user and password of an address, and in UTF-8.
 
     The address may be one that was taken for a file, and then has one slash ("rtsp:/me:secret@a").
-    A file's name may be of bytes that are no UTF-8.
+    A file's name may be of bytes that are no UTF-8, or hold what a terminal would act on.
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
+    text = re.sub(r"[\0-\x08\x0b-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
     return re.sub(r"(:/{1,2}).*@", r"\1...@", text)
 
 

@@ -15,13 +15,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -30,8 +31,9 @@ from ffn_edge.bundle import Bundle, FileRecord, check_file, file_record
 from ffn_edge.errors import BundleError, EngineError, reason_of
 from ffn_edge.gpu import Gpu
 from ffn_edge.jetson import board_model, l4t_release
+from ffn_edge.regular_file import open_regular
+from ffn_edge.schema import Between, Count, Format, NotNegative, Positive
 from ffn_edge.tensorrt_api import Api
-from ffn_edge.versioned_json import read_versioned
 
 SCHEMA_VERSION = 2
 # To be raised by a change of `export/composed_graph.py`, `export/half_precision.py`,
@@ -41,7 +43,6 @@ PRECISIONS = ("fp16", "fp32")
 REFITS = ("identical", "any", "none")
 # What a build leaves behind when it is killed, and the next one removes.
 _UNFINISHED = ".build-"
-_KEPT = ("*.plan", "*.json", "*.cache", "*.kernels")
 
 _ROOT = Path("/")
 _REBUILD = "build it again with `ffn-edge build`."
@@ -83,13 +84,13 @@ class PlanKey:
     sm: str
     gpu: str
     board: str | None
-    multiprocessors: int
-    memory_gib: int
+    multiprocessors: Count
+    memory_gib: Count
     l4t: str | None
     precision: str
     refit: str
     architecture: str
-    frames: int
+    frames: Positive
     graph_sha256: str
     composed_sha256: str | None
     recipe: int = RECIPE
@@ -183,9 +184,9 @@ class PlanWeight:
 
     name: str
     dtype: str
-    count: int
-    source: str
-    values: tuple[float | int | bool, ...] | None = None
+    count: Count
+    source: Literal["composed", "stored", "constant"]
+    values: tuple[bool | int | Annotated[float, Between(-math.inf, math.inf)], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,8 +213,8 @@ class Sidecar:
     weights: tuple[PlanWeight, ...]
     plan: FileRecord
     power_mode: str | None
-    deviation: float | None
-    build_seconds: float
+    deviation: NotNegative | None
+    build_seconds: NotNegative
     created: str
     producer: str
 
@@ -224,43 +225,26 @@ class Sidecar:
         return f"built in power mode {self.power_mode}, and this is {mode}"
 
     def to_json(self) -> str:
-        """Return the text of the file; its last field is a hash of the others."""
-        fields = dataclasses.asdict(self)
-        return json.dumps({**fields, "sha256": _sha256_of(fields)}, indent=1) + "\n"
+        """Return the text of the file."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Sidecar:
         """Read the text of a sidecar.
 
         Raises:
-            EngineError: it is damaged or edited, or of a schema that this release does not know.
+            EngineError: it is damaged, or of a schema that this release does not know.
         """
-        raw = read_versioned(
-            text,
-            (SCHEMA_VERSION,),
-            where=where,
-            kind="the sidecar of a plan",
-            hint=_REBUILD,
-            error=EngineError,
-        )
-        if raw.pop("sha256", None) != _sha256_of(raw):
-            raise EngineError(f"{where} was edited: its sha256 is not that of its text", _REBUILD)
-        try:
-            return cls(
-                key=PlanKey(**raw["key"]),
-                flags=tuple(raw["flags"]),
-                weights=tuple(_weight(each) for each in raw["weights"]),
-                plan=FileRecord(**raw["plan"]),
-                power_mode=raw["power_mode"],
-                deviation=raw["deviation"],
-                build_seconds=raw["build_seconds"],
-                created=raw["created"],
-                producer=raw["producer"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise EngineError(
-                f"{where} is damaged: {type(error).__name__}: {error}", _REBUILD
-            ) from error
+        return _FORMAT.from_text(text, where)
+
+
+_FORMAT = Format(
+    cls=Sidecar,
+    versions=(SCHEMA_VERSION,),
+    kind="the sidecar of a plan",
+    hint=_REBUILD,
+    error=EngineError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,14 +261,18 @@ class Plan:
             EngineError: it cannot be read.
         """
         try:
-            return self.path.read_bytes()
+            with open_regular(self.path) as file:
+                return file.read()
         except OSError as error:
-            raise EngineError(f"{self.path} cannot be read: {error}", _REBUILD) from error
+            raise EngineError(
+                f"{self.path} cannot be read: {reason_of(error)}", _REBUILD
+            ) from error
 
     def read_kernels(self) -> bytes:
         """Return what `write_kernels` wrote; nothing if it cannot be read."""
         try:
-            return self._kernels.read_bytes()
+            with open_regular(self._kernels) as file:
+                return file.read()
         except OSError:
             return b""
 
@@ -330,14 +318,6 @@ class PlanCache:
         try:
             for leftover in self.folder.glob(f"{_UNFINISHED}*"):  # of a build that was killed
                 shutil.rmtree(leftover, ignore_errors=True)
-            for name in (
-                "*.plan",
-                "*.json",
-                "*.cache",
-                "*.kernels",
-            ):  # of one that was killed while storing
-                for leftover in self.folder.glob(f".{name}"):
-                    leftover.unlink(missing_ok=True)
             yield
         finally:
             lock.release()
@@ -368,7 +348,7 @@ class PlanCache:
         path, sidecar_path = self._paths(key)
         if not path.exists() and not sidecar_path.exists():
             return None
-        sidecar = _read_sidecar(sidecar_path)
+        sidecar = read_sidecar(sidecar_path)
         if sidecar.key != key:
             raise EngineError(f"{sidecar_path} belongs to another plan", _REBUILD)
         try:
@@ -394,7 +374,7 @@ class PlanCache:
         with _written(self.folder):
             sidecar_path.unlink(missing_ok=True)
             with atomic_file(path) as temporary:
-                os.replace(plan, temporary)
+                shutil.copyfile(plan, temporary)
             kernels = Plan(plan, sidecar).read_kernels()
             if kernels:
                 Plan(path, sealed).write_kernels(kernels)
@@ -412,7 +392,7 @@ class PlanCache:
         """Yield all that can be read, for reports."""
         for path in sorted(self.folder.glob("[!.]*.json")):
             try:
-                yield _read_sidecar(path)
+                yield read_sidecar(path)
             except EngineError:
                 continue
 
@@ -461,19 +441,13 @@ def _differences(built: PlanKey, wanted: PlanKey) -> list[str]:
     ]
 
 
-def _read_sidecar(path: Path) -> Sidecar:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise EngineError(f"{path}, the sidecar of a plan, is missing", _REBUILD) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise EngineError(f"{path} cannot be read: {error}", _REBUILD) from error
-    return Sidecar.from_json(text, str(path))
+def read_sidecar(path: Path) -> Sidecar:
+    """Read the file of a sidecar.
 
-
-def _weight(raw: dict[str, Any]) -> PlanWeight:
-    values = raw.pop("values")
-    return PlanWeight(**raw, values=None if values is None else tuple(values))
+    Raises:
+        EngineError: it is missing, cannot be read, or is damaged.
+    """
+    return _FORMAT.read(path, missing=f"{path}, the sidecar of a plan, is missing")
 
 
 def _sha256_of(fields: dict[str, Any]) -> str:

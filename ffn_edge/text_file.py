@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from ffn_edge.errors import DataError, FfnEdgeError
+from ffn_edge.errors import DataError, FfnEdgeError, reason_of
+from ffn_edge.regular_file import read_text
+
+# Of two million videos.
+_MOST_BYTES = 1 << 28
 
 
 def read_lines(
@@ -23,7 +26,7 @@ def read_lines(
         FfnEdgeError: `error`: it is missing, cannot be read, or is no text in UTF-8.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(path, _MOST_BYTES)
         if "\0" in text:  # UTF-16, mostly
             raise UnicodeError
     except FileNotFoundError as failure:
@@ -31,7 +34,7 @@ def read_lines(
         raise error(f"{path} cannot be read as {what}: {reason}", hint) from failure
     except OSError as failure:
         hint = "name a file that you may read."
-        raise error(f"{path} cannot be read as {what}: {failure.strerror}", hint) from failure
+        raise error(f"{path} cannot be read as {what}: {reason_of(failure)}", hint) from failure
     except UnicodeError as failure:
         reason, hint = "it is no text in UTF-8", f"save it as text in UTF-8: {form}."
         raise error(f"{path} cannot be read as {what}: {reason}", hint) from failure

@@ -6,7 +6,6 @@ NumPy only: this runs on the device.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import weakref
@@ -18,14 +17,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ffn_edge import schema
 from ffn_edge.compose import Array, FreshTensors, blocks
-from ffn_edge.errors import BundleError
+from ffn_edge.errors import BundleError, reason_of
+from ffn_edge.regular_file import MOST_TEXT_BYTES, open_regular
+from ffn_edge.schema import Count
 
 EXPORT_AGAIN = "export the bundle again with `ffn-edge export`, or copy it again."
 RENAME = "copy a new bundle beside the one in use, and rename it into place."
-# Of a manifest, and of a weight file's header: a hundred times those of large networks.
-MOST_TEXT_BYTES = 16 << 20
-_DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32}
+_DTYPES = {
+    name: np.dtype(dtype)
+    for name, dtype in {"F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}.items()
+}
 _BLOCK = 1 << 18  # values that are converted at once
 
 
@@ -122,8 +125,12 @@ class _OpenFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
+        try:
+            file = open_regular(path)
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read: {reason_of(error)}", EXPORT_AGAIN) from error
+        self._descriptor = file.fileno()
+        weakref.finalize(self, file.close)
         self._opened = self._state()
 
     def size(self) -> int:
@@ -191,37 +198,36 @@ def _read_entries(file: _OpenFile) -> dict[str, TensorEntry]:
             raise ValueError(f"its header would have {length} bytes")
         text = np.empty(length, np.uint8)
         file.read_into(text, 8)
-        header = json.loads(text.tobytes())
+        header = schema.parse(dict[str, Any], schema.load(text.tobytes()))
         header.pop("__metadata__", None)
-        entries = {name: _entry(file.path.name, item, 8 + length) for name, item in header.items()}
+        entries = {
+            name: _entry(file.path.name, schema.parse(_HeaderItem, item, name), 8 + length)
+            for name, item in header.items()
+        }
         end = 8 + length
         for name, entry in sorted(entries.items(), key=lambda item: item[1].offset):
             if not end <= entry.offset <= entry.offset + entry.length <= size:
                 raise ValueError(f"{name} does not lie within the file, or in another tensor")
             end = entry.offset + entry.length
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except ValueError as error:
         raise BundleError(
             f"{file.path} is not a whole safetensors file: {error}", EXPORT_AGAIN
         ) from error
     return entries
 
 
-def _entry(file: str, item: Mapping[str, Any], start: int) -> TensorEntry:
-    """Read one tensor of a header; offsets count from `start`."""
-    shape = tuple(whole(each, "an axis") for each in item["shape"])
-    first, last = (whole(each, "an offset") for each in item["data_offsets"])
-    dtype = str(item["dtype"])
-    if dtype in _DTYPES and last - first != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize:
-        raise ValueError(f"{last - first} bytes are no {dtype} of {shape}")
-    return TensorEntry(file, dtype, shape, start + first, last - first)
+@dataclass(frozen=True, slots=True)
+class _HeaderItem:
+    """What the header says of one tensor; its offsets count from the header's end."""
+
+    dtype: str
+    shape: tuple[Count, ...]
+    data_offsets: tuple[Count, Count]
 
 
-def whole(value: object, what: str, least: int = 0) -> int:
-    """Return a value of JSON that must be a whole number, of at least `least`.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 63:
-        raise ValueError(f"{what} is {value!r:.50}, not a whole number from {least} on")
-    return value
+def _entry(file: str, item: _HeaderItem, start: int) -> TensorEntry:
+    first, last = item.data_offsets
+    size = last - first
+    if item.dtype in _DTYPES and size != math.prod(item.shape) * _DTYPES[item.dtype].itemsize:
+        raise ValueError(f"{size} bytes are no {item.dtype} of {item.shape}")
+    return TensorEntry(file, item.dtype, item.shape, start + first, size)

@@ -16,7 +16,6 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from ffn_edge.runtime.confidence import (
     log_loss,
     margins,
 )
-from ffn_edge.versioned_json import read_versioned
+from ffn_edge.schema import Above0, Format, NotNegative, Positive, Share
 
 SCHEMA_VERSION = 1
 CALIBRATION = "calibration.json"
@@ -43,7 +42,6 @@ _SHARES = 32  # equal steps of the share that a cascade escalates
 # likelihood ratio (Markov). That the scale is fitted to them makes it no more: of many clips, twice
 # the gain is chi-squared with one degree of freedom (Wilks), which is once in 10 000.
 _LEAST_GAIN = math.log(1000)
-_CALIBRATE_AGAIN = "calibrate with `ffn-edge calibrate BUNDLE --list val.txt`."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,20 +57,12 @@ class Confidence:
         error_after: the same over the temperature.
     """
 
-    temperature: float
-    accuracy: float
-    log_loss_before: float
-    log_loss_after: float
-    error_before: float
-    error_after: float
-
-    def __post_init__(self) -> None:
-        _check(0 < self.temperature < np.inf, "a temperature is a positive number")
-        _check(0 <= self.accuracy <= 1, "an accuracy lies in 0..1")
-        for error in (self.error_before, self.error_after):
-            _check(0 <= error <= 1, "a calibration error lies in 0..1")
-        for loss in (self.log_loss_before, self.log_loss_after):
-            _check(0 <= loss < np.inf, "a log loss is a number, and not negative")
+    temperature: Above0
+    accuracy: Share
+    log_loss_before: NotNegative
+    log_loss_after: NotNegative
+    error_before: Share
+    error_after: Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,19 +82,16 @@ class Cascade:
 
     first: int
     second: int
-    weights: tuple[float, float]
-    thresholds: tuple[float, ...]
-    shares: tuple[float, ...]
-    accuracies: tuple[float, ...]
+    weights: tuple[NotNegative, NotNegative]
+    thresholds: tuple[Share, ...]
+    shares: tuple[Share, ...]
+    accuracies: tuple[Share, ...]
 
     def __post_init__(self) -> None:
-        _check(all(0 <= w < np.inf for w in self.weights), "a weight is a number, not negative")
         _check(any(self.weights), "one of the weights is positive")
         lengths = {len(self.thresholds), len(self.shares), len(self.accuracies)}
         _check(len(lengths) == 1 and lengths.pop() > 1, "a cascade's columns are equally long")
         _check(self.shares[0] == 0, "a cascade's first row escalates none")
-        for column in (self.thresholds, self.shares, self.accuracies):
-            _check(all(0 <= value <= 1 for value in column), "a cascade's columns lie in 0..1")
         for column in (self.thresholds, self.shares):
             _check(list(column) == sorted(column), "thresholds and shares ascend")
 
@@ -143,13 +130,12 @@ class Calibration:
     """
 
     bundle: str
-    clips: int
+    clips: Positive
     created: str
     confidences: Mapping[int, Confidence]
     cascades: tuple[Cascade, ...]
 
     def __post_init__(self) -> None:
-        _check(self.clips > 0, "there is no calibration without a clip")
         pairs = [(cascade.first, cascade.second) for cascade in self.cascades]
         _check(
             sorted(pairs) == list(itertools.combinations(sorted(self.confidences), 2)),
@@ -186,28 +172,15 @@ class Calibration:
         Raises:
             FfnEdgeError: it is damaged, or has a schema version that this release does not know.
         """
-        raw = read_versioned(
-            text,
-            (SCHEMA_VERSION,),
-            where=where,
-            kind="a calibration",
-            hint=_CALIBRATE_AGAIN,
-        )
-        try:
-            return cls(
-                bundle=str(raw["bundle"]),
-                clips=int(raw["clips"]),
-                created=str(raw["created"]),
-                confidences={
-                    int(frames): Confidence(**_numbers(fields))
-                    for frames, fields in raw["confidences"].items()
-                },
-                cascades=tuple(_cascade(fields) for fields in raw["cascades"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise FfnEdgeError(
-                f"{where} is damaged: {type(error).__name__}: {error}", _CALIBRATE_AGAIN
-            ) from error
+        return _FORMAT.from_text(text, where)
+
+
+_FORMAT = Format(
+    cls=Calibration,
+    versions=(SCHEMA_VERSION,),
+    kind="a calibration",
+    hint="calibrate with `ffn-edge calibrate BUNDLE --list val.txt`.",
+)
 
 
 def calibrate(bundle: Bundle, logits: Mapping[int, Logits], labels: Labels) -> Calibration:
@@ -251,21 +224,15 @@ def load_calibration(bundle: Bundle) -> Calibration:
         FfnEdgeError: there is none, it cannot be read, or it belongs to another bundle.
     """
     path = bundle.path / CALIBRATION
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise FfnEdgeError(f"{bundle.path} is not calibrated", _CALIBRATE_AGAIN) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise FfnEdgeError(f"{path} cannot be read: {error}", _CALIBRATE_AGAIN) from error
-    calibration = Calibration.from_json(text, str(path))
+    calibration = _FORMAT.read(path, missing=f"{bundle.path} is not calibrated")
     if calibration.bundle != bundle.identity:
         raise FfnEdgeError(
             f"{path} belongs to bundle {calibration.bundle[:12]}, not to {bundle.identity[:12]}",
-            _CALIBRATE_AGAIN,
+            _FORMAT.hint,
         )
     if set(calibration.confidences) != set(bundle.manifest.frame_counts):
         raise FfnEdgeError(
-            f"{path} is damaged: it has other frame counts than the bundle", _CALIBRATE_AGAIN
+            f"{path} is damaged: it has other frame counts than the bundle", _FORMAT.hint
         )
     return calibration
 
@@ -322,22 +289,6 @@ def _learn_cascade(
         shares=tuple(escalated.mean(axis=-1).tolist()),
         accuracies=tuple(right.mean(axis=-1).tolist()),
     )
-
-
-def _cascade(raw: Mapping[str, Any]) -> Cascade:
-    first_weight, second_weight = map(float, raw["weights"])
-    return Cascade(
-        first=int(raw["first"]),
-        second=int(raw["second"]),
-        weights=(first_weight, second_weight),
-        thresholds=tuple(map(float, raw["thresholds"])),
-        shares=tuple(map(float, raw["shares"])),
-        accuracies=tuple(map(float, raw["accuracies"])),
-    )
-
-
-def _numbers(raw: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in raw.items()}
 
 
 def _check(holds: bool, rule: str) -> None:

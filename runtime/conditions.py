@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.jetson import power_mode
 from ffn_edge.runtime.engine import Backend
 from ffn_edge.runtime.health import Health
-from ffn_edge.runtime.machine import ClockRange, Clocks, Machine, clocks_now, this_machine
+from ffn_edge.runtime.machine import Clocks, Machine, clocks_now, this_machine
 
 _ROOT = Path("/")
 
@@ -101,11 +98,6 @@ class Moment:
     gpu_hz: float | None
     memory_hz: float | None
 
-    def __post_init__(self) -> None:
-        for value in (self.temperature_c, self.cpu_hz, self.gpu_hz, self.memory_hz):
-            if value is not None and not math.isfinite(value):
-                raise ValueError("a temperature or a clock is a number")
-
 
 def this_moment(root: Path = _ROOT) -> Moment:
     """Read temperature and clocks."""
@@ -116,12 +108,3 @@ def this_moment(root: Path = _ROOT) -> Moment:
         gpu_hz=reading.gpu_hz,
         memory_hz=reading.memory_hz,
     )
-
-
-def conditions_from_fields(raw: Mapping[str, Any]) -> Conditions:
-    """Return the conditions that `dataclasses.asdict` made into `raw`."""
-    clocks = {
-        what: None if limits is None else ClockRange(**limits)
-        for what, limits in raw["clocks"].items()
-    }
-    return Conditions(**{**raw, "machine": Machine(**raw["machine"]), "clocks": Clocks(**clocks)})

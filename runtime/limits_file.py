@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from ffn_edge.errors import FfnEdgeError
+from ffn_edge import schema
+from ffn_edge.errors import FfnEdgeError, reason_of
+from ffn_edge.regular_file import read_text
 from ffn_edge.runtime.policy.interface import Limits
 
 # A camera's battery or a supervisor may change these. A fixed frame count may not: the other
@@ -64,28 +64,18 @@ class LimitsFile:
     def _read(self) -> Limits:
         example = 'it holds a JSON object such as {"latency_ms": 40, "power_w": 8.5}.'
         try:
-            raw = json.loads(self._path.read_text(encoding="utf-8"))
+            raw = schema.load(read_text(self._path))
         except OSError as error:
-            raise FfnEdgeError(f"{self._path} cannot be read: {error.strerror}", example) from error
-        except (ValueError, RecursionError) as error:
+            message = f"{self._path} cannot be read: {reason_of(error)}"
+            raise FfnEdgeError(message, example) from error
+        except ValueError as error:
             raise FfnEdgeError(f"{self._path} is not JSON: {error}", example) from error
         if not isinstance(raw, dict) or not set(raw) <= set(_CHANGEABLE):
             raise FfnEdgeError(f"{self._path} may hold {', '.join(_CHANGEABLE)} only", example)
-        if raw.get("miss_rate", 0.5) is None:
-            raise FfnEdgeError(f"{self._path}: a miss rate is a number between 0 and 1", example)
         try:
-            changes: dict[str, Any] = {key: _number(value) for key, value in raw.items()}
-            return dataclasses.replace(self._base, **changes)
-        except (TypeError, OverflowError) as error:
-            raise FfnEdgeError(f"{self._path} holds no number: {error}", example) from error
-
-
-def _number(value: object) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r}")
-    return float(value)
+            return schema.parse(Limits, dataclasses.asdict(self._base) | raw)
+        except ValueError as error:
+            raise FfnEdgeError(f"{self._path}: {error}", example) from error
 
 
 def describe(limits: Limits) -> str:

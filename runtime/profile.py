@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
@@ -23,7 +24,6 @@ from ffn_edge.runtime.clip_buffer import Frames
 from ffn_edge.runtime.conditions import (
     Conditions,
     Moment,
-    conditions_from_fields,
     conditions_now,
     this_moment,
 )
@@ -32,7 +32,7 @@ from ffn_edge.runtime.health import Health
 from ffn_edge.runtime.machine import cpu_time
 from ffn_edge.runtime.power.meter import Averaging, Meter
 from ffn_edge.runtime.power_profile import PowerProfile, measure_power, meter_for
-from ffn_edge.versioned_json import read_versioned
+from ffn_edge.schema import Above0, Format
 
 SCHEMA_VERSION = 2
 PROFILE = "profile.json"
@@ -145,34 +145,71 @@ class Profile:
         Raises:
             FfnEdgeError: it is damaged, or has a schema version that this release does not know.
         """
-        raw = read_versioned(
-            text,
-            (SCHEMA_VERSION,),
-            where=where,
-            kind="a profile",
-            hint=_PROFILE_AGAIN,
+        return _FORMAT.from_text(text, where).profile()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Samples:
+    samples: tuple[Above0, ...]
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            raise ValueError("an engine has no latency")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Meter(Averaging):
+    name: str
+    scope: str
+    fault: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """What is read of `profile.json`; the rest follows from it."""
+
+    created: str
+    conditions: Conditions
+    begin: Moment
+    end: Moment
+    disturbance: str | None = None
+    meter: _Meter
+    idle_w: float | None
+    power_w: dict[int, float | None]
+    latency_ms: dict[int, _Samples]
+
+    def __post_init__(self) -> None:
+        if not self.latency_ms or self.latency_ms.keys() != self.power_w.keys():
+            raise ValueError("it has no engine, or a power without a latency")
+        self.profile()
+
+    def profile(self) -> Profile:
+        powers = {t: power_w for t, power_w in self.power_w.items() if power_w is not None}
+        if powers and powers != self.power_w:
+            raise ValueError("the power of some engines is missing")
+        return Profile(
+            conditions=self.conditions,
+            latencies={
+                t: Latency(tuple(sorted(latency.samples))) for t, latency in self.latency_ms.items()
+            },
+            power=PowerProfile(
+                meter=self.meter.name,
+                scope=self.meter.scope,
+                averaging=Averaging(
+                    samples=self.meter.samples, update_interval_ms=self.meter.update_interval_ms
+                ),
+                idle_w=self.idle_w,
+                above_idle_w=powers,
+                fault=self.meter.fault,
+            ),
+            begin=self.begin,
+            end=self.end,
+            created=self.created,
+            disturbance=self.disturbance,
         )
-        try:
-            latencies = {
-                int(frames): Latency(_samples(latency["samples"]))
-                for frames, latency in raw["latency_ms"].items()
-            }
-            if not latencies:
-                raise ValueError("it has no engine")
-            return cls(
-                conditions=conditions_from_fields(raw["conditions"]),
-                latencies=latencies,
-                power=_power(raw, latencies),
-                begin=Moment(**raw["begin"]),
-                end=Moment(**raw["end"]),
-                created=str(raw["created"]),
-                # Release 0.1 did not look.
-                disturbance=None if raw.get("disturbance") is None else str(raw["disturbance"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise FfnEdgeError(
-                f"{where} is damaged: {type(error).__name__}: {error}", _PROFILE_AGAIN
-            ) from error
+
+
+_FORMAT = Format(cls=_File, versions=(SCHEMA_VERSION,), kind="a profile", hint=_PROFILE_AGAIN)
 
 
 def profile_engines(
@@ -419,39 +456,9 @@ def load_profile(folder: Path) -> Profile | None:
         FfnEdgeError: it cannot be read.
     """
     path = folder / PROFILE
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise FfnEdgeError(f"{path} cannot be read: {error}", _PROFILE_AGAIN) from error
-    return Profile.from_json(text, str(path))
-
-
-def _power(raw: Any, frame_counts: Iterable[int]) -> PowerProfile:
-    powers = {t: raw["power_w"][str(t)] for t in frame_counts}
-    above_idle_w = {t: power_w for t, power_w in powers.items() if power_w is not None}
-    if above_idle_w and above_idle_w != powers:
-        raise ValueError("the power of some engines is missing")
-    return PowerProfile(
-        meter=str(raw["meter"]["name"]),
-        scope=str(raw["meter"]["scope"]),
-        # Release 0.1 wrote neither.
-        averaging=Averaging(
-            samples=raw["meter"].get("samples"),
-            update_interval_ms=raw["meter"].get("update_interval_ms"),
-        ),
-        idle_w=raw["idle_w"],
-        above_idle_w=above_idle_w,
-        fault=raw["meter"]["fault"],
-    )
-
-
-def _samples(raw: Any) -> tuple[float, ...]:
-    samples = tuple(sorted(map(float, raw)))
-    if not samples or not 0 < samples[0] <= samples[-1] < float("inf"):
-        raise ValueError("a latency is a positive number of milliseconds")
-    return samples
+    return _FORMAT.read(path).profile()
 
 
 def _rounded(value: Any) -> Any:

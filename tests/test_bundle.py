@@ -154,19 +154,19 @@ def test_a_manifest_from_before_vector_files_is_read(exported: Bundle, bundle_co
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (remove_field("classes"), "KeyError: 'classes'"),
-        (remove_field("input", "mean"), "KeyError: 'mean'"),
-        (set_field("input", to=[1, 2]), "TypeError"),
-        (set_field("input", "batch", to="one"), "ValueError"),
-        (set_field("classes", to=None), "TypeError"),
+        (remove_field("classes"), "classes is missing"),
+        (remove_field("input", "mean"), r"input\.mean is missing"),
+        (set_field("input", to=[1, 2]), "input is"),
+        (set_field("input", "batch", to="one"), r"input\.batch is"),
+        (set_field("classes", to=None), "classes is"),
         (set_field("frame_counts", to=[4, 2]), "ascend"),
         (set_field("frame_counts", to=[2, 4, 8]), "frame_counts and sub_networks differ"),
-        (set_field("sub_networks", to=[]), "AttributeError"),
+        (set_field("sub_networks", to=[]), "sub_networks is"),
         (set_field("sub_networks", "4", "graph", to="graph_8.onnx"), "no record of graph_8.onnx"),
         (set_field("sub_networks", "4", "vectors", to="frames_4"), "no record of frames_4"),
         (remove_field("files", WEIGHTS), "no record of weights.safetensors"),
-        (set_field("files", WEIGHTS, to={"bytes": 3}), "TypeError"),
-        (set_field("sub_networks", "2", "accuracy", to={"top9": 1.0}), "TypeError"),
+        (set_field("files", WEIGHTS, to={"bytes": 3}), "sha256 is missing"),
+        (set_field("sub_networks", "2", "accuracy", to={"top9": 1.0}), "clips is missing"),
     ],
 )
 def test_a_damaged_manifest_is_refused(
@@ -204,7 +204,7 @@ def test_a_manifest_that_names_what_is_no_plain_file_is_refused(
 
     change_manifest(bundle_copy, point_outside)
 
-    with pytest.raises(BundleError, match="is not the name of a file in the bundle"):
+    with pytest.raises(BundleError, match=r"name of a file|can be shown"):
         Bundle.load(bundle_copy)
 
 

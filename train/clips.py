@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from ffn_edge import schema
 from ffn_edge.atomic import atomic_folder, write_text
 from ffn_edge.errors import DataError
 from ffn_edge.opencv import use_one_thread
+from ffn_edge.regular_file import read_text
 from ffn_edge.train.scenes import ACTIONS, FRAMES, Canvas, Share, render_action
 from ffn_edge.video import VideoWriter
 
@@ -188,7 +190,7 @@ def _holds(folder: Path, manifest: dict[str, Any]) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
-        found: object = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        found: object = schema.load(read_text(folder / _MANIFEST))
     except (OSError, ValueError) as error:
         raise DataError(
             f"{folder} exists and is not a folder of rendered clips",

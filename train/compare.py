@@ -13,14 +13,17 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from ffn_edge import schema
 from ffn_edge.atomic import write_text
 from ffn_edge.bundle import Accuracy, standard_error
 from ffn_edge.classes import read_classes
 from ffn_edge.errors import RecipeError
 from ffn_edge.network import build
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
+from ffn_edge.regular_file import read_text
+from ffn_edge.schema import Count, NotNegative
 from ffn_edge.train.clips import render_clips
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.identity import content_of, content_of_videos
@@ -34,6 +37,7 @@ from ffn_edge.video_list import read_list
 
 RESULTS = "results.json"
 _RUN = "run.json"
+T = TypeVar("T")
 # Of the demo's clips: fewer to train on than the demo has, so that methods can be told apart. With
 # 600, 16 frames alone learn the clips by heart before they learn what moves.
 _TRAINING_CLIPS, _TEST_CLIPS = 1200, 600
@@ -205,8 +209,8 @@ def _score(
         "networks": {run.name: content_of(folder / run.name / BEST) for run in answering},
     }
     path = folder / f"{method.name}.json"
-    known = _read(path)
-    if known.get("asked") != asked:
+    known = _read(_Evaluated, path)
+    if known is None or known.asked != asked:
         network, card = _load(answering, folder, ensemble=method.ensemble)
         accuracy = evaluate_network(
             network,
@@ -218,29 +222,29 @@ def _score(
             device=device,
             precision=answering[0].recipe.precision,
         )
-        known = {
-            "asked": asked,
-            "parameters": network.num_parameters,
-            "bytes": network.num_bytes,
-            "gmacs": {t: network.macs(t, card.size) / 1e9 for t in counts},
-            "accuracy": {t: dataclasses.asdict(accuracy[t]) for t in counts},
-        }
-        write_text(path, json.dumps(known, indent=1))
+        known = _Evaluated(
+            asked=asked,
+            parameters=network.num_parameters,
+            bytes=network.num_bytes,
+            gmacs={t: network.macs(t, card.size) / 1e9 for t in counts},
+            accuracy={t: accuracy[t] for t in counts},
+        )
+        write_text(path, json.dumps(dataclasses.asdict(known), indent=1))
     return Score(
         method=method.name,
         seed=seed,
-        parameters=known["parameters"],
-        bytes=known["bytes"],
-        seconds=sum(times["seconds"] for times in trained),
-        cpu_seconds=sum(times["cpu_seconds"] for times in trained),
-        gmacs={int(t): value for t, value in known["gmacs"].items()},
-        accuracy={int(t): Accuracy(**value) for t, value in known["accuracy"].items()},
+        parameters=known.parameters,
+        bytes=known.bytes,
+        seconds=sum(took.seconds for took in trained),
+        cpu_seconds=sum(took.cpu_seconds for took in trained),
+        gmacs=known.gmacs,
+        accuracy=known.accuracy,
     )
 
 
 def _trained(
     run: Run, folder: Path, videos: Mapping[str, str], *, device: str | None, workers: int
-) -> dict[str, Any] | None:
+) -> _Took | None:
     """Train a run as far as that is not done; return what it took, or None if interrupted.
 
     What was asked for stands beside the run from its beginning: a folder is never taken for the
@@ -259,11 +263,11 @@ def _trained(
         "start_from": start and content_of(start),
         "weights": content_of(weights) if weights and Path(weights).is_file() else weights,
     }
-    asked = json.loads(json.dumps(values | contents))  # as it is read back: lists, not tuples
-    known = _read(own / _RUN)
-    if not known.get("took") and not (own / LAST).is_file():
-        known = {}  # a run that saved nothing, say of lists that are too short, binds to nothing
-    before = asked | json.loads(json.dumps(DEFAULTS)) | known.get("asked", asked)
+    asked = _as_read(values | contents)
+    known = _read(_Begun, own / _RUN)
+    if known is None or (known.took is None and not (own / LAST).is_file()):
+        known = _Begun(asked=asked)  # one that saved nothing, say of too short lists, binds to none
+    before = asked | _as_read(DEFAULTS) | known.asked
     for name, value in asked.items():
         if before[name] != value:
             plain = f": {before[name]!r}, not {value!r}" if name in values else ""
@@ -272,14 +276,14 @@ def _trained(
                 "give what it was given, or name another folder for this comparison; nothing was "
                 "changed.",
             )
-    if known.get("took"):
-        return dict(known["took"])
+    if known.took is not None:
+        return known.took
     write_text(own / _RUN, json.dumps({"asked": asked}, indent=1))
     result = train_run(run, own, others=folder, resume=True, device=device, workers=workers)
     if not result.finished:
         return None
-    took = {"seconds": result.seconds, "cpu_seconds": result.cpu_seconds}
-    write_text(own / _RUN, json.dumps({"asked": asked, "took": took}, indent=1))
+    took = _Took(seconds=result.seconds, cpu_seconds=result.cpu_seconds)
+    write_text(own / _RUN, json.dumps(dataclasses.asdict(_Begun(asked, took)), indent=1))
     return took
 
 
@@ -301,10 +305,40 @@ def mean_top1(scores: Sequence[Score], method: str, frames: int) -> Mean:
     return Mean(top1[0], standard_error(top1[0], found[0].clips))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read what was evaluated before; nothing, if it is not there or not whole."""
+@dataclass(frozen=True, slots=True)
+class _Took:
+    seconds: NotNegative
+    cpu_seconds: NotNegative
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What `run.json` says: what a run was asked for, and what it took once it was finished."""
+
+    asked: dict[str, Any]
+    took: _Took | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Evaluated:
+    """What a method was found to reach, and of what."""
+
+    asked: dict[str, Any]
+    parameters: Count
+    bytes: Count
+    gmacs: dict[int, NotNegative]
+    accuracy: dict[int, Accuracy]
+
+
+def _read(cls: type[T], path: Path) -> T | None:
+    """Read what was written before; None if it is not there or not whole."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return schema.parse(cls, schema.load(read_text(path)))
     except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None
+
+
+def _as_read(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields as they are read back: with lists for tuples."""
+    found: dict[str, Any] = schema.load(json.dumps(fields))
+    return found

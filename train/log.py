@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from ffn_edge import schema
 from ffn_edge.atomic import write_text, written
 from ffn_edge.errors import CheckpointError, RecipeError, reason_of
 from ffn_edge.progress import NowAndThen
@@ -166,15 +168,22 @@ class RunLog:
         self._file.write(json.dumps(values) + "\n")
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What is read of a line of metrics."""
+
+    step: int
+    epoch: int
+    validation: Any = None
+
+
 def _is_before(line: str, step: int, epoch: int) -> bool:
     """Tell whether a line of metrics is covered by a checkpoint; one that was cut short is not."""
     try:
-        values = json.loads(line)
-        if "validation" in values:
-            return int(values["epoch"]) < epoch
-        return int(values["step"]) < step
-    except (ValueError, KeyError, TypeError):
+        values = schema.parse(_Line, schema.load(line))
+    except ValueError:
         return False
+    return values.step < step if values.validation is None else values.epoch < epoch
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

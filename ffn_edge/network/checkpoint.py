@@ -32,6 +32,7 @@ from ffn_edge.network.torch_file import (
     load_tensors,
     load_torch_file,
 )
+from ffn_edge.schema import Rgb
 
 SCHEMA_VERSION = 1
 
@@ -48,8 +49,8 @@ class ModelCard:
     classes: tuple[str, ...]
     size: int = 224
     short_side: int = 256
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: Rgb = IMAGENET_MEAN
+    std: Rgb = IMAGENET_STD
     dataset: str = "custom"
     accuracy: dict[int, Accuracy] = field(default_factory=dict)
 

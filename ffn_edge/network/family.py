@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ffn_edge.network.ffn import FrameFlexibleNetwork
+from ffn_edge.schema import Rgb
 
 # Statistics of ImageNet, in [0, 1] RGB: the normalisation of every pre-trained image network.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -82,5 +83,5 @@ class Family:
     frame_counts: tuple[int, ...] = (4, 8, 16)
     size: int = 224
     short_side: int = 256
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: Rgb = IMAGENET_MEAN
+    std: Rgb = IMAGENET_STD

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ffn_edge.errors import CheckpointError
+from ffn_edge.errors import CheckpointError, reason_of
+from ffn_edge.regular_file import open_regular
 
 # What a checkpoint of ours says that it is.
 FORMAT = "ffn-edge checkpoint"
@@ -26,18 +27,20 @@ def load_torch_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: no such file, a damaged one, one with code in it, or not a dict.
     """
     file = Path(path)
-    if not file.is_file():
-        raise CheckpointError(f"there is no file {file}", "check the path.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # on how the file was made, which its reader cannot mend
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        with open_regular(file) as opened, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on how it was made, which its reader cannot mend
+            content = torch.load(opened, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no file {file}", "check the path.") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file} is refused: it is damaged, or holds code and not only tensors",
             "ask its maker for a file of plain tensors; loading it could run anything.",
+        ) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"{file} cannot be read: {reason_of(error)}", "name a file that you may read."
         ) from error
     except Exception as error:  # a damaged file can make the unpickler fail in any way
         raise CheckpointError(

@@ -20,6 +20,7 @@ from ffn_edge.plan_cache import (
     Sidecar,
     misfit,
     plan_key,
+    read_sidecar,
 )
 from ffn_edge.runtime.doctor.probes import Facts, existing
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
@@ -165,16 +166,10 @@ def _stray_lines(cache: PlanCache, known: set[str]) -> Iterator[Line]:
     """Report what is in the cache but has no sidecar that can be read."""
     stems = {path.stem for ending in ("plan", "json") for path in cache.folder.glob(f"*.{ending}")}
     for stem in sorted(stems - known):
-        sidecar = attempt(functools.partial(_read_sidecar, cache.folder / f"{stem}.json"))
+        sidecar = attempt(functools.partial(read_sidecar, cache.folder / f"{stem}.json"))
         message = sidecar.message if isinstance(sidecar, Failure) else "it was renamed"
         remedy = f"build it again with `ffn-edge build`, or rm {cache.folder / stem}.*"
         yield Line(stem, message, "problem", remedy)
-
-
-def _read_sidecar(path: Path) -> Sidecar:
-    if not path.exists():
-        raise EngineError(f"{path}, the sidecar of a plan, is missing")
-    return Sidecar.from_json(path.read_text(encoding="utf-8"), str(path))
 
 
 def _missing_line(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ffn_edge import schema
 from ffn_edge.errors import EngineError
+from ffn_edge.regular_file import read_text
 from ffn_edge.runtime.doctor.probes import Facts, read
 from ffn_edge.runtime.doctor.report import Failure, Line, Status, attempt
 from ffn_edge.tensorrt_api import MODULES, PRODUCTS, Api
@@ -250,7 +251,7 @@ def _curand_lines(facts: Facts, release: str) -> Iterator[Line]:
 
 
 def _toolkit_version(path: Path) -> str:
-    return str(json.loads(path.read_text())["cuda"]["version"])
+    return str(schema.load(read_text(path))["cuda"]["version"])
 
 
 def opencv_lines(facts: Facts) -> Iterator[Line]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from ffn_edge.bundle import standard_error
 from ffn_edge.errors import FfnEdgeError, FrameCountError
+from ffn_edge.schema import Above0, Between, Count, NotNegative, Positive, Share
 
 State = TypeVar("State")
 
@@ -33,11 +34,11 @@ class OperatingPoint:
         power_w: what it draws while it works, above the idle machine; None if it was not measured.
     """
 
-    frames: int
-    base_ms: float
-    accuracy: float | None = None
-    clips: int | None = None
-    power_w: float | None = None
+    frames: Positive
+    base_ms: Above0
+    accuracy: Share | None = None
+    clips: Count | None = None
+    power_w: NotNegative | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +55,10 @@ class Setting:
     """
 
     points: Sequence[OperatingPoint]
-    ratios: Sequence[float] = ()
-    idle_w: float | None = None
-    period_s: float = 0.0
-    switch_ms: float = 0.0
+    ratios: Sequence[Above0] = ()
+    idle_w: NotNegative | None = None
+    period_s: NotNegative = 0.0
+    switch_ms: NotNegative = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,10 +149,10 @@ class Sensed:
         throttled: what holds the clocks down now, in words.
     """
 
-    power_w: float | None = None
-    energy_j: float | None = None
+    power_w: NotNegative | None = None
+    energy_j: NotNegative | None = None
     fault: str | None = None
-    temperature_c: float | None = None
+    temperature_c: Annotated[float, Between(-273.15)] | None = None
     zones_c: Mapping[str, float] = field(default_factory=dict)
     over_current: int = 0
     throttled: str | None = None

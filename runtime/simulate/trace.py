@@ -13,23 +13,22 @@ Time is in seconds on the recorder's clock. A line whose limits differ from thos
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ffn_edge.errors import FfnEdgeError
+from ffn_edge import schema
+from ffn_edge.errors import FfnEdgeError, reason_of
+from ffn_edge.regular_file import open_regular
 from ffn_edge.runtime.line_file import LineFile
 from ffn_edge.runtime.policy.interface import (
     Limits,
     Observation,
-    OperatingPoint,
     Sensed,
     Setting,
 )
-from ffn_edge.versioned_json import read_versioned
+from ffn_edge.schema import Above0, Format, Positive
 
 SCHEMA_VERSION = 1
 _RECORD_AGAIN = "record one with `ffn-edge run BUNDLE --source ... --record trace.jsonl`."
@@ -110,27 +109,26 @@ def read_trace(path: Path) -> Trace:
             inference is left.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with open_regular(path) as file:
+            lines = [line.decode(errors="replace") for line in file]
     except OSError as error:
-        raise FfnEdgeError(f"{path} cannot be read: {error.strerror}", _RECORD_AGAIN) from error
-    setting, limits, conditions = _read_head(path, lines[0] if lines else "")
+        raise FfnEdgeError(f"{path} cannot be read: {reason_of(error)}", _RECORD_AGAIN) from error
+    head = _FORMAT.from_text(lines[0] if lines else "", str(path))
+    points = sorted(head.setting.points, key=lambda point: point.frames)
+    setting, limits = dataclasses.replace(head.setting, points=points), head.limits
     served = {point.frames for point in setting.points}
     observations: list[Observation] = []
     broken = []
     for number, line in enumerate(lines[1:], start=2):
         try:
-            observation = _observation(json.loads(line), limits)
+            observation = schema.parse(_Line, schema.load(line)).observation(limits)
             for frames in (observation.frames, *(frames for frames, _ in observation.ran)):
                 if frames not in served:
                     raise ValueError(f"there is no engine for {frames} frames")
             if observations and observation.now <= observations[-1].now:
                 raise ValueError("time does not go forward")
-        except FfnEdgeError as error:
-            broken.append(f"line {number}: {error.message}")
-        except KeyError as error:
-            broken.append(f"line {number}: {error} is missing")
-        except (ValueError, TypeError, OverflowError) as error:
-            broken.append(f"line {number}: {error}")
+        except (ValueError, FfnEdgeError) as error:
+            broken.append(f"line {number}: {getattr(error, 'message', error)}")
         else:
             observations.append(observation)
             limits = observation.limits
@@ -139,94 +137,48 @@ def read_trace(path: Path) -> Trace:
         raise FfnEdgeError(f"{path} holds no inference{reason}", _RECORD_AGAIN)
     return Trace(
         name=path.stem,
-        conditions=conditions,
+        conditions=head.conditions,
         setting=setting,
         observations=tuple(observations),
         broken=tuple(broken),
     )
 
 
-def _read_head(path: Path, line: str) -> tuple[Setting, Limits, Mapping[str, Any]]:
-    raw = read_versioned(
-        line,
-        (SCHEMA_VERSION,),
-        where=str(path),
-        kind="a trace",
-        hint=_RECORD_AGAIN,
-    )
-    try:
-        return _setting(raw["setting"]), Limits(**raw["limits"]), dict(raw["conditions"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise FfnEdgeError(
-            f"the first line of {path} is damaged: {type(error).__name__}: {error}", _RECORD_AGAIN
-        ) from error
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    """The first line."""
+
+    conditions: Mapping[str, Any]
+    limits: Limits
+    setting: Setting
+
+    def __post_init__(self) -> None:
+        points = self.setting.points
+        if not points or len({point.frames for point in points}) < len(points):
+            raise ValueError("no engine, or two for the same frame count")
 
 
-def _setting(raw: Mapping[str, Any]) -> Setting:
-    points = [
-        OperatingPoint(
-            frames=_whole(point["frames"]),
-            base_ms=_number(point, "base_ms", above=0.0),
-            accuracy=_optional(point, "accuracy", above=-math.inf),
-            clips=_clips(point),
-            power_w=_optional(point, "power_w"),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line(Sensed):
+    """Every other line."""
+
+    now: float
+    frames: Positive
+    latency_ms: Above0
+    limits: Limits | None = None
+    ran: tuple[tuple[Positive, Above0], ...] = ()
+
+    def observation(self, limits: Limits) -> Observation:
+        """Return what the policy saw; `limits` are those before."""
+        sensed = {field.name: getattr(self, field.name) for field in dataclasses.fields(Sensed)}
+        return Observation(
+            frames=self.frames,
+            latency_ms=self.latency_ms,
+            now=self.now,
+            limits=self.limits or limits,
+            sensed=Sensed(**sensed),
+            ran=self.ran,
         )
-        for point in raw["points"]
-    ]
-    if not points or len({point.frames for point in points}) < len(points):
-        raise ValueError("no engine, or two for the same frame count")
-    return Setting(
-        points=sorted(points, key=lambda point: point.frames),
-        ratios=tuple(_number({"a ratio": ratio}, "a ratio", above=0.0) for ratio in raw["ratios"]),
-        idle_w=_optional(raw, "idle_w"),
-        period_s=_number(raw, "period_s", above=-1e-9),
-        switch_ms=_number(raw, "switch_ms", above=-1e-9),
-    )
 
 
-def _observation(raw: Mapping[str, Any], limits: Limits) -> Observation:
-    return Observation(
-        frames=_whole(raw["frames"]),
-        latency_ms=_number(raw, "latency_ms", above=0.0),
-        now=_number(raw, "now", above=-math.inf),
-        limits=Limits(**raw["limits"]) if "limits" in raw else limits,
-        sensed=Sensed(
-            power_w=_optional(raw, "power_w"),
-            energy_j=_optional(raw, "energy_j"),
-            temperature_c=_optional(raw, "temperature_c", above=-273.15),
-            over_current=_whole(raw.get("over_current", 0)),
-            fault=raw.get("fault"),
-            throttled=raw.get("throttled"),
-        ),
-        ran=tuple(
-            (_whole(frames), _number({"ran": ms}, "ran", above=0.0))
-            for frames, ms in raw.get("ran", ())
-        ),
-    )
-
-
-def _clips(point: Mapping[str, Any]) -> int | None:
-    """Return how many clips a point's accuracy is a share of. Release 0.1 did not write it."""
-    if point.get("clips") is None:
-        return None
-    clips = _whole(point["clips"])
-    if clips < 0 or not 0 <= _number(point, "accuracy", above=-math.inf) <= 1:
-        raise ValueError("an accuracy is a share of clips")
-    return clips
-
-
-def _whole(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{value!r} is no whole number")
-    return value
-
-
-def _number(raw: Mapping[str, Any], key: str, *, above: float) -> float:
-    value = float(raw[key])
-    if not above < value < math.inf:
-        raise ValueError(f"{key} is {value:g}")
-    return value
-
-
-def _optional(raw: Mapping[str, Any], key: str, *, above: float = -1e-9) -> float | None:
-    return None if raw.get(key) is None else _number(raw, key, above=above)
+_FORMAT = Format(cls=_Head, versions=(SCHEMA_VERSION,), kind="a trace", hint=_RECORD_AGAIN)

@@ -227,7 +227,6 @@ FAULTS: dict[str, Fault] = {
     "accuracy above 1": lambda f: confidence(f).update(accuracy=81.5),
     "error below 0": lambda f: confidence(f).update(error_after=-0.1),
     "log loss NaN": lambda f: confidence(f).update(log_loss_before=float("nan")),
-    "unknown field": lambda f: confidence(f).update(colour=1),
     "cascades missing": lambda f: f.update(cascades=[]),
     "cascade twice": lambda f: f["cascades"].append(cascade(f)),
     "cascade backwards": lambda f: cascade(f).update(first=4, second=2),

@@ -677,7 +677,7 @@ def test_damaged_engines_are_lines_with_their_remedies(jetson: Computer, bundle:
     renamed = store_plan(cache, bundle, 8, precision="fp32")
     truncated.write_bytes(b"half")
     sidecar = edited.with_suffix(".json")
-    sidecar.write_text(sidecar.read_text().replace("Orin", "Xavier"))
+    sidecar.write_text(sidecar.read_text().replace('"flags"', '"flag"'))
     alone.with_suffix(".json").unlink()
     renamed.rename(renamed.with_name("mine.plan"))
     renamed.with_suffix(".json").rename(renamed.with_name("mine.json"))
@@ -685,7 +685,7 @@ def test_damaged_engines_are_lines_with_their_remedies(jetson: Computer, bundle:
     report = jetson.examine(bundle.path)
 
     assert "the manifest says" in line(report, "Engines", "colours, 2 frames, fp16").found
-    assert "was edited" in line(report, "Engines", edited.stem).found
+    assert "is damaged" in line(report, "Engines", edited.stem).found
     assert "is missing" in line(report, "Engines", alone.stem).found
     assert line(report, "Engines", "mine").found == "it was renamed"
     (engines,) = [group for group in report.groups if group.name == "Engines"]

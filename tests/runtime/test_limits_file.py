@@ -36,7 +36,7 @@ def test_null_is_no_limit(tmp_path: Path) -> None:
 def test_a_miss_rate_cannot_be_left_open(tmp_path: Path) -> None:
     path = tmp_path / "limits.json"
     path.write_text('{"miss_rate": null}')
-    with pytest.raises(FfnEdgeError, match="a number between 0 and 1"):
+    with pytest.raises(FfnEdgeError, match="miss_rate"):
         LimitsFile(path, BASE, print)
 
 

@@ -104,22 +104,20 @@ def test_a_trace_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         (lambda line: "[1, 2]", "line 3: "),
         (lambda line: "null", "line 3: "),
         (with_field("frames", 16), "no engine for 16 frames"),
-        (with_field("frames", 8.9), "8.9 is no whole number"),
-        (with_field("frames", float("inf")), "inf is no whole number"),
-        (with_field("over_current", float("inf")), "inf is no whole number"),
+        (with_field("frames", 8.9), "frames is 8.9"),
+        (with_field("over_current", float("inf")), "over_current is inf"),
         (with_field("ran", [[16, 3.0]]), "no engine for 16 frames"),
-        (with_field("ran", [[8, -3.0]]), "ran is -3"),
-        (with_field("power_w", 10**400), "too large"),
+        (with_field("ran", [[8, -3.0]]), "ran[0][1] is -3"),
+        (with_field("power_w", 10**400), "power_w is 1000"),
         (with_field("latency_ms", 0.0), "latency_ms is 0"),
         (with_field("latency_ms", float("nan")), "latency_ms is nan"),
-        (with_field("latency_ms", "fast"), "could not convert"),
+        (with_field("latency_ms", "fast"), "latency_ms is 'fast'"),
         (with_field("now", 1.0), "time does not go forward"),
         (with_field("now", float("inf")), "now is inf"),
         (with_field("power_w", -3.0), "power_w is -3"),
         (with_field("temperature_c", -300.0), "temperature_c is -300"),
         (with_field("limits", {"latency_ms": -1.0}), "deadline is a positive number"),
-        (with_field("limits", {"speed": 1.0}), "speed"),
-        (lambda line: line.replace('"frames"', '"frame"'), "'frames' is missing"),
+        (lambda line: line.replace('"frames"', '"frame"'), "frames is missing"),
     ],
 )
 def test_a_broken_line_is_left_out_and_named(
@@ -139,7 +137,7 @@ def test_a_broken_line_is_left_out_and_named(
         (lambda line: "{}", "is not a trace"),
         (with_field("schema_version", 2), "schema version 2"),
         (with_field("setting", {}), "damaged"),
-        (with_field("limits", {"speed": 1}), "damaged"),
+        (with_field("limits", {"power_w": "little"}), "damaged"),
         (with_field("setting", {"points": []}), "no engine"),
     ],
 )  # fmt: skip
@@ -243,5 +241,5 @@ def test_a_trace_tells_how_many_clips_an_accuracy_is_of(tmp_path: Path) -> None:
         writer.write(observations()[0])
     assert [point.clips for point in read_trace(path).setting.points] == [400, 400]
     damage(path, 1, lambda line: line.replace('"accuracy": 0.4', '"accuracy": 40.0'))
-    with pytest.raises(FfnEdgeError, match="share of clips"):
+    with pytest.raises(FfnEdgeError, match="accuracy"):
         read_trace(path)
