@@ -165,7 +165,7 @@ def _other_files(folder: Path, manifest: Manifest | None) -> list[Path]:
 def check_before_use(bundle: Bundle) -> None:
     """Raise an ExportError if a graph is none that `Bundle.load` takes, before it is in place."""
     try:
-        bundle.check_graphs()
+        bundle.check()
     except BundleError as error:
         raise ExportError(
             f"a bundle cannot hold this network: {error.message}",

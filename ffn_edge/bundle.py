@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from ffn_edge.compose import check_layers
 from ffn_edge.errors import BundleError, reason_of
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.graph_check import MOST_BYTES as MOST_GRAPH_BYTES
@@ -235,13 +236,18 @@ class Bundle:
         for name, record in manifest.files.items():
             check_file(folder / name, record)
         bundle = cls(folder, manifest, hashlib.sha256(content).hexdigest())
-        bundle.check_graphs()
+        bundle.check()
         return bundle
 
-    def check_graphs(self) -> None:
-        """Raise a BundleError unless every graph is one that a bundle may hold."""
+    def check(self) -> None:
+        """Raise a BundleError unless its weights can be composed and its graphs may be run."""
         entries = self.tensors().entries
+        shapes = {name: entry.shape for name, entry in entries.items()}
         for frames in self.manifest.frame_counts:
+            try:
+                check_layers(shapes, self.manifest.layers, frames)
+            except ValueError as error:
+                raise BundleError(f"{self.path} is damaged: {error}", EXPORT_AGAIN) from error
             check_graph(
                 self.read_graph(frames),
                 self.graph_path(frames),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +102,20 @@ def composed_shapes(
         if bias is not None:
             shapes[f"{layer}.bias"] = _shape(tensors, bias)
     return shapes
+
+
+def check_layers(shapes: Mapping[str, tuple[int, ...]], layers: Sequence[str], frames: int) -> None:
+    """Raise a ValueError unless tensors of these shapes by name can be composed for `frames`."""
+    if len(set(layers)) < len(layers):
+        raise ValueError("a layer is there twice")
+    for layer in layers:
+        weight = shapes.get(f"{layer}.weight")
+        if weight is None:
+            raise ValueError(f"the layer {layer} has no weight")
+        for vector in (S_IN, S_OUT):
+            scale = shapes.get(vector_name(frames, layer, vector), ())
+            if np.broadcast_shapes(weight, scale) != weight:
+                raise ValueError(f"{vector} of the layer {layer} does not fit its weight")
 
 
 def _shape(tensors: Mapping[str, Array], name: str) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ from ffn_edge.bundle import (
     file_record,
     standard_error,
 )
+from ffn_edge.compose import check_layers
 from ffn_edge.errors import BundleError
 
 
@@ -176,6 +177,26 @@ def test_a_damaged_manifest_is_refused(
 
     with pytest.raises(BundleError, match=f"is damaged: .*{message}"):
         Bundle.load(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"), [(["fc", "fc"], "twice"), (["no layer"], "has no weight")]
+)
+def test_layers_that_cannot_be_composed_are_refused(
+    layers: list[str], message: str, bundle_copy: Path
+) -> None:
+    change_manifest(bundle_copy, set_field("layers", to=layers))
+
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(bundle_copy)
+
+
+def test_a_vector_that_would_enlarge_its_weight_is_refused() -> None:
+    shapes = {"a.weight": (4, 3), "frames/2/a.s_in": (1, 3), "frames/2/a.s_out": (4, 1)}
+    check_layers(shapes, ["a"], 2)
+    for shape in ((5, 1), (2, 4, 1), (4, 2)):
+        with pytest.raises(ValueError, match=r"s_out|broadcast"):
+            check_layers(shapes | {"frames/2/a.s_out": shape}, ["a"], 2)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "{}", '"manifest"'])

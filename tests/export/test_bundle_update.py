@@ -8,6 +8,7 @@ import gc
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -295,14 +296,43 @@ def test_an_interruption_just_after_the_manifest_leaves_the_new_bundle(
     assert Bundle.load(bundle_copy).identity == updated.identity
 
 
-def test_what_a_killed_update_left_is_written_over(
+def test_what_a_killed_update_left_is_written_over_or_removed(
     bundle_copy: Path, adapted: Checkpoint, updated: Bundle
 ) -> None:
-    (bundle_copy / "frames_3.safetensors").write_bytes(b"half of it")
+    for name in ("frames_3.safetensors", "frames_4-2.safetensors", "graph_4-2.onnx", "notes.onnx"):
+        (bundle_copy / name).write_bytes(b"half of it")
 
     update = update_bundle(adapted.network, adapted.card, bundle_copy, (3,))
 
     assert update.bundle.identity == updated.identity
+    own = {MANIFEST, *update.bundle.manifest.files}
+    assert {file.name for file in bundle_copy.iterdir()} - own == {"notes.onnx"}
+
+
+def test_of_two_updates_at_a_time_none_is_lost(
+    bundle_copy: Path, adapted: Checkpoint, recalibrated: Checkpoint
+) -> None:
+    said: list[str] = []
+
+    def second() -> None:
+        update_bundle(recalibrated.network, recalibrated.card, bundle_copy, (4,), progress=told)
+
+    def told(message: str) -> None:
+        said.append(message)
+        waits.set()
+
+    def progress(message: str) -> None:
+        if message.startswith("writing"):
+            thread.start()
+            waits.wait(30)
+
+    waits, thread = threading.Event(), threading.Thread(target=second)
+    update_bundle(adapted.network, adapted.card, bundle_copy, (3,), progress=progress)
+    thread.join(60)
+
+    subs = Bundle.load(bundle_copy).manifest.sub_networks
+    assert {t for t, sub in subs.items() if sub.vectors} == {3, 4}
+    assert "waiting" in said[0]
 
 
 # -------------------------------------------------------------------------------------- refusals
@@ -414,7 +444,7 @@ def test_every_command_works_on_a_bundle_with_an_added_frame_count(
     assert json.loads(stale.stdout.splitlines()[0])
     invoke("profile", bundle_copy, "--runs", 2, *ort)
     fresh = invoke("run", bundle_copy, "--source", video, *ort)
-    assert "measuring quickly" not in fresh.stderr
+    assert "the profile was made for bundle" not in fresh.stderr
     report = json.loads(invoke("doctor", bundle_copy, "--json").stdout)
     assert "2, 3, 4" in json.dumps(report)
 

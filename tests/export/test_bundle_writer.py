@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import subprocess
 from collections.abc import Callable
@@ -164,6 +165,24 @@ def test_weights_beyond_half_precision_are_refused(
 
     assert "fp32" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "tensor", ["conv1.weight", "bn1.norms.2.weight", "bn1.norms.2.running_var"]
+)
+def test_a_network_that_diverged_leaves_what_stood_there(
+    tensor: str, value: float, checkpoint: Checkpoint, bundle_copy: Path
+) -> None:
+    before = content_of(bundle_copy)
+    model = copy.deepcopy(checkpoint.network)
+    with torch.no_grad():
+        model.body.state_dict()[tensor].flatten()[0] = value
+
+    with pytest.raises(ExportError, match="no numbers"):
+        export_bundle(model, checkpoint.card, bundle_copy)
+
+    assert content_of(bundle_copy) == before
 
 
 def test_a_network_whose_graph_no_bundle_may_hold_leaves_what_stood_there(
