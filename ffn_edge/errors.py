@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 
+_MOST_CHARACTERS = 2000
+# Escape sequences and the like, and what changes the direction of a text.
+_ACTING = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
 
 def printable(text: str) -> str:
     """Return a text for people to read: without user and password of an address, and in UTF-8.
 
     The address may be one that was taken for a file, and then has one slash ("rtsp:/me:secret@a").
-    A file's name may be of bytes that are no UTF-8, or hold what a terminal would act on.
+    A file's name may be of bytes that are no UTF-8, or hold what a terminal would act on. What is
+    too long to be read is cut.
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
-    text = re.sub(r"[\0-\x08\x0b-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
-    return re.sub(r"(:/{1,2}).*@", r"\1...@", text)
+    text = re.sub(r"(:/{1,2}).*@", r"\1...@", text)
+    text = _ACTING.sub(lambda found: repr(found[0])[1:-1], text)
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} …"
 
 
 class FfnEdgeError(Exception):

@@ -56,6 +56,18 @@ def test_a_name_that_is_no_text_can_be_printed() -> None:
     assert "a?.mp4" in error.message
 
 
+def test_what_would_act_on_a_terminal_is_shown_as_it_is_written() -> None:
+    error = FfnEdgeError("no \x1b[2J\x9b\u202e.mp4", "a\ttab and\na line stay")
+    assert error.message == r"no \x1b[2J\x9b\u202e.mp4"
+    assert error.hint == "a\ttab and\na line stay"
+
+
+def test_a_message_has_an_end_and_no_secret_at_its_cut() -> None:
+    error = FfnEdgeError(f"there is no video at rtsp://me:hunter2{'x' * 100_000}@host")
+    assert "hunter2" not in error.message
+    assert len(FfnEdgeError("x" * 100_000).message) < 3000
+
+
 def test_texts_without_an_address_stay() -> None:
     for text in ("me@host", "a:b@c", "/videos/a@b.mp4", "http://host/a"):
         assert FfnEdgeError(text).message == text
