@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from ffn_edge.cli import say
-from ffn_edge.user_path import UserPath
+from ffn_edge.option_types import UserPath, Whole
 
 
 @click.command()
@@ -28,9 +28,7 @@ from ffn_edge.user_path import UserPath
     show_default=True,
     help="Shared weights as float32, or as float16: half the size. Arithmetic is float32.",
 )
-@click.option(
-    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips per inference."
-)
+@click.option("--batch", type=Whole(), default=1, show_default=True, help="Clips per inference.")
 @click.option("--replace", is_flag=True, help="Even if -o holds frame counts that would be lost.")
 @click.option(
     "--classes",

@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 
 from ffn_edge.cli import say
+from ffn_edge.option_types import UserPath
 from ffn_edge.tensorrt_api import Target
-from ffn_edge.user_path import UserPath
 
 _SHIFTS = {"KiB": 10, "MiB": 20, "GiB": 30}
 

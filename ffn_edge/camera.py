@@ -144,7 +144,7 @@ class Camera:
             self._hint = "check the address, user and password, for example with `ffprobe URL`."
             self._ways = _network_ways(address, self.name)
         else:
-            raise VideoError(f"{_without_secrets(address)} is no camera", _EXAMPLES)
+            raise VideoError(f"{_without_secrets(address):.100} is no camera", _EXAMPLES)
 
     def __enter__(self) -> Camera:
         """Open the camera.
@@ -278,7 +278,7 @@ def _device_number(address: str) -> int | None:
     """Return the 3 of "3" or of "/dev/video3"; a link to that is as good."""
     if address.startswith("/dev/"):
         address = os.path.realpath(address).removeprefix("/dev/video")
-    return int(address) if address.isascii() and address.isdecimal() else None
+    return int(address) if re.fullmatch(r"[0-9]{1,3}", address) else None
 
 
 def _scale(width: int, height: int, short_side: int | None) -> str:

@@ -156,6 +156,12 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(130)
+    except MemoryError as error:
+        click.echo(
+            f"Error: there is too little memory: {error}\nHint: ask for fewer or smaller things.",
+            err=True,
+        )
+        sys.exit(1)
     except BrokenPipeError:
         # Who read our output is gone (`| head`). Python would complain once more at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

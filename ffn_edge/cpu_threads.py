@@ -15,6 +15,8 @@ from collections.abc import Generator
 
 import click
 
+from ffn_edge.option_types import Whole
+
 VARIABLE = "OMP_NUM_THREADS"  # of OpenMP, which PyTorch heeds; torchrun sets it too
 
 _TRIES = 3
@@ -31,7 +33,7 @@ def fix_threads(ctx: click.Context, param: click.Parameter, value: int | None) -
 
 
 threads_option = click.option(
-    "--threads", type=click.IntRange(1), expose_value=False, callback=fix_threads,
+    "--threads", type=Whole(1, 1024), expose_value=False, callback=fix_threads,
     help="CPU threads to compute with.  [default: what is quickest, measured as it goes]",
 )  # fmt: skip
 

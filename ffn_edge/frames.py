@@ -14,6 +14,9 @@ from ffn_edge.errors import FrameCountError
 
 Indices = npt.NDArray[np.int64]
 
+# Of a clip. The longest of published networks have 128.
+MOST_FRAMES = 4096
+
 
 def check_frame_counts(frame_counts: Iterable[int]) -> tuple[int, ...]:
     """Return `frame_counts` as a tuple if they are positive, distinct and ascending.
@@ -22,9 +25,11 @@ def check_frame_counts(frame_counts: Iterable[int]) -> tuple[int, ...]:
         FrameCountError: they are not.
     """
     counts = tuple(frame_counts)
-    if not counts or any(isinstance(t, bool) or not isinstance(t, int) or t < 1 for t in counts):
+    whole = all(isinstance(t, int) and not isinstance(t, bool) for t in counts)
+    if not (counts and whole and 1 <= min(counts) <= max(counts) <= MOST_FRAMES):
         raise FrameCountError(
-            f"frame counts are positive whole numbers; got {counts}", "for example (4, 8, 16)."
+            f"frame counts are whole numbers from 1 to {MOST_FRAMES}; got {counts!r:.100}",
+            "for example (4, 8, 16).",
         )
     if list(counts) != sorted(set(counts)):
         raise FrameCountError(
@@ -45,12 +50,13 @@ def parse_frames(text: str) -> tuple[int, ...]:
         for part in text.split(","):
             first, dash, last = part.partition("-")
             low, high = int(first), int(last if dash else first)
-            if not 1 <= low <= high:
+            if not 1 <= low <= high <= MOST_FRAMES:
                 raise ValueError
             counts.update(range(low, high + 1))
     except ValueError as error:
         raise FrameCountError(
-            f"cannot read frame counts from {text!r}", 'write a list or a range: "4,8,16", "2-20".'
+            f"cannot read frame counts from {text!r:.50}",
+            f'write a list or a range up to {MOST_FRAMES}: "4,8,16", "2-20".',
         ) from error
     return tuple(sorted(counts))
 

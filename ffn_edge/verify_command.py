@@ -15,9 +15,9 @@ from ffn_edge.cli import say
 from ffn_edge.counted import counted
 from ffn_edge.errors import ExportError
 from ffn_edge.known_answer import TOLERANCES
+from ffn_edge.option_types import Number, UserPath, Whole
 from ffn_edge.runtime.engine import EngineOptions, open_engines
 from ffn_edge.runtime.options import engine_options, take_engine_options
-from ffn_edge.user_path import UserPath
 from ffn_edge.video_list import videos_of
 
 if TYPE_CHECKING:
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--clips",
-    type=click.IntRange(1),
+    type=Whole(1, 10_000),
     default=8,
     show_default=True,
     help="How many clips to compare on, at each frame count.",
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(),
     help="Of PyTorch against the graph, relative; left out, 1e-4, or 1e-2 for fp16 weights.",
 )
 @engine_options

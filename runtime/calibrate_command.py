@@ -12,11 +12,11 @@ from rich.table import Table
 from ffn_edge.atomic import check_writable
 from ffn_edge.bundle import Bundle
 from ffn_edge.counted import counted
+from ffn_edge.option_types import UserPath
 from ffn_edge.progress import line_to, progress
 from ffn_edge.runtime.calibrate import calibrate_bundle
 from ffn_edge.runtime.calibration import CALIBRATION, Calibration
 from ffn_edge.runtime.options import engine_options, take_engine_options
-from ffn_edge.user_path import UserPath
 
 # An accuracy of 0.9 that 200 clips say is known to two points.
 _FEW_CLIPS = 200

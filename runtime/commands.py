@@ -20,6 +20,7 @@ from ffn_edge.atomic import check_writable
 from ffn_edge.bundle import Bundle, Manifest
 from ffn_edge.camera import is_camera
 from ffn_edge.counted import counted
+from ffn_edge.option_types import Number, UserPath, Whole
 from ffn_edge.progress import line_to, progress
 from ffn_edge.runtime.answers import Answers, AnswersCsv
 from ffn_edge.runtime.options import engine_options, root_option, seconds_until, take_engine_options
@@ -29,15 +30,12 @@ from ffn_edge.runtime.run import RunOptions, run_session
 from ffn_edge.runtime.sinks import JsonLines, LiveView, ProgressLines, Sink
 from ffn_edge.runtime.sources import videos_named
 from ffn_edge.runtime.summary import Summary
-from ffn_edge.user_path import UserPath
 from ffn_edge.video import UNSTATED_FPS
 
 
 @click.command(short_help="Measure each engine's latency and power here.")
 @click.argument("bundle", type=UserPath(path_type=Path))
-@click.option(
-    "--runs", type=click.IntRange(min=1), default=50, show_default=True, help="Of each engine."
-)
+@click.option("--runs", type=Whole(), default=50, show_default=True, help="Of each engine.")
 @root_option
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
@@ -77,20 +75,20 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
     "stream such as rtsp://camera/1. May be repeated.",
 )  # fmt: skip
 @click.option(
-    "--latency-ms", type=click.FloatRange(min=0, min_open=True),
+    "--latency-ms", type=Number(),
     help="The deadline of one inference.  [default: none]",
 )  # fmt: skip
-@click.option("--frames", type=int, help="Always this frame count, whatever the deadline.")
+@click.option("--frames", type=Whole(), help="Always this frame count, whatever the deadline.")
 @click.option(
-    "--miss-rate", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05,
+    "--miss-rate", type=Number(1, max_open=True), default=0.05,
     show_default=True, help="The share of inferences that may miss the deadline.",
 )  # fmt: skip
 @click.option(
-    "--power-w", type=click.FloatRange(min=0, min_open=True),
+    "--power-w", type=Number(),
     help="The most that the machine may draw, on average over ten seconds.  [default: no limit]",
 )  # fmt: skip
 @click.option(
-    "--battery-wh", type=click.FloatRange(min=0, min_open=True),
+    "--battery-wh", type=Number(),
     help="The energy that must last until --until.",
 )  # fmt: skip
 @click.option(
@@ -107,19 +105,21 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
     help="A JSON file with latency_ms, miss_rate or power_w, read again whenever it changes.",
 )  # fmt: skip
 @click.option(
-    "--window", "window_s", type=float, default=2.0, show_default=True,
+    "--window", "window_s", type=Number(3600), default=2.0, show_default=True,
     help="The seconds that a clip spans.",
 )  # fmt: skip
 @click.option(
-    "--hop", "hop_s", type=float, default=0.25, show_default=True,
+    "--hop", "hop_s", type=Number(3600), default=0.25, show_default=True,
     help="The seconds from one inference to the next.",
 )  # fmt: skip
 @click.option(
-    "--fps", type=float, default=UNSTATED_FPS, show_default=True,
+    "--fps", type=Number(1000), default=UNSTATED_FPS, show_default=True,
     help="The frames a second of a folder of images.",
 )  # fmt: skip
 @click.option("--realtime", is_flag=True, help="Play a file at its own pace, as a camera would.")
-@click.option("--max-seconds", type=float, default=math.inf, help="End after so much video.")
+@click.option(
+    "--max-seconds", type=Number(math.inf), default=math.inf, help="End after so much video."
+)
 @click.option(
     "--output",
     type=UserPath(path_type=Path),

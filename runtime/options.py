@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import click
 
 from ffn_edge.cpu_threads import fix_threads
+from ffn_edge.option_types import UserPath, Whole
 from ffn_edge.plan_cache import PRECISIONS
 from ffn_edge.runtime.engine import BACKENDS, EngineOptions
 from ffn_edge.runtime.tensorrt_group import RESIDENT
-from ffn_edge.user_path import UserPath
 
 
 def seconds_until(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -49,7 +49,7 @@ _OPTIONS = (
         help="What runs the engines; auto is TensorRT where it works, else ONNX Runtime.",
     ),
     click.option(
-        "--threads", type=click.IntRange(min=1), callback=fix_threads,
+        "--threads", type=Whole(1, 1024), callback=fix_threads,
         help="CPU threads to compute with.  [default: one a physical core]",
     ),
     click.option(

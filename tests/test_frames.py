@@ -20,9 +20,9 @@ def test_ascending_frame_counts_are_taken(counts: list[int]) -> None:
     assert check_frame_counts(counts) == tuple(counts)
 
 
-@pytest.mark.parametrize("counts", [(), (0, 4), (-1,), (4, 8.0), (True, 2), ("4",)])
-def test_what_is_no_positive_whole_number_is_refused(counts: tuple[int, ...]) -> None:
-    with pytest.raises(FrameCountError, match="positive whole numbers"):
+@pytest.mark.parametrize("counts", [(), (0, 4), (-1,), (4, 8.0), (True, 2), ("4",), (4, 10**9)])
+def test_what_is_no_frame_count_is_refused(counts: tuple[int, ...]) -> None:
+    with pytest.raises(FrameCountError, match="whole numbers"):
         check_frame_counts(counts)
 
 
@@ -50,7 +50,9 @@ def test_lists_and_ranges_are_read(text: str, counts: tuple[int, ...]) -> None:
     assert parse_frames(text) == counts
 
 
-@pytest.mark.parametrize("text", ["", "four", "0", "0-3", "-4", "8-", "8-4", "4,,8", "4;8", "1.5"])
+@pytest.mark.parametrize(
+    "text", ["", "four", "0", "0-3", "-4", "8-", "8-4", "4,,8", "4;8", "1.5", "1-1000000000"]
+)
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(FrameCountError, match="cannot read frame counts"):
         parse_frames(text)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ffn_edge.cpu_threads import threads_option
-from ffn_edge.user_path import UserPath
+from ffn_edge.option_types import Number, UserPath, Whole
 
 if TYPE_CHECKING:
     from ffn_edge.train.recipe import Recipe
@@ -33,6 +33,23 @@ def read_settings(
         if not equals:
             raise click.BadParameter(f"{name!r} is not NAME=VALUE", ctx=ctx, param=param)
     return {name.strip(): text.strip() for name, _, text in pairs}
+
+
+def machine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what of a machine computes."""
+    for option in (
+        threads_option,
+        click.option(
+            "--workers",
+            type=Whole(0, 1024),
+            default=WORKERS,
+            show_default=True,
+            help="Decoding processes.",
+        ),
+        click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one."),
+    ):
+        command = option(command)
+    return command
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -59,8 +76,8 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option("--frames", help="Frame counts to train, such as 4,8,16."),
             click.option("--weights", help="A name such as IMAGENET1K_V1, or a file."),
-            click.option("--epochs", type=int, help="Passes over the training list."),
-            click.option("--batch-size", type=int, help="Videos per optimiser step, in all."),
+            click.option("--epochs", type=Whole(), help="Passes over the training list."),
+            click.option("--batch-size", type=Whole(), help="Videos per optimiser step, in all."),
             click.option(
                 "--set",
                 "settings",
@@ -104,9 +121,7 @@ def chosen_recipe(
 )
 @click.option("--without", help="Parts of FFN to leave out, of sn,wa,td,ws: the ablations.")
 @recipe_options
-@click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
-@click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
-@threads_option
+@machine_options
 @click.option(
     "--resume", is_flag=True, help="Continue from last.pt in the folder, also for more --epochs."
 )
@@ -173,10 +188,8 @@ def train(
 )
 @click.option("--dataset", help="Facts of a data set; else those of the training's.")
 @click.option("--frames", help="List or range: 2-20.  [default: those that were trained]")
-@click.option("--batch-size", default=16, show_default=True, help="Videos at a time.")
-@click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
-@threads_option
-@click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
+@click.option("--batch-size", type=Whole(), default=16, show_default=True, help="Videos at a time.")
+@machine_options
 @click.option("--plot", type=UserPath(dir_okay=False), help="Write accuracy against cost here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def evaluate(
@@ -252,21 +265,17 @@ def import_(file: str, arch: str, output: str, classes: str | None) -> None:
 @click.option("--frames", help="Frame counts to add, such as 12, or to recalibrate: else all.")
 @click.option("--recalibrate", is_flag=True, help="Estimate statistics only, for a new camera.")
 @click.option("--val-list", type=FILE, help="List file of labelled videos to validate on.")
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the list.  [default: 3]")
+@click.option("--epochs", type=Whole(), help="Passes over the list.  [default: 3]")
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(),
     help="At the start; it falls to zero.  [default: 0.001]",
 )
-@click.option(
-    "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Videos at a time."
-)
+@click.option("--batch-size", type=Whole(), default=16, show_default=True, help="Videos at a time.")
 @click.option(
     "--output", "-o", type=UserPath(written=True, dir_okay=False), help="Checkpoint to write."
 )
-@click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
-@click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
-@threads_option
+@machine_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def adapt(
     checkpoint: str,

@@ -10,9 +10,8 @@ from typing import Any
 
 import click
 
-from ffn_edge.cpu_threads import threads_option
-from ffn_edge.train.commands import WORKERS, recipe_options
-from ffn_edge.user_path import UserPath
+from ffn_edge.option_types import UserPath
+from ffn_edge.train.commands import machine_options, recipe_options
 
 
 @click.command()
@@ -39,9 +38,7 @@ from ffn_edge.user_path import UserPath
 )
 @click.option("--test-frames", help="Frame counts to evaluate at, such as 2-20.")
 @recipe_options
-@click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
-@click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
-@threads_option
+@machine_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def compare(
     recipe: str,

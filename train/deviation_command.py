@@ -6,9 +6,8 @@ import json
 
 import click
 
-from ffn_edge.cpu_threads import threads_option
-from ffn_edge.train.commands import FILE, WORKERS
-from ffn_edge.user_path import UserPath
+from ffn_edge.option_types import UserPath, Whole
+from ffn_edge.train.commands import FILE, machine_options
 
 
 @click.command()
@@ -18,15 +17,11 @@ from ffn_edge.user_path import UserPath
     "--root", type=UserPath(), help="Folder that the list's paths start from; else the list's own."
 )
 @click.option("--frames", help="Two frame counts; else the lowest and the highest trained one.")
-@click.option("--sub-network", type=int, help="Let only this one serve both frame counts.")
+@click.option("--sub-network", type=Whole(), help="Let only this one serve both frame counts.")
 @click.option("--layer", help="Whose channels to show; else the most deviating layer's.")
-@click.option(
-    "--clips", type=click.IntRange(1), default=200, show_default=True, help="Videos to use."
-)
-@click.option("--batch-size", default=16, show_default=True, help="Videos at a time.")
-@click.option("--workers", default=WORKERS, show_default=True, help="Decoding processes.")
-@threads_option
-@click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one.")
+@click.option("--clips", type=Whole(), default=200, show_default=True, help="Videos to use.")
+@click.option("--batch-size", type=Whole(), default=16, show_default=True, help="Videos at a time.")
+@machine_options
 @click.option("--plot", type=UserPath(dir_okay=False), help="Write .png, .svg or .pdf here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def deviation(

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from ffn_edge.cpu_threads import threads_option
+from ffn_edge.option_types import UserPath
 from ffn_edge.progress import line_to
 from ffn_edge.train.commands import read_settings
-from ffn_edge.user_path import UserPath
 
 
 @click.command(short_help="Show it all on rendered clips, with a report.")

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ffn_edge.option_types import UserPath
 from ffn_edge.runtime.doctor.examine import examine
 from ffn_edge.runtime.doctor.report import Report
-from ffn_edge.user_path import UserPath
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 

@@ -21,6 +21,7 @@ from rich.text import Text
 from ffn_edge.counted import counted
 from ffn_edge.errors import SensorError
 from ffn_edge.jetson import power_mode
+from ffn_edge.option_types import Number, UserPath
 from ffn_edge.runtime.health import Health, HealthReading
 from ffn_edge.runtime.power.find import ROOT, find_meters
 from ffn_edge.runtime.power.ina import RAILS
@@ -28,13 +29,12 @@ from ffn_edge.runtime.power.nvml import visible_gpu
 from ffn_edge.runtime.power.schedule import Schedule
 from ffn_edge.runtime.power.watch import Watched, watch
 from ffn_edge.signals import ending_signals, on_signals
-from ffn_edge.user_path import UserPath
 
 
 @click.command(short_help="Show what power can be measured here.")
 @click.option("--watch", "watching", is_flag=True, help="Go on, with a live table, until Ctrl-C.")
 @click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True),
+    "--seconds", type=Number(),
     help="Measure for so long.  [default: 1; with --watch, until Ctrl-C]",
 )  # fmt: skip
 @click.option(

@@ -17,6 +17,7 @@ from rich.table import Table
 from ffn_edge.counted import counted
 from ffn_edge.errors import FfnEdgeError, FrameCountError
 from ffn_edge.figure import check_figure
+from ffn_edge.option_types import Number, UserPath, Whole
 from ffn_edge.progress import progress
 from ffn_edge.runtime.policy import policies
 from ffn_edge.runtime.policy.interface import OperatingPoint
@@ -27,7 +28,6 @@ from ffn_edge.runtime.simulate.drive import Course
 from ffn_edge.runtime.simulate.profiled import board_from_bundle
 from ffn_edge.runtime.simulate.replay import Recording
 from ffn_edge.runtime.simulate.trace import read_trace
-from ffn_edge.user_path import UserPath
 
 _TABLE_WIDTH = 170
 
@@ -41,12 +41,12 @@ _TABLE_WIDTH = 170
     "--policy", "policy_names", default="all", show_default=True,
     help="Names with commas between: " + ", ".join(policies.NAMES) + " or static-8.",
 )  # fmt: skip
-@click.option("--seeds", type=click.IntRange(min=1), default=20, show_default=True, help="Runs.")
+@click.option("--seeds", type=Whole(), default=20, show_default=True, help="Runs.")
 @click.option(
     "--miss-rate", "miss_rates", default="0.01,0.05", show_default=True,
     help="The shares of inferences that may miss the deadline.",
 )  # fmt: skip
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="The length of a run.")
+@click.option("--hours", type=Number(), help="The length of a run.")
 @click.option(
     "--profile", "bundle", type=UserPath(path_type=Path),
     help="Simulate the engines of this bundle, as they were profiled.",

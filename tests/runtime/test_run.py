@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -103,6 +104,12 @@ def run(bundle: Bundle, source: Path, limits: Limits, sink: Recorder, **options:
         say=said.append,
     )
     return "\n".join(said)
+
+
+@pytest.mark.parametrize("fps", [0.0, -1.0, math.nan, math.inf, 1e9])
+def test_a_rate_that_no_images_have_is_refused(fps: float) -> None:
+    with pytest.raises(FfnEdgeError, match="frames a second"):
+        RunOptions(fps=fps)
 
 
 @pytest.mark.parametrize("annotate", [True, False])

@@ -1,8 +1,10 @@
-"""Paths on the command line."""
+"""Paths and numbers on the command line."""
 
 from __future__ import annotations
 
+import math
 import os
+from typing import Any
 
 import click
 
@@ -38,3 +40,26 @@ class UserPath(click.Path):
         if self._written:
             check_writable(os.fsdecode(path))
         return path
+
+
+class Whole(click.IntRange):
+    """A whole number that a machine can count to."""
+
+    def __init__(self, least: int = 1, most: int = 1_000_000) -> None:
+        super().__init__(least, most)
+
+
+class Number(click.FloatRange):
+    """A number above 0. What is no number is in no range, but click compares the other way."""
+
+    def __init__(self, most: float = 1e9, **settings: bool) -> None:
+        super().__init__(0, most, min_open=True, **settings)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number."""
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found):
+            self.fail(f"{value} is no number.", param, ctx)
+        return found

@@ -1,4 +1,4 @@
-"""Paths on the command line."""
+"""Paths and numbers on the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from ffn_edge import cli
 from ffn_edge.errors import FfnEdgeError, WriteError
-from ffn_edge.user_path import UserPath
+from ffn_edge.option_types import Number, UserPath, Whole
 
 
 def options() -> list[tuple[str, click.Parameter]]:
@@ -28,6 +28,28 @@ def test_every_path_of_every_command_is_a_users_path() -> None:
     for name, parameter in options():
         if isinstance(parameter.type, click.Path):
             assert isinstance(parameter.type, UserPath), f"{name} {parameter.name}"
+
+
+def test_every_number_of_every_command_has_bounds() -> None:
+    for name, parameter in options():
+        if isinstance(parameter.type, click.types.IntParamType | click.types.FloatParamType):
+            assert isinstance(parameter.type, Number | Whole), f"{name} {parameter.name}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused"),
+    [
+        (Whole(), ["0", "-1", "1000001", "9" * 5000, "1.5", "x", ""]),
+        (Whole(0, 4), ["-1", "5"]),
+        (Number(), ["0", "-1", "1e10", "inf", "nan", "-nan", "x", "", "9" * 5000]),
+        (Number(1, max_open=True), ["1", "nan"]),
+    ],
+)
+def test_numbers_out_of_bounds_are_wrong_usage(kind: click.ParamType, refused: list[str]) -> None:
+    for text in refused:
+        with pytest.raises(click.BadParameter):
+            kind.convert(text, None, None)
+    assert kind.convert("0.5" if isinstance(kind, Number) else "1", None, None) in (0.5, 1)
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
