@@ -98,9 +98,9 @@ def export(
     if as_json:
         click.echo(json.dumps(export_fields(bundle)))
     else:
-        from rich.console import Console
+        from ffn_edge.terminal import Terminal
 
-        Console().print(export_table(bundle))
+        Terminal().print(export_table(bundle))
 
 
 def _check_destination(context: click.Context) -> None:

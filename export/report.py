@@ -48,7 +48,7 @@ def export_table(bundle: Bundle) -> Table:
     )
     if fields["unfolded"]:
         caption += f"\n{len(fields['unfolded'])} norms or alterations stay operations of their own"
-    table = Table(title=_as_it_is(fields["path"]), caption=caption)
+    table = Table(title=fields["path"], caption=caption)
     for heading in ("frames", "graph", "GMACs", "top-1", "top-5"):
         table.add_column(heading, justify="right")
     for frames, sub in fields["frames"].items():
@@ -60,11 +60,6 @@ def export_table(bundle: Bundle) -> Table:
             *(f"{accuracy[key]:.1%}" if accuracy else "–" for key in ("top1", "top5")),
         )
     return table
-
-
-def _as_it_is(name: str) -> Text:
-    """Return a title that is no markup: names may have brackets."""
-    return Text(name, style="table.title")
 
 
 def verify_fields(bundle: Bundle, clip_set: ClipSet, found: Sequence[Verified]) -> dict[str, Any]:
@@ -89,7 +84,7 @@ def verify_fields(bundle: Bundle, clip_set: ClipSet, found: Sequence[Verified]) 
 
 def verify_table(bundle: Bundle, clip_set: ClipSet, found: Sequence[Verified]) -> Table:
     """Return what was verified as a table for the terminal."""
-    table = Table(title=_as_it_is(str(bundle.path)), caption=f"clips: {clip_set.source}")
+    table = Table(title=str(bundle.path), caption=f"clips: {clip_set.source}")
     for heading in ("frames", "compared", "max |Δ|", "relative", "tolerance", "same top-1", ""):
         table.add_column(heading, justify="left" if heading == "compared" else "right")
     for each in found:
@@ -101,13 +96,17 @@ def verify_table(bundle: Bundle, clip_set: ClipSet, found: Sequence[Verified]) -
                 f"{pair.relative:.1e}" if pair.relative else "0",
                 f"{pair.tolerance:.0e}",
                 f"{pair.same_top1}/{each.clips}",
-                "ok" if pair.passed else "[bold red]differs[/]",
+                _verdict(pair.passed),
             )
         table.add_row(
             str(each.frames),
             "composed sha256",
             *("",) * 4,
-            "ok" if each.composed_matches else "[bold red]differs[/]",
+            _verdict(each.composed_matches),
             end_section=True,
         )
     return table
+
+
+def _verdict(passed: bool) -> Text:
+    return Text("ok") if passed else Text("differs", style="bold red")

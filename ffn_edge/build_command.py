@@ -89,7 +89,6 @@ def build(
       ffn-edge build bundle --precision fp32 --workspace 256MiB
       ffn-edge build bundle --target rtx
     """
-    from rich.console import Console
     from rich.progress import Progress
 
     from ffn_edge.bundle import Bundle
@@ -102,11 +101,12 @@ def build(
     from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
     from ffn_edge.plan_cache import PlanCache
     from ffn_edge.runtime.tensorrt_group import prove
+    from ffn_edge.terminal import Terminal
 
     options = BuildOptions(
         target=target, precision=precision, refit=refit, workspace_bytes=workspace
     )
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         opened = Bundle.load(bundle)
         built = build_plans(
@@ -120,5 +120,5 @@ def build(
     if as_json:
         click.echo(json.dumps(build_fields(built)))
     else:
-        Console().print(build_table(built))
+        Terminal().print(build_table(built))
         click.echo(build_summary(built))

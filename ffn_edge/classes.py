@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ffn_edge.errors import DataError
+from ffn_edge.errors import DataError, printable
 from ffn_edge.text_file import read_lines
 
 
@@ -19,11 +19,13 @@ def read_classes(class_file: str | os.PathLike[str]) -> tuple[str, ...]:
         names.pop()
     if not names:
         raise DataError(f"{class_file} names no class", "one class name a line.")
+    seen: set[str] = set()
     for number, name in enumerate(names, start=1):
-        if not name or name in names[: number - 1]:
+        if not name or name in seen or printable(name) != name:
+            reason = "is there already" if name in seen else "is no name that can be shown"
             raise DataError(
-                f"{class_file}, line {number}: "
-                + (f"{name!r} is there already" if name else "there is no name"),
+                f"{class_file}, line {number}: {name!r:.50} {reason}",
                 "one class name a line, each different.",
             )
+        seen.add(name)
     return tuple(names)

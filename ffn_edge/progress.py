@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import Progress
 
+from ffn_edge.terminal import Terminal
+
 _EVERY_S = 30.0
-
-
-def line_to(console: Console) -> Callable[[str], None]:
-    """Return what prints a line as it is: never broken, and without markup or colours."""
-    return functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
 
 
 OnProgress = Callable[[int, int], None]  # is told how many are done, and of how many
@@ -37,12 +32,12 @@ class NowAndThen:
 
 
 @contextmanager
-def progress(console: Console, what: str) -> Iterator[OnProgress]:
+def progress(console: Terminal, what: str) -> Iterator[OnProgress]:
     """Yield a function that shows how far a work is, such as "reading", on a console of stderr."""
     if console.is_terminal:
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
     else:
-        say = NowAndThen(line_to(console))
+        say = NowAndThen(console.say)
         yield lambda done, total: say(lambda: f"{what}: {done} of {total}")

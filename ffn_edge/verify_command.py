@@ -100,9 +100,9 @@ def verify(
     if as_json:
         click.echo(json.dumps(verify_fields(opened, clip_set, found)))
     else:
-        from rich.console import Console
+        from ffn_edge.terminal import Terminal
 
-        Console().print(verify_table(opened, clip_set, found))
+        Terminal().print(verify_table(opened, clip_set, found))
     failed = [str(each.frames) for each in found if not each.passed]
     if failed:
         raise ExportError(

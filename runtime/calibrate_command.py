@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from ffn_edge.atomic import check_writable
 from ffn_edge.bundle import Bundle
 from ffn_edge.counted import counted
 from ffn_edge.option_types import UserPath
-from ffn_edge.progress import line_to, progress
+from ffn_edge.progress import progress
 from ffn_edge.runtime.calibrate import calibrate_bundle
 from ffn_edge.runtime.calibration import CALIBRATION, Calibration
 from ffn_edge.runtime.options import engine_options, take_engine_options
+from ffn_edge.terminal import Terminal
 
 # An accuracy of 0.9 that 200 clips say is known to two points.
 _FEW_CLIPS = 200
@@ -52,8 +52,8 @@ def calibrate(
     loaded = Bundle.load(bundle)
     check_writable(bundle / CALIBRATION)
     engines = take_engine_options(options)
-    console = Console(stderr=True)
-    say = line_to(console)
+    console = Terminal(stderr=True)
+    say = console.say
     with progress(console, "calibrating") as show:
         learnt = calibrate_bundle(
             loaded, list_file, engines, root=root, on_video=show, say=say
@@ -65,9 +65,9 @@ def calibrate(
         click.echo(learnt.to_json(), nl=False)
         return
     gmacs = {frames: sub.macs / 1e9 for frames, sub in loaded.manifest.sub_networks.items()}
-    Console().print(_confidence_table(learnt, gmacs))
+    Terminal().print(_confidence_table(learnt, gmacs))
     if learnt.cascades:
-        Console().print(_cascade_table(learnt, gmacs))
+        Terminal().print(_cascade_table(learnt, gmacs))
 
 
 def _confidence_table(learnt: Calibration, gmacs: dict[int, float]) -> Table:

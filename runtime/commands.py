@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ffn_edge.atomic import check_writable
 from ffn_edge.bundle import Bundle, Manifest
 from ffn_edge.camera import is_camera
 from ffn_edge.counted import counted
 from ffn_edge.option_types import Number, UserPath, Whole
-from ffn_edge.progress import line_to, progress
+from ffn_edge.progress import progress
 from ffn_edge.runtime.answers import Answers, AnswersCsv
 from ffn_edge.runtime.options import engine_options, root_option, seconds_until, take_engine_options
 from ffn_edge.runtime.policy.interface import Limits
@@ -30,6 +28,7 @@ from ffn_edge.runtime.run import RunOptions, run_session
 from ffn_edge.runtime.sinks import JsonLines, LiveView, ProgressLines, Sink
 from ffn_edge.runtime.sources import videos_named
 from ffn_edge.runtime.summary import Summary
+from ffn_edge.terminal import Terminal
 from ffn_edge.video import UNSTATED_FPS
 
 
@@ -52,18 +51,18 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
     engines = take_engine_options(options)
     loaded = Bundle.load(bundle)
     check_writable(bundle / PROFILE)
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     with progress(console, "profiling") as show:
         measured = profile_bundle(
             loaded, engines, runs=runs, root=root,
             on_round=lambda done: show(done, runs),
-            say=line_to(console),
+            say=console.say,
         )  # fmt: skip
     click.echo(f"wrote {bundle / PROFILE}", err=True)
     if as_json:
         click.echo(measured.to_json(), nl=False)
     else:
-        Console().print(_profile_table(measured, loaded.manifest))
+        Terminal().print(_profile_table(measured, loaded.manifest))
 
 
 @click.command(short_help="Recognise actions, adapting the frame count.")
@@ -187,8 +186,8 @@ def run(
     )
     if frames is not None and options["escalate"]:
         raise click.UsageError("--escalate chooses frame counts, and --frames fixes one.")
-    console = Console(stderr=True)
-    say = line_to(console)
+    console = Terminal(stderr=True)
+    say = console.say
     summary = Summary()
     limits = Limits(
         latency_ms=latency_ms,
@@ -297,5 +296,5 @@ def _profile_table(measured: Profile, manifest: Manifest) -> Table:
         if energy_j is not None:
             row += [f"{power.above_idle_w[frames]:.2f}", f"{energy_j:.3g}"]
         table.add_row(str(frames), *row)
-    table.caption = Text("\n".join(caption), style="table.caption")
+    table.caption = "\n".join(caption)
     return table

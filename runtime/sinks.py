@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -21,6 +21,7 @@ from ffn_edge.runtime.hand_over import HandOver
 from ffn_edge.runtime.line_file import LineFile
 from ffn_edge.runtime.session import Result
 from ffn_edge.runtime.sources import Frame, Stream
+from ffn_edge.terminal import Terminal
 from ffn_edge.video import VideoWriter
 
 
@@ -80,7 +81,7 @@ def _rounded(value: float | None) -> float | None:
 class LiveView:
     """The latest result in the terminal, redrawn four times a second by rich's own thread."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._latest: Result | None = None
         self._live = Live(
             console=console,
@@ -125,7 +126,7 @@ class LiveView:
         classes = Table.grid(padding=(0, 1))
         for best in result.top:
             bar = ProgressBar(total=1.0, completed=best.probability, width=30)
-            classes.add_row(Text(best.class_name), bar, f"{best.probability:.2f}")
+            classes.add_row(best.class_name, bar, f"{best.probability:.2f}")
         why = Text(f"{result.decision.frames}: {result.decision.reason}")
         why_not = Text(
             "\n".join(f"{frames}: {reason}" for frames, reason in result.decision.rejected.items()),

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from ffn_edge.counted import counted
 from ffn_edge.errors import VideoError
@@ -136,11 +135,8 @@ class Summary:
             title.append(counted(figures["over_current"], "over-current event"))
         table = Table(
             title=" · ".join(title),
-            caption=Text(  # and no markup: names may have brackets
-                f"around the engine: {figures['mean_overhead_ms']:.2f} ms on average"
-                + "".join(f"\nskipped {line}" for line in self._skipped),
-                style="table.caption",
-            ),
+            caption=f"around the engine: {figures['mean_overhead_ms']:.2f} ms on average"
+            + "".join(f"\nskipped {line}" for line in self._skipped),
         )
         for heading in ("frames", "inferences", "time", "p50", "p95", "max", "missed"):
             table.add_column(heading, justify="right")

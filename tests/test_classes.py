@@ -27,8 +27,9 @@ def test_names_are_read_in_order(tmp_path: Path) -> None:
     [
         (b"", "names no class"),
         (b"\n \n", "names no class"),
-        (b"a\n\nb\n", "line 2: there is no name"),
+        (b"a\n\nb\n", "line 2: '' is no name"),
         (b"a\nb\na\n", "line 3: 'a' is there already"),
+        (b"a\n\x1b[2J\n", "line 2: .* no name that can be shown"),
         (b"\xff\xfe\x00", "cannot be read"),
     ],
 )

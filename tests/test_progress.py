@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 
 import pytest
-from rich.console import Console
 from rich.progress import Progress
 
 from ffn_edge import progress as progress_module
 from ffn_edge.export.build_report import BuildProgress
 from ffn_edge.progress import NowAndThen, progress
+from ffn_edge.terminal import Terminal
 
 
 class Clock:
@@ -32,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_a_log_gets_a_line_every_half_minute(clock: Clock) -> None:
-    console = Console(file=io.StringIO(), force_terminal=False)
+    console = Terminal(file=io.StringIO(), force_terminal=False)
     with progress(console, "reading") as show:
         for number in range(1, 101):
             clock.now_s += 1.0
@@ -43,7 +43,7 @@ def test_a_log_gets_a_line_every_half_minute(clock: Clock) -> None:
 
 
 def test_a_short_work_says_nothing(clock: Clock) -> None:
-    console = Console(file=io.StringIO(), force_terminal=False)
+    console = Terminal(file=io.StringIO(), force_terminal=False)
     with progress(console, "reading") as show:
         show(1, 1)
     assert isinstance(console.file, io.StringIO)
@@ -51,7 +51,7 @@ def test_a_short_work_says_nothing(clock: Clock) -> None:
 
 
 def test_a_terminal_gets_a_bar(clock: Clock) -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    console = Terminal(file=io.StringIO(), force_terminal=True, width=80)
     with progress(console, "reading") as show:
         show(3, 9)
     assert isinstance(console.file, io.StringIO)

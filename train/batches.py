@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console
-
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.progress import progress
+from ffn_edge.terminal import Terminal
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.loading import Batch, BrokenVideos, ResumableSampler, make_loader
@@ -74,7 +73,7 @@ class VideoBatches:
         Raises:
             DataError: too many videos are broken.
         """
-        console = Console(stderr=True)
+        console = Terminal(stderr=True)
         known = len(self.broken.reasons)
         self._sampler.start(number)
         batches = self.broken.watch(self._loader)
@@ -83,5 +82,4 @@ class VideoBatches:
                 show(done, len(self))
                 yield batch
         for reason in self.broken.reasons[known:]:
-            text = f"skipped: {reason}"
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            console.say(f"skipped: {reason}")

@@ -214,9 +214,9 @@ def evaluate(
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows]))
     else:
-        from rich.console import Console
+        from ffn_edge.terminal import Terminal
 
-        Console().print(table_of(rows))
+        Terminal().print(table_of(rows))
     if plot:
         plot_accuracy({checkpoint: rows}, plot)
         click.echo(f"wrote {plot}", err=True)

@@ -92,9 +92,9 @@ def compare(
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(score) for score in scores]))
     else:
-        from rich.console import Console
+        from ffn_edge.terminal import Terminal
 
-        Console().print(comparison_table(scores))
+        Terminal().print(comparison_table(scores))
     if test_list is None and chosen.val_list is not None:
         click.echo(
             "evaluated on the validation list, by which each best epoch was chosen; --test-list "

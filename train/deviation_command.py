@@ -54,10 +54,10 @@ def deviation(
     if as_json:
         click.echo(json.dumps(json_of(found, layer)))
     else:
-        from rich.console import Console
+        from ffn_edge.terminal import Terminal
 
         for table in tables_of(found):
-            Console().print(table)
+            Terminal().print(table)
     if plot:
         plot_deviation(found, plot, layer)
         click.echo(f"wrote {plot}", err=True)

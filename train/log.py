@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -19,6 +18,7 @@ from ffn_edge import schema
 from ffn_edge.atomic import write_text, written
 from ffn_edge.errors import CheckpointError, RecipeError, reason_of
 from ffn_edge.progress import NowAndThen
+from ffn_edge.terminal import Terminal
 
 METRICS = "metrics.jsonl"
 
@@ -39,7 +39,7 @@ class RunLog:
         self, folder: Path, total_steps: int, first_step: int, first_epoch: int, enabled: bool
     ) -> None:
         self.enabled = enabled
-        self.console = Console(stderr=True, quiet=not enabled)
+        self.console = Terminal(stderr=True, quiet=not enabled)
         self._folder = folder
         self._first_step = first_step
         self._first_epoch = first_epoch
@@ -141,11 +141,11 @@ class RunLog:
             for frames, values in accuracy.items():
                 self._board.add_scalar(f"validation/top1_{frames}_frames", values["top1"], step)
         top1 = "  ".join(f"{t} frames {v['top1']:.1%}" for t, v in accuracy.items())
-        self.console.print(f"epoch {epoch + 1}: top-1 {top1}", highlight=False)
+        self.console.print(f"epoch {epoch + 1}: top-1 {top1}")
 
     def note(self, text: str) -> None:
         """Print one line above the progress bar."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.say(text)
 
     def flush(self) -> None:
         """Bring what was recorded to the files, before a checkpoint says it is there."""

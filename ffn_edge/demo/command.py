@@ -8,7 +8,6 @@ import click
 
 from ffn_edge.cpu_threads import threads_option
 from ffn_edge.option_types import UserPath
-from ffn_edge.progress import line_to
 from ffn_edge.train.commands import read_settings
 
 
@@ -37,14 +36,14 @@ def demo(output: Path, settings: dict[str, str]) -> None:
     Example:
       ffn-edge demo --output demo
     """
-    from rich.console import Console
+    from ffn_edge.terminal import Terminal
 
     click.echo("· import PyTorch", err=True)  # seconds, and half a minute for the first time
     from ffn_edge.demo.page import write_page
     from ffn_edge.demo.pipeline import run_demo
 
-    console = Console(stderr=True)
-    say = line_to(console)
+    console = Terminal(stderr=True)
+    say = console.say
     try:
         result = run_demo(output, say=say, settings=settings)
     except KeyboardInterrupt:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ffn_edge.option_types import UserPath
 from ffn_edge.runtime.doctor.examine import examine
 from ffn_edge.runtime.doctor.report import Report
+from ffn_edge.terminal import Terminal
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
@@ -38,19 +38,19 @@ def doctor(context: click.Context, bundle: Path | None, cache: Path | None, as_j
       ffn-edge doctor
       ffn-edge doctor bundle --json
     """
-    with Console(stderr=True).status("looking at this machine"):
+    with Terminal(stderr=True).status("looking at this machine"):
         report = examine(bundle, cache=cache)
     if as_json:
         click.echo(json.dumps(report.fields(), indent=1))
     else:
-        Console().print(_table(report))
+        Terminal().print(_table(report))
         click.echo(report.verdict)
     context.exit(0 if report.works else 1)
 
 
 def _table(report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
     table.add_column("status", no_wrap=True)
     table.add_column("found", overflow="fold")
     for group in report.groups:
@@ -61,7 +61,7 @@ def _table(report: Report) -> Table:
             if line.remedy:
                 found.append(f"\nRemedy: {line.remedy}", style="bold")
             table.add_row(
-                Text(f"  {line.name}", overflow="fold"),
+                f"  {line.name}",
                 Text(line.status, style=_STYLES[line.status]),
                 found,
             )

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -29,6 +29,7 @@ from ffn_edge.runtime.power.nvml import visible_gpu
 from ffn_edge.runtime.power.schedule import Schedule
 from ffn_edge.runtime.power.watch import Watched, watch
 from ffn_edge.signals import ending_signals, on_signals
+from ffn_edge.terminal import Terminal
 
 
 @click.command(short_help="Show what power can be measured here.")
@@ -69,7 +70,7 @@ def power(watching: bool, seconds: float | None, root: Path, as_json: bool) -> N
         stack.enter_context(on_signals(stop.set, *ending_signals()))
         live = None
         if watching and not as_json:
-            live = stack.enter_context(Live(console=Console(), auto_refresh=False))
+            live = stack.enter_context(Live(console=Terminal(), auto_refresh=False))
         until_s = seconds or (math.inf if watching else 1.0 if meters else 0.0)
         fields: dict[str, Any] = {}
         for elapsed_s, schedule in watch(meters, until_s, 1.0, stop):
@@ -83,7 +84,7 @@ def power(watching: bool, seconds: float | None, root: Path, as_json: bool) -> N
     if not watching and as_json:
         click.echo(json.dumps(fields, indent=1))
     elif not watching:
-        Console().print(_view(elapsed_s, schedule, meters, missing, reading, mode))
+        Terminal().print(_view(elapsed_s, schedule, meters, missing, reading, mode))
 
 
 def _fields(
@@ -169,7 +170,7 @@ def _view(
         )
         for name, rail in each.rails.items():
             table.add_row(
-                Text(f"  {name}"), _watts(rail.mean), _watts(rail.highest), "", RAILS.get(name, "")
+                f"  {name}", _watts(rail.mean), _watts(rail.highest), "", RAILS.get(name, "")
             )
     for name, error in missing.items():
         why = Text(error.message)
@@ -200,7 +201,7 @@ def _health_table(health: HealthReading, mode: str | None) -> Table:
         ("CPU clock", _megahertz(health.cpu_hz)),
         ("power mode", mode or "unknown"),
     ):
-        table.add_row(Text(name), Text(found))
+        table.add_row(name, found)
     return table
 
 

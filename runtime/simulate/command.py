@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from ffn_edge.counted import counted
@@ -28,6 +26,7 @@ from ffn_edge.runtime.simulate.drive import Course
 from ffn_edge.runtime.simulate.profiled import board_from_bundle
 from ffn_edge.runtime.simulate.replay import Recording
 from ffn_edge.runtime.simulate.trace import read_trace
+from ffn_edge.terminal import Terminal
 
 _TABLE_WIDTH = 170
 
@@ -82,16 +81,14 @@ def simulate(
       ffn-edge simulate --scenario spikes --policy adaptive,alert --seeds 5
       ffn-edge simulate --trace trace.jsonl
     """
-    console = Console(stderr=True)
-    if hours is not None and not math.isfinite(hours):
-        raise FfnEdgeError(f"a run has a length in hours; got {hours}", "--hours 24")
+    console = Terminal(stderr=True)
     if plot is not None:
         check_figure(plot)
     spec = SYNTHETIC
     if bundle is not None:
         spec, note = board_from_bundle(bundle)
         if note:
-            console.print(note, markup=False, soft_wrap=True)
+            console.say(note)
     courses = _courses(scenario_names, hours)
     points: Sequence[OperatingPoint] = spec.points
     if trace_path is not None:
@@ -101,11 +98,10 @@ def simulate(
         courses, seeds = [Recording(trace)], 1  # nothing is random
         points = trace.setting.points
         if trace.broken:
-            console.print(
+            console.say(
                 f"{trace_path}: left out {counted(len(trace.broken), 'broken line')}; "
-                f"{trace.broken[0]}",
-                markup=False, soft_wrap=True,
-            )  # fmt: skip
+                f"{trace.broken[0]}"
+            )
     comparison = Comparison(
         courses=courses,
         policies=_policies(policy_names, points),
@@ -126,7 +122,7 @@ def simulate(
     else:
         # A table that is folded to 80 columns cannot be read.
         # In a narrow terminal its lines wrap, but nothing is lost.
-        output = Console(width=_TABLE_WIDTH)
+        output = Terminal(width=_TABLE_WIDTH)
         for course in courses:
             output.print(_table(course, found[course.name]))
     if plot is not None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from rich.console import Console
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import BundleError, CheckpointError, ExportError
@@ -18,6 +17,7 @@ from ffn_edge.export.commands import export
 from ffn_edge.export.report import export_table
 from ffn_edge.export.verify import NETWORK_TOLERANCE
 from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint
+from ffn_edge.terminal import Terminal
 from ffn_edge.verify_command import verify
 from ffn_edge.video import VideoWriter
 
@@ -50,7 +50,7 @@ def test_export_writes_a_bundle_and_reports_it(checkpoint_file: Path, tmp_path: 
 def test_the_exports_report_is_a_table(exported: Bundle) -> None:
     text = io.StringIO()
 
-    Console(file=text, width=100).print(export_table(exported))
+    Terminal(file=text, width=100).print(export_table(exported))
 
     assert "GMACs" in text.getvalue()
     assert "50.0%" in text.getvalue()  # the accuracy that the checkpoint knows

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from ffn_edge import progress
 from ffn_edge.errors import FfnEdgeError, VideoError
@@ -24,6 +23,7 @@ from ffn_edge.runtime.policy.interface import Decision, Limits, Observation, Sen
 from ffn_edge.runtime.session import Prediction, Result
 from ffn_edge.runtime.sinks import AnnotatedVideo, JsonLines, LiveView, ProgressLines
 from ffn_edge.runtime.sources import Frame, Stream, VideoStream
+from ffn_edge.terminal import Terminal
 from ffn_edge.video import VideoReader
 
 NewResult = Callable[..., Result]
@@ -144,7 +144,7 @@ def test_the_folder_of_a_file_is_made(tmp_path: Path) -> None:
 
 def shown_by(results: list[Result]) -> str:
     text = io.StringIO()
-    console = Console(file=text, force_terminal=True, width=100, color_system=None)
+    console = Terminal(file=text, force_terminal=True, width=100, color_system=None)
     with LiveView(console) as view:
         for result in results:
             view.write(result)

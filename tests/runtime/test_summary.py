@@ -7,12 +7,12 @@ import json
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from ffn_edge.errors import VideoError
 from ffn_edge.runtime.policy.interface import Decision, Limits, Observation, Sensed
 from ffn_edge.runtime.session import Prediction, Result
 from ffn_edge.runtime.summary import Summary
+from ffn_edge.terminal import Terminal
 
 
 def result(
@@ -100,7 +100,7 @@ def test_the_table_shows_each_frame_count() -> None:
     summary = Summary()
     summary.write(result(0.0, 4, 20.0))
     summary.write(result(1.0, 16, 70.0))
-    console = Console(file=io.StringIO(), width=100)
+    console = Terminal(file=io.StringIO(), width=100)
     with console.capture() as capture:
         console.print(summary.table())
     text = capture.get()
@@ -113,7 +113,7 @@ def test_a_name_with_brackets_is_shown_and_one_is_singular() -> None:
     summary = Summary()
     summary.write(result(1.0, 16, 80.0))
     summary.skip("q[/x] [hd].mp4", VideoError("it is empty"))
-    console = Console(file=io.StringIO(), width=100)
+    console = Terminal(file=io.StringIO(), width=100)
     console.print(summary.table())
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()

@@ -142,8 +142,6 @@ def test_a_profiled_bundle_gives_the_engines_and_their_noise(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--hours", "nan"], "a length in hours"),
-        (["--hours", "inf"], "a length in hours"),
         (["--plot", "p.xyz"], "names no format"),
         (["--plot", "nowhere/p.png"], "there is no folder nowhere"),
     ],
