@@ -8,9 +8,11 @@ from pathlib import Path
 
 from ffn_edge.host_memory import memory_sizes
 from ffn_edge.jetson import fastest_power_mode, power_mode_in
-from ffn_edge.runtime.doctor.probes import Facts, existing, read
+from ffn_edge.runtime.doctor.probes import Facts, existing
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
+from ffn_edge.runtime.health import Health
 from ffn_edge.runtime.power.ina import find_rails
+from ffn_edge.sysfs import text_of
 
 # NVIDIA's JetPack archive: developer.nvidia.com/embedded/jetpack-archive. Exact releases, but that
 # the points of 39.2 are those of JetPack 7.2.
@@ -130,7 +132,8 @@ def _thermal_line(facts: Facts) -> Line:
             "temperatures", f"not for this user: {_listed(closed)}", "note",
             f"sudo chmod a+r {' '.join(map(str, closed))}, after each start of the machine.",
         )  # fmt: skip
-    return Line("temperatures", ", ".join(read(zone / "type") or zone.name for zone in zones))
+    told = Health(facts.root).read().temperatures_c
+    return Line("temperatures", ", ".join(told) or "none is told now")
 
 
 def _rapl_lines(facts: Facts) -> Iterator[Line]:
@@ -146,7 +149,7 @@ def _rapl_lines(facts: Facts) -> Iterator[Line]:
     else:
         yield Line(
             "energy (RAPL)",
-            ", ".join(read(path.parent / "name") or path.parent.name for path in counters),
+            ", ".join(text_of(path.parent / "name") or path.parent.name for path in counters),
         )
 
 

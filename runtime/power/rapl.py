@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ffn_edge.errors import SensorError
 from ffn_edge.runtime.power.meter import Averaging, PowerReading
-from ffn_edge.runtime.power.sysfs import KernelFile, number_in, text_of, why
+from ffn_edge.sysfs import KernelFile, number_in, text_of, why
 
 _ZONES = "sys/class/powercap"
 
