@@ -12,7 +12,7 @@ from ffn_edge.runtime.doctor.probes import Facts, existing
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
 from ffn_edge.runtime.health import Health
 from ffn_edge.runtime.power.ina import find_rails
-from ffn_edge.sysfs import text_of
+from ffn_edge.runtime.power.rapl import find_packages
 
 # NVIDIA's JetPack archive: developer.nvidia.com/embedded/jetpack-archive. Exact releases, but that
 # the points of 39.2 are those of JetPack 7.2.
@@ -138,7 +138,8 @@ def _thermal_line(facts: Facts) -> Line:
 
 def _rapl_lines(facts: Facts) -> Iterator[Line]:
     """Report the energy counters of an x86 processor; other machines have none to speak of."""
-    counters = sorted(facts.root.glob("sys/class/powercap/intel-rapl:*/energy_uj"))
+    packages = find_packages(facts.root)
+    counters = [each / "energy_uj" for folders in packages.values() for each in folders]
     if not counters:
         return
     if _closed(facts, counters, os.R_OK):
@@ -147,10 +148,7 @@ def _rapl_lines(facts: Facts) -> Iterator[Line]:
             f"sudo chmod a+r {' '.join(map(str, counters))}, after each start of the machine.",
         )  # fmt: skip
     else:
-        yield Line(
-            "energy (RAPL)",
-            ", ".join(text_of(path.parent / "name") or path.parent.name for path in counters),
-        )
+        yield Line("energy (RAPL)", ", ".join(packages))
 
 
 def resource_lines(facts: Facts, folders: dict[str, Path]) -> Iterator[Line]:
