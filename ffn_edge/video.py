@@ -472,12 +472,12 @@ def _is_turned(matrix: npt.NDArray[np.int32]) -> bool:
     return abs(float(matrix[0])) < abs(float(matrix[1]))
 
 
-@functools.cache
 def _decoding_threads() -> int:
     """Choose as FFmpeg does, which knows of no quota: one more than processors, so none waits."""
     return min(usable_processors() + 1, _MOST_THREADS)
 
 
+@functools.cache
 def _demuxer_options() -> dict[str, str]:
     """Keep a playlist from naming an address, or another file."""
     formats = pyav().formats_available - _PLAYLISTS

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ffn_edge import video
 from ffn_edge.cores import cpu_quota, usable_cores, usable_processors
+from ffn_edge.opencv import opencv
 
 V1 = "32 31 0:29 {top} /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct"
 OTHER_V1 = "33 31 0:30 / /sys/fs/cgroup/cpuset rw,relatime shared:9 - cgroup cgroup rw,cpuset"
@@ -81,6 +83,24 @@ def test_the_tightest_quota_counts(
     mounts: list[str], groups: list[str], files: dict[str, str], quota: float, tmp_path: Path
 ) -> None:
     assert cpu_quota(machine(tmp_path, mounts, groups, files)) == quota
+
+
+def test_opencv_has_no_more_threads_than_a_quota_lets_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = opencv().getNumThreads()
+    monkeypatch.setattr("ffn_edge.opencv.usable_processors", lambda: 1)
+    try:
+        opencv().setNumThreads(2)
+        assert opencv.__wrapped__().getNumThreads() == 1
+    finally:
+        opencv().setNumThreads(before)
+
+
+@pytest.mark.parametrize(("processors", "threads"), [(1, 2), (4, 5), (100, 16)])
+def test_a_decoder_has_no_more_threads_than_a_quota_lets_run(
+    processors: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "usable_processors", lambda: processors)
+    assert video._decoding_threads() == threads
 
 
 @pytest.mark.parametrize(

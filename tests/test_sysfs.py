@@ -166,6 +166,18 @@ def test_no_reader_fails_at_the_numbers_in_a_file(number: str, machine: Path) ->
         (machine / name).write_text(text + "\n")
 
 
+@pytest.mark.parametrize("odd", ["nothing", "a loop", "a pipe"])
+def test_no_reader_fails_where_a_folder_is_none(odd: str, machine: Path) -> None:
+    folders = {parent for name in FILES for parent in Path(name).parents if parent.name}
+    for folder in sorted(folders):
+        (machine / folder).rename(machine / "away")
+        ODD[odd](machine / folder)
+        for read in READERS.values():
+            read(machine)
+        (machine / folder).unlink()
+        (machine / "away").rename(machine / folder)
+
+
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EIO, errno.ENODATA, errno.ETIMEDOUT])
 def test_no_reader_fails_at_what_the_kernel_answers(
     number: int, machine: Path, monkeypatch: pytest.MonkeyPatch
