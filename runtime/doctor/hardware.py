@@ -133,7 +133,9 @@ def _thermal_line(facts: Facts) -> Line:
             f"sudo chmod a+r {' '.join(map(str, closed))}, after each start of the machine.",
         )  # fmt: skip
     told = Health(facts.root).read().temperatures_c
-    return Line("temperatures", ", ".join(told) or "none is told now")
+    if not told:
+        return Line("temperatures", "none: no thermal zone tells its own now", "note")
+    return Line("temperatures", ", ".join(told))
 
 
 def _rapl_lines(facts: Facts) -> Iterator[Line]:

@@ -304,6 +304,13 @@ def test_cameras_and_sensors_without_permission_come_with_the_command_that_opens
     assert report.works
 
 
+def test_a_thermal_zone_that_is_switched_off_is_left_out(jetson: Computer) -> None:
+    jetson.write("sys/class/thermal/thermal_zone0/temp", "")
+    assert line(jetson.examine(), "Sensors", "temperatures").found == "gpu-thermal"
+    jetson.write("sys/class/thermal/thermal_zone1/temp", "-256000\n")
+    assert line(jetson.examine(), "Sensors", "temperatures").status == "note"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_permissions_are_those_of_the_file_system(jetson: Computer) -> None:
     (jetson.root / "dev/video0").chmod(0)
