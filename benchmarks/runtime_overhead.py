@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ffn_edge.bundle import Bundle
+from ffn_edge.cores import usable_cores
 from ffn_edge.runtime.clip_buffer import ClipBuffer, HostRing, window_capacity
 from ffn_edge.runtime.engine import Engine, EngineOptions, open_engines
-from ffn_edge.runtime.machine import usable_cores
 from ffn_edge.runtime.policy.adaptive import Adaptive
 from ffn_edge.runtime.policy.interface import Controller, Limits, Observation
 from ffn_edge.runtime.profile import profile_engines

@@ -23,6 +23,7 @@ import onnxruntime  # type: ignore[import-untyped]
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.compose import Array, compose, composed_sha256
+from ffn_edge.cores import usable_cores
 from ffn_edge.counted import counted
 from ffn_edge.cpu_threads import fixed_threads
 from ffn_edge.errors import ExportError
@@ -195,7 +196,7 @@ def _logits_of_graph(
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings are for ONNX Runtime's developers
-    options.intra_op_num_threads = fixed_threads() or 0  # 0: as it likes
+    options.intra_op_num_threads = fixed_threads() or usable_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others compute too
     # ONNX Runtime reads them where they are, as long as the session lives.
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ffn_edge.sysfs import text_of
+
 
 def memory_sizes(root: Path = Path("/")) -> dict[str, int]:
     """Return the entries of /proc/meminfo in bytes, such as MemAvailable; none elsewhere.
@@ -12,8 +14,5 @@ def memory_sizes(root: Path = Path("/")) -> dict[str, int]:
     Args:
         root: where the file system begins.
     """
-    try:
-        text = (root / "proc/meminfo").read_text(errors="replace")
-    except OSError:
-        return {}
-    return {name: int(kib) * 1024 for name, kib in re.findall(r"(?m)^(\w+):\s+(\d+) kB", text)}
+    text = text_of(root / "proc/meminfo") or ""
+    return {name: int(kib) * 1024 for name, kib in re.findall(r"(?m)^(\w+):\s+(\d{1,18}) kB", text)}

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ffn_edge.sysfs import text_of
+
 _ROOT = Path("/")
 _COMMAND_TIMEOUT_S = 5.0
 
@@ -20,21 +22,14 @@ def l4t_release(root: Path = _ROOT) -> str | None:
     Args:
         root: where the file system begins.
     """
-    try:
-        text = (root / "etc/nv_tegra_release").read_text(errors="replace")
-    except OSError:
-        return None
-    match = re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", text)
+    text = text_of(root / "etc/nv_tegra_release") or ""
+    match = re.search(r"# R(\d{1,9}) \(release\), REVISION: (\d{1,9}(?:\.\d{1,9})*)", text)
     return f"{match[1]}.{match[2]}" if match else None
 
 
 def board_model(root: Path = _ROOT) -> str | None:
     """Return the board's name, such as "NVIDIA Jetson Orin Nano Developer Kit"."""
-    try:
-        text = (root / "proc/device-tree/model").read_text(errors="replace")
-    except OSError:
-        return None
-    return text.strip("\0 \n") or None
+    return text_of(root / "proc/device-tree/model")
 
 
 def output_of(command: Sequence[str]) -> str | None:
@@ -91,11 +86,8 @@ def fastest_power_mode(root: Path = _ROOT) -> tuple[int, str] | None:
     Returns:
         MAXN_SUPER, or else MAXN; None where there is neither.
     """
-    try:
-        text = (root / "etc/nvpmodel.conf").read_text(errors="replace")
-    except OSError:
-        return None
+    text = text_of(root / "etc/nvpmodel.conf") or ""
     # "< POWER_MODEL ID=2 NAME=MAXN_SUPER >"; a line that is a comment begins with "#".
-    modes = re.findall(r"(?m)^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=([^\s>]+)\s*>", text)
+    modes = re.findall(r"(?m)^\s*<\s*POWER_MODEL\s+ID=(\d{1,9})\s+NAME=([^\s>]+)\s*>", text)
     ids = {name: int(number) for number, name in modes}
     return next(((ids[name], name) for name in ("MAXN_SUPER", "MAXN") if name in ids), None)

@@ -9,6 +9,7 @@ import functools
 import os
 from types import ModuleType
 
+from ffn_edge.cores import usable_processors
 from ffn_edge.errors import FfnEdgeError
 
 
@@ -33,6 +34,8 @@ def opencv() -> ModuleType:
         cv2.setLogLevel(0)  # OpenCV 4; 0 is "silent"
     else:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # OpenCV 5
+    if usable_processors() < cv2.getNumThreads():  # OpenCV does not know of every quota
+        cv2.setNumThreads(usable_processors())
     return cv2
 
 

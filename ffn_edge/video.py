@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffn_edge.atomic import atomic_file
+from ffn_edge.cores import usable_processors
 from ffn_edge.errors import VideoError, WriteError, reason_of
 from ffn_edge.frame_folder import read_frame_folder as read_frame_folder
 from ffn_edge.images import Choose, Images, Indices, Key, check_file, distinct, stacked
@@ -37,6 +38,7 @@ _LEAST_FPS, _MOST_FPS = 1 / 3600, 480.0
 _MOST_PIXELS = 8192 * 4608
 # Formats that open other files than the one that is named.
 _PLAYLISTS = {"concat", "concatf", "dash", "hls", "image2", "imf", "sdp"}
+_MOST_THREADS = 16  # of a decoder, as in FFmpeg
 _DECODER = {"max_pixels": str(_MOST_PIXELS)}
 # Of a second, in files that are written: whole ticks for 24, 25, 29.97 and 30 frames.
 _TICKS = 60_000
@@ -74,8 +76,9 @@ class VideoReader:
 
         Args:
             path: a video of any format that FFmpeg decodes.
-            threads: of the decoder. 0 lets it choose, best for one large video; 1 is faster for
-                small ones, and where several are read at once.
+            threads: of the decoder. 0 is what FFmpeg would choose if it knew of a container's
+                quota, best for one large video; 1 is faster for small ones, and where several are
+                read at once.
         """
         self.path = Path(path)
         self._threads = threads
@@ -234,7 +237,7 @@ class VideoReader:
         try:
             stream = self._video_of(container)
             stream.codec_context.options = _DECODER
-            stream.codec_context.thread_count = self._threads
+            stream.codec_context.thread_count = self._threads or _decoding_threads()
             stream.codec_context.thread_type = "NONE" if self._threads == 1 else "AUTO"
             rate = stream.average_rate
             self._has_times = rate is None or _LEAST_FPS <= rate <= _MOST_FPS
@@ -467,6 +470,11 @@ def _upright(image: Images, matrix: npt.NDArray[np.int32]) -> Images:
 def _is_turned(matrix: npt.NDArray[np.int32]) -> bool:
     """Return whether a display matrix swaps height and width."""
     return abs(float(matrix[0])) < abs(float(matrix[1]))
+
+
+def _decoding_threads() -> int:
+    """Choose as FFmpeg does, which knows of no quota: one more than processors, so none waits."""
+    return min(usable_processors() + 1, _MOST_THREADS)
 
 
 @functools.cache

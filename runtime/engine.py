@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ffn_edge.bundle import Bundle
+from ffn_edge.cores import usable_cores
 from ffn_edge.errors import EngineError
 from ffn_edge.graph_check import external_tensors
 from ffn_edge.runtime.clip_buffer import Clip, Ring
-from ffn_edge.runtime.machine import usable_cores
 from ffn_edge.runtime.onnxruntime_engine import (
     HeldWeights,
     OnnxRuntimeEngine,

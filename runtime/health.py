@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ffn_edge.runtime.machine import gpu_devices
-from ffn_edge.runtime.power.sysfs import number_in, text_of
+from ffn_edge.sysfs import number_in, text_of
 
 _ROOT = Path("/")
 _MEMORY_CLOCK = "sys/kernel/debug/bpmp/debug/clk/emc/rate"  # only root may read it

@@ -8,10 +8,13 @@ import platform
 import re
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffn_edge.runtime.power.sysfs import number_in
+from ffn_edge.cores import cpu_quota, usable_cores
+from ffn_edge.jetson import board_model
+from ffn_edge.sysfs import number_in, text_of
 
 # The GPU of a Jetson: "17000000.gpu", on earlier kernels "17000000.ga10b" (Orin) and the like; on a
 # Thor "gpu-gpc-0", the part that computes. "gpu-nvd-0" there is its video engines.
@@ -125,32 +128,15 @@ def this_machine() -> Machine:
     )
 
 
-def usable_cores() -> int:
-    """Count the physical cores that this process may use.
-
-    Two hardware threads of one core share its arithmetic units; counting both would make a
-    matrix product slower.
-    """
-    if not hasattr(os, "sched_getaffinity"):  # macOS, Windows
-        return os.cpu_count() or 1
-    allowed = os.sched_getaffinity(0)
-    siblings = set()
-    for cpu in allowed:
-        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        try:
-            siblings.add(topology.read_text())
-        except OSError:  # some containers hide it
-            return len(allowed)
-    return len(siblings)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuTime:
     """What the processors that this process may use did, in seconds of all of them together.
 
     Attributes:
-        total_s: worked or not; 0 where the system does not tell, and then nobody else is seen.
-        busy_s: of it, worked for anybody, or for another virtual machine on the same hardware.
+        total_s: what this process might have had of them by its quota; 0 where the system does not
+            tell, and then nobody else is seen.
+        busy_s: of it, what was worked for anybody, or for another virtual machine on the same
+            hardware. With a quota the idle time may be more, and this is negative.
         own_s: worked for this process.
         resolution_s: what the kernel counts in.
     """
@@ -176,23 +162,22 @@ def cpu_time(root: Path = Path("/")) -> CpuTime:
         root: where the file system begins.
     """
     own_s = time.process_time()
-    total = idle = processors = 0
-    tick_s = 0.0
-    try:
+    total_s = idle_s = tick_s = 0.0
+    processors = 0
+    with suppress(ValueError, IndexError, AttributeError, OverflowError):  # macOS, Windows
         mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-        for line in (root / "proc/stat").read_text(encoding="ascii").splitlines():
+        tick_s = 1 / os.sysconf("SC_CLK_TCK")
+        for line in (text_of(root / "proc/stat") or "").splitlines():
             name, *numbers = line.split()
             if name in mine:
                 ticks = [int(number) for number in numbers[:8]]  # a guest's are the user's, too
-                total += sum(ticks)
-                idle += ticks[3] + ticks[4]
+                total_s += sum(ticks) * tick_s
+                idle_s += (ticks[3] + ticks[4]) * tick_s
                 processors += 1
-        tick_s = 1 / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError, AttributeError):  # macOS, Windows
-        pass
+        total_s *= min(1.0, cpu_quota(root) / max(1, processors))
     return CpuTime(
-        total_s=total * tick_s,
-        busy_s=(total - idle) * tick_s,
+        total_s=total_s,
+        busy_s=total_s - idle_s,
         own_s=own_s,
         resolution_s=processors * tick_s,
     )
@@ -211,11 +196,8 @@ def _range(low: Path, high: Path, unit_hz: int = 1) -> ClockRange | None:
 
 
 def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("model name"):  # x86
-                return line.partition(":")[2].strip()
-        # ARM boards name the board instead: "NVIDIA Jetson Orin Nano Developer Kit".
-        return Path("/proc/device-tree/model").read_text(errors="replace").strip("\0 \n")
-    except OSError:
-        return platform.processor() or platform.machine()
+    for line in (text_of(Path("/proc/cpuinfo")) or "").splitlines():
+        if line.startswith("model name"):  # x86
+            return line.partition(":")[2].strip()
+    # ARM boards name the board instead: "NVIDIA Jetson Orin Nano Developer Kit".
+    return board_model() or platform.processor() or platform.machine()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,11 +34,22 @@ def seconds_until(ctx: click.Context, param: click.Parameter, value: str | None)
         raise click.BadParameter(
             f"{value!r} is no time such as 18:00, and no length such as 90m or 2.5h."
         ) from error
-    now = datetime.now()
-    then = datetime.combine(now.date(), of_day)
-    if then <= now:
-        then += timedelta(days=1)
-    return (then - now).total_seconds()
+    return _seconds_to(of_day, datetime.now(timezone.utc))
+
+
+def _seconds_to(of_day: time, now: datetime) -> float:
+    """Return the seconds until clocks next show a time of day: those that pass, not those shown.
+
+    A time that clocks show twice may come twice. One that they skip comes when it would have come
+    without the skip, as in RFC 5545.
+    """
+    today = datetime.combine(now.astimezone().date(), of_day)
+    return next(
+        seconds
+        for then in (today, today + timedelta(days=1))
+        for fold in (0, 1)  # the second is later only where clocks are set back between the two
+        if (seconds := then.replace(fold=fold).timestamp() - now.timestamp()) > 0
+    )
 
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

@@ -61,6 +61,10 @@ class PowerProfile:
         if len(is_measured) == 2:
             raise ValueError("there is either the power at rest and of each engine, or a fault")
 
+    def is_by(self, meter: Meter) -> bool:
+        """Return whether a meter's watts can be compared with these: it covers the same."""
+        return (self.meter, self.scope) == (meter.name, meter.scope)
+
 
 class Sensor(Protocol):
     """What tells the mean power since it was last asked: a `Sampler`."""

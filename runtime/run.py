@@ -145,7 +145,8 @@ def open_session(
             bundle,
             engines,
             say,
-            meter=meter if needs_power else None,
+            meter=meter,
+            needs_power=needs_power,
             root=options.root,
             period_s=options.hop_s if is_live else 0.0,
         )
@@ -190,6 +191,7 @@ def learn_setting(
     say: Callable[[str], None],
     *,
     meter: Meter | None = None,
+    needs_power: bool = True,
     root: Path = Path("/"),
     period_s: float = 0.0,
 ) -> Setting:
@@ -202,7 +204,9 @@ def learn_setting(
         bundle: what runs.
         engines: open.
         say: is told what is measured, and why.
-        meter: measures the engines' power where the profile does not know it; None is never.
+        meter: tells the power during the run; None is not known. What the profile's meter told is
+            used only where that covers the same ...
+        needs_power: ... and else this one measures the engines' power, if it is needed.
         root: where the machine's file system begins, for its sensors.
         period_s: see `Setting`.
     """
@@ -222,7 +226,14 @@ def learn_setting(
         latencies = {frames: profile.latencies[frames] for frames in engines}
         profile_engines(engines, contract, runs=1, warm_up=0)
     power = None if profile is None else profile.power
-    if meter is not None and (power is None or power.fault or power.meter != meter.name):
+    if power is not None and power.fault is None and meter is not None and not power.is_by(meter):
+        if not isinstance(meter, NullMeter):
+            say(
+                f"the profile's power is by {power.meter}, {power.scope}; here {meter.name} covers "
+                f"{meter.scope}, so it is not used. `ffn-edge profile` measures it again."
+            )
+        power = None
+    if needs_power and meter is not None and (power is None or power.fault):
         power = profile_power(engines, contract, meter, root, say)
     switch_ms = 0.0
     if not engines.switch_is_free and len(engines) > 1:

@@ -78,6 +78,20 @@ def test_pytorch_has_its_own_number_again_afterwards(monkeypatch: pytest.MonkeyP
         torch.set_num_threads(1)
 
 
+def test_no_more_threads_are_tried_than_a_quota_lets_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("ffn_edge.network.threads.cpu_quota", lambda: 1.5)
+    torch.set_num_threads(4)
+    try:
+        with thread_counts() as measured_of_kind:
+            measured = measured_of_kind()
+            with measured():
+                assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize("variable", ["3", "4,2"])
 def test_a_number_that_the_user_fixed_is_not_measured(
     variable: str, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ import numpy as np
 
 from ffn_edge import schema
 from ffn_edge.atomic import atomic_folder, write_text
+from ffn_edge.cores import usable_processors
 from ffn_edge.errors import DataError
 from ffn_edge.opencv import use_one_thread
 from ffn_edge.regular_file import read_text
@@ -164,7 +165,7 @@ def _map(
     function: Callable[[tuple[str, int]], None], clips: list[tuple[str, int]], workers: int | None
 ) -> Iterator[None]:
     """Apply `function` to each clip, in `workers` processes."""
-    workers = os.cpu_count() or 1 if workers is None else workers
+    workers = usable_processors() if workers is None else workers
     if workers == 1:
         yield from map(function, clips)
         return

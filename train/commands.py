@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ffn_edge.cores import usable_processors
 from ffn_edge.cpu_threads import threads_option
 from ffn_edge.option_types import Number, UserPath, Whole
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ffn_edge.train.recipe import Recipe
 
 # More loader processes than cores get in each other's way.
-WORKERS = min(4, os.cpu_count() or 1)
+WORKERS = min(4, usable_processors())
 # Looked for before PyTorch is imported, which takes seconds.
 FILE = UserPath(exists=True, dir_okay=False)
 

@@ -6,7 +6,6 @@ It is no measurement of accuracy: the losses must fall and the answers be better
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.gpu.report import Report, run_part
+from ffn_edge.cores import usable_processors
 from ffn_edge.train.clips import render_clips
 from ffn_edge.train.log import METRICS
 from ffn_edge.train.scenes import ACTIONS
@@ -38,7 +38,7 @@ def main(report: Report) -> None:
         for split in ("train", "val"):
             command += [f"--{split}-list", str(clips / f"{split}.txt")]
         command += ["--classes", str(clips / "classes.txt"), "--epochs", str(epochs), "--json"]
-        command += ["--workers", str(min(8, os.cpu_count() or 1))]
+        command += ["--workers", str(min(8, usable_processors()))]
         if report.dry_run:
             command += ["--device", "cpu"]
         process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

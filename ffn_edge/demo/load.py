@@ -10,6 +10,8 @@ from ctypes import c_double
 from multiprocessing.synchronize import Barrier
 from types import TracebackType
 
+from ffn_edge.cores import usable_processors
+
 # A process alternates between work and rest, at a rhythm that is random: a regular one could
 # fall in step with what it is to disturb.
 _SHORTEST_S, _LONGEST_S = 0.01, 0.03
@@ -31,7 +33,7 @@ class BackgroundLoad:
 
     def __enter__(self) -> BackgroundLoad:
         context = multiprocessing.get_context("spawn")
-        processes = self._per_core * (os.cpu_count() or 1)
+        processes = self._per_core * usable_processors()
         self._level = context.RawValue(c_double, 0.0)
         started = context.Barrier(processes + 1, timeout=_STARTED_S)
         self._processes = [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from ffn_edge.cores import cpu_quota
 from ffn_edge.cpu_threads import choose_threads, fixed_threads
 
 Measured = Callable[[], AbstractContextManager[None]]
@@ -21,14 +23,15 @@ def thread_counts() -> Iterator[Callable[[], Measured]]:
     quickest, and so does what comes after it. PyTorch has its own number again at the end. Where
     the number is fixed, nothing is measured.
     """
-    most = torch.get_num_threads()
-    if most == 1 or fixed_threads() is not None:
+    before = torch.get_num_threads()
+    most = max(1, math.ceil(min(before, cpu_quota())))  # PyTorch knows nothing of a quota
+    if before == 1 or fixed_threads() is not None:
         yield lambda: nullcontext
         return
     try:
         yield lambda: _measured(choose_threads(most), torch.set_num_threads)
     finally:
-        torch.set_num_threads(most)
+        torch.set_num_threads(before)
 
 
 def _measured(choice: Generator[int, float, None], use: Callable[[int], None]) -> Measured:

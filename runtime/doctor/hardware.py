@@ -8,9 +8,11 @@ from pathlib import Path
 
 from ffn_edge.host_memory import memory_sizes
 from ffn_edge.jetson import fastest_power_mode, power_mode_in
-from ffn_edge.runtime.doctor.probes import Facts, existing, read
+from ffn_edge.runtime.doctor.probes import Facts, existing
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
+from ffn_edge.runtime.health import Health
 from ffn_edge.runtime.power.ina import find_rails
+from ffn_edge.runtime.power.rapl import find_packages
 
 # NVIDIA's JetPack archive: developer.nvidia.com/embedded/jetpack-archive. Exact releases, but that
 # the points of 39.2 are those of JetPack 7.2.
@@ -130,12 +132,16 @@ def _thermal_line(facts: Facts) -> Line:
             "temperatures", f"not for this user: {_listed(closed)}", "note",
             f"sudo chmod a+r {' '.join(map(str, closed))}, after each start of the machine.",
         )  # fmt: skip
-    return Line("temperatures", ", ".join(read(zone / "type") or zone.name for zone in zones))
+    told = Health(facts.root).read().temperatures_c
+    if not told:
+        return Line("temperatures", "none: no thermal zone tells its own now", "note")
+    return Line("temperatures", ", ".join(told))
 
 
 def _rapl_lines(facts: Facts) -> Iterator[Line]:
     """Report the energy counters of an x86 processor; other machines have none to speak of."""
-    counters = sorted(facts.root.glob("sys/class/powercap/intel-rapl:*/energy_uj"))
+    packages = find_packages(facts.root)
+    counters = [each / "energy_uj" for folders in packages.values() for each in folders]
     if not counters:
         return
     if _closed(facts, counters, os.R_OK):
@@ -144,10 +150,7 @@ def _rapl_lines(facts: Facts) -> Iterator[Line]:
             f"sudo chmod a+r {' '.join(map(str, counters))}, after each start of the machine.",
         )  # fmt: skip
     else:
-        yield Line(
-            "energy (RAPL)",
-            ", ".join(read(path.parent / "name") or path.parent.name for path in counters),
-        )
+        yield Line("energy (RAPL)", ", ".join(packages))
 
 
 def resource_lines(facts: Facts, folders: dict[str, Path]) -> Iterator[Line]:

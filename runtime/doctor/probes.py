@@ -18,6 +18,7 @@ from ffn_edge.opencv import build_information
 from ffn_edge.runtime.doctor.report import Failure, Status, attempt
 from ffn_edge.runtime.engine import OpenEngines, open_engines
 from ffn_edge.runtime.onnxruntime_engine import installed_version
+from ffn_edge.sysfs import text_of
 from ffn_edge.tensorrt_api import Api, Target, has_module, load
 
 _TARGETS: tuple[Target, ...] = ("tensorrt", "rtx")  # the one that is preferred first
@@ -143,14 +144,6 @@ def gather(root: Path, probes: Probes) -> Facts:
     )
 
 
-def read(path: Path) -> str | None:
-    """Return the text of a file without its end; None if it cannot be read."""
-    try:
-        return path.read_text(errors="replace").strip("\0 \n")
-    except OSError:
-        return None
-
-
 def existing(folder: Path) -> Path:
     """Return a folder, or the nearest above it that is there."""
     return next(each for each in (folder, *folder.absolute().parents) if os.path.exists(each))
@@ -162,6 +155,6 @@ def _tensorrt(probes: Probes, target: Target) -> Api | Failure:
 
 def _driver_version(root: Path) -> str | None:
     # "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build  (…)"
-    text = read(root / "proc/driver/nvidia/version") or ""
+    text = text_of(root / "proc/driver/nvidia/version") or ""
     match = re.search(r"Kernel Module(?: for \S+)?\s+(\d[\d.]*)", text)
     return match[1] if match else None

@@ -11,8 +11,9 @@ from pathlib import Path
 from ffn_edge import schema
 from ffn_edge.errors import EngineError
 from ffn_edge.regular_file import read_text
-from ffn_edge.runtime.doctor.probes import Facts, read
+from ffn_edge.runtime.doctor.probes import Facts
 from ffn_edge.runtime.doctor.report import Failure, Line, Status, attempt
+from ffn_edge.sysfs import text_of
 from ffn_edge.tensorrt_api import MODULES, PRODUCTS, Api
 
 _OLDEST_PYTHON, _NEWEST_PYTHON = (3, 10), (3, 12)
@@ -36,7 +37,7 @@ def python_lines(facts: Facts) -> Iterator[Line]:
     if python.prefix == python.base_prefix:
         yield Line("virtual environment", f"none; {python.prefix}")
         return
-    settings = read(python.prefix / "pyvenv.cfg") or ""
+    settings = text_of(python.prefix / "pyvenv.cfg") or ""
     if re.search(r"(?im)^include-system-site-packages\s*=\s*true", settings):
         yield Line("virtual environment", f"{python.prefix}, with the system's packages")
         return

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ffn_edge.errors import SensorError
 from ffn_edge.runtime.power.meter import Averaging, PowerReading
-from ffn_edge.runtime.power.sysfs import KernelFile, number_in, text_of, why
+from ffn_edge.sysfs import KernelFile, number_in, text_of, why
 
 _DRIVERS = "sys/bus/i2c/drivers"
 # Each reading is a transfer on the I2C bus, so what the total does not need is read seldom.
@@ -235,20 +235,26 @@ def _enabled_rails(root: Path) -> list[Rail]:
     enabled = [rail for rail in found if _is_enabled(rail)]
     if not enabled:
         raise SensorError(
-            "every channel of the INA power sensor is switched off",
+            "every channel of the INA power sensor is switched off or tells nothing",
             f"echo 1 | sudo tee /{_DRIVERS}/ina3221/*/hwmon/hwmon*/in[1-3]_enable",
         )
     return enabled
 
 
 def _is_enabled(rail: Rail) -> bool:
-    """Whether a rail is measured: the kernel has no data of a channel that is switched off."""
+    """Whether a rail is measured: the kernel has no data of a channel that is switched off.
+
+    One that tells nothing is left out, too. But a total stays: those that are left would be taken
+    for it. It may tell more later.
+    """
     try:
         rail.registers()
+    except PermissionError:
+        pass  # the user can mend it
     except OSError as error:
-        return error.errno != errno.ENODATA
+        return rail.name in TOTALS and error.errno != errno.ENODATA
     except ValueError:
-        pass  # the next reading tells
+        return rail.name in TOTALS
     finally:
         rail.close()
     return True

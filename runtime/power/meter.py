@@ -96,7 +96,8 @@ class NullMeter:
         Raises:
             SensorError: always.
         """
-        raise self.error
+        # A new one each time: at each raise an exception gathers frames, and keeps them.
+        raise SensorError(self.error.message, self.error.hint)
 
     def close(self) -> None:
         """Nothing is held."""

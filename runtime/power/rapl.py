@@ -3,47 +3,96 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ffn_edge.errors import SensorError
 from ffn_edge.runtime.power.meter import Averaging, PowerReading
-from ffn_edge.runtime.power.sysfs import KernelFile, number_in, text_of, why
+from ffn_edge.sysfs import KernelFile, number_in, text_of, why
 
 _ZONES = "sys/class/powercap"
+_NO_RANGE = 1 << 64  # of a counter that does not tell where it wraps
+
+
+def find_packages(root: Path) -> dict[str, list[Path]]:
+    """Return the folders of the counters of each processor package, by its name.
+
+    A package has one, "package-0", or one a die, "package-0-die-0". Not among them are the parts of
+    a package (intel-rapl:0:0), the whole machine ("psys", of the second socket "psys-1"), and the
+    same packages once more through another interface (intel-rapl-mmio:0). The names are those of
+    the kernel's drivers/powercap/intel_rapl_common.c.
+    """
+    packages: dict[str, list[Path]] = {}
+    for folder in sorted((root / _ZONES).glob("intel-rapl:*"), key=_number):
+        name = text_of(folder / "name") or folder.name
+        if not re.fullmatch(r"intel-rapl:\d+", folder.name) or re.fullmatch(r"psys(-\d+)?", name):
+            continue
+        die = re.fullmatch(r"(.+)-die-\d+", name)
+        if die:
+            packages.setdefault(die[1], []).append(folder)
+        else:
+            packages[f"{name} ({folder.name})" if name in packages else name] = [folder]
+    return packages
 
 
 class _Package:
-    """The counter of one processor package.
+    """The counters of one processor package, one a die.
 
-    It wraps once in some minutes (262 kJ on most processors), and many times a second it is read:
-    more than one wrap between two readings would take megawatts.
+    They wrap once in some minutes (262 kJ on most processors), and many times a second they are
+    read: half a wrap between two readings would take megawatts.
+
+    Some processors (AMD's, by kernels that tell their dies apart) have one counter a package, and
+    each die's file shows it. Such mirrors show, at every reading, no less than the first file a
+    moment before and no more than the first file a moment later.
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folders: Sequence[Path]) -> None:
         self.name = name
-        self.file = KernelFile(folder / "energy_uj")
-        self._range_uj = number_in(folder / "max_energy_range_uj") or 0
-        self._last_uj = self.file.number()
+        self.folder = folders[0]
+        self._files = [KernelFile(folder / "energy_uj") for folder in folders]
+        self._range_uj = number_in(self.folder / "max_energy_range_uj") or _NO_RANGE
+        self._are_mirrors = len(folders) > 1
         self.energy_uj = 0
+        try:
+            self._counts_uj = self._read()
+        except BaseException:
+            self.close()
+            raise
 
     def advance(self) -> None:
         """Add to `energy_uj` what was used since the last call.
 
         Raises:
-            OSError, ValueError: the counter cannot be read, or is no number.
-            SensorError: it ran backwards.
+            OSError, ValueError: a counter cannot be read, or is no number.
+            SensorError: one ran backwards.
         """
-        count_uj = self.file.number()
-        used_uj = count_uj - self._last_uj
-        self._last_uj = count_uj
-        if used_uj < 0:
-            used_uj += self._range_uj
-            if not 0 <= used_uj < self._range_uj / 2:
-                raise SensorError(
-                    f"the energy counter of {self.name} ran backwards without having wrapped",
-                    "it was reset, as after a suspend; it is read on from here.",
-                )
-        self.energy_uj += used_uj
+        counts_uj, before_uj = self._read(), self._counts_uj
+        used_uj = [
+            (now - before) % self._range_uj
+            for now, before in zip(counts_uj, before_uj, strict=True)
+        ]
+        self._counts_uj = counts_uj
+        if max(used_uj) >= self._range_uj / 2:
+            raise SensorError(
+                f"the energy counter of {self.name} ran backwards without having wrapped",
+                "it was reset, as after a suspend; it is read on from here.",
+            )
+        self.energy_uj += used_uj[0] if self._are_mirrors else sum(used_uj)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+
+    def _read(self) -> list[int]:
+        counts_uj = [file.number() for file in self._files]
+        if self._are_mirrors:
+            first = counts_uj[0]
+            passed_uj = (self._files[0].number() - first) % self._range_uj
+            self._are_mirrors = all(
+                (count - first) % self._range_uj <= passed_uj for count in counts_uj
+            )
+        return counts_uj
 
 
 class RaplMeter:
@@ -53,33 +102,28 @@ class RaplMeter:
     averaging = Averaging()
 
     def __init__(self, root: Path = Path("/")) -> None:
-        """Find the counters and read them once.
+        """Find the counters and read them once. Those that tell nothing are left out.
 
         Raises:
             SensorError: there are none, or this user may not read them.
         """
-        # The sub-zones, as intel-rapl:0:0, are parts of their packages; the zone "psys" is the
-        # whole machine on some laptops, the packages included.
-        folders = {
-            folder: name
-            for folder in sorted((root / _ZONES).glob("intel-rapl:*"))
-            if re.fullmatch(r"intel-rapl:\d+", folder.name)
-            if (name := text_of(folder / "name") or folder.name) != "psys"
-        }
-        if not folders:
-            raise SensorError(
-                "there is no energy counter of an x86 processor (RAPL)",
-                "on such a processor: sudo modprobe intel_rapl_msr. A virtual machine has none.",
-            )
         self._packages: list[_Package] = []
-        try:
-            for folder, name in folders.items():
-                self._packages.append(_Package(name, folder))
-        except (OSError, ValueError) as error:
-            self.close()
-            raise _unreadable(folder, error) from error
-        self.scope = f"processor packages ({', '.join(folders.values())})"
         self._last: tuple[float, dict[str, int]] | None = None
+        failure = SensorError(
+            "there is no energy counter of an x86 processor (RAPL)",
+            "on such a processor: sudo modprobe intel_rapl_msr. A virtual machine has none.",
+        )
+        for name, folders in find_packages(root).items():
+            try:
+                self._packages.append(_Package(name, folders))
+            except (OSError, ValueError) as error:
+                failure = _unreadable(folders[0], error)
+                if isinstance(error, PermissionError):
+                    self.close()
+                    raise failure from error
+        if not self._packages:
+            raise failure
+        self.scope = f"processor packages ({', '.join(each.name for each in self._packages)})"
 
     def read(self, now: float) -> PowerReading:
         """Read every counter. Power is the mean since the reading before. See `Meter.read`."""
@@ -88,7 +132,7 @@ class RaplMeter:
             try:
                 package.advance()
             except (OSError, ValueError) as error:
-                failed = _unreadable(package.file.path.parent, error)
+                failed = _unreadable(package.folder, error)
             except SensorError as error:
                 failed = error
         if failed is not None:
@@ -112,7 +156,11 @@ class RaplMeter:
     def close(self) -> None:
         """Close the files."""
         for package in self._packages:
-            package.file.close()
+            package.close()
+
+
+def _number(folder: Path) -> tuple[int, str]:
+    return len(folder.name), folder.name  # 10 comes after 9
 
 
 def _unreadable(folder: Path, error: OSError | ValueError) -> SensorError:

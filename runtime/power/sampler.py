@@ -152,7 +152,10 @@ class Sampler:
                 self._account.add(reading)
 
     def _examine(self) -> None:
-        health = self._health.read()
+        try:
+            health = self._health.read()
+        except Exception:  # whatever a driver may do: power is read on
+            health = HealthReading()
         events, before = health.over_current_events, self._events
         with self._lock:
             self._healthy = health

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ffn_edge.cores import usable_processors
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.runtime.policy.policies import named
 from ffn_edge.runtime.simulate.board import BoardSpec
@@ -75,7 +75,7 @@ _Part = tuple[str, int, dict[tuple[float, str], Figures]]
 
 def _finished(jobs: Sequence[_Job]) -> Iterator[_Part]:
     """Yield the jobs' results, in any order."""
-    workers = min(len(jobs), os.cpu_count() or 1)
+    workers = min(len(jobs), usable_processors())
     if workers <= 1:
         yield from map(_run, jobs)
         return

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -398,3 +400,42 @@ def test_until_takes_a_time_or_a_length(hours: str) -> None:
 def test_until_refuses_what_is_no_time(text: str) -> None:
     with pytest.raises(click.BadParameter):
         seconds_until(None, None, text)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose clocks go from 02:00 to 03:00 and back on the last Sundays of two months."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0/2,M10.5.0/3")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("now", "fold", "text", "hours"),
+    [
+        ("2026-06-01 00:30", 0, "06:00", 5.5),
+        ("2026-06-01 06:00", 0, "06:00", 24.0),
+        ("2026-03-29 00:30", 0, "06:00", 4.5),
+        ("2026-03-28 06:00", 0, "06:00", 23.0),
+        ("2026-10-25 00:30", 0, "06:00", 6.5),
+        ("2026-10-24 06:00", 0, "06:00", 25.0),
+        # Clocks skip it: it comes when it would have come.
+        ("2026-03-29 00:30", 0, "02:30", 2.0),
+        ("2026-03-29 03:40", 0, "02:30", 22 + 5 / 6),
+        # Clocks show it twice: the next one.
+        ("2026-10-25 00:30", 0, "02:30", 2.0),
+        ("2026-10-25 02:40", 0, "02:30", 5 / 6),
+        ("2026-10-25 02:40", 1, "02:30", 23 + 5 / 6),
+    ],
+)
+def test_the_time_until_then_is_what_passes_and_not_what_clocks_show(
+    now: str, fold: int, text: str, hours: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = datetime.fromisoformat(now).replace(fold=fold)
+    clock = type("Clock", (datetime,), {"now": classmethod(lambda cls, tz: moment.astimezone(tz))})
+    monkeypatch.setattr("ffn_edge.runtime.options.datetime", clock)
+    found = seconds_until(None, None, text)  # type: ignore[arg-type]
+    assert found == pytest.approx(hours * 3600)

@@ -277,7 +277,7 @@ def test_a_desktop_without_a_gpu_runs_on_its_cpu(desktop: Computer) -> None:
     assert report.verdict.endswith("ONNX Runtime 1.32.0 on the CPU, as TensorRT is not installed.")
     assert line(report, "Board", "board").found == "a PC; not a Jetson"
     assert line(report, "GPU", "NVIDIA driver").status == "note"
-    assert line(report, "Sensors", "energy (RAPL)").found == "package-0, package-0"
+    assert line(report, "Sensors", "energy (RAPL)").found == "package-0"
     assert "not installed" in line(report, "Packages", "torch").found
 
 
@@ -302,6 +302,13 @@ def test_cameras_and_sensors_without_permission_come_with_the_command_that_opens
     assert f"chmod a+r {jetson.root}/{ina}/*_input" in line(report, "Sensors", "power (INA)").remedy
     assert "thermal_zone1/temp" in line(report, "Sensors", "temperatures").remedy
     assert report.works
+
+
+def test_a_thermal_zone_that_is_switched_off_is_left_out(jetson: Computer) -> None:
+    jetson.write("sys/class/thermal/thermal_zone0/temp", "")
+    assert line(jetson.examine(), "Sensors", "temperatures").found == "gpu-thermal"
+    jetson.write("sys/class/thermal/thermal_zone1/temp", "-256000\n")
+    assert line(jetson.examine(), "Sensors", "temperatures").status == "note"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -116,6 +116,27 @@ def test_the_time_of_others_is_what_the_processors_worked_beyond_this_process(
     assert found.share_of_others(late) == 0.0
 
 
+def test_under_a_quota_others_take_only_what_this_process_might_have_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sysconf", lambda name: 100)
+    monkeypatch.setattr("time.process_time", lambda: 0.0)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr("ffn_edge.runtime.machine.cpu_quota", lambda root: 2.0)
+
+    def after(idle: int) -> CpuTime:
+        """Ten seconds of four processors, of which so many hundredths were idle."""
+        lines = [f"cpu{cpu} {1000 - idle // 4} 0 0 {idle // 4} 0 0 0 0" for cpu in range(4)]
+        write(tmp_path, {"proc/stat": "\n".join(lines)})
+        return cpu_time(tmp_path)
+
+    write(tmp_path, {"proc/stat": "\n".join(f"cpu{cpu} 0 0 0 0 0 0 0 0" for cpu in range(4))})
+    before = cpu_time(tmp_path)
+    assert after(idle=2400).share_of_others(before) == 0.0  # two processors are left for it
+    assert after(idle=1000).share_of_others(before) == pytest.approx(0.5 - 0.04 / 20)
+    assert after(idle=0).share_of_others(before) == pytest.approx(1.0 - 0.04 / 20)
+
+
 @pytest.mark.parametrize("text", [None, "", "cpu0 1 2", "cpu0 a b c d e f g h"])
 def test_where_the_system_does_not_tell_there_are_no_others(
     tmp_path: Path, text: str | None

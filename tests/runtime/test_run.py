@@ -18,11 +18,19 @@ from ffn_edge.bundle import Bundle
 from ffn_edge.errors import FfnEdgeError, VideoError
 from ffn_edge.runtime.calibrate import calibrate_bundle
 from ffn_edge.runtime.calibration import load_calibration
-from ffn_edge.runtime.engine import EngineOptions, cpu_backend
+from ffn_edge.runtime.engine import EngineOptions, cpu_backend, open_engines
 from ffn_edge.runtime.policy.interface import Decision, Limits
+from ffn_edge.runtime.power.ina import InaMeter
+from ffn_edge.runtime.power.meter import Averaging, PowerReading
 from ffn_edge.runtime.power_profile import PowerProfile
 from ffn_edge.runtime.profile import Latency, save_profile
-from ffn_edge.runtime.run import RunOptions, open_session, run_session, setting_from_latencies
+from ffn_edge.runtime.run import (
+    RunOptions,
+    learn_setting,
+    open_session,
+    run_session,
+    setting_from_latencies,
+)
 from ffn_edge.runtime.second_look import SecondLook
 from ffn_edge.runtime.session import Result
 from ffn_edge.runtime.simulate.trace import read_trace
@@ -200,6 +208,60 @@ def test_a_limit_that_nothing_keeps_is_said_at_once_and_the_run_goes_on(
         rest = list(results)
     assert {first.decision.frames, *(result.decision.frames for result in rest)} == {2}
     assert sum(line.startswith("warning") for line in said) == 1
+
+
+class OtherMeter:
+    """A meter of the graphics card alone, or what a test makes of it."""
+
+    averaging = Averaging()
+
+    def __init__(self, name: str = "NVML", scope: str = "GPU board (a card)") -> None:
+        self.name, self.scope = name, scope
+
+    def read(self, now: float) -> PowerReading:  # noqa: D102
+        return PowerReading(time_s=now, total_w=1.5 + now % 0.01, rails_w={})
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.mark.parametrize("needs_power", [True, False])
+@pytest.mark.parametrize(
+    "meter",
+    [OtherMeter(), OtherMeter(name="INA", scope="sum of the rails A and B; no rail measures ...")],
+)
+def test_power_of_another_meters_scope_is_not_used_and_said(
+    profiled: Bundle,
+    board: Path,
+    meter: OtherMeter,
+    needs_power: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ffn_edge.runtime.power_profile.SETTLE_S", 0.05)
+    monkeypatch.setattr("ffn_edge.runtime.power_profile.MEASURE_S", 0.1)
+    said: list[str] = []
+    with open_engines(profiled, ENGINES) as engines:
+        setting = learn_setting(
+            profiled, engines, said.append, meter=meter, needs_power=needs_power, root=board
+        )
+    assert said[0].startswith("the profile's power is by INA, module input (VDD_IN)")
+    assert meter.scope in said[0] and "`ffn-edge profile`" in said[0]
+    # The latencies are the profile's all the same.
+    assert [point.base_ms for point in setting.points] == pytest.approx([0.12] * 3)
+    powers = {point.power_w for point in setting.points}
+    if needs_power:  # above 1.5 W at rest the engines draw nothing
+        assert setting.idle_w == pytest.approx(1.5, abs=0.02)
+        assert all(power_w is not None and power_w < 0.1 for power_w in powers)
+    else:
+        assert (setting.idle_w, powers) == (None, {None})
+
+
+def test_power_of_the_same_scope_is_used(profiled: Bundle, board: Path) -> None:
+    said: list[str] = []
+    with open_engines(profiled, ENGINES) as engines:
+        setting = learn_setting(profiled, engines, said.append, meter=InaMeter(board), root=board)
+    assert (said, setting.idle_w) == ([], 3.0)
+    assert [point.power_w for point in setting.points] == [2.0, 4.0, 8.0]
 
 
 def test_the_power_is_measured_where_the_profile_lacks_it(

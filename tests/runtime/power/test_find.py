@@ -66,3 +66,13 @@ def test_without_any_sensor_the_null_meter_says_why(board: Any) -> None:
     )
     assert "modprobe" in caught.value.hint
     meter.close()
+
+
+def test_a_null_meter_that_is_read_for_ever_gathers_nothing(board: Any) -> None:
+    meter = open_meter(board.root)
+    lengths = []
+    for _ in range(3):
+        with pytest.raises(SensorError) as caught:
+            meter.read(0.0)
+        lengths.append(len(caught.traceback))
+    assert len(set(lengths)) == 1

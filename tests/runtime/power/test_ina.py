@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from ffn_edge import sysfs
 from ffn_edge.errors import SensorError
-from ffn_edge.runtime.power import sysfs
 from ffn_edge.runtime.power.ina import InaMeter
 from ffn_edge.runtime.power.meter import Averaging
 
@@ -135,6 +135,29 @@ def test_a_channel_that_is_switched_off_is_left_out(
     fail_on(monkeypatch, "_input", errno.ENODATA)
     with pytest.raises(SensorError, match="switched off"):
         InaMeter(board.root)
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EIO])
+def test_a_rail_that_tells_nothing_is_no_part_of_a_sum(
+    number: int, board: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board.hwmon("1-0040", AGX_XAVIER["1-0040"])
+    fail_on(monkeypatch, "in3_input", number)
+    meter = InaMeter(board.root)
+    assert meter.scope == "sum of the rails GPU and CPU; no rail measures the input"
+    assert meter.read(0.0).total_w == pytest.approx(5.7)
+
+
+def test_no_sum_takes_the_place_of_a_total_that_tells_nothing_yet(
+    orin_nx: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_on(monkeypatch, "in1_input", errno.EIO)
+    meter = InaMeter(orin_nx.root)
+    assert meter.scope == INPUT
+    with pytest.raises(SensorError, match="VDD_IN"):
+        meter.read(0.0)
+    monkeypatch.undo()
+    assert meter.read(5.0).total_w == pytest.approx(10.0)
 
 
 def test_a_rail_that_the_total_does_not_need_may_fail(orin_nx: Any) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 
 from ffn_edge.errors import SensorError
 from ffn_edge.runtime.power.rapl import RaplMeter
+from ffn_edge.sysfs import KernelFile
 
 RANGE_UJ = 262_143_328_850
 
@@ -29,6 +31,74 @@ def test_packages_are_summed_without_their_parts_and_the_platform(board: Any) ->
     assert (after.total_w, after.energy_j) == (6.0, 3.0)
     assert after.rails_w == {"package-0": 4.0, "package-1": 2.0}
     meter.close()
+
+
+def test_no_platform_of_any_socket_is_added(board: Any) -> None:
+    board.package("intel-rapl:0", "package-0", 1)
+    for number, name in enumerate(("psys", "psys-1", "psys-2"), start=1):
+        board.package(f"intel-rapl:{number}", name, 1)
+    assert RaplMeter(board.root).scope == "processor packages (package-0)"
+
+
+def test_packages_of_one_name_are_both_counted(board: Any) -> None:
+    first = board.package("intel-rapl:0", "package-0", 5)
+    second = board.package("intel-rapl:10", "package-0", 5)
+    meter = RaplMeter(board.root)
+    meter.read(0.0)
+    first.write_text("2000005")
+    second.write_text("3000005")
+    reading = meter.read(1.0)
+    assert (reading.total_w, reading.energy_j) == (5.0, 5.0)
+    assert reading.rails_w == {"package-0": 2.0, "package-0 (intel-rapl:10)": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("starts", "used", "total_w"),
+    [
+        ((7, 7), (60, 60), 60),  # one counter, which each die shows
+        ((7, 9), (60, 40), 100),  # a counter each
+        ((7, 7), (60, 40), 100),  # the same, which began alike
+        ((RANGE_UJ - 7, RANGE_UJ - 7), (60, 60), 60),
+        ((RANGE_UJ - 7, 7, 9, 11), (60, 40, 30, 20), 150),
+    ],
+)
+def test_dies_are_counted_once_each_and_mirrors_of_their_package_once(
+    starts: tuple[int, ...], used: tuple[int, ...], total_w: float, board: Any
+) -> None:
+    files = [
+        board.package(f"intel-rapl:{die}", f"package-0-die-{die}", start)
+        for die, start in enumerate(starts)
+    ]
+    board.package("intel-rapl:9", "package-1-die-0", 3)
+    meter = RaplMeter(board.root)
+    assert meter.scope == "processor packages (package-0, package-1)"
+    meter.read(0.0)
+    for turn in (1, 2):
+        for file, start, joules in zip(files, starts, used, strict=True):
+            file.write_text(str((start + turn * joules * 1_000_000) % RANGE_UJ))
+        reading = meter.read(float(turn))
+        assert reading.rails_w == {"package-0": pytest.approx(total_w), "package-1": 0.0}
+    assert reading.energy_j == pytest.approx(2 * total_w)
+
+
+def test_a_mirror_that_is_read_a_moment_later_is_one(
+    board: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The counter goes on between the readings of its files, over its end, too.
+    for die in range(4):
+        board.package(f"intel-rapl:{die}", f"package-0-die-{die}", 0)
+    count = itertools.count(RANGE_UJ - 1_000_000, 300_000)
+    monkeypatch.setattr(KernelFile, "number", lambda file: next(count) % RANGE_UJ)
+    meter = RaplMeter(board.root)
+    for turn in range(10):
+        reading = meter.read(float(turn))
+    assert reading.energy_j == pytest.approx(10 * 5 * 0.3)
+
+
+def test_a_package_that_tells_nothing_is_left_out(board: Any) -> None:
+    board.package("intel-rapl:0", "package-0", 1)
+    board.package("intel-rapl:1", "package-1", 1).write_text("")
+    assert RaplMeter(board.root).scope == "processor packages (package-0)"
 
 
 def test_a_counter_that_wraps_counts_on(board: Any) -> None:

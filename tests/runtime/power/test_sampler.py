@@ -82,6 +82,21 @@ def test_a_sensor_that_fails_never_raises_and_comes_back(board: Any) -> None:
         assert sensed.power_w is not None and 8 <= sensed.power_w <= 9
 
 
+@pytest.mark.parametrize("error", [TypeError(), ValueError(), OSError(), RecursionError()])
+def test_whatever_health_raises_power_is_read_on(
+    error: Exception, board: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(health: Health) -> HealthReading:
+        raise error
+
+    monkeypatch.setattr(Health, "read", fail)
+    with Sampler(Scripted(lambda count: 5.0 + count % 2), Health(board.root), rate_hz=200.0) as it:
+        until(lambda: it.snapshot().samples > 20)
+        sensed = it.sense(time.monotonic())
+    assert (sensed.fault, sensed.temperature_c) == (None, None)
+    assert sensed.power_w is not None
+
+
 def test_a_sensor_that_hangs_holds_nobody_up_and_is_a_fault(board: Any) -> None:
     release = threading.Event()
 

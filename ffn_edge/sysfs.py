@@ -1,10 +1,18 @@
-"""Small files of the kernel, read again and again."""
+"""Small files of the kernel: the one place where those of /sys and /proc are read.
+
+For some of them a kernel answers with an error (EAGAIN for the temperature of a unit that is
+switched off, EIO, ENODATA), with nothing, or with what is no number. What such a file would tell is
+then unknown, as if the file were not there. None of them is waited for.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 from pathlib import Path
+
+_NUMBER_BYTES = 64
+_TEXT_BYTES = 1 << 22  # more than /proc/cpuinfo of a thousand processors
 
 
 class KernelFile:
@@ -26,14 +34,14 @@ class KernelFile:
             OSError: it cannot be read.
         """
         try:
-            return os.pread(self._open(), 64, 0)
+            return os.pread(self._open(), _NUMBER_BYTES, 0)
         except OSError as error:
             self.close()
             if error.errno != errno.ENODEV:
                 raise
         # The driver was reloaded: what was open is the file of a device that is gone.
         try:
-            return os.pread(self._open(), 64, 0)
+            return os.pread(self._open(), _NUMBER_BYTES, 0)
         except OSError:
             self.close()
             raise
@@ -55,23 +63,20 @@ class KernelFile:
 
     def _open(self) -> int:
         if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = _opened(self.path)
         return self._descriptor
 
 
 def text_of(path: Path) -> str | None:
-    """Return the text of a small file without its end; None if it is empty or unreadable."""
-    try:
-        return path.read_text(errors="replace").strip("\0 \n") or None
-    except OSError:
-        return None
+    """Return a file's text without its end; None if it is empty or unreadable."""
+    return _content(path, _TEXT_BYTES).decode(errors="replace").strip("\0 \n") or None
 
 
 def number_in(path: Path) -> int | None:
-    """Return the whole number in a small file; None if it holds none or is unreadable."""
+    """Return the whole number in a file; None if it holds none or is unreadable."""
     try:
-        return int(path.read_bytes())
-    except (OSError, ValueError):
+        return int(_content(path, _NUMBER_BYTES))
+    except ValueError:
         return None
 
 
@@ -80,3 +85,28 @@ def why(error: OSError | ValueError) -> str:
     if isinstance(error, OSError):
         return (error.strerror or type(error).__name__).lower()
     return "it holds no number"
+
+
+def _content(path: Path, most: int) -> bytes:
+    """Return what a file holds, up to `most` bytes; nothing if it is unreadable."""
+    content = b""
+    try:
+        descriptor = _opened(path)
+        try:
+            # A file of /proc comes in pieces.
+            while len(content) < most and (piece := os.read(descriptor, most - len(content))):
+                content += piece
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return b""
+    return content
+
+
+def _opened(path: Path) -> int:
+    """Open a file to read, so that neither opening nor reading waits for anybody.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK)
