@@ -84,6 +84,7 @@ def train(
         CheckpointError: nothing to resume from, or a run of another recipe or of other classes; a
             full disk.
         DataError: the lists cannot be used, or too many videos are broken.
+        NetworkError: the network diverged in such a way that it gives no answers.
     """
     folder = Path(output)
     if (folder / LAST).exists() and not resume:
