@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ffn_edge.classes import read_classes
 from ffn_edge.counted import counted
@@ -37,7 +36,12 @@ from ffn_edge.train.loading import (
 )
 from ffn_edge.train.log import RunLog
 from ffn_edge.train.objective import LossTerms, MultiFrequencyLoss
-from ffn_edge.train.optimizer import learning_rate_factor, make_optimizer, take_step
+from ffn_edge.train.optimizer import (
+    average_of,
+    learning_rate_factor,
+    make_optimizer,
+    take_step,
+)
 from ffn_edge.train.processes import (
     Processes,
     autocast_to,
@@ -163,15 +167,7 @@ def train(
         # Only float16 needs scaled gradients; a disabled scaler passes everything through.
         scaler = torch.amp.GradScaler(processes.device.type, enabled=dtype is torch.float16)
         order = _order(recipe, processes, dtype)
-        average = (
-            AveragedModel(
-                network,
-                multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay),  # type: ignore[no-untyped-call]
-                use_buffers=True,
-            )
-            if recipe.ema_decay is not None
-            else None
-        )
+        average = average_of(network, recipe.ema_decay) if recipe.ema_decay is not None else None
         forward: Any = torch.compile(network) if recipe.compile else network
         if processes.world_size > 1:
             forward = DistributedDataParallel(forward)
