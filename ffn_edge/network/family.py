@@ -44,12 +44,15 @@ class PublishedNames:
             number.
         classifier: the name of the classifier's weight, (classes, features).
         frames_per_number: the published number times this is the frame count.
+        blue_first: the name of the weight that meets the pixels, (width, colours, ...), where the
+            paper's code shows them as blue, green, red; None where as red, green, blue.
     """
 
     name: Callable[[str], str]
     norm: str
     classifier: str
     frames_per_number: int = 1
+    blue_first: str | None = None
 
 
 def in_base_model(name: str) -> str:

@@ -220,7 +220,14 @@ def _published(name: str) -> str:
 FAMILY = Family(
     architectures=("uniformer_small",),
     build=build,
-    published=PublishedNames(name=_published, norm=r"norm_(\d+)\.weight", classifier="head.weight"),
+    published=PublishedNames(
+        name=_published,
+        norm=r"norm_(\d+)\.weight",
+        classifier="head.weight",
+        # Its frames come from OpenCV, and its configurations leave out DATA.REVERSE_INPUT_CHANNEL,
+        # which SlowFast's have.
+        blue_first="patch_embed1.proj.weight",
+    ),
     short_side=224,
     mean=PYSLOWFAST_MEAN,
     std=PYSLOWFAST_STD,
