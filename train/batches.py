@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
+from ffn_edge.frames import DrawFrames, segment_random
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.progress import progress
 from ffn_edge.train.data import VideoDataset
@@ -20,6 +21,7 @@ def videos_for(
     *,
     root: str | None = None,
     train: bool = False,
+    draw_frames: DrawFrames = segment_random,
     labelled: bool = True,
 ) -> VideoDataset:
     """Return the videos of a list, prepared as a network's card says; see `VideoDataset`.
@@ -34,6 +36,7 @@ def videos_for(
         facts=dataset_facts(card.dataset),
         root=root,
         train=train,
+        draw_frames=draw_frames,
         size=card.size,
         short_side=card.short_side,
         labelled=labelled,

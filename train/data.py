@@ -16,7 +16,13 @@ from torch.utils.data import Dataset
 
 from ffn_edge.clips import open_video
 from ffn_edge.errors import VideoError
-from ffn_edge.frames import Indices, check_frame_counts, segment_centres, segment_random
+from ffn_edge.frames import (
+    DrawFrames,
+    Indices,
+    check_frame_counts,
+    segment_centres,
+    segment_random,
+)
 from ffn_edge.images import Images, sample_frames
 from ffn_edge.picture import crop_resize, prepare_frame
 from ffn_edge.train.augment import MULTI_SCALE, Variation, draw_variation
@@ -61,6 +67,7 @@ class VideoDataset(Dataset[Sample]):
         facts: DatasetFacts,
         root: str | os.PathLike[str] | None = None,
         train: bool,
+        draw_frames: DrawFrames = segment_random,
         size: int,
         short_side: int,
         scales: tuple[float, ...] = MULTI_SCALE,
@@ -78,6 +85,7 @@ class VideoDataset(Dataset[Sample]):
             root: the folder that the list's paths are relative to; the list's own if None.
             train: draw frames, crops and symmetries at random, and replace a video that cannot
                 be read by the next one that can. Otherwise take centres, and return no clip.
+            draw_frames: the rule by which training draws frames; see `Family`.
             size: S.
             short_side: a frame's short side is scaled to this before its centre is cropped; in
                 testing.
@@ -97,6 +105,7 @@ class VideoDataset(Dataset[Sample]):
         )
         self.frame_counts = check_frame_counts(frame_counts)
         self.train = train
+        self._draw_frames = draw_frames
         self._pattern = facts.frame_pattern
         self._symmetries = facts.symmetries(classes)
         self._size = size
@@ -138,7 +147,7 @@ class VideoDataset(Dataset[Sample]):
             nonlocal drawn
             drawn = copy.deepcopy(rng)
             variations.clear()
-            return {t: segment_random(num_frames, t, drawn) for t in self.frame_counts}
+            return {t: self._draw_frames(num_frames, t, drawn) for t in self.frame_counts}
 
         def prepare(frame: Images) -> Images:
             height, width, _ = size = frame.shape

@@ -341,6 +341,7 @@ def _dataset(recipe: Recipe, classes: tuple[str, ...], *, training: bool) -> Vid
         facts=dataset_facts(recipe.dataset),
         root=recipe.root,
         train=training,
+        draw_frames=family_of(recipe.architecture).draw_frames,
         size=recipe.size,
         short_side=recipe.scaled_to,
         seed=recipe.seed,

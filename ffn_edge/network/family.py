@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ffn_edge.frames import DrawFrames, segment_random
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 
 # Statistics of ImageNet, in [0, 1] RGB: the normalisation of every pre-trained image network.
@@ -77,6 +78,7 @@ class Family:
         short_side: what a frame's short side is scaled to before its centre is cut out.
         mean: of the pixels, in [0, 1] RGB, as the pre-trained weights expect them.
         std: the same.
+        draw_frames: the frames of a training clip in the paper.
     """
 
     architectures: tuple[str, ...]
@@ -87,3 +89,4 @@ class Family:
     short_side: int = 256
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    draw_frames: DrawFrames = segment_random

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth  # type: ignore[import-untyped]
 
+from ffn_edge.frames import interval_random
 from ffn_edge.network.conversion import specialize
 from ffn_edge.network.family import PYSLOWFAST_MEAN, PYSLOWFAST_STD, Family, PublishedNames
 from ffn_edge.network.ffn import FrameFlexibleNetwork
@@ -231,4 +232,5 @@ FAMILY = Family(
     short_side=224,
     mean=PYSLOWFAST_MEAN,
     std=PYSLOWFAST_STD,
+    draw_frames=interval_random,
 )

@@ -16,6 +16,8 @@ from ffn_edge.frames import segment_centres
 from ffn_edge.train.clips import render_clips
 from ffn_edge.train.data import Sample, VideoDataset
 from ffn_edge.train.datasets import DatasetFacts, dataset_facts
+from ffn_edge.train.loop import _dataset as training_videos
+from ffn_edge.train.recipe import Recipe
 from ffn_edge.video import VideoReader, VideoWriter
 from ffn_edge.video_list import UNLABELLED
 
@@ -103,6 +105,23 @@ def test_a_training_clip_has_one_frame_of_each_segment(listed: Path) -> None:
         for t, numbers in frames_of(videos[epoch, 0]).items():
             length = FRAMES // t
             assert [number // length for number in numbers] == list(range(t))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "last"), [("slowfast_resnet50", FRAMES), ("tsm_resnet50", 32)]
+)
+def test_a_familys_rule_draws_the_frames_of_training(
+    listed: Path, architecture: str, last: int
+) -> None:
+    recipe = Recipe(
+        architecture=architecture, dataset="custom", frame_counts=(32,), train_list=str(listed),
+        size=SIZE, short_side=SIZE, crop_scales=(1.0,),
+    )  # fmt: skip
+    videos = training_videos(recipe, CLASSES, training=True)
+
+    drawn = {n for epoch in range(30) for n in frames_of(videos[epoch, 0])[32]}
+
+    assert max(drawn) == last - 1
 
 
 def test_frame_counts_are_drawn_independently_and_anew_each_epoch(listed: Path) -> None:
