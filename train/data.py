@@ -15,7 +15,7 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from ffn_edge.clips import open_video
-from ffn_edge.errors import VideoError
+from ffn_edge.errors import VideoError, reason_of
 from ffn_edge.frames import (
     DrawFrames,
     Indices,
@@ -132,6 +132,8 @@ class VideoDataset(Dataset[Sample]):
                     clips, label = self._test_clips(video), video.label
             except VideoError as error:
                 broken.append(error.message)
+            except OSError as error:
+                broken.append(f"{video.path} cannot be read: {reason_of(error)}")
             else:
                 return Sample(clips, label, tuple(broken))
         return Sample({}, self.videos[index].label, tuple(broken))

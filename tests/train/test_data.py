@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -315,6 +317,28 @@ def test_a_broken_video_is_left_out_in_testing(listed: Path) -> None:
     assert sample.clips == {}
     (reason,) = sample.broken
     assert str(listed.parent / "video 4.mp4") in reason
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("call", ["numpy.fromfile", "ffn_edge.frame_folder.read_image"])
+def test_an_image_that_the_disk_does_not_give_is_one_broken_video(
+    folders: Path, train: bool, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, name = call.rsplit(".", 1)
+    real = getattr(importlib.import_module(module), name)
+
+    def failing(path: Path, *arguments: object) -> object:
+        if path.parent.name == "one":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path, *arguments)
+
+    monkeypatch.setattr(call, failing)
+
+    sample = dataset(folders, facts=FOLDERS, train=train)[0, 0]
+
+    (reason,) = sample.broken
+    assert str(folders.parent / "one") in reason and "put error" in reason
+    assert bool(sample.clips) == train
 
 
 def test_where_every_video_is_broken_a_training_sample_has_no_clip(listed: Path) -> None:
