@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from ffn_edge.clips import open_video
+from ffn_edge.clips import open_video, read_checked_list
 from ffn_edge.errors import VideoError, reason_of
 from ffn_edge.frames import (
     DrawFrames,
@@ -28,7 +28,7 @@ from ffn_edge.picture import crop_resize, prepare_frame
 from ffn_edge.train.augment import MULTI_SCALE, Variation, draw_variation
 from ffn_edge.train.datasets import DatasetFacts
 from ffn_edge.video import VideoReader
-from ffn_edge.video_list import UNLABELLED, Video, read_list
+from ffn_edge.video_list import UNLABELLED, Video
 
 Clip = npt.NDArray[np.uint8]  # (T, S, S, 3), RGB
 
@@ -75,10 +75,10 @@ class VideoDataset(Dataset[Sample]):
         cache_bytes: int = 0,
         labelled: bool = True,
     ) -> None:
-        """Read the list file; no video is opened.
+        """Read the list file, and open a few of its videos.
 
         Args:
-            list_file: see `read_list`.
+            list_file: see `read_checked_list`.
             frame_counts: of every video a clip of each is made.
             classes: the names of the classes, see `ffn_edge.classes.read_classes`.
             facts: of the data set.
@@ -95,13 +95,16 @@ class VideoDataset(Dataset[Sample]):
             labelled: otherwise labels are not read, need not be there, and are `UNLABELLED`.
 
         Raises:
-            DataError: the list, its labels or its paths are wrong, or they do not fit the
-                classes, or these not the data set.
+            DataError: the list, its labels or its paths are wrong, or most videos cannot be read,
+                or the labels do not fit the classes, or these not the data set.
             FrameCountError: the frame counts are not positive and ascending.
         """
         facts.check_classes(classes)
-        self.videos = read_list(
-            list_file, num_classes=len(classes) if labelled else None, root=root
+        self.videos = read_checked_list(
+            list_file,
+            num_classes=len(classes) if labelled else None,
+            root=root,
+            frame_pattern=facts.frame_pattern,
         )
         self.frame_counts = check_frame_counts(frame_counts)
         self.train = train

@@ -196,6 +196,11 @@ def train(
                     f"{state.other_epoch_steps}: the run goes on after "
                     f"{counted(state.epoch, 'epoch')} and {counted(state.epoch_step, 'step')}"
                 )
+            if absent := sorted(set(range(len(classes))) - {v.label for v in train_set.videos}):
+                log.note(
+                    f"there is no training video of {counted(len(absent), 'class', 'classes')} of "
+                    f"{len(classes)}, such as {classes[absent[0]]!r}, class {absent[0]}"
+                )
             saved_at = time.monotonic()
 
             def save(state: RunState) -> RunState:

@@ -155,11 +155,12 @@ def test_a_sample_is_the_same_whenever_it_is_asked_for(listed: Path) -> None:
 def test_a_video_is_opened_and_decoded_once_whatever_the_number_of_frame_counts(
     listed: Path, frame_counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    videos = dataset(listed, frame_counts)
     opened, converted = [], []
     open_, image = VideoReader._open, VideoReader._image
     monkeypatch.setattr(VideoReader, "_open", lambda r: (opened.append(1), open_(r))[1])
     monkeypatch.setattr(VideoReader, "_image", lambda r, p: (converted.append(1), image(r, p))[1])
-    sample = dataset(listed, frame_counts)[0, 0]
+    sample = videos[0, 0]
     wanted = {number for numbers in frames_of(sample).values() for number in numbers}
     assert (len(opened), len(converted)) == (1, len(wanted))
 
@@ -337,14 +338,15 @@ def test_an_image_that_the_disk_does_not_give_is_one_broken_video(
     sample = dataset(folders, facts=FOLDERS, train=train)[0, 0]
 
     (reason,) = sample.broken
-    assert str(folders.parent / "one") in reason and "put error" in reason
+    assert str(folders.parent / "one") in reason and "Input/output error" in reason
     assert bool(sample.clips) == train
 
 
 def test_where_every_video_is_broken_a_training_sample_has_no_clip(listed: Path) -> None:
+    videos = dataset(listed)
     for i in range(6):
         truncate(listed.parent / f"video {i}.mp4")
-    sample = dataset(listed)[0, 0]
+    sample = videos[0, 0]
     assert sample.clips == {}
     for i in range(6):
         assert any(f"video {i}.mp4" in reason for reason in sample.broken)
