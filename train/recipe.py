@@ -33,9 +33,9 @@ class Recipe:
 
     `without` names what is left out of the method, as in the paper's ablations: "sn", "wa", "td",
     "ws" (see `ffn_edge.network.ABLATIONS`). `start_from` is a checkpoint whose tensors training
-    starts with, whatever its frame counts. `sampling` is for the methods that FFN is compared with
-    (see `ffn_edge.train.sampling`): other than "all" trains one ordinary network, at the highest
-    frame count, on clips of mixed frame counts; `low_share` of them have the lowest.
+    starts with, whatever its frame counts and class names. `sampling` is for the methods that FFN
+    is compared with (see `ffn_edge.train.sampling`): other than "all" trains one ordinary network,
+    at the highest frame count, on clips of mixed frame counts; `low_share` of them have the lowest.
 
     Optimiser: "sgd" has the paper's parameter groups; "adamw" decays matrices only. The learning
     rate rises linearly for `warmup_epochs` and then follows `schedule`: "step" multiplies by

@@ -78,7 +78,7 @@ class Family:
         short_side: what a frame's short side is scaled to before its centre is cut out.
         mean: of the pixels, in [0, 1] RGB, as the pre-trained weights expect them.
         std: the same.
-        draw_frames: the frames of a training clip in the paper.
+        draw_frames: the rule by which the paper draws the frames of a training clip.
     """
 
     architectures: tuple[str, ...]
