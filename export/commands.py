@@ -67,8 +67,6 @@ def export(
       ffn-edge export runs/first/best-12.pt --only 12 --into bundle
     """
     _check_destination(context)
-    import dataclasses
-
     from ffn_edge.classes import read_classes
     from ffn_edge.export.bundle_update import update_bundle
     from ffn_edge.export.bundle_writer import export_bundle
@@ -79,7 +77,7 @@ def export(
     loaded = load_checkpoint(checkpoint)
     card = loaded.card
     if classes:
-        card = dataclasses.replace(card, classes=read_classes(classes))
+        card = card.renamed(read_classes(classes))
     if into and only:
         update = update_bundle(loaded.network, card, into, parse_frames(only), progress=say)
         click.echo(update.to_json() if as_json else update.to_text())

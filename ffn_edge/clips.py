@@ -1,18 +1,24 @@
-"""Clips of several frame counts from one decode of a video.
+"""Lists whose videos can be read, and clips of several frame counts from one decode of a video.
 
 Legend: N frames of a video, T frames of a clip, frames of S x S pixels.
 """
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterable
 
+from ffn_edge.counted import counted
+from ffn_edge.errors import DataError, VideoError
 from ffn_edge.frame_folder import FrameFolder
 from ffn_edge.frames import segment_centres
 from ffn_edge.images import Images
 from ffn_edge.picture import prepare_frame
 from ffn_edge.video import VideoReader
-from ffn_edge.video_list import Video
+from ffn_edge.video_list import Video, read_list
+
+_OPENED = 8  # videos of a list, before it is used
 
 
 def open_video(video: Video, *, frame_pattern: str | None = None) -> VideoReader | FrameFolder:
@@ -28,6 +34,47 @@ def open_video(video: Video, *, frame_pattern: str | None = None) -> VideoReader
     if video.num_frames is None:
         return VideoReader(video.path, threads=1)
     return FrameFolder(video.path, num_frames=video.num_frames, pattern=frame_pattern)
+
+
+def read_checked_list(
+    list_file: str | os.PathLike[str],
+    *,
+    num_classes: int | None,
+    root: str | os.PathLike[str] | None = None,
+    frame_pattern: str | None = None,
+) -> tuple[Video, ...]:
+    """Read a list, and open a few of its videos: one of another kind is found out at once.
+
+    As `read_list` does it, every label is checked, and that there is something at every path, by
+    one listing of each folder. Of up to 8 videos, spread over the list, a frame is read.
+
+    Args:
+        list_file: see `read_list`.
+        num_classes: the same.
+        root: the same.
+        frame_pattern: see `open_video`.
+
+    Raises:
+        DataError: see `read_list`; or more than half of those few cannot be read.
+    """
+    videos = read_list(list_file, num_classes=num_classes, root=root)
+    few = videos[:: math.ceil(len(videos) / _OPENED)]
+    broken = []
+    for video in few:
+        try:
+            with open_video(video, frame_pattern=frame_pattern) as reader:
+                next(iter(reader))
+        except (VideoError, OSError) as error:
+            broken.append(str(error).partition("\n")[0])
+    if len(broken) > len(few) / 2:
+        named = f", with its images named {frame_pattern}" if frame_pattern else ""
+        raise DataError(
+            f"{list_file}: of {counted(len(few), 'video')} that were tried, {len(broken)} cannot "
+            f"be read: {'; '.join(broken[:3])}" + ("; …" if len(broken) > 3 else ""),
+            "a line has a number of frames if, and only if, it names a folder of images"
+            f"{named}: is this the list of another data set?",
+        )
+    return videos
 
 
 def centre_clips(

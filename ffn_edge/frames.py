@@ -5,7 +5,7 @@ Legend: N is the number of frames of a video, T the number of frames of a clip.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ import numpy.typing as npt
 from ffn_edge.errors import FrameCountError
 
 Indices = npt.NDArray[np.int64]
+# A training rule: given N, T and a generator, the frames of a clip, int64 (T,).
+DrawFrames = Callable[[int, int, np.random.Generator], Indices]
 
 # Of a clip. The longest of published networks have 128.
 MOST_FRAMES = 4096
@@ -76,11 +78,23 @@ def segment_centres(num_frames: int, frames: int) -> Indices:
 
 
 def segment_random(num_frames: int, frames: int, rng: np.random.Generator) -> Indices:
-    """Return one random frame of each of `frames` segments: int64 (T,), the training rule.
+    """Return one random frame of each of `frames` segments: int64 (T,), TSM's training rule.
 
-    i·⌊N/T⌋ + randint(⌊N/T⌋). A video shorter than T repeats its frames evenly.
+    i·⌊N/T⌋ + randint(⌊N/T⌋): the last N mod T frames are never drawn. A video shorter than T
+    repeats its frames evenly.
     """
     length = num_frames // frames
     if length == 0:
         return segment_centres(num_frames, frames)
     return np.arange(frames, dtype=np.int64) * length + rng.integers(length, size=frames)
+
+
+def interval_random(num_frames: int, frames: int, rng: np.random.Generator) -> Indices:
+    """Return one random frame of each of `frames` intervals: int64 (T,), PySlowFast's rule.
+
+    Frame i is one of round(s·i)..round(s·(i+1)), both ends included, with s = (N−1)/T. Source: the
+    loaders for Something-Something in facebookresearch/SlowFast and in the paper's code.
+    """
+    ends = np.rint(np.arange(frames + 1) * ((num_frames - 1) / frames)).astype(np.int64)
+    drawn: Indices = rng.integers(ends[:-1], ends[1:], endpoint=True)
+    return drawn

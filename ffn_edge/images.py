@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.errors import VideoError
+from ffn_edge.errors import VideoError, reason_of
 from ffn_edge.opencv import opencv
 
 Images = npt.NDArray[np.uint8]  # one frame (H, W, 3) or several (N, H, W, 3); each use says which
@@ -80,11 +80,16 @@ def read_image(path: str | os.PathLike[str]) -> Images:
     """Return a JPEG, PNG or similar file: uint8 (H, W, 3), BGR.
 
     Raises:
-        VideoError: it is missing, empty, cut off, or no image.
+        VideoError: it is missing, empty, cut off, or no image, or the disk does not give it.
     """
     cv2 = opencv()
     check_file(Path(path), "image")
-    data = np.fromfile(path, np.uint8)
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise VideoError(
+            f"{path} cannot be read: {reason_of(error)}", "check the disk, or copy it again."
+        ) from error
     image: Images | None = None
     with suppress(cv2.error):  # of a size that it does not take
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)

@@ -245,7 +245,8 @@ def _labelled(line: str, where: str, num_classes: int, root: Path) -> Video:
     if not 0 <= label < num_classes:
         raise DataError(
             f"{where}: label {label} is not in 0..{num_classes - 1}",
-            f"there are {num_classes} classes; do list file and class-name file belong together?",
+            f"there are {num_classes} classes, the first is 0; do list file and class-name file "
+            "belong together?",
         )
     return _video(root, path, label, num_frames[0] if num_frames else None, where)
 

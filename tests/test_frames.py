@@ -8,6 +8,7 @@ import pytest
 from ffn_edge.errors import FrameCountError
 from ffn_edge.frames import (
     check_frame_counts,
+    interval_random,
     nearest_frame_count,
     parse_frames,
     segment_centres,
@@ -101,6 +102,20 @@ def test_a_random_sample_takes_one_frame_of_each_segment() -> None:
     segments = samples // 6  # ⌊50/8⌋ frames each
     assert (segments == np.arange(8)).all()
     assert (np.unique(samples) == np.arange(48)).all()  # and every frame of each has its turn
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 20, 60, 63])
+@pytest.mark.parametrize("frames", [1, 4, 32])
+def test_an_interval_has_its_frames_from_the_whole_video(num_frames: int, frames: int) -> None:
+    rng = np.random.default_rng(0)
+
+    samples = np.stack([interval_random(num_frames, frames, rng) for _ in range(3000)])
+
+    s = (num_frames - 1) / frames
+    for i in range(frames):
+        ends = round(s * i), round(s * (i + 1))
+        assert set(samples[:, i]) == set(range(ends[0], ends[1] + 1))  # each has its turn
+    assert set(samples.flat) == set(range(num_frames))
 
 
 @pytest.mark.parametrize("sample", [segment_centres, segment_random])

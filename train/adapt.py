@@ -27,7 +27,7 @@ from ffn_edge.atomic import check_writable
 from ffn_edge.bundle import Accuracy
 from ffn_edge.errors import CheckpointError, DataError, RecipeError
 from ffn_edge.frames import check_frame_counts
-from ffn_edge.network import FrameFlexibleNetwork, build
+from ffn_edge.network import FrameFlexibleNetwork, build, family_of
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.network.specialized import SpecializedNorm, WeightAlteration
 from ffn_edge.network.transfer import start_from
@@ -113,7 +113,13 @@ def adapt(
     added = check_frame_counts(frame_counts)
     network = _with_frame_counts(loaded.network, added, checkpoint)
     teacher = max(loaded.network.frame_counts)
-    batches = unlabelled_batches(clips, sorted({*added, teacher}), loaded.card, train=True)
+    batches = unlabelled_batches(
+        clips,
+        sorted({*added, teacher}),
+        loaded.card,
+        train=True,
+        draw_frames=family_of(network.architecture).draw_frames,
+    )
     _check_output(output)
     start = time.monotonic()
     with join_processes(device) as processes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ffn_edge.frames import DrawFrames, segment_random
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.progress import progress
 from ffn_edge.terminal import Terminal
@@ -19,6 +20,7 @@ def videos_for(
     *,
     root: str | None = None,
     train: bool = False,
+    draw_frames: DrawFrames = segment_random,
     labelled: bool = True,
 ) -> VideoDataset:
     """Return the videos of a list, prepared as a network's card says; see `VideoDataset`.
@@ -33,6 +35,7 @@ def videos_for(
         facts=dataset_facts(card.dataset),
         root=root,
         train=train,
+        draw_frames=draw_frames,
         size=card.size,
         short_side=card.short_side,
         labelled=labelled,

@@ -19,6 +19,7 @@ from ffn_edge import schema
 from ffn_edge.atomic import write_text
 from ffn_edge.bundle import Accuracy, standard_error
 from ffn_edge.classes import read_classes
+from ffn_edge.clips import read_checked_list
 from ffn_edge.errors import RecipeError
 from ffn_edge.network import build
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
@@ -33,7 +34,6 @@ from ffn_edge.train.processes import require_one_process
 from ffn_edge.train.recipe import Recipe
 from ffn_edge.train.report import evaluate_network
 from ffn_edge.train.run_state import DEFAULTS, FREE_ON_RESUME, fields_of
-from ffn_edge.video_list import read_list
 
 RESULTS = "results.json"
 _RUN = "run.json"
@@ -126,14 +126,19 @@ def compare(
     if listed is None:
         raise RecipeError("nothing says what to evaluate on", "give --test-list or --val-list.")
     test_lists = {seed: listed.replace("{seed}", str(seed)) for seed in seeds}
-    if recipe.classes is not None:  # a bad list should not be found after all the training
-        for test in dict.fromkeys(test_lists.values()):
-            read_list(test, num_classes=len(read_classes(recipe.classes)), root=recipe.root)
     pattern = dataset_facts(recipe.dataset).frame_pattern
-    lists = {recipe.train_list, recipe.val_list, *test_lists.values()}
-    videos = {
-        name: content_of_videos(name, recipe.root, pattern) for name in lists if name is not None
-    }
+    lists = [
+        name
+        for name in dict.fromkeys((recipe.train_list, recipe.val_list, *test_lists.values()))
+        if name is not None
+    ]
+    if recipe.classes is not None:  # a bad list should not be found after all the training
+        classes = read_classes(recipe.classes)
+        for name in lists:
+            read_checked_list(
+                name, num_classes=len(classes), root=recipe.root, frame_pattern=pattern
+            )
+    videos = {name: content_of_videos(name, recipe.root, pattern) for name in lists}
     chosen = [method_of(name, recipe, counts) for name in dict.fromkeys(methods)]
     scores = []
     for seed in seeds:

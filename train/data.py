@@ -14,15 +14,21 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from ffn_edge.clips import open_video
-from ffn_edge.errors import VideoError
-from ffn_edge.frames import Indices, check_frame_counts, segment_centres, segment_random
+from ffn_edge.clips import open_video, read_checked_list
+from ffn_edge.errors import VideoError, reason_of
+from ffn_edge.frames import (
+    DrawFrames,
+    Indices,
+    check_frame_counts,
+    segment_centres,
+    segment_random,
+)
 from ffn_edge.images import Images, sample_frames
 from ffn_edge.picture import crop_resize, prepare_frame
 from ffn_edge.train.augment import MULTI_SCALE, Variation, draw_variation
 from ffn_edge.train.datasets import DatasetFacts
 from ffn_edge.video import VideoReader
-from ffn_edge.video_list import UNLABELLED, Video, read_list
+from ffn_edge.video_list import UNLABELLED, Video
 
 Clip = npt.NDArray[np.uint8]  # (T, S, S, 3), RGB
 
@@ -61,6 +67,7 @@ class VideoDataset(Dataset[Sample]):
         facts: DatasetFacts,
         root: str | os.PathLike[str] | None = None,
         train: bool,
+        draw_frames: DrawFrames = segment_random,
         size: int,
         short_side: int,
         scales: tuple[float, ...] = MULTI_SCALE,
@@ -68,16 +75,17 @@ class VideoDataset(Dataset[Sample]):
         cache_bytes: int = 0,
         labelled: bool = True,
     ) -> None:
-        """Read the list file; no video is opened.
+        """Read the list file, and open a few of its videos.
 
         Args:
-            list_file: see `read_list`.
+            list_file: see `read_checked_list`.
             frame_counts: of every video a clip of each is made.
             classes: the names of the classes, see `ffn_edge.classes.read_classes`.
             facts: of the data set.
             root: the folder that the list's paths are relative to; the list's own if None.
             train: draw frames, crops and symmetries at random, and replace a video that cannot
                 be read by the next one that can. Otherwise take centres, and return no clip.
+            draw_frames: the rule by which training draws frames; see `Family`.
             size: S.
             short_side: a frame's short side is scaled to this before its centre is cropped; in
                 testing.
@@ -87,16 +95,20 @@ class VideoDataset(Dataset[Sample]):
             labelled: otherwise labels are not read, need not be there, and are `UNLABELLED`.
 
         Raises:
-            DataError: the list, its labels or its paths are wrong, or they do not fit the
-                classes, or these not the data set.
+            DataError: the list, its labels or its paths are wrong, or most videos cannot be read,
+                or the labels do not fit the classes, or these not the data set.
             FrameCountError: the frame counts are not positive and ascending.
         """
         facts.check_classes(classes)
-        self.videos = read_list(
-            list_file, num_classes=len(classes) if labelled else None, root=root
+        self.videos = read_checked_list(
+            list_file,
+            num_classes=len(classes) if labelled else None,
+            root=root,
+            frame_pattern=facts.frame_pattern,
         )
         self.frame_counts = check_frame_counts(frame_counts)
         self.train = train
+        self._draw_frames = draw_frames
         self._pattern = facts.frame_pattern
         self._symmetries = facts.symmetries(classes)
         self._size = size
@@ -123,6 +135,8 @@ class VideoDataset(Dataset[Sample]):
                     clips, label = self._test_clips(video), video.label
             except VideoError as error:
                 broken.append(error.message)
+            except OSError as error:
+                broken.append(f"{video.path} cannot be read: {reason_of(error)}")
             else:
                 return Sample(clips, label, tuple(broken))
         return Sample({}, self.videos[index].label, tuple(broken))
@@ -138,7 +152,7 @@ class VideoDataset(Dataset[Sample]):
             nonlocal drawn
             drawn = copy.deepcopy(rng)
             variations.clear()
-            return {t: segment_random(num_frames, t, drawn) for t in self.frame_counts}
+            return {t: self._draw_frames(num_frames, t, drawn) for t in self.frame_counts}
 
         def prepare(frame: Images) -> Images:
             height, width, _ = size = frame.shape

@@ -30,6 +30,7 @@ from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.network.specialized import NORM_TYPES, SpecializedNorm
 from ffn_edge.network.threads import Measured
 from ffn_edge.network.unshared import UnsharedNetwork
+from ffn_edge.train.evaluate import not_finite
 from ffn_edge.train.loading import Batch, to_model_input
 
 Vector = npt.NDArray[np.float64]
@@ -309,10 +310,7 @@ class _Recorder:
             for hook in hooks:
                 hook.remove()
         if not logits.isfinite().all():
-            raise NetworkError(
-                f"at {self._frames} frames, the network's logits are infinite or no numbers",
-                "its training diverged; take an earlier checkpoint.",
-            )
+            raise not_finite(self._frames)
         self._correct += int((logits.argmax(1) == labels).sum())
         return logits.double()
 

@@ -205,7 +205,7 @@ def _has_frames(video: Video, frames: int) -> bool:
     try:
         with VideoReader(video.path, threads=1) as reader:
             return reader.num_frames >= frames
-    except VideoError:
+    except (VideoError, OSError):
         return True  # the loader will report it
 
 

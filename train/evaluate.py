@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ffn_edge.bundle import Accuracy
-from ffn_edge.errors import DataError
+from ffn_edge.errors import DataError, NetworkError
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.network.threads import Measured
 from ffn_edge.train.loading import Batch, to_model_input
@@ -36,13 +36,15 @@ def evaluate(
         card: the normalisation.
         device: where to compute.
         autocast: the precision's context.
-        reduce: sums the counts over processes, in place: int64 (frame counts, 3).
+        reduce: sums the counts over processes, in place: int64 (frame counts, 4).
         measured: the context of each batch; see `ffn_edge.network.threads.thread_counts`.
 
     Raises:
         DataError: not one clip could be read.
+        NetworkError: logits are not finite, and so no answers.
     """
-    counts = torch.zeros(len(frame_counts), 3, dtype=torch.int64, device=device)
+    # Of clips: right, right among five, all, and those whose logits are numbers.
+    counts = torch.zeros(len(frame_counts), 4, dtype=torch.int64, device=device)
     training = network.training
     network.eval()
     try:
@@ -58,12 +60,23 @@ def evaluate(
                         counts[row, 0] += best[:, :1].sum()
                         counts[row, 1] += best.sum()
                         counts[row, 2] += len(labels)
+                        counts[row, 3] += logits.isfinite().all(dim=1).sum()
     finally:
         network.train(training)
     reduce(counts)
     if not counts[0, 2]:
         raise DataError("not one clip could be evaluated", "check the list file and its videos.")
-    return {
-        frames: Accuracy(top1=top1 / clips, top5=top5 / clips, clips=clips)
-        for frames, (top1, top5, clips) in zip(frame_counts, counts.tolist(), strict=True)
-    }
+    accuracy = {}
+    for frames, (top1, top5, clips, finite) in zip(frame_counts, counts.tolist(), strict=True):
+        if finite < clips:
+            raise not_finite(frames)
+        accuracy[frames] = Accuracy(top1=top1 / clips, top5=top5 / clips, clips=clips)
+    return accuracy
+
+
+def not_finite(frames: int) -> NetworkError:
+    """Return the error of logits, at T = `frames`, of which no answer can be read."""
+    return NetworkError(
+        f"at {frames} frames, the network's logits are infinite or no numbers",
+        "its training diverged; take an earlier checkpoint.",
+    )

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 from ffn_edge.bundle import file_record
-from ffn_edge.errors import RecipeError
-from ffn_edge.video_list import images_in_folder, read_list
+from ffn_edge.errors import RecipeError, VideoError
+from ffn_edge.video_list import Video, images_in_folder, read_list
 
 
 def content_of(path: str | Path) -> str:
@@ -42,11 +42,18 @@ def content_of_videos(
     videos = read_list(list_file, num_classes=None, root=root)
     digest = hashlib.sha256(Path(list_file).read_bytes())
     for video in videos:
-        file = video.path
+        digest.update(f" {_bytes_of(video, frame_pattern)}".encode())
+    return digest.hexdigest()
+
+
+def _bytes_of(video: Video, frame_pattern: str | None) -> int | None:
+    """Return the size of a video or of its first image; None if training will leave it out."""
+    file = video.path
+    try:
         if video.num_frames is not None and frame_pattern is not None:
             file /= frame_pattern % 1
         elif video.num_frames is not None:
             file = next(iter(images_in_folder(file)), file)
-        # A video that cannot be read is one that training leaves out.
-        digest.update(f" {file.stat().st_size if file.is_file() else None}".encode())
-    return digest.hexdigest()
+        return file.stat().st_size if file.is_file() else None
+    except (OSError, VideoError):
+        return None

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ffn_edge.classes import read_classes
+from ffn_edge.counted import counted
 from ffn_edge.errors import DataError, RecipeError
 from ffn_edge.network import build, family_of
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
@@ -36,7 +36,12 @@ from ffn_edge.train.loading import (
 )
 from ffn_edge.train.log import RunLog
 from ffn_edge.train.objective import LossTerms, MultiFrequencyLoss
-from ffn_edge.train.optimizer import learning_rate_factor, make_optimizer, take_step
+from ffn_edge.train.optimizer import (
+    average_of,
+    learning_rate_factor,
+    make_optimizer,
+    take_step,
+)
 from ffn_edge.train.processes import (
     Processes,
     autocast_to,
@@ -71,16 +76,19 @@ def train(
     Args:
         recipe: what to train; its data paths must be set.
         output: the run's folder.
-        resume: continue from `last.pt` in the folder; with more epochs than it was to have, the
-            learning rate follows the longer schedule from there on.
+        resume: continue from `last.pt` in the folder. With more epochs than it was to have, the
+            learning rate follows the longer schedule from there on; with videos removed from the
+            list or added, see `RunParts.load`.
         device: "cpu", "cuda", "cuda:1"; None for a GPU where there is one.
         workers: data-loader processes per training process; 0 decodes in the training process.
 
     Raises:
         RecipeError: no data paths, the folder holds a run and `resume` is not set, another process
             trains in it, or the batch does not divide over the processes.
-        CheckpointError: nothing to resume from, or a run of another recipe; a full disk.
+        CheckpointError: nothing to resume from, or a run of another recipe or of other classes; a
+            full disk.
         DataError: the lists cannot be used, or too many videos are broken.
+        NetworkError: the network diverged in such a way that it gives no answers.
     """
     folder = Path(output)
     if (folder / LAST).exists() and not resume:
@@ -159,15 +167,7 @@ def train(
         # Only float16 needs scaled gradients; a disabled scaler passes everything through.
         scaler = torch.amp.GradScaler(processes.device.type, enabled=dtype is torch.float16)
         order = _order(recipe, processes, dtype)
-        average = (
-            AveragedModel(
-                network,
-                multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay),  # type: ignore[no-untyped-call]
-                use_buffers=True,
-            )
-            if recipe.ema_decay is not None
-            else None
-        )
+        average = average_of(network, recipe.ema_decay) if recipe.ema_decay is not None else None
         forward: Any = torch.compile(network) if recipe.compile else network
         if processes.world_size > 1:
             forward = DistributedDataParallel(forward)
@@ -175,21 +175,31 @@ def train(
 
         # Where to start.
         parts = RunParts(network, optimizer, schedule, scaler, average)
-        state = RunState()
+        state = RunState(epoch_steps=steps_per_epoch)
         if resume:
-            state = parts.load(folder / LAST, recipe)
+            state = parts.load(folder / LAST, card, recipe, steps_per_epoch)
+        total_steps = state.step + recipe.epochs * steps_per_epoch - state.position
         clock = Clock(state)
         stop = threading.Event()  # is read between steps
         with (
-            RunLog(
-                folder, recipe.epochs * steps_per_epoch, state.step, state.epoch, processes.first
-            ) as log,
+            RunLog(folder, total_steps, state.step, state.epoch, processes.first) as log,
             on_signals(stop.set, *ending_signals(), once=False),
         ):
             if state.fewer_epochs is not None:
                 log.note(
                     f"{recipe.epochs} epochs instead of {state.fewer_epochs}: from here on the "
                     "learning rate is that of the longer schedule"
+                )
+            if state.other_epoch_steps is not None:
+                log.note(
+                    f"an epoch has {counted(steps_per_epoch, 'step')} instead of "
+                    f"{state.other_epoch_steps}: the run goes on after "
+                    f"{counted(state.epoch, 'epoch')} and {counted(state.epoch_step, 'step')}"
+                )
+            if absent := sorted(set(range(len(classes))) - {v.label for v in train_set.videos}):
+                log.note(
+                    f"there is no training video of {counted(len(absent), 'class', 'classes')} of "
+                    f"{len(classes)}, such as {classes[absent[0]]!r}, class {absent[0]}"
                 )
             saved_at = time.monotonic()
 
@@ -210,10 +220,9 @@ def train(
                 return reasons
 
             for epoch in range(state.epoch, recipe.epochs):
-                first = state.step - epoch * steps_per_epoch
-                sampler.start(epoch, first * micro_batch * recipe.accumulate)
+                sampler.start(epoch, state.epoch_step * micro_batch * recipe.accumulate)
                 batches = iter(loader)
-                for _ in range(first, steps_per_epoch):
+                while state.epoch_step < steps_per_epoch:
                     # Dropout depends on the step and not on what came before: a resumed run
                     # draws the same, on every process its own.
                     torch.manual_seed(_seed(recipe.seed, state.step, processes.rank))
@@ -265,7 +274,9 @@ def train(
                             "before it diverged.",
                         )
                     log.step(state.step, epoch, {**values, "learning_rate": rate})
-                    state = dataclasses.replace(state, step=state.step + 1)
+                    state = dataclasses.replace(
+                        state, step=state.step + 1, epoch_step=state.epoch_step + 1
+                    )
                     if processes.any(stop.is_set()):
                         state = save(state)
                         log.note(f"stopped at step {state.step}; continue with --resume")
@@ -307,7 +318,7 @@ def train(
                     if best and processes.first:
                         scored = dataclasses.replace(card, accuracy=accuracy)
                         save_checkpoint(folder / BEST, evaluated, scored)
-                state = dataclasses.replace(state, epoch=epoch + 1)
+                state = dataclasses.replace(state, epoch=epoch + 1, epoch_step=0)
                 state = save(state)
             return state.result(finished=True, broken=unreadable())
 
@@ -335,6 +346,7 @@ def _dataset(recipe: Recipe, classes: tuple[str, ...], *, training: bool) -> Vid
         facts=dataset_facts(recipe.dataset),
         root=recipe.root,
         train=training,
+        draw_frames=family_of(recipe.architecture).draw_frames,
         size=recipe.size,
         short_side=recipe.scaled_to,
         seed=recipe.seed,

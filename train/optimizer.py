@@ -1,15 +1,16 @@
-"""Optimisers with their parameter groups, and the learning rate as a function of the step."""
+"""Optimisers with their parameter groups, learning rates by the step, averages of weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.specialized import NORM_TYPES
@@ -63,6 +64,20 @@ def _paper_groups(
     yield {"params": norms, "lr": rate, "weight_decay": 0.0}
     yield {"params": classifier_weights, "lr": 5 * rate, "weight_decay": decay}
     yield {"params": classifier_biases, "lr": 10 * rate, "weight_decay": 0.0}
+
+
+def average_of(network: nn.Module, decay: float) -> AveragedModel:
+    """Return the exponential moving average of a network's weights and statistics.
+
+    The n-th update decays it by min(decay, (1 + n) / (10 + n)), so that a short run's average is
+    not its start. Source: tf.train.ExponentialMovingAverage, `num_updates`.
+    """
+
+    def update(averages: Sequence[Tensor], values: Sequence[Tensor], updates: Tensor | int) -> None:
+        n = int(updates)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, updates)  # type: ignore[no-untyped-call]
+
+    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
 
 
 def learning_rate_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

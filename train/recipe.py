@@ -33,14 +33,15 @@ class Recipe:
 
     `without` names what is left out of the method, as in the paper's ablations: "sn", "wa", "td",
     "ws" (see `ffn_edge.network.ABLATIONS`). `start_from` is a checkpoint whose tensors training
-    starts with, whatever its frame counts. `sampling` is for the methods that FFN is compared with
-    (see `ffn_edge.train.sampling`): other than "all" trains one ordinary network, at the highest
-    frame count, on clips of mixed frame counts; `low_share` of them have the lowest.
+    starts with, whatever its frame counts and class names. `sampling` is for the methods that FFN
+    is compared with (see `ffn_edge.train.sampling`): other than "all" trains one ordinary network,
+    at the highest frame count, on clips of mixed frame counts; `low_share` of them have the lowest.
 
     Optimiser: "sgd" has the paper's parameter groups; "adamw" decays matrices only. The learning
     rate rises linearly for `warmup_epochs` and then follows `schedule`: "step" multiplies by
     `step_factor` at each of `step_epochs`, "cosine" falls to `final_learning_rate`, "one_cycle"
-    rises for 30 % of the run from a 25th and falls to zero.
+    rises for 30 % of the run from a 25th and falls to zero. With `ema_decay`, what is validated and
+    kept is a moving average of the weights (see `ffn_edge.train.optimizer.average_of`).
 
     Speed: `precision` "auto" is bfloat16 where the device computes it natively, else float16 on
     a GPU and float32 on a CPU; on a CPU always float32 for 3-D convolutions. `together` sends all
@@ -113,8 +114,10 @@ class Recipe:
             )
         if self.seed < 0:
             raise RecipeError(f"seed is {self.seed}", "it is at least 0.")
-        if not 0 <= self.low_share <= 1:
-            raise RecipeError(f"low_share is {self.low_share}", "it is a share, in [0, 1].")
+        for name in ("low_share", "ema_decay"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise RecipeError(f"{name} is {share}", "it is a share, in [0, 1].")
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise RecipeError(f"{name} must be above 0; got {getattr(self, name)}")

@@ -52,6 +52,7 @@ def evaluate_checkpoint(
     Raises:
         CheckpointError: the checkpoint cannot be read.
         DataError: the list cannot be used, or too many of its videos are broken.
+        NetworkError: its answers are no numbers.
     """
     loaded = load_checkpoint(checkpoint)
     network, card = loaded.network, loaded.card
@@ -109,6 +110,7 @@ def evaluate_network(
 
     Raises:
         DataError: the list cannot be used, or too many of its videos are broken.
+        NetworkError: its answers are no numbers.
     """
     videos = videos_for(card, list_file, frame_counts, root=root)
     batches = VideoBatches(videos, batch_size=batch_size, workers=workers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -51,18 +52,34 @@ class TrainResult:
     cpu_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Where a run stands: optimiser steps and whole epochs done, and the validations so far."""
+    """Where a run stands, and its validations so far.
+
+    Attributes:
+        step: optimiser steps done, in all.
+        epoch: whole epochs done, with their validation.
+        epoch_steps: of an epoch.
+        epoch_step: done of the epoch in progress.
+    """
 
     step: int = 0
     epoch: int = 0
+    epoch_steps: int
+    epoch_step: int = 0
     accuracy: dict[int, Accuracy] = dataclasses.field(default_factory=dict)
     best_mean_top1: float = -1.0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     fewer_epochs: int | None = None
     """Those that the run was to have before it was resumed with more."""
+    other_epoch_steps: int | None = None
+    """Those of an epoch before the run was resumed with another list."""
+
+    @property
+    def position(self) -> int:
+        """Steps from the run's start, if every epoch had had as many as those to come."""
+        return self.epoch * self.epoch_steps + self.epoch_step
 
     def result(self, *, finished: bool, broken: tuple[str, ...]) -> TrainResult:
         """Return how the run ended."""
@@ -109,6 +126,8 @@ class RunParts:
             "recipe": fields_of(recipe),
             "step": state.step,
             "epoch": state.epoch,
+            "epoch_steps": state.epoch_steps,
+            "epoch_step": state.epoch_step,
             "accuracy": {t: dataclasses.asdict(a) for t, a in state.accuracy.items()},
             "best_mean_top1": state.best_mean_top1,
             "seconds": state.seconds,
@@ -121,11 +140,21 @@ class RunParts:
         # Without the accuracy: that of the last validation is not that of these weights.
         save_checkpoint(path, self.network, card, training)
 
-    def load(self, path: Path, recipe: Recipe) -> RunState:
+    def load(self, path: Path, card: ModelCard, recipe: Recipe, epoch_steps: int) -> RunState:
         """Read the checkpoint of a run, to continue it or to train it for more epochs.
 
+        Where an epoch has another number of steps than it had, as videos were removed from the
+        list or added, the share of the epoch in progress that is done stays done, and the learning
+        rate is that of the share of the run.
+
+        Args:
+            path: of the checkpoint.
+            card: of the network that is to be trained.
+            recipe: what it is to be trained with.
+            epoch_steps: the steps of an epoch.
+
         Raises:
-            CheckpointError: no such file, or a run of another recipe.
+            CheckpointError: no such file, or a run of another recipe or of other classes.
         """
         checkpoint = load_checkpoint(path)
         training = checkpoint.training
@@ -141,33 +170,41 @@ class RunParts:
             if name not in FREE_ON_RESUME and now != then[name]
             if name != "epochs" or now < then[name]
         ]
+        classes = enumerate(itertools.zip_longest(checkpoint.card.classes, card.classes))
+        differ += [f"class {i} was {was!r}, is {now!r}" for i, (was, now) in classes if was != now]
         if differ:
             raise CheckpointError(
-                f"{path} is a run of another recipe: {'; '.join(differ)}",
-                "resume with the recipe it was started with, or start anew in another folder; only "
-                "more epochs can be added.",
+                f"{path} is a run of another recipe: {'; '.join(differ[:3])}",
+                "resume with the recipe and the class names it was started with, or start anew in "
+                "another folder; only more epochs can be added.",
             )
         self.network.load_state_dict(checkpoint.network.state_dict())
         self.optimizer.load_state_dict(training["optimizer"])
         self.schedule.load_state_dict(training["schedule"])
-        longer = recipe.epochs > then["epochs"]
-        if longer:
-            self._follow_the_schedule()
-        self.scaler.load_state_dict(training["scaler"])
-        if self.average is not None:
-            self.average.load_state_dict(training["average"])
-        return RunState(
+        steps_then, done = _epoch_of(training, epoch_steps)
+        state = RunState(
             step=training["step"],
             epoch=training["epoch"],
+            epoch_steps=epoch_steps,
+            epoch_step=round(done * epoch_steps / steps_then),
             accuracy={int(t): Accuracy(**a) for t, a in training["accuracy"].items()},
             best_mean_top1=training["best_mean_top1"],
             seconds=training.get("seconds", 0.0),
             cpu_seconds=training.get("cpu_seconds", 0.0),
-            fewer_epochs=then["epochs"] if longer else None,
+            fewer_epochs=then["epochs"] if recipe.epochs > then["epochs"] else None,
+            other_epoch_steps=steps_then if steps_then != epoch_steps else None,
         )
+        if state.other_epoch_steps is not None:
+            self.schedule.last_epoch = state.position
+        if state.other_epoch_steps is not None or state.fewer_epochs is not None:
+            self._follow_the_schedule()
+        self.scaler.load_state_dict(training["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(training["average"])
+        return state
 
     def _follow_the_schedule(self) -> None:
-        """Set the learning rate to the schedule's own: the checkpoint has a shorter one's."""
+        """Set the learning rate to the schedule's own: the checkpoint has that of another."""
         schedule = self.schedule
         schedule._last_lr = [
             base * factor(schedule.last_epoch)
@@ -175,3 +212,18 @@ class RunParts:
         ]
         for group, rate in zip(self.optimizer.param_groups, schedule._last_lr, strict=True):
             group["lr"] = rate
+
+
+def _epoch_of(training: dict[str, Any], epoch_steps: int) -> tuple[int, int]:
+    """Return how many steps an epoch had when a checkpoint was saved, and how many were done.
+
+    Release 0.1 did not save them: they are as now where that can be, and else as if a whole number
+    of epochs had been done.
+    """
+    if "epoch_steps" in training:
+        return training["epoch_steps"], training["epoch_step"]
+    step, epoch = training["step"], training["epoch"]
+    done = step - epoch * epoch_steps
+    if 0 <= done <= epoch_steps:
+        return epoch_steps, done
+    return max(1, step // max(1, epoch)), 0

@@ -7,9 +7,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ffn_edge.clips import read_checked_list
+from ffn_edge.frames import DrawFrames, segment_random
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.train.batches import VideoBatches, videos_for
-from ffn_edge.video_list import read_list
+from ffn_edge.train.datasets import dataset_facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +37,14 @@ class Clips:
 
 
 def unlabelled_batches(
-    clips: Clips, frame_counts: Sequence[int], card: ModelCard, *, train: bool
+    clips: Clips,
+    frame_counts: Sequence[int],
+    card: ModelCard,
+    *,
+    train: bool,
+    draw_frames: DrawFrames = segment_random,
 ) -> VideoBatches:
-    """Read the lists, and return the videos to learn from in batches; no video is opened.
+    """Read and check the lists, and return the videos to learn from in batches.
 
     Args:
         clips: which videos.
@@ -46,15 +53,27 @@ def unlabelled_batches(
         train: draw frames, crops and symmetries as training does, and leave out the last,
             incomplete batch of an epoch. Otherwise take clips as testing does, in batches of
             nearly one size.
+        draw_frames: the rule by which training draws frames; see `Family`.
 
     Raises:
         DataError: a list, or a path in it, is wrong; the data set is not known.
     """
-    if clips.val_list is not None:  # a bad one should not be found after all the learning
-        read_list(clips.val_list, num_classes=len(card.classes), root=clips.root)
     card = dataclasses.replace(card, dataset=clips.dataset or card.dataset)
+    if clips.val_list is not None:  # a bad one should not be found after all the learning
+        read_checked_list(
+            clips.val_list,
+            num_classes=len(card.classes),
+            root=clips.root,
+            frame_pattern=dataset_facts(card.dataset).frame_pattern,
+        )
     videos = videos_for(
-        card, clips.list_file, frame_counts, root=clips.root, train=train, labelled=False
+        card,
+        clips.list_file,
+        frame_counts,
+        root=clips.root,
+        train=train,
+        draw_frames=draw_frames,
+        labelled=False,
     )
     size = min(clips.batch_size, len(videos))
     if not train:  # statistics give each batch the same weight

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +54,21 @@ class ModelCard:
     std: Rgb = IMAGENET_STD
     dataset: str = "custom"
     accuracy: dict[int, Accuracy] = field(default_factory=dict)
+
+    def renamed(self, classes: Sequence[str]) -> ModelCard:
+        """Return the card with other names of the same classes, in the same order.
+
+        Raises:
+            CheckpointError: a name is there already, as that of another class.
+        """
+        for label, name in enumerate(classes):
+            if name in self.classes and self.classes.index(name) != label:
+                raise CheckpointError(
+                    f"the class names have {name!r} as class {label}; the network was trained "
+                    f"with it as class {self.classes.index(name)}",
+                    "leave the names out for the checkpoint's own, or give them in its order.",
+                )
+        return dataclasses.replace(self, classes=tuple(classes))
 
 
 @dataclass(frozen=True, slots=True)

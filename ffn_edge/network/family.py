@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ffn_edge.frames import DrawFrames, segment_random
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.schema import Rgb
 
@@ -45,12 +46,15 @@ class PublishedNames:
             number.
         classifier: the name of the classifier's weight, (classes, features).
         frames_per_number: the published number times this is the frame count.
+        blue_first: the name of the weight that meets the pixels, (width, colours, ...), where the
+            paper's code shows them as blue, green, red; None where as red, green, blue.
     """
 
     name: Callable[[str], str]
     norm: str
     classifier: str
     frames_per_number: int = 1
+    blue_first: str | None = None
 
 
 def in_base_model(name: str) -> str:
@@ -75,6 +79,7 @@ class Family:
         short_side: what a frame's short side is scaled to before its centre is cut out.
         mean: of the pixels, in [0, 1] RGB, as the pre-trained weights expect them.
         std: the same.
+        draw_frames: the rule by which the paper draws the frames of a training clip.
     """
 
     architectures: tuple[str, ...]
@@ -85,3 +90,4 @@ class Family:
     short_side: int = 256
     mean: Rgb = IMAGENET_MEAN
     std: Rgb = IMAGENET_STD
+    draw_frames: DrawFrames = segment_random

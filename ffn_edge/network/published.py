@@ -20,7 +20,8 @@ def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexib
         state_dict: the checkpoint's tensors, with or without DataParallel's "module.".
 
     Returns:
-        The network in evaluation mode.
+        The network in evaluation mode. It takes red, green and blue in this order, whatever that of
+        the published code is.
 
     Raises:
         NetworkError: the architecture does not exist.
@@ -60,6 +61,8 @@ def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexib
         raise CheckpointError(
             f"the checkpoint is not a {arch}: {differ}", "name the architecture it was trained as."
         )
+    if naming.blue_first is not None:
+        tensors[naming.blue_first] = tensors[naming.blue_first].flip(1)
     network.load_state_dict({own: tensors[name] for name, own in ours.items()})
     return network.eval()
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ffn_edge.errors import NetworkError
+from ffn_edge.frames import interval_random
 from ffn_edge.network.conversion import specialize
 from ffn_edge.network.family import PYSLOWFAST_MEAN, PYSLOWFAST_STD, Family, PublishedNames
 from ffn_edge.network.ffn import FrameFlexibleNetwork
@@ -287,4 +288,5 @@ FAMILY = Family(
     size=256,
     mean=PYSLOWFAST_MEAN,
     std=PYSLOWFAST_STD,
+    draw_frames=interval_random,
 )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth  # type: ignore[import-untyped]
 
+from ffn_edge.frames import interval_random
 from ffn_edge.network.conversion import specialize
 from ffn_edge.network.family import PYSLOWFAST_MEAN, PYSLOWFAST_STD, Family, PublishedNames
 from ffn_edge.network.ffn import FrameFlexibleNetwork
@@ -220,8 +221,16 @@ def _published(name: str) -> str:
 FAMILY = Family(
     architectures=("uniformer_small",),
     build=build,
-    published=PublishedNames(name=_published, norm=r"norm_(\d+)\.weight", classifier="head.weight"),
+    published=PublishedNames(
+        name=_published,
+        norm=r"norm_(\d+)\.weight",
+        classifier="head.weight",
+        # Its frames come from OpenCV, and its configurations leave out DATA.REVERSE_INPUT_CHANNEL,
+        # which SlowFast's have.
+        blue_first="patch_embed1.proj.weight",
+    ),
     short_side=224,
     mean=PYSLOWFAST_MEAN,
     std=PYSLOWFAST_STD,
+    draw_frames=interval_random,
 )

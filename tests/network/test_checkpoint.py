@@ -250,6 +250,15 @@ def test_a_published_network_gets_the_input_that_it_was_trained_on(
     assert (card.size, card.short_side, card.mean[0], card.std[0]) == expected
 
 
+def test_classes_can_be_renamed_but_not_put_into_another_order() -> None:
+    card = ModelCard(classes=("left", "right", "up"))
+
+    assert card.renamed(["links", "right", "oben"]).classes == ("links", "right", "oben")
+    for wrong in (["right", "left", "up"], ["none", "left", "right", "up"], ["a", "b", "right"]):
+        with pytest.raises(CheckpointError, match="class"):
+            card.renamed(wrong)
+
+
 def test_a_checkpoint_of_ours_needs_no_import(checkpoint_file: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is an ffn-edge checkpoint already"):
         import_file(checkpoint_file, "tsm_resnet18", tmp_path / "model.pt")

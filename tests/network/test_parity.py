@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ffn_edge import network
-from ffn_edge.network import FrameFlexibleNetwork
+from ffn_edge.network import FrameFlexibleNetwork, family_of
 from ffn_edge.network.published import published_name
 from ffn_edge.train.objective import LossTerms, MultiFrequencyLoss
 
@@ -77,6 +77,9 @@ def relative_error(model: FrameFlexibleNetwork, case: dict[str, Any]) -> float:
         case["size"],
         frame_major="frame-major" in case["input_layout"],
     )
+    naming = family_of(model.architecture).published
+    if naming is not None and naming.blue_first is not None:
+        clip = clip.flip(2)  # the published input is blue, green, red; ours is red, green, blue
     with torch.inference_mode():
         results = model(clip, frames=case["subnetwork"])[0]
     if "softmax" in case:  # the published SlowFast ends in it

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from ffn_edge import network
 from ffn_edge.errors import CheckpointError, NetworkError
+from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.published import published_name
 
 
@@ -43,6 +46,28 @@ def test_names_are_those_of_the_published_code(ours: str, published: str) -> Non
 
 def test_the_classifier_has_the_published_name() -> None:
     assert published_name("tsm_resnet18", "body.fc.linear.weight") == "new_fc.weight"
+
+
+@pytest.mark.parametrize(
+    ("arch", "blue_first"),
+    [("tsm_resnet18", False), ("slowfast_resnet50", False), ("uniformer_small", True)],
+)
+def test_an_imported_network_takes_red_first_whatever_the_published_one_takes(
+    arch: str, blue_first: bool, randomise: Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
+) -> None:
+    published = randomise(network.build(arch, 2, (4,)))
+    state = {published_name(arch, name): value for name, value in published.state_dict().items()}
+
+    imported = network.import_published(arch, state)
+
+    red_first = torch.rand(1, 4, 3, 64, 64)
+    with torch.no_grad():
+        right, wrong = red_first, red_first.flip(2)
+        if blue_first:
+            right, wrong = wrong, right
+        # float32: the sum over colours has another order
+        torch.testing.assert_close(imported(red_first), published(right), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(published(wrong), published(right), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("prefix", ["module.", ""], ids=["DataParallel", "bare"])

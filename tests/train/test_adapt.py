@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ffn_edge import network
 from ffn_edge.bundle import Accuracy
 from ffn_edge.errors import CheckpointError, DataError, FfnEdgeError, RecipeError
+from ffn_edge.frames import Indices
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import Checkpoint, ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.train import adapt as adaptation
@@ -83,6 +84,23 @@ def test_a_frame_count_is_added_and_no_other_tensor_changes_by_a_bit(
         assert not torch.equal(tensors[name], tensors[name.replace(".4", ".2")]), name
     assert (result.frame_counts, result.videos, result.broken_videos) == ((4,), 12, ())
     assert after.card.accuracy == KNOWN and after.training is None
+
+
+def test_frames_are_drawn_by_the_rule_of_the_family(
+    trained: Path, clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[int, int]] = []
+
+    def last(num_frames: int, frames: int, rng: np.random.Generator) -> Indices:
+        drawn.append((num_frames, frames))
+        return np.full(frames, num_frames - 1)
+
+    family = dataclasses.replace(network.family_of("tsm_tiny"), draw_frames=last)
+    monkeypatch.setattr(adaptation, "family_of", lambda _: family)
+
+    adapt(str(trained), str(tmp_path / "new.pt"), (4,), clips, epochs=1)
+
+    assert set(drawn) == {(10, 4), (10, 8)}
 
 
 def test_a_new_frame_count_starts_from_the_nearest_one(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,8 @@ from ffn_edge.frames import segment_centres
 from ffn_edge.train.clips import render_clips
 from ffn_edge.train.data import Sample, VideoDataset
 from ffn_edge.train.datasets import DatasetFacts, dataset_facts
+from ffn_edge.train.loop import _dataset as training_videos
+from ffn_edge.train.recipe import Recipe
 from ffn_edge.video import VideoReader, VideoWriter
 from ffn_edge.video_list import UNLABELLED
 
@@ -105,6 +109,23 @@ def test_a_training_clip_has_one_frame_of_each_segment(listed: Path) -> None:
             assert [number // length for number in numbers] == list(range(t))
 
 
+@pytest.mark.parametrize(
+    ("architecture", "last"), [("slowfast_resnet50", FRAMES), ("tsm_resnet50", 32)]
+)
+def test_a_familys_rule_draws_the_frames_of_training(
+    listed: Path, architecture: str, last: int
+) -> None:
+    recipe = Recipe(
+        architecture=architecture, dataset="custom", frame_counts=(32,), train_list=str(listed),
+        size=SIZE, short_side=SIZE, crop_scales=(1.0,),
+    )  # fmt: skip
+    videos = training_videos(recipe, CLASSES, training=True)
+
+    drawn = {n for epoch in range(30) for n in frames_of(videos[epoch, 0])[32]}
+
+    assert max(drawn) == last - 1
+
+
 def test_frame_counts_are_drawn_independently_and_anew_each_epoch(listed: Path) -> None:
     videos = dataset(listed)
     drawn = [frames_of(videos[epoch, 0]) for epoch in range(20)]
@@ -134,11 +155,12 @@ def test_a_sample_is_the_same_whenever_it_is_asked_for(listed: Path) -> None:
 def test_a_video_is_opened_and_decoded_once_whatever_the_number_of_frame_counts(
     listed: Path, frame_counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    videos = dataset(listed, frame_counts)
     opened, converted = [], []
     open_, image = VideoReader._open, VideoReader._image
     monkeypatch.setattr(VideoReader, "_open", lambda r: (opened.append(1), open_(r))[1])
     monkeypatch.setattr(VideoReader, "_image", lambda r, p: (converted.append(1), image(r, p))[1])
-    sample = dataset(listed, frame_counts)[0, 0]
+    sample = videos[0, 0]
     wanted = {number for numbers in frames_of(sample).values() for number in numbers}
     assert (len(opened), len(converted)) == (1, len(wanted))
 
@@ -298,10 +320,33 @@ def test_a_broken_video_is_left_out_in_testing(listed: Path) -> None:
     assert str(listed.parent / "video 4.mp4") in reason
 
 
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("call", ["numpy.fromfile", "ffn_edge.frame_folder.read_image"])
+def test_an_image_that_the_disk_does_not_give_is_one_broken_video(
+    folders: Path, train: bool, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, name = call.rsplit(".", 1)
+    real = getattr(importlib.import_module(module), name)
+
+    def failing(path: Path, *arguments: object) -> object:
+        if path.parent.name == "one":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path, *arguments)
+
+    monkeypatch.setattr(call, failing)
+
+    sample = dataset(folders, facts=FOLDERS, train=train)[0, 0]
+
+    (reason,) = sample.broken
+    assert str(folders.parent / "one") in reason and "Input/output error" in reason
+    assert bool(sample.clips) == train
+
+
 def test_where_every_video_is_broken_a_training_sample_has_no_clip(listed: Path) -> None:
+    videos = dataset(listed)
     for i in range(6):
         truncate(listed.parent / f"video {i}.mp4")
-    sample = dataset(listed)[0, 0]
+    sample = videos[0, 0]
     assert sample.clips == {}
     for i in range(6):
         assert any(f"video {i}.mp4" in reason for reason in sample.broken)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from ffn_edge.counted import counted
 from ffn_edge.errors import CheckpointError, DataError, RecipeError
 from ffn_edge.network import build
 from ffn_edge.network.checkpoint import load_checkpoint
@@ -163,6 +164,93 @@ def test_a_run_stopped_by_its_last_step_still_validates_when_resumed(
     result = train(recipe, tmp_path, resume=True, workers=0)
     assert result.finished and result.accuracy[4].clips == 12
     assert (tmp_path / BEST).is_file()
+
+
+def stopped_after(step: int, recipe: Recipe, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Train until a signal comes with a step."""
+    real = RunLog.step
+
+    def logged(self: RunLog, number: int, epoch: int, values: dict[str, Any]) -> None:
+        real(self, number, epoch, values)
+        if number == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with patch.context() as patched:
+        patched.setattr(RunLog, "step", logged)
+        assert not train(recipe, folder).finished
+
+
+@pytest.mark.parametrize("videos", [4, 8, 20], ids="{} videos".format)
+@pytest.mark.parametrize("stop", [1, 2, 4], ids="stopped after step {}".format)
+def test_a_run_resumed_with_another_list_goes_on_with_whole_epochs_of_it(
+    recipe: Recipe,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    videos: int,
+    stop: int,
+) -> None:
+    recipe = recipe.replace(epochs=3, schedule="cosine")  # of 12 videos, in 3 steps each
+    lines = [f"{data}/{i % 12}.mp4 {i % 2}\n" for i in range(videos)]
+    (tmp_path / "other.txt").write_text("".join(lines))
+    other = recipe.replace(train_list=str(tmp_path / "other.txt"))
+    steps, epoch, done = videos // 4, stop // 3, stop % 3 + 1
+
+    stopped_after(stop, recipe, tmp_path / "run", monkeypatch)
+    result = train(other, tmp_path / "run", resume=True)
+
+    assert result.finished and f"an epoch has {counted(steps, 'step')} instead" in (
+        capsys.readouterr().err
+    )
+    lines_of_steps = [line for line in metrics(tmp_path / "run") if "loss" in line]
+    assert [line["step"] for line in lines_of_steps] == list(range(result.steps))
+    per_epoch = [sum(line["epoch"] == i for line in lines_of_steps) for i in range(3)]
+    # What was done of the epoch stays done; those to come are whole, those before as they were.
+    left = steps - round(done * steps / 3)
+    assert per_epoch == [3] * epoch + [done + left] + [steps] * (2 - epoch)
+    train(other, tmp_path / "at once")
+    rates, expected = (
+        [line["learning_rate"] for line in metrics(tmp_path / name) if "loss" in line]
+        for name in ("run", "at once")
+    )
+    to_come = steps * (2 - epoch) + left
+    assert rates[-to_come:] == pytest.approx(expected[-to_come:])
+    # And it can be stopped and resumed again as any other.
+    assert train(other.replace(epochs=4), tmp_path / "run", resume=True).steps == (
+        result.steps + steps
+    )
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(1, 4), (2, 6), (2, 7)])
+def test_a_checkpoint_of_release_0_1_says_no_steps_of_its_epoch(
+    recipe: Recipe, tmp_path: Path, epoch: int, step: int
+) -> None:
+    train(recipe, tmp_path)
+    content = torch.load(tmp_path / LAST, weights_only=True)
+    for name in ("epoch_steps", "epoch_step"):
+        del content["training"][name]
+    content["training"] |= {"epoch": epoch, "step": step}
+    torch.save(content, tmp_path / LAST)
+
+    result = train(recipe.replace(epochs=3), tmp_path, resume=True)
+
+    assert result.finished and result.steps == 9
+
+
+@pytest.mark.parametrize("names", ["bright\ndark", "dark\nlight", "dark\nbright\nnone"])
+def test_a_run_is_not_resumed_with_other_class_names(
+    recipe: Recipe, tmp_path: Path, names: str
+) -> None:
+    train(recipe, tmp_path / "run")
+    before = (tmp_path / "run" / LAST).read_bytes()
+    (tmp_path / "classes.txt").write_text(names)
+    other = recipe.replace(classes=str(tmp_path / "classes.txt"), epochs=3)
+
+    with pytest.raises(CheckpointError, match="class"):
+        train(other, tmp_path / "run", resume=True)
+
+    assert (tmp_path / "run" / LAST).read_bytes() == before
 
 
 def test_a_run_is_not_overwritten_by_forgetting_to_resume(recipe: Recipe, tmp_path: Path) -> None:

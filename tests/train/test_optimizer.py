@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD, lr_scheduler
 
 from ffn_edge.network import build
-from ffn_edge.train.optimizer import learning_rate_factor, make_optimizer, take_step
+from ffn_edge.train.optimizer import average_of, learning_rate_factor, make_optimizer, take_step
 from ffn_edge.train.recipe import Recipe
 
 EPOCHS, STEPS = 6, 5
@@ -93,3 +93,21 @@ def test_a_step_that_overflows_float16_is_skipped_and_the_rate_waits_for_it() ->
             break
     assert taken[0] is False
     assert sum(taken) == 3
+
+
+def test_an_average_follows_a_short_run_and_then_decays_as_it_is_told() -> None:
+    layer = nn.BatchNorm1d(1)
+    average = average_of(layer, 0.9)
+    expected = None
+    for update in range(100):
+        with torch.no_grad():
+            for tensor in (layer.weight, layer.running_mean):
+                assert tensor is not None
+                tensor.fill_(update)
+        average.update_parameters(layer)
+        # 2/11, 3/12, ... up to 0.9 at n = 80; the first update is the start itself.
+        decay = min(0.9, (1 + update) / (10 + update)) if update else 0.0
+        expected = float(update) if expected is None else expected * decay + update * (1 - decay)
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)  # float32
+        assert average.module.running_mean.item() == pytest.approx(expected, rel=1e-5)
+    assert expected == pytest.approx(99 - 9, abs=1)  # a lag of decay / (1 - decay) updates

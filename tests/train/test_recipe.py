@@ -101,6 +101,8 @@ def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
         {"validate_every": 0},
         {"epochs": None},
         {"ema_decay": "abc"},
+        {"ema_decay": 1.5},
+        {"ema_decay": -0.1},
         {"schedule": "one_cycle", "warmup_epochs": 2.0},
     ],
 )

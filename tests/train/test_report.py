@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from ffn_edge.errors import CheckpointError, FfnEdgeError
+from ffn_edge.errors import CheckpointError, FfnEdgeError, NetworkError
 from ffn_edge.network import build
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.network.published import published_name
@@ -77,6 +77,21 @@ def test_import_writes_a_checkpoint_of_ours(tmp_path: Path) -> None:
     clip = torch.randn(1, 4, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(loaded.network(clip), network(clip))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_accuracy_is_made_of_answers_that_are_no_numbers(
+    value: float, checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    loaded = load_checkpoint(checkpoint)
+    with torch.no_grad():  # of one frame count alone
+        loaded.network.body.get_submodule("bn1.norms.4").get_parameter("weight")[0] = value
+    diverged, list_file = str(tmp_path / "diverged.pt"), str(data / "list.txt")
+    save_checkpoint(diverged, loaded.network, loaded.card)
+
+    assert evaluate_checkpoint(diverged, (2,), list_file=list_file)[0].clips == 12
+    with pytest.raises(NetworkError, match="4 frames"):
+        evaluate_checkpoint(diverged, (2, 4), list_file=list_file)
 
 
 def test_a_checkpoint_that_is_not_there_is_an_error(data: Path) -> None:

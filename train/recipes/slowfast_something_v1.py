@@ -11,8 +11,9 @@ It starts from Kinetics-400: a PyTorch checkpoint of PySlowFast's SLOWFAST_8x8_R
     ffn-edge train slowfast_something_v1 --train-list train.txt --val-list val.txt \\
         --classes classes.txt --root DATA --weights FILE -o runs/slowfast_something_v1
 
-Not as published: it is tested at 224x224 pixels, the classifier learns faster than the
-rest, and four crop scales stand for a short side of 256 to 320 pixels.
+Not as published: it is tested at 224x224 pixels and on the centres of equal segments,
+which are up to two frames from the published ones; the classifier learns faster than
+the rest, and four crop scales stand for a short side of 256 to 320 pixels.
 
 Source: Zhang et al., "Frame Flexible Network", CVPR 2023, and its published code.
 """

@@ -13,7 +13,8 @@ UniFormer publish (github.com/Sense-X/UniFormer, video_classification).
 
 Not as published: four crop scales stand for crops of 8 to 100 % of a frame, and each
 video is shown once a batch, without RandAugment, random erasing, mixup and cutmix. One
-crop is tested, and φ is not decayed.
+crop is tested, of the centres of equal segments, which are up to two frames from the
+published ones, and φ is not decayed.
 
 Source: Zhang et al., "Frame Flexible Network", CVPR 2023, and its published code.
 """
