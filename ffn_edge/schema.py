@@ -272,14 +272,31 @@ def _key(key: object, kind: Any, name: str) -> Any:
     return _parser(kind)(key, f"a key of {name}")
 
 
-def _dataclass(cls: Any) -> _Parser:
+def parse_fields(cls: type, values: Mapping[str, object], name: str = "") -> dict[str, Any]:
+    """Return the values of a dataclass's fields, as far as they are there, as what they must be.
+
+    Raises:
+        ValueError: one is something else, or out of its bounds.
+    """
+    start = name and f"{name}."
+    return {
+        key: parser(values[key], start + key)
+        for key, parser in _parsers(cls).items()
+        if key in values
+    }
+
+
+@cache
+def _parsers(cls: Any) -> dict[str, _Parser]:
     hints = get_type_hints(cls, include_extras=True)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    inner = {name: _parser(hints[name]) for name in fields}
+    return {each.name: _parser(hints[each.name]) for each in dataclasses.fields(cls) if each.init}
+
+
+def _dataclass(cls: Any) -> _Parser:
     needed = {
-        name
-        for name, field in fields.items()
-        if field.default is field.default_factory is dataclasses.MISSING
+        each.name
+        for each in dataclasses.fields(cls)
+        if each.init and each.default is each.default_factory is dataclasses.MISSING
     }
 
     def parser(value: object, name: str) -> Any:
@@ -287,7 +304,6 @@ def _dataclass(cls: Any) -> _Parser:
             raise _wrong(value, name, "an object")
         if missing := needed - value.keys():
             raise ValueError(f"{name and name[:100] + '.'}{sorted(missing)[0]} is missing")
-        start = f"{name}." if name else ""
-        return cls(**{k: inner[k](value[k], start + k) for k in inner if k in value})
+        return cls(**parse_fields(cls, value, name))
 
     return parser

@@ -10,11 +10,13 @@ import pkgutil
 import runpy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from ffn_edge import schema
 from ffn_edge.ablations import ABLATIONS
 from ffn_edge.errors import FfnEdgeError, RecipeError
 from ffn_edge.frames import check_frame_counts
+from ffn_edge.schema import Above0, Between, Count, NotNegative, Positive, Share
 from ffn_edge.train.augment import MULTI_SCALE
 
 
@@ -53,54 +55,58 @@ class Recipe:
     frame_counts: tuple[int, ...] = (4, 8, 16)
     weights: str | None = None
     start_from: str | None = None
-    dropout: float = 0.5
+    dropout: Share = 0.5
     without: tuple[str, ...] = ()
 
     train_list: str | None = None
     val_list: str | None = None
     classes: str | None = None
     root: str | None = None
-    size: int = 224
-    short_side: int | None = None
-    crop_scales: tuple[float, ...] = MULTI_SCALE
-    cache_gib: float = 0.0
-    max_broken_share: float = 0.05
+    size: Annotated[int, Between(1, 4096)] = 224
+    short_side: Positive | None = None
+    crop_scales: tuple[Annotated[float, Between(1e-3, 1)], ...] = MULTI_SCALE
+    cache_gib: NotNegative = 0.0
+    max_broken_share: Share = 0.05
 
-    distillation_weight: float = 1.0
-    label_smoothing: float = 0.0
+    distillation_weight: NotNegative = 1.0
+    label_smoothing: Share = 0.0
     supervise_all: bool = False
     sampling: Literal["all", "mixed", "proportional"] = "all"
-    low_share: float = 0.5
+    low_share: Share = 0.5
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 0.01
-    momentum: float = 0.9
+    learning_rate: Above0 = 0.01
+    momentum: Share = 0.9
     nesterov: bool = False
-    weight_decay: float = 5e-4
-    epochs: int = 50
-    batch_size: int = 32
-    accumulate: int = 1
-    clip_gradient: float | None = None
+    weight_decay: NotNegative = 5e-4
+    epochs: Positive = 50
+    batch_size: Positive = 32
+    accumulate: Positive = 1
+    clip_gradient: Above0 | None = None
     schedule: Literal["step", "cosine", "one_cycle"] = "step"
-    step_epochs: tuple[int, ...] = ()
-    step_factor: float = 0.1
-    warmup_epochs: float = 0.0
-    final_learning_rate: float = 0.0
-    ema_decay: float | None = None
+    step_epochs: tuple[Count, ...] = ()
+    step_factor: Above0 = 0.1
+    warmup_epochs: NotNegative = 0.0
+    final_learning_rate: NotNegative = 0.0
+    ema_decay: Share | None = None
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     together: bool | None = None
     compile: bool = False
     sync_norm: bool = False
-    seed: int = 0
-    validate_every: int = 1
-    checkpoint_minutes: float = 10.0
+    seed: Count = 0
+    validate_every: Positive = 1
+    checkpoint_minutes: NotNegative = 10.0
 
     def __post_init__(self) -> None:
-        for name in _FIELDS:
-            if not _fits(name, getattr(self, name)):
-                raise RecipeError(f"{name} is {getattr(self, name)!r}", f"it takes {_KINDS[name]}.")
+        try:
+            given = {name: getattr(self, name) for name in _FIELDS}
+            for name, value in schema.parse_fields(Recipe, given).items():
+                object.__setattr__(self, name, value)
+        except ValueError as error:
+            hint = "set it in the recipe, or by --set NAME=VALUE."
+            raise RecipeError(str(error), hint) from error
         check_frame_counts(self.frame_counts)
         if unknown := sorted(set(self.without) - set(ABLATIONS)):
             raise RecipeError(
@@ -112,25 +118,11 @@ class Recipe:
                 f"{self.sampling} sampling trains one network on two frame counts or more",
                 "name the frame counts.",
             )
-        if self.seed < 0:
-            raise RecipeError(f"seed is {self.seed}", "it is at least 0.")
-        for name in ("low_share", "ema_decay"):
-            share = getattr(self, name)
-            if share is not None and not 0 <= share <= 1:
-                raise RecipeError(f"{name} is {share}", "it is a share, in [0, 1].")
-        for name in _POSITIVE:
-            if getattr(self, name) <= 0:
-                raise RecipeError(f"{name} must be above 0; got {getattr(self, name)}")
         if self.batch_size % self.accumulate:
             raise RecipeError(
                 f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}",
                 "batch_size is what one optimiser step sees, in `accumulate` parts.",
             )
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise RecipeError(
-                    f"{name} is {getattr(self, name)!r}", f"choose one of {', '.join(choices)}."
-                )
         if self.schedule == "one_cycle" and self.warmup_epochs:
             raise RecipeError(
                 "one_cycle has a rise of its own; warmup_epochs would cut into it",
@@ -199,36 +191,7 @@ class Recipe:
 DATA = ("train_list", "val_list", "classes")
 PATHS = (*DATA, "root", "start_from", "weights")
 
-_POSITIVE = ("epochs", "batch_size", "accumulate", "learning_rate", "size", "validate_every")
 _FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
-_KINDS = {field.name: str(field.type) for field in dataclasses.fields(Recipe)}
-
-
-def _fits(name: str, value: object) -> bool:
-    """Tell whether a value is of a field's kind; a whole number may stand for a float."""
-    for kind in _KINDS[name].split(" | "):
-        if kind == "None":
-            fits = value is None
-        elif kind.startswith("tuple"):
-            item_type = str if "str" in kind else int | float
-            fits = isinstance(value, tuple) and all(isinstance(item, item_type) for item in value)
-        elif kind == "float":
-            fits = isinstance(value, int | float) and not isinstance(value, bool)
-        elif kind == "int":
-            fits = isinstance(value, int) and not isinstance(value, bool)
-        else:
-            fits = isinstance(value, bool if kind == "bool" else str)
-        if fits:
-            return True
-    return False
-
-
-_CHOICES = {
-    "sampling": ("all", "mixed", "proportional"),
-    "optimizer": ("sgd", "adamw"),
-    "schedule": ("step", "cosine", "one_cycle"),
-    "precision": ("auto", "fp32", "bf16", "fp16"),
-}
 
 
 def shipped_recipes() -> dict[str, str]:
