@@ -76,7 +76,11 @@ class Worker:
         self._process.start()
         theirs.close()
         self.trial = ""
-        self.pipe.recv()  # it is ready
+        if self.pipe.poll(120.0):
+            self.pipe.recv()  # it is ready
+        else:  # a lock of a library that was held while this process forked
+            self.end()
+            self.start()
 
     def ask(self, trial: str) -> None:
         """Let it make a trial."""
@@ -126,6 +130,9 @@ def _work(pipe: Connection, folder: Path, samples: Path, seed: int, seconds: flo
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pipe.send("ready")
     while True:
+        while not pipe.poll(1.0):
+            if os.getppid() == 1:
+                return
         trial = pipe.recv()
         os.ftruncate(errors, 0)
         faulthandler.dump_traceback_later(0.8 * seconds, file=errors)
@@ -140,9 +147,10 @@ def _work(pipe: Connection, folder: Path, samples: Path, seed: int, seconds: flo
             said = file.read(1 << 20)
         if outcome.result != "fault" and ("Traceback" in said or "Exception ignored" in said):
             outcome = _fault(outcome, "a traceback on stderr", said[-2000:])
-        pipe.send(outcome)
-        if grown > _MOST_BYTES // 2:
-            return  # the largest that it ever was would hide what comes
+        ends = grown > _MOST_BYTES // 2  # the largest that it ever was would hide what comes
+        pipe.send((outcome, ends))
+        if ends:
+            return
 
 
 def _limit_memory() -> None:
@@ -282,17 +290,18 @@ def run(
 
 def _answer(worker: Worker) -> Outcome:
     try:
-        outcome: Outcome = worker.pipe.recv()
+        outcome, ends = worker.pipe.recv()
     except (EOFError, OSError):
         code = worker.code(5.0) or 0
         name = signal.Signals(-code).name if code < 0 else f"exit {code}"
         _, samples, seed, _ = worker._arguments
-        outcome = _lost(worker, samples, seed, f"the end of the process ({name})")
+        lost = _lost(worker, samples, seed, f"the end of the process ({name})")
         worker.start()
-        return outcome
-    if outcome.group.startswith("more than 2 GiB") or worker.code(0.0) is not None:
+        return lost
+    if ends:
         worker.end()
         worker.start()
+    assert isinstance(outcome, Outcome)
     return outcome
 
 
