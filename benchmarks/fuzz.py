@@ -13,7 +13,6 @@ number make the same damage. Exit code 1: there were faults. Target: none.
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import multiprocessing
 import os
@@ -100,11 +99,10 @@ class Worker:
         self._process.join(seconds)
         return self._process.exitcode
 
-    def last_words(self) -> str:
-        """Return what it wrote on stderr, such as where it was when it was to be killed."""
-        with contextlib.suppress(OSError):
-            return (self.folder / "stderr").read_text(errors="replace")
-        return ""
+    def last_words(self) -> tuple[str, str, str]:
+        """Return family and damage of its trial, and its stderr: where it was before its end."""
+        family, _, said = (self.folder / "case").read_text(errors="replace").partition("\n")
+        return family, said, (self.folder / "stderr").read_text(errors="replace")
 
 
 def _work(pipe: Connection, folder: Path, samples: Path, seed: int, seconds: float) -> None:
@@ -118,6 +116,7 @@ def _work(pipe: Connection, folder: Path, samples: Path, seed: int, seconds: flo
     tempfile.tempdir = None
     errors = os.open(folder / "stderr", os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o666)
     os.dup2(errors, 2)
+    told = os.open(folder / "case", os.O_CREAT | os.O_WRONLY, 0o666)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.chdir(folder / "cwd")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -136,7 +135,8 @@ def _work(pipe: Connection, folder: Path, samples: Path, seed: int, seconds: flo
         trial = pipe.recv()
         os.ftruncate(errors, 0)
         faulthandler.dump_traceback_later(0.8 * seconds, file=errors)
-        outcome = _one(trial, folder, samples, seed)
+        os.ftruncate(told, 0)
+        outcome = _one(trial, folder, samples, seed, told)
         faulthandler.cancel_dump_traceback_later()
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) << 10
         if grown > _MOST_BYTES:
@@ -171,11 +171,12 @@ def prepare(trial: str, samples: Path, folder: Path, seed: int) -> Case:
     return make(samples, folder, rng)
 
 
-def _one(trial: str, folder: Path, samples: Path, seed: int) -> Outcome:
+def _one(trial: str, folder: Path, samples: Path, seed: int, told: int) -> Outcome:
     place = folder / "trial" / "in"
     _remove(place)
     place.mkdir()
     case = prepare(trial, samples, place, seed)
+    os.pwrite(told, f"{case.family}\n{case.said}".encode(errors="replace"), 0)
     before = _listing(folder)
     result, group, detail = "answered", "", ""
     for name, attempt in case.attempts:
@@ -205,13 +206,13 @@ def _remove(place: Path) -> None:
 
 
 def _listing(folder: Path) -> set[tuple[str, int, int]]:
-    """Return all files below a folder, with size and time of change, but for stderr."""
+    """Return all files below a folder, with size and time of change, but for a worker's own."""
     found = set()
     for top, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = os.path.join(top, name)
             status = os.lstat(path)
-            if name != "stderr":
+            if name not in ("stderr", "case"):
                 is_folder = name in folders
                 size = -1 if is_folder else status.st_size
                 found.add((path, size, 0 if is_folder else status.st_mtime_ns))
@@ -278,7 +279,7 @@ def run(
                     yield _answer(worker)
                 elif time.monotonic() - worker.began > seconds:
                     busy.remove(worker)
-                    yield _lost(worker, samples, seed, "a hang")
+                    yield _lost(worker, "a hang")
                     worker.start()
                 else:
                     continue
@@ -294,8 +295,7 @@ def _answer(worker: Worker) -> Outcome:
     except (EOFError, OSError):
         code = worker.code(5.0) or 0
         name = signal.Signals(-code).name if code < 0 else f"exit {code}"
-        _, samples, seed, _ = worker._arguments
-        lost = _lost(worker, samples, seed, f"the end of the process ({name})")
+        lost = _lost(worker, f"the end of the process ({name})")
         worker.start()
         return lost
     if ends:
@@ -305,10 +305,10 @@ def _answer(worker: Worker) -> Outcome:
     return outcome
 
 
-def _lost(worker: Worker, samples: Path, seed: int, what: str) -> Outcome:
-    """Tell of a trial that did not end: what it was is drawn once more."""
+def _lost(worker: Worker, what: str) -> Outcome:
+    """Tell of a trial that did not end."""
     worker.end()
-    words = worker.last_words()
+    family, said, words = worker.last_words()
     ours = re.findall(r'File "([^"]+)", line \d+ in (\w+)', words)
     places = [
         f"{Path(file).resolve().relative_to(_ROOT)}:{name}"
@@ -316,10 +316,8 @@ def _lost(worker: Worker, samples: Path, seed: int, what: str) -> Outcome:
         if Path(file).resolve().is_relative_to(_ROOT)
         and not {".venv", "benchmarks"} & set(Path(file).parts)
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        case = prepare(worker.trial, samples, Path(folder), seed)
     group = f"{what} in {places[0] if places else 'an unknown place'}"
-    return Outcome(worker.trial, case.family, case.said, "fault", group, words[-3000:])
+    return Outcome(worker.trial, family, said, "fault", group, words[-3000:])
 
 
 def _samples_in(folder: Path) -> Path:

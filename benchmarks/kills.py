@@ -1,7 +1,7 @@
 """Kill −9 in the midst of writing: is what stood there whole, and nothing left after the next run?
 
     python benchmarks/kills.py [--moments 200] [--seed 0]    # by the clock
-    python benchmarks/kills.py --calls                       # before and after each call that counts
+    python benchmarks/kills.py --calls                       # before and after each such call
 
 Work that writes is done in a child process over what stood there before, and killed: at random
 moments of what it takes undisturbed, every fourth of them in its last fifth, where files are

@@ -307,8 +307,9 @@ def _damage(bundle: Path, family: str, rng: Random) -> str:
     path = rng.choice(by_kind.get(family, files))
     if family == "kind of file":
         return f"{path.name} is {odd_file(path, rng)}"
+    if not (data := content_of(path)):
+        return f"{path.name}: nothing more"
     try:
-        data = content_of(path)
         match family:
             case "manifest" | "beside":
                 said: list[str] = []
@@ -329,10 +330,7 @@ def _damage(bundle: Path, family: str, rng: Random) -> str:
         return f"{path.name}: nothing more ({type(error).__name__})"
     except Exception as error:  # protobuf's errors have no base class of their own
         return f"{path.name}: nothing more ({type(error).__name__})"
-    try:
-        path.write_bytes(new)
-    except OSError:
-        return f"{path.name} cannot be written"
+    path.write_bytes(new)
     return f"{path.name}: {what}"
 
 
