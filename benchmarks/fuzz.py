@@ -381,7 +381,7 @@ def main(
     only: str | None,
 ) -> None:
     """Damage, try, and print what came of it."""
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(f"{describe_machine()}; load {os.getloadavg()[0]:.1f}\n", highlight=False)
     start = time.monotonic()
 

@@ -407,7 +407,7 @@ def moments(count: int, seconds: float, rng: Random) -> list[float]:
 def main(count: int, calls: bool, seed: int, only: str | None) -> None:
     """Kill, look, and print."""
     torch.set_num_threads(1)  # a fork of a process with more could hang
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(f"{describe_machine()}; load {os.getloadavg()[0]:.1f}\n")
     rng = Random(seed)
     table = Table(title="killed at each call" if calls else f"killed at moments, seed {seed}")

@@ -345,7 +345,7 @@ def mutate_graph(data: bytes, rng: Random, files: list[str]) -> tuple[bytes, str
             said = f"a constant of {size}"
         case 13:
             subgraph = helper.make_graph(list(graph.node)[:3], "sub", [], [])
-            for _ in range(rng.choice((1, 2, 90))):
+            for _ in range(rng.choice((1, 2, 25))):
                 inner = helper.make_node("If", ["c"], ["o"])
                 inner.attribute.append(helper.make_attribute("then_branch", subgraph))
                 subgraph = helper.make_graph([inner], "sub", [], [])

@@ -138,6 +138,12 @@ def make_samples(folder: Path) -> None:
         )
         latencies = {t: Latency((1.0 * t, 1.1 * t, 1.5 * t)) for t in counts}
         save_profile(bundle, cpu_backend(1), latencies, power=power)
+        path = bundle.path / "profile.json"
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        # The same at any time: damage is drawn by the place in the file.
+        moment = dict.fromkeys(fields["begin"], 50.0)
+        fields.update(begin=moment, end=moment, created="2026-01-01T00:00:00+00:00")
+        path.write_text(json.dumps(fields, indent=1), encoding="utf-8")
     _make_records(folder / "records")
     _make_checkpoint(folder / "records" / "checkpoint.pt")
     _make_videos(folder / "records")

@@ -108,7 +108,7 @@ def slope_kb_a_minute(samples: list[Sample]) -> float:
 def main(minutes: float, rate: float) -> None:
     """Run, watch and print."""
     os.environ["no_proxy"] = "127.0.0.1"  # FFmpeg would ask one
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(f"{describe_machine()}; load {os.getloadavg()[0]:.1f}\n")
     with tempfile.TemporaryDirectory() as name, endless_camera(rate) as url:
         folder = Path(name)
