@@ -310,7 +310,7 @@ def _damage(bundle: Path, family: str, rng: Random) -> str:
         "graph": [each for each in files if each.suffix == ".onnx"],
         "beside": [bundle / "profile.json", bundle / "calibration.json"],
     }
-    path = rng.choice(by_kind.get(family, files))
+    path = rng.choice(by_kind.get(family) or files)
     if family == "kind of file":
         return f"{path.name} is {odd_file(path, rng)}"
     if not (data := content_of(path)):

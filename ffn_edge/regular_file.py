@@ -33,10 +33,9 @@ def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
         OSError: see `open_regular`; or it is larger.
     """
     with open_regular(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"it has more than {most} bytes", os.fspath(path))
-    return content
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"it has more than {most} bytes", os.fspath(path))
+        return file.read(most)
 
 
 def read_text(path: str | os.PathLike[str], most: int = MOST_TEXT_BYTES) -> str:

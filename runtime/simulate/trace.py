@@ -20,7 +20,7 @@ from typing import Any
 
 from ffn_edge import schema
 from ffn_edge.errors import FfnEdgeError, reason_of
-from ffn_edge.regular_file import open_regular
+from ffn_edge.regular_file import read_bytes
 from ffn_edge.runtime.line_file import LineFile
 from ffn_edge.runtime.policy.interface import (
     Limits,
@@ -31,6 +31,7 @@ from ffn_edge.runtime.policy.interface import (
 from ffn_edge.schema import Above0, Format, Positive
 
 SCHEMA_VERSION = 1
+_MOST_BYTES = 1 << 29  # a day at twenty inferences a second
 _RECORD_AGAIN = "record one with `ffn-edge run BUNDLE --source ... --record trace.jsonl`."
 
 
@@ -109,8 +110,7 @@ def read_trace(path: Path) -> Trace:
             inference is left.
     """
     try:
-        with open_regular(path) as file:
-            lines = [line.decode(errors="replace") for line in file]
+        lines = read_bytes(path, _MOST_BYTES).decode(errors="replace").splitlines()
     except OSError as error:
         raise FfnEdgeError(f"{path} cannot be read: {reason_of(error)}", _RECORD_AGAIN) from error
     head = _FORMAT.from_text(lines[0] if lines else "", str(path))
