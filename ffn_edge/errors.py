@@ -6,7 +6,7 @@ import re
 
 _MOST_CHARACTERS = 2000
 # Escape sequences and the like, and what changes the direction of a text.
-_ACTING = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_ACTING = re.compile(r"[\0-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:

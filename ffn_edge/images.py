@@ -18,6 +18,9 @@ import numpy.typing as npt
 
 from ffn_edge.errors import VideoError, reason_of
 from ffn_edge.opencv import opencv
+from ffn_edge.regular_file import read_bytes
+
+_MOST_BYTES = 1 << 28  # of an image
 
 Images = npt.NDArray[np.uint8]  # one frame (H, W, 3) or several (N, H, W, 3); each use says which
 Indices = Sequence[int] | npt.NDArray[np.int64]
@@ -85,7 +88,7 @@ def read_image(path: str | os.PathLike[str]) -> Images:
     cv2 = opencv()
     check_file(Path(path), "image")
     try:
-        data = np.fromfile(path, np.uint8)
+        data = np.frombuffer(read_bytes(path, _MOST_BYTES), np.uint8)
     except OSError as error:
         raise VideoError(
             f"{path} cannot be read: {reason_of(error)}", "check the disk, or copy it again."
@@ -97,7 +100,7 @@ def read_image(path: str | os.PathLike[str]) -> Images:
     cut_off = data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data.tobytes()
     if image is None or cut_off:
         raise VideoError(
-            f"{path} cannot be read as an image: it is cut off, damaged, or no image",
+            f"{path} cannot be read as an image: it is cut off, damaged, too large, or no image",
             "extract or copy it again.",
         )
     return image

@@ -22,6 +22,8 @@ def opencv() -> ModuleType:
     """
     # FFmpeg's level is read when the first file is opened; -8 is "quiet".
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    # A few kB can be a picture of gigabytes.
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))
     try:
         import cv2
     except ImportError as error:

@@ -201,7 +201,7 @@ def _str(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise _wrong(value, name, "a text")
     # A lone surrogate could not be written anywhere; an escape sequence would act on the terminal.
-    if re.search(r"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", value):
+    if re.search(r"[\0-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", value):
         raise _wrong(value, name, "a text that can be shown")
     return value
 

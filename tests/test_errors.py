@@ -57,9 +57,9 @@ def test_a_name_that_is_no_text_can_be_printed() -> None:
 
 
 def test_what_would_act_on_a_terminal_is_shown_as_it_is_written() -> None:
-    error = FfnEdgeError("no \x1b[2J\x9b\u202e.mp4", "a\ttab and\na line stay")
+    error = FfnEdgeError("no \x1b[2J\x9b\u202e.mp4", "a\nline stays")
     assert error.message == r"no \x1b[2J\x9b\u202e.mp4"
-    assert error.hint == "a\ttab and\na line stay"
+    assert error.hint == "a\nline stays"
 
 
 def test_a_message_has_an_end_and_no_secret_at_its_cut() -> None:

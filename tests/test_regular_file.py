@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.classes import read_classes
-from ffn_edge.errors import FfnEdgeError
+from ffn_edge.errors import FfnEdgeError, VideoError
 from ffn_edge.images import read_image
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.plan_cache import read_sidecar
@@ -40,6 +42,21 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_whole_in_memory(tmp_pa
     with pytest.raises(OSError, match="3 bytes") as caught:
         read_bytes(file, 3)
     assert caught.value.errno == errno.EFBIG
+
+
+def test_a_picture_of_gigabytes_in_a_small_file_is_not_unpacked(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    size = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(30_001 * 3))
+    (tmp_path / "bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(VideoError, match="too large"):
+        read_image(tmp_path / "bomb.png")
 
 
 def pipe(path: Path) -> None:

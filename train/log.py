@@ -18,9 +18,11 @@ from ffn_edge import schema
 from ffn_edge.atomic import write_text, written
 from ffn_edge.errors import CheckpointError, RecipeError, reason_of
 from ffn_edge.progress import NowAndThen
+from ffn_edge.regular_file import read_bytes
 from ffn_edge.terminal import Terminal
 
 METRICS = "metrics.jsonl"
+_MOST_BYTES = 1 << 30  # of millions of steps
 
 
 class RunLog:
@@ -61,7 +63,7 @@ class RunLog:
             stack.callback(lock.release)  # after the files are closed
             keep = [
                 line
-                for line in (path.read_text().splitlines() if path.is_file() else [])
+                for line in _lines(path)
                 if _is_before(line, self._first_step, self._first_epoch)
             ]
             write_text(path, "".join(line + "\n" for line in keep))
@@ -166,6 +168,14 @@ class RunLog:
 
     def _line(self, values: dict[str, Any]) -> None:
         self._file.write(json.dumps(values) + "\n")
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file that may not be there; a killed run's end may be anything."""
+    try:
+        return read_bytes(path, _MOST_BYTES).decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
 
 
 @dataclass(frozen=True, slots=True)

@@ -321,7 +321,7 @@ def test_a_broken_video_is_left_out_in_testing(listed: Path) -> None:
 
 
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("call", ["numpy.fromfile", "ffn_edge.frame_folder.read_image"])
+@pytest.mark.parametrize("call", ["ffn_edge.images.read_bytes", "ffn_edge.frame_folder.read_image"])
 def test_an_image_that_the_disk_does_not_give_is_one_broken_video(
     folders: Path, train: bool, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
