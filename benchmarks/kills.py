@@ -127,7 +127,7 @@ def _save(seed: int, folder: Path) -> None:
     torch.manual_seed(seed)
     names = ModelCard(classes=("a", "b"), size=16, short_side=16)
     network = ffn.build("tsm_tiny", 2, (4, 8))
-    for _ in range(10):
+    for _ in range(3):
         save_checkpoint(folder / "a.pt", network, names)
 
 
