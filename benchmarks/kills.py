@@ -4,7 +4,7 @@
     python benchmarks/kills.py --calls                       # before and after each such call
 
 Work that writes is done in a child process over what stood there before, and killed: at random
-moments of what it takes undisturbed, every fourth of them in its last fifth, where files are
+moments of the time from its first file to its end, every fourth in its last fifth, where files are
 renamed; or before and after every call of the system that makes, moves, flushes or removes a file.
 Then what is there is read: it is the old, or the new. The same work is done once more, undisturbed:
 the result is the new, the folder holds no file that it would not hold without the kill, and no
@@ -92,7 +92,7 @@ def works(shared: Path) -> list[Work]:
         train(recipe, run, resume=resume, device="cpu", workers=workers)
 
     def small(seed: int, folder: Path) -> None:
-        export_bundle(small_network(seed=seed), card(), folder / "bundle", frame_counts=(4, 8))
+        export_bundle(small_network(seed=seed), card(), folder / "bundle", frame_counts=(4,))
 
     kinds = [
         Work("export", lambda f: small(0, f), lambda f: small(1, f), _bundle),
@@ -126,7 +126,9 @@ def _bundle(folder: Path) -> str:
 def _save(seed: int, folder: Path) -> None:
     torch.manual_seed(seed)
     names = ModelCard(classes=("a", "b"), size=16, short_side=16)
-    save_checkpoint(folder / "a.pt", ffn.build("tsm_tiny", 2, (4, 8)), names)
+    network = ffn.build("tsm_tiny", 2, (4, 8))
+    for _ in range(3):
+        save_checkpoint(folder / "a.pt", network, names)
 
 
 def _checkpoint(folder: Path) -> str:
@@ -213,13 +215,25 @@ def _shared(folder: Path) -> None:
 # Children.
 
 
-def start(function: Callable[[], object], said: Path) -> int:
+def start(
+    function: Callable[[], object], said: Path, on_call: Callable[[int], None] | None = None
+) -> int:
     """Call a function in a child with a session of its own; return its process id.
 
-    What it returns, or the error that it raises, is written to the file `said`.
+    What it returns, or the error that it raises, is written to the file `said`. The function has
+    begun to write, or is over, when this returns.
+
+    Args:
+        function: to call.
+        said: a file.
+        on_call: is called in the child before the n-th of `CALLS` with 2n, after it with 2n + 1.
     """
+    begun, begins = os.pipe()
     pid = os.fork()
     if pid:
+        os.close(begins)
+        os.read(begun, 1)
+        os.close(begun)
         return pid
     code = 1
     try:
@@ -227,7 +241,14 @@ def start(function: Callable[[], object], said: Path) -> int:
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
-        torch.set_num_threads(1)
+
+        def watch(at: int) -> None:
+            if at == 0:
+                os.write(begins, b"x")
+            if on_call is not None:
+                on_call(at)
+
+        _watch_calls(watch)
         try:
             text, code = str(function()), 0
         except FfnEdgeError as error:
@@ -239,37 +260,30 @@ def start(function: Callable[[], object], said: Path) -> int:
         os._exit(code)
 
 
+def _watch_calls(watch: Callable[[int], None]) -> None:
+    """Call `watch` before the n-th of `CALLS` of this process with 2n, and after it with 2n + 1."""
+    seen = 0
+
+    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+        def watched_call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal seen
+            at, seen = 2 * seen, seen + 1
+            watch(at)
+            result = call(*args, **kwargs)
+            watch(at + 1)
+            return result
+
+        return watched_call
+
+    for name in CALLS:
+        setattr(os, name, watched(getattr(os, name)))
+
+
 def called(function: Callable[[], object], said: Path) -> tuple[bool, str]:
     """Call a function in a child to its end; return whether it went well, and what it said."""
     said.unlink(missing_ok=True)
     _, status = os.waitpid(start(function, said), 0)
     return status == 0, said.read_text() if said.exists() else f"ended with status {status}"
-
-
-def _kill_at_call(number: int, count: Path | None = None) -> None:
-    """Let this process end at a call: 2n before the n-th of `CALLS`, 2n + 1 after it.
-
-    Where `count` is a file, none is the end, and their number is written there.
-    """
-    seen = 0
-
-    def patched(call: Callable[..., Any]) -> Callable[..., Any]:
-        def patch(*args: Any, **kwargs: Any) -> Any:
-            nonlocal seen
-            at, seen = 2 * seen, seen + 1
-            if count is not None:
-                count.write_bytes(b"x" * seen)
-            elif at == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = call(*args, **kwargs)
-            if count is None and at + 1 == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        return patch
-
-    for name in CALLS:
-        setattr(os, name, patched(getattr(os, name)))
 
 
 def left_in_session(pid: int) -> list[int]:
@@ -303,8 +317,9 @@ class Bench:
         durations = []
         for _ in range(3):
             self._lay()
+            pid = start(lambda: kind.work(self._place), self._said)
             began = time.monotonic()
-            self._must(lambda: kind.work(self._place))
+            os.waitpid(pid, 0)
             durations.append(time.monotonic() - began)
         self.seconds = sorted(durations)[1]
         self.after = self._state(self._place)[1]
@@ -312,18 +327,17 @@ class Bench:
         self._files = _names(self._place)
 
     def calls(self) -> int:
-        """Return how many calls of `CALLS` the work makes."""
+        """Return twice the number of calls of `CALLS` that the work makes."""
         self._lay()
 
-        def counted() -> None:
-            _kill_at_call(-1, self._count)
-            self.kind.work(self._place)
+        def count(at: int) -> None:
+            self._count.write_bytes(b"x" * (at + 1))
 
-        self._must(counted)
+        os.waitpid(start(lambda: self.kind.work(self._place), self._said, count), 0)
         return self._count.stat().st_size
 
     def kill_after(self, seconds: float) -> tuple[bool, list[str]]:
-        """Kill the work so many seconds after its start; see `_faults`."""
+        """Kill the work so many seconds after it began to write; see `_faults`."""
         self._lay()
         pid = start(lambda: self.kind.work(self._place), self._said)
         time.sleep(seconds)
@@ -331,14 +345,14 @@ class Bench:
         return self._faults(pid)
 
     def kill_at(self, number: int) -> tuple[bool, list[str]]:
-        """Kill the work at a call; see `_kill_at_call` and `_faults`."""
+        """Kill the work before or after a call, as `start` counts them; see `_faults`."""
         self._lay()
 
-        def killed() -> None:
-            _kill_at_call(number)
-            self.kind.work(self._place)
+        def kill(at: int) -> None:
+            if at == number:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-        return self._faults(start(killed, self._said))
+        return self._faults(start(lambda: self.kind.work(self._place), self._said, kill))
 
     def _faults(self, pid: int) -> tuple[bool, list[str]]:
         """Return whether the work was killed before its end, and what is wrong after it."""
@@ -411,12 +425,14 @@ def main(count: int, calls: bool, seed: int, only: str | None) -> None:
     console.print(f"{describe_machine()}; load {os.getloadavg()[0]:.1f}\n")
     rng = Random(seed)
     table = Table(title="killed at each call" if calls else f"killed at moments, seed {seed}")
-    for heading in ("work", "undisturbed", "kills", "before its end", "faults"):
+    for heading in ("work", "writes", "kills", "before its end", "faults"):
         table.add_column(heading, justify="left" if heading == "work" else "right")
     all_faults: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         folder = Path(name)
         (folder / "shared").mkdir()
+        # What is imported late would be most of a child's time.
+        export_bundle(small_network(), card(), folder / "warm")
         if not called(lambda: _shared(folder / "shared"), folder / "said")[0]:
             sys.exit("the data could not be made")
         kinds = [
@@ -428,7 +444,7 @@ def main(count: int, calls: bool, seed: int, only: str | None) -> None:
             bench = Bench(kind, folder / str(number))
             found: list[tuple[bool, list[str]]] = []
             if calls:
-                found = [bench.kill_at(at) for at in range(2 * bench.calls())]
+                found = [bench.kill_at(at) for at in range(bench.calls())]
             else:
                 share = count // len(kinds) + (number < count % len(kinds))
                 found = [bench.kill_after(at) for at in moments(share, bench.seconds, rng)]

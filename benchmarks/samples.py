@@ -538,7 +538,10 @@ def _mutate_tree(content: dict[str, Any], rng: Random) -> str:
     ]
     state = content["state_dict"]
     places += [(state, name) for name in rng.sample(sorted(state), 8)]
+    # What a network is built from is read before anything is compared.
     node, key = rng.choice(places)
+    if rng.random() < 0.4:
+        node, key = content, rng.choice(sorted(content))
     was = node[key]
     if isinstance(was, Tensor) and rng.random() < 0.8:
         value: Any = rng.choice(
@@ -632,7 +635,7 @@ _OTHERS: dict[str, tuple[int, Callable[[Path, Path, Random], Case]]] = {
     "classes": (1, _classes),
     "list": (2, _list),
     "metrics": (1, _metrics),
-    "checkpoint": (4, _checkpoint),
+    "checkpoint": (6, _checkpoint),
     "video": (4, _video),
     "image": (2, _image),
 }
