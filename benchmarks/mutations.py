@@ -400,6 +400,8 @@ def odd_file(path: Path, rng: Random) -> str:
     if kind == "unreadable":
         path.chmod(0)
         return kind
+    if path.is_dir() and not path.is_symlink():  # of a mutation before this one
+        return kind
     path.unlink(missing_ok=True)
     match kind:
         case "empty":
