@@ -22,6 +22,10 @@ _FAMILIES = {
 }
 ARCHITECTURES = tuple(_FAMILIES)
 
+# Each has its own layers. A file that we read may ask for any number of either.
+_MOST_FRAME_COUNTS = 100
+_MOST_FRAMES = 10_000
+
 __all__ = [
     "ABLATIONS",
     "ARCHITECTURES",
@@ -56,7 +60,8 @@ def build(
             here.
 
     Raises:
-        NetworkError: the architecture, the weights or what is to be left out do not exist.
+        NetworkError: the architecture, the weights or what is to be left out do not exist, or the
+            frame counts are too many or too large.
         FrameCountError: the frame counts do not ascend.
         CheckpointError: the weights file is of another network.
     """
@@ -64,6 +69,11 @@ def build(
     if num_classes < 1:
         raise NetworkError(f"a network cannot have {num_classes} classes", "give at least one.")
     counts = check_frame_counts(family.frame_counts if frame_counts is None else frame_counts)
+    if len(counts) > _MOST_FRAME_COUNTS or counts[-1] > _MOST_FRAMES:
+        raise NetworkError(
+            f"a network cannot have these {len(counts)} frame counts",
+            f"give up to {_MOST_FRAME_COUNTS}, of up to {_MOST_FRAMES} frames.",
+        )
 
     def built(counts: Sequence[int]) -> FrameFlexibleNetwork:
         return family.build(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass, field
+from reprlib import repr as short_repr
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ from ffn_edge.network.torch_file import (
 
 SCHEMA_VERSION = 1
 
+_MOST_SHORT_SIDE = 8192  # as in a bundle
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
@@ -52,6 +55,36 @@ class ModelCard:
     std: tuple[float, ...] = IMAGENET_STD
     dataset: str = "custom"
     accuracy: dict[int, Accuracy] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise a CheckpointError unless each value is of its kind and can be."""
+        shares = [share for a in self.accuracy.values() for share in (a.top1, a.top5)]
+        counts = [*self.accuracy, *(a.clips for a in self.accuracy.values())]
+        sound = {
+            "classes": self.classes and all(isinstance(name, str) for name in self.classes),
+            "size": _is_whole(self.size) and 0 < self.size <= self.short_side,
+            "short_side": _is_whole(self.short_side) and self.short_side <= _MOST_SHORT_SIDE,
+            "mean": len(self.mean) == 3 and all(map(_is_number, self.mean)),
+            "std": len(self.std) == 3 and all(_is_number(each) and each > 0 for each in self.std),
+            "dataset": isinstance(self.dataset, str),
+            "accuracy": all(_is_number(share) and 0 <= share <= 1 for share in shares)
+            and all(_is_whole(count) and count >= 0 for count in counts),
+        }
+        for name, is_sound in sound.items():
+            if not is_sound:
+                raise CheckpointError(
+                    f"a network cannot have {name} {short_repr(getattr(self, name))}",
+                    "train or import it again.",
+                )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number in the order of pixels and shares."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +155,20 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             "update ffn-edge.",
         )
     try:
-        network = build(
-            content["architecture"],
-            content["num_classes"],
-            content["frame_counts"],
-            without=content.get("without", ()),
-        ).eval()
+        # What the file says may not be what it holds: nothing is made before the two agree.
+        with torch.device("meta"):
+            network = build(
+                content["architecture"],
+                content["num_classes"],
+                content["frame_counts"],
+                without=content.get("without", ()),
+            ).eval()
         if differ := differences(network.state_dict(), content["state_dict"]):
             raise CheckpointError(
                 f"{path} does not hold a {network.architecture}: {differ}",
                 "train or import it again.",
             )
-        network.load_state_dict(content["state_dict"])
+        network.to_empty(device="cpu").load_state_dict(content["state_dict"])
         raw = content["card"]
         card = ModelCard(
             classes=tuple(raw["classes"]),
@@ -144,9 +179,21 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             dataset=raw.get("dataset", "custom"),
             accuracy={int(t): Accuracy(**value) for t, value in raw["accuracy"].items()},
         )
+        if len(card.classes) != network.num_classes:
+            raise CheckpointError(
+                f"{path} names {len(card.classes)} classes of {network.num_classes}",
+                "train or import it again.",
+            )
     except FfnEdgeError:
         raise
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         raise CheckpointError(
             f"{path} does not hold a {content.get('architecture')}: {in_one_line(error)}",
             "train or import it again.",

@@ -6,6 +6,7 @@ import os
 import pickle
 import textwrap
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ffn_edge.errors import CheckpointError
+from ffn_edge.errors import CheckpointError, reason_of
 
 # What a checkpoint of ours says that it is.
 FORMAT = "ffn-edge checkpoint"
@@ -26,14 +27,23 @@ def load_torch_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: no such file, a damaged one, one with code in it, or not a dict.
     """
     file = Path(path)
-    if not file.is_file():
+    if not os.path.isfile(file):  # False as well for a path that cannot be one
         raise CheckpointError(f"there is no file {file}", "check the path.")
     try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                claimed = sum(entry.file_size for entry in archive.infolist())
+            if claimed > file.stat().st_size:  # PyTorch writes without compression
+                raise ValueError(f"{claimed} bytes are not in so small a file")
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
             )  # on how the file was made, which its reader cannot mend
             content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{file} cannot be read: {reason_of(error)}", "check its permissions and the disk."
+        ) from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file} is refused: it is damaged, or holds code and not only tensors",
@@ -70,7 +80,7 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Say which tensors are missing, unexpected or of another shape; "" if none is.
+    """Say which tensors are missing, unexpected, or not of the expected shape; "" if none is.
 
     Of each kind, the first ten are named.
     """
@@ -82,12 +92,19 @@ def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> 
             for name, value in given.items()
             if name in expected and value.shape != expected[name].shape
         ],
+        "of fewer numbers than they say": [name for name in given if not _is_whole(given[name])],
     }
     return "; ".join(
         f"{len(names)} {kind} ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
         for kind, names in faults.items()
         if names
     )
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers are there, and not one of them in many places."""
+    dense = tensor.layout is torch.strided and not tensor.is_meta
+    return dense and tensor.untyped_storage().nbytes() >= tensor.nbytes
 
 
 def in_one_line(error: Exception) -> str:
