@@ -119,16 +119,6 @@ def test_what_is_no_bundle_is_not_replaced(
     assert precious.read_text() == "years of work"
 
 
-def test_sizes_that_contradict_each_other_are_refused(
-    checkpoint: Checkpoint, tmp_path: Path
-) -> None:
-    card = dataclasses.replace(checkpoint.card, size=300, short_side=256)
-
-    with pytest.raises(ExportError, match="short_side 256 have no 300 pixels"):
-        export_bundle(checkpoint.network, card, tmp_path / "bundle")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_class_count_that_does_not_fit_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     card = dataclasses.replace(checkpoint.card, classes=("a", "b"))
 
