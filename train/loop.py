@@ -168,7 +168,7 @@ def train(
             if recipe.ema_decay is not None
             else None
         )
-        forward: Any = torch.compile(network) if recipe.compile else network
+        forward: Any = network
         if processes.world_size > 1:
             forward = DistributedDataParallel(forward)
         step_measured, validation_measured = processes.measured(), processes.measured()

@@ -90,7 +90,6 @@ class Recipe:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     together: bool | None = None
-    compile: bool = False
     sync_norm: bool = False
     seed: int = 0
     validate_every: int = 1
