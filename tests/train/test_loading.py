@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -249,17 +249,9 @@ def passing(list_file: Path, folder: Path, *, inside: Sequence[str] = ()) -> Ite
             process.kill()
 
 
-def in_session(number: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, _, _, session = stat.read_text().rsplit(")", 1)[1].split()[:4]
-            if int(session) == number and state != "Z":
-                found.append(int(stat.parent.name))
-    return found
-
-
-def test_loader_processes_end_when_the_training_was_killed(list_file: Path, tmp_path: Path) -> None:
+def test_loader_processes_end_when_the_training_was_killed(
+    list_file: Path, tmp_path: Path, in_session: Callable[[int], list[int]]
+) -> None:
     with passing(list_file, tmp_path) as session:
         assert len(in_session(session)) > 3  # two loader processes, and what starts them
     end = time.monotonic() + 20
