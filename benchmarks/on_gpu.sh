@@ -13,7 +13,6 @@
 #   step      a training step of TSM-ResNet-50 in bfloat16, by order, against three passes
 #   demo      `ffn-edge train demo` on a few rendered clips
 #   rtx       TensorRT-RTX: does it take the card; if so, all networks
-#   compile   the step with the recipe's `compile`, in what is left of the time
 #
 # With --dry-run no GPU is needed: `driver` and `capture` run on the emulator, `power` on a made-up
 # meter, the others on the CPU with a tiny network; some rows are skipped and say why. 3 minutes.
@@ -37,9 +36,9 @@
 set -u
 cd "$(dirname "$0")/.."
 
-PARTS=(wheels driver capture power train step demo rtx compile)
+PARTS=(wheels driver capture power train step demo rtx)
 declare -A LIMIT_S=([wheels]=120 [driver]=90 [capture]=40 [power]=50 [train]=90 [step]=80
-    [demo]=90 [rtx]=200 [compile]=200)
+    [demo]=90 [rtx]=200)
 ALL_S=530 # of all parts together
 
 dry=()
@@ -85,10 +84,7 @@ for part in "${chosen[@]}"; do
     if [ "$limit" -le 5 ]; then
         code=124
     else
-        flags=("${dry[@]}")
-        module=$part
-        [ "$part" != compile ] || { module=step flags+=(--compile); }
-        timeout --kill-after=5 "$limit" "$PYTHON" -m "benchmarks.gpu.$module" "${flags[@]}" \
+        timeout --kill-after=5 "$limit" "$PYTHON" -m "benchmarks.gpu.$part" "${dry[@]}" \
             2> >(tee "$OUT/$part.err" >&2) | tee "$OUT/$part.log"
         code=${PIPESTATUS[0]}
     fi

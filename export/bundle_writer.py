@@ -85,11 +85,6 @@ def export_bundle(
             f"the network has {network.num_classes} logits; {len(card.classes)} class names given",
             "give a class file with one name per line, in the order of the labels.",
         )
-    if card.short_side < card.size:
-        raise ExportError(
-            f"frames of short_side {card.short_side} have no {card.size} pixels to cut out",
-            "give the card the size and short_side of the training.",
-        )
     if target.is_file() or (
         target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file()
     ):

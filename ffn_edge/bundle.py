@@ -33,7 +33,7 @@ from ffn_edge.frames import check_frame_counts
 from ffn_edge.graph_check import MOST_BYTES as MOST_GRAPH_BYTES
 from ffn_edge.graph_check import check_graph
 from ffn_edge.regular_file import MOST_TEXT_BYTES, open_regular, read_bytes
-from ffn_edge.schema import Between, Count, Format, Positive, Rgb, Share
+from ffn_edge.schema import Between, Count, Format, Positive, Rgb, RgbAbove0, Share
 from ffn_edge.weight_file import EXPORT_AGAIN, RENAME, WeightFile
 
 # A bundle as it is exported. One with vector files is of the next version: a release that does not
@@ -46,6 +46,7 @@ WEIGHTS = "weights.safetensors"
 
 # A clip of 64 frames of 1080p has 400 MB.
 _MOST_CLIP_BYTES = 1 << 30
+MOST_SHORT_SIDE = 8192  # in pixels
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _NAMES = "use up to 100 letters, digits, '_', '-' and '.', and begin with a letter."
 
@@ -62,9 +63,9 @@ class InputContract:
     batch: Positive
     height: Positive
     width: Positive
-    short_side: Annotated[int, Between(1, 8192)]
+    short_side: Annotated[int, Between(1, MOST_SHORT_SIDE)]
     mean: Rgb
-    std: Rgb
+    std: RgbAbove0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,7 @@ Share = Annotated[float, Between(0, 1)]
 NotNegative = Annotated[float, Between(0)]
 Above0 = Annotated[float, Between(sys.float_info.min)]
 Rgb = tuple[float, float, float]
+RgbAbove0 = tuple[Above0, Above0, Above0]
 
 
 def load(text: str | bytes) -> Any:

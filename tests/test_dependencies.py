@@ -162,6 +162,12 @@ def test_building_and_verifying_engines_on_a_device_needs_no_pytorch() -> None:
     assert process.returncode == 0, process.stderr
 
 
+def test_the_processes_that_decode_import_no_pytorch() -> None:
+    process = run_fresh("import ffn_edge.train.loader_process\n")
+
+    assert process.returncode == 0, process.stderr
+
+
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_needs_no_optional_library(command: str) -> None:
     process = run_fresh(

@@ -16,6 +16,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from ffn_edge.network.specialized import SpecializedNorm, WeightAlteration
 from ffn_edge.network.transfer import start_from
 from ffn_edge.train.batches import VideoBatches
 from ffn_edge.train.loading import Batch, to_model_input
+from ffn_edge.train.moments import population_statistics
 from ffn_edge.train.objective import MultiFrequencyLoss
 from ffn_edge.train.optimizer import take_step
 from ffn_edge.train.processes import (
@@ -153,8 +155,9 @@ def recalibrate(
 ) -> Adapted:
     """Estimate the running statistics of a checkpoint's batch norms anew, and write it as another.
 
-    Each is the mean over batches of clips that are taken as in testing. What the checkpoint knew
-    of these frame counts' accuracy is dropped: it was that of other statistics.
+    They become those of all clips, which are taken as in testing; on the way to a deeper norm, each
+    batch is normalised by its own. What the checkpoint knew of these frame counts' accuracy is
+    dropped: it was that of other statistics.
 
     Args:
         checkpoint: a file.
@@ -248,6 +251,7 @@ def _distil(
     norms = [norm for t in added for norm in _norms(network, t)]
     for norm in norms:
         norm.train()
+    batch_norms = [norm for norm in norms if isinstance(norm, _BatchNorm)]
     learned = [parameter for t in added for parameter in _vectors(network, t)]
     for parameter in learned:
         parameter.requires_grad_(True)
@@ -259,22 +263,23 @@ def _distil(
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     objective = MultiFrequencyLoss()
     for epoch in range(epochs):
-        if epoch == epochs - 1:  # a running mean of few steps would still be the neighbour's
-            _average_anew(norms)
+        # A running mean of few steps would still be the neighbour's.
+        last = population_statistics(batch_norms) if epoch == epochs - 1 else nullcontext()
         losses: dict[int, list[Tensor]] = {t: [] for t in added}
-        for batch in batches.epoch(f"epoch {epoch + 1} of {epochs}", epoch):
-            clips = _inputs(batch, card, device)
-            with measured():
-                with torch.no_grad(), autocast():
-                    target = network(clips[teacher], teacher)
-                for frames in added:
-                    with autocast():
-                        logits = network(clips[frames], frames)
-                    loss = objective.student(frames, logits, target, batch.labels).total
-                    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                    losses[frames].append(loss.detach())
-            take_step(optimizer, schedule, scaler)
-            optimizer.zero_grad(set_to_none=True)
+        with last:
+            for batch in batches.epoch(f"epoch {epoch + 1} of {epochs}", epoch):
+                clips = _inputs(batch, card, device)
+                with measured():
+                    with torch.no_grad(), autocast():
+                        target = network(clips[teacher], teacher)
+                    for frames in added:
+                        with autocast():
+                            logits = network(clips[frames], frames)
+                        loss = objective.student(frames, logits, target, batch.labels).total
+                        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                        losses[frames].append(loss.detach())
+                take_step(optimizer, schedule, scaler)
+                optimizer.zero_grad(set_to_none=True)
         means = {t: float(torch.stack(each).mean()) for t, each in losses.items()}
         if not all(map(math.isfinite, means.values())):
             raise RecipeError(
@@ -292,26 +297,17 @@ def _estimate(
     batches: VideoBatches,
     processes: Processes,
 ) -> None:
-    """Set the running mean and variance of `norms` to the mean over the batches."""
+    """Set the running mean and variance of `norms` to those of all clips."""
     network.eval()
-    _average_anew(norms)
     for norm in norms:
         norm.train()
     measured = processes.measured()
-    with torch.inference_mode():
+    with torch.no_grad(), population_statistics(norms):
         for batch in batches.epoch("recalibrating"):
             clips = _inputs(batch, card, processes.device)
             with measured():
                 for frames in frame_counts:
                     network(clips[frames], frames)
-
-
-def _average_anew(norms: Sequence[nn.Module]) -> None:
-    """Let running statistics be the plain mean over the batches to come."""
-    for norm in norms:
-        if isinstance(norm, _BatchNorm):
-            norm.reset_running_stats()
-            norm.momentum = None  # not in a checkpoint, so the next training has its own again
 
 
 def _write(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Dataset
 
 from ffn_edge.clips import open_video, read_checked_list
 from ffn_edge.errors import VideoError, reason_of
@@ -51,7 +50,7 @@ class Sample:
     broken: tuple[str, ...] = ()
 
 
-class VideoDataset(Dataset[Sample]):
+class VideoDataset:
     """The videos of one list file, each opened and decoded once for all frame counts.
 
     `videos[epoch, index]` is a `Sample`. What is random in it comes from the seed, the epoch and

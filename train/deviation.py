@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,11 +32,9 @@ from ffn_edge.network.threads import Measured
 from ffn_edge.network.unshared import UnsharedNetwork
 from ffn_edge.train.evaluate import not_finite
 from ffn_edge.train.loading import Batch, to_model_input
+from ffn_edge.train.moments import Moments, rows_of_channels
 
 Vector = npt.NDArray[np.float64]
-
-# Values that are float64 at a time: 32 MB, whatever the size of an activation.
-_PART = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,32 +254,6 @@ def measure(
     )
 
 
-@dataclass
-class Moments:
-    """Mean and variance per channel of rows that come in parts, as if they had come at once."""
-
-    rows: int = 0
-    mean: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
-    squares: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
-
-    def add(self, values: Tensor) -> None:
-        """Add rows (R, C) of any type, in float64."""
-        for part in torch.split(values, max(1, _PART // values.shape[1])):
-            part = part.double()
-            mean = part.mean(0)
-            squares = (part - mean).square_().sum(0)
-            # Chan et al., 1979: sums of squares about the mean lose no digits to a large mean.
-            step, rows = mean - self.mean, self.rows + len(part)
-            self.squares = self.squares + squares + step**2 * (self.rows * len(part) / rows)
-            self.mean = self.mean + step * (len(part) / rows)
-            self.rows = rows
-
-    def statistics(self, eps: float) -> Statistics:
-        """Return mean and √(σ² + ε); σ² is over the rows, not an estimate from them."""
-        std = (self.squares / self.rows + eps).sqrt()
-        return Statistics(self.mean.cpu().numpy(), std.cpu().numpy())
-
-
 class _Recorder:
     """Runs clips of one frame count through one sub-network, and watches its norms."""
 
@@ -316,7 +288,7 @@ class _Recorder:
 
     def result(self, clips: int) -> Pass:
         layers = {
-            name: Layer(moments.statistics(_eps(self._norms[name])), _running(self._norms[name]))
+            name: Layer(_statistics(moments, _eps(self._norms[name])), _running(self._norms[name]))
             for name, moments in self._moments.items()
         }
         return Pass(self._frames, self._sub_network, self._correct / clips, layers)
@@ -327,7 +299,7 @@ class _Recorder:
         if isinstance(norm, nn.LayerNorm) and not isinstance(norm, LayerNorm2d):
             rows = x.reshape(-1, math.prod(norm.normalized_shape))
         else:
-            rows = x.movedim(1, -1).flatten(0, -2)
+            rows = rows_of_channels(x)
         self._moments.setdefault(name, Moments()).add(rows)
 
 
@@ -348,6 +320,12 @@ class _OutputSums:
 
     def result(self, clips: int) -> OutputShift:
         return OutputShift(self._agree / clips, self._kl / clips, self._logit / clips)
+
+
+def _statistics(moments: Moments, eps: float) -> Statistics:
+    """Return mean and √(σ² + ε); σ² is over the rows, not an estimate from them."""
+    std = (moments.squares / moments.rows + eps).sqrt()
+    return Statistics(moments.mean.cpu().numpy(), std.cpu().numpy())
 
 
 def _eps(norm: nn.Module) -> float:

@@ -6,23 +6,31 @@ Legend: B clips a batch, T frames a clip, frames of S x S pixels. Frames are uin
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import signal
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.util import Finalize
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
-from ffn_edge.errors import DataError
-from ffn_edge.opencv import use_one_thread
-from ffn_edge.train.data import Sample, VideoDataset
+from ffn_edge.errors import DataError, reason_of
+from ffn_edge.train.data import VideoDataset
+from ffn_edge.train.loader_process import Stacked, receive, serve, stack
 
 # With fewer videos than this, one broken file would be a large share.
 _JUDGED_AFTER = 20
+
+# Batches that each loader process is asked for beyond the one in use.
+_ASKED_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +53,11 @@ class Batch:
         return Batch(pinned, self.labels.pin_memory(), self.broken)
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples into a batch, leaving out those that could not be read."""
-    readable = [sample for sample in samples if sample.clips]
-    frame_counts = readable[0].clips if readable else ()
+def _batch(stacked: Stacked) -> Batch:
     return Batch(
-        clips={t: torch.from_numpy(np.stack([s.clips[t] for s in readable])) for t in frame_counts},
-        labels=torch.tensor([sample.label for sample in readable], dtype=torch.int64),
-        broken=tuple(path for sample in samples for path in sample.broken),
+        clips={t: torch.from_numpy(clips) for t, clips in stacked.clips.items()},
+        labels=torch.tensor(stacked.labels, dtype=torch.int64),
+        broken=stacked.broken,
     )
 
 
@@ -127,37 +132,144 @@ class ResumableSampler(Sampler[tuple[int, int]]):
         return range(self._rank, end, self._world_size)[self._position :]
 
 
-def make_loader(
-    dataset: VideoDataset, sampler: ResumableSampler, *, batch_size: int, workers: int
-) -> DataLoader[Sample]:
-    """Return a loader of `Batch`es; in training without the last, incomplete one.
+class Loader:
+    """Passes over videos in batches; in training without the last, incomplete one.
 
     One loader serves a whole run: give the sampler its epoch, then iterate over the loader again.
-
-    Args:
-        dataset: the videos.
-        sampler: the order.
-        batch_size: in this process.
-        workers: processes that decode; 0 decodes in this one.
     """
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        drop_last=dataset.train,
-        collate_fn=collate,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        multiprocessing_context=_worker_context() if workers else None,
-        worker_init_fn=_start_worker,
-        pin_memory=torch.cuda.is_available(),
-        # PyTorch draws a seed for the workers each epoch, which nothing here uses. Drawn from the
-        # global generator, it would change what the network draws after an interruption.
-        generator=torch.Generator(),
-    )
+
+    def __init__(
+        self, dataset: VideoDataset, sampler: ResumableSampler, *, batch_size: int, workers: int
+    ) -> None:
+        """Start no process yet.
+
+        Args:
+            dataset: the videos.
+            sampler: the order.
+            batch_size: in this process.
+            workers: processes that decode; 0 decodes in this one.
+        """
+        self._dataset = dataset
+        self._sampler = sampler
+        self._batch_size = batch_size
+        self._workers = workers
+        self._processes: list[_LoaderProcess] = []
+
+    def __len__(self) -> int:
+        """Return the number of batches left in the epoch of the sampler."""
+        whole, rest = divmod(len(self._sampler), self._batch_size)
+        return whole + (rest > 0 and not self._dataset.train)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of the sampler's epoch.
+
+        Raises:
+            DataError: loader processes cannot be started, or one has ended.
+        """
+        if not self._workers:
+            for keys in self._keys():
+                yield _batch(stack([self._dataset[key] for key in keys]))
+            return
+        while len(self._processes) < self._workers:
+            self._processes.append(_LoaderProcess(self._dataset))
+        for process in self._processes:
+            process.forget()
+        asked: deque[_LoaderProcess] = deque()
+        turns = itertools.cycle(self._processes)
+        left = self._keys()
+
+        def ask_for(number: int) -> None:
+            for process, keys in zip(itertools.islice(turns, number), left, strict=False):
+                process.ask(keys)
+                asked.append(process)
+
+        # A batch is received, and copied for a GPU, while the one before it is learned from.
+        with ThreadPoolExecutor(1) as ahead:
+            ask_for(_ASKED_AHEAD * self._workers)
+            coming = ahead.submit(asked.popleft().batch) if asked else None
+            while coming is not None:
+                batch = coming.result()
+                ask_for(1)
+                coming = ahead.submit(asked.popleft().batch) if asked else None
+                yield batch
+
+    def _keys(self) -> Iterator[list[tuple[int, int]]]:
+        keys = iter(self._sampler)
+        for _ in range(len(self)):
+            yield list(itertools.islice(keys, self._batch_size))
 
 
-def _worker_context() -> BaseContext:
+def make_loader(
+    dataset: VideoDataset, sampler: ResumableSampler, *, batch_size: int, workers: int
+) -> Loader:
+    """Return a `Loader`."""
+    return Loader(dataset, sampler, batch_size=batch_size, workers=workers)
+
+
+class _LoaderProcess:
+    """A process that decodes, from its start to the end of this object or of this process."""
+
+    def __init__(self, dataset: VideoDataset) -> None:
+        context = _context()
+        self._connection, theirs = context.Pipe()
+        self._owed = 0
+        process = context.Process(target=serve, args=(dataset, theirs), daemon=True)
+        try:
+            process.start()
+        except OSError as error:
+            raise DataError(
+                f"loader processes cannot be started: {reason_of(error)}",
+                "--workers 0 decodes without them.",
+            ) from error
+        theirs.close()
+        self._process = process
+        # It ignores the signal by which Python ends such processes, and has nothing to tidy.
+        Finalize(self, process.kill, exitpriority=0)
+
+    def ask(self, keys: Sequence[tuple[int, int]]) -> None:
+        """Ask for the samples of `keys`."""
+        with self._watched():
+            self._connection.send(keys)
+        self._owed += 1
+
+    def batch(self) -> Batch:
+        """Wait for what was asked for first.
+
+        Raises:
+            DataError: the process has ended.
+        """
+        self._owed -= 1
+        with self._watched():
+            answer = receive(self._connection)
+        if isinstance(answer, Exception):
+            raise answer
+        batch = _batch(answer)
+        return batch.pin_memory() if torch.cuda.is_available() else batch
+
+    def forget(self) -> None:
+        """Wait for what is still owed to a pass that was broken off."""
+        while self._owed:
+            self.batch()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Say how the process ended where its socket says that it did."""
+        try:
+            yield
+        except (EOFError, ConnectionError) as error:
+            self._process.join()
+            code = self._process.exitcode or 0
+            ended = f"exit code {code}"
+            if code < 0:
+                ended = f"killed by signal {-code}, {signal.strsignal(-code)}"
+            raise DataError(
+                f"a loader process has ended: {ended}",
+                "where memory ran out (see dmesg), take fewer --workers or a smaller batch; a "
+                "training continues from its last.pt with --resume.",
+            ) from error
+
+
+def _context() -> ForkServerContext | SpawnContext:
     """Return how loader processes start.
 
     Not by forking this one, whose threads (PyTorch's, OpenCV's, a GPU driver's) would be missing
@@ -166,14 +278,8 @@ def _worker_context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([serve.__module__])
     return context
-
-
-def _start_worker(_: int) -> None:
-    use_one_thread()
-    # Ctrl-C reaches every process of the terminal; the training process ends its loaders itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class BrokenVideos:

@@ -168,7 +168,7 @@ def train(
         scaler = torch.amp.GradScaler(processes.device.type, enabled=dtype is torch.float16)
         order = _order(recipe, processes, dtype)
         average = average_of(network, recipe.ema_decay) if recipe.ema_decay is not None else None
-        forward: Any = torch.compile(network) if recipe.compile else network
+        forward: Any = network
         if processes.world_size > 1:
             forward = DistributedDataParallel(forward)
         step_measured, validation_measured = processes.measured(), processes.measured()

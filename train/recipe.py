@@ -93,7 +93,6 @@ class Recipe:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     together: bool | None = None
-    compile: bool = False
     sync_norm: bool = False
     seed: Count = 0
     validate_every: Positive = 1

@@ -26,7 +26,7 @@ DEFAULTS = {f.name: f.default for f in dataclasses.fields(Recipe) if f.default i
 # how fast it goes. Everything else would make it another run.
 FREE_ON_RESUME = {
     "train_list", "val_list", "classes", "root", "weights", "start_from", "cache_gib",
-    "max_broken_share", "compile", "validate_every", "checkpoint_minutes", "together",
+    "max_broken_share", "validate_every", "checkpoint_minutes", "together",
 }  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def unlabelled_batches(
         labelled=False,
     )
     size = min(clips.batch_size, len(videos))
-    if not train:  # statistics give each batch the same weight
+    if not train:  # each batch normalises itself, the last one too
         size = math.ceil(len(videos) / math.ceil(len(videos) / size))
     # Lists are often in the order of their classes, and statistics should see all in a batch.
     return VideoBatches(videos, batch_size=size, workers=clips.workers, shuffle=True)

@@ -5,7 +5,7 @@ already, normalised there as in training. "Three passes" are a step for each fra
 as three networks would be trained. A frame costs a forward pass and a backward pass of twice as
 much; the share is of the matrix units' peak in bfloat16, without sparsity.
 
-    python -m benchmarks.gpu.step [--dry-run] [--compile]    # compiled: the recipe's `compile`
+    python -m benchmarks.gpu.step [--dry-run]
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from __future__ import annotations
 import copy
 import itertools
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -76,7 +75,7 @@ def chosen_setting(dry_run: bool) -> Setting:
 
 
 def main(report: Report) -> None:
-    """Measure every order, or the compiled one."""
+    """Measure every order."""
     setting = chosen_setting(report.dry_run)
     recipe = load_recipe("tsm_something_v1").replace(weights=None, dropout=0.0)
     network = build(setting.architecture, CLASSES, setting.frame_counts, dropout=0.0)
@@ -94,45 +93,34 @@ def main(report: Report) -> None:
     )
     last = copy.deepcopy(network)
     to_channels_last(last)
-    compiled = "--compile" in sys.argv[1:]
-    if compiled and report.dry_run:
-        report.row("compiled", None, "on a CPU it takes minutes to compile")
-        return
-    orders: tuple[Order, ...] = ("together",) if compiled else ("each", "joint", "together")
     clips = setting.clips()
     target = torch.randint(CLASSES, (setting.batch,)).to(setting.device)
     loss = float(_terms(last, clips, target, "each").total)
-    if not compiled:
-        for name, model in (("contiguous", network), ("channels-last", last)):
-            own = copy.deepcopy(model)
-            steps = _three_passes(own, clips, target, make_optimizer(own, recipe))
-            report.run(f"three passes, {name}", partial(_figure, setting, steps, flops))
-    for order in orders:
+    for name, model in (("contiguous", network), ("channels-last", last)):
+        own = copy.deepcopy(model)
+        steps = _three_passes(own, clips, target, make_optimizer(own, recipe))
+        report.run(f"three passes, {name}", partial(_figure, setting, steps, flops))
+    for order in get_args(Order):
         own = copy.deepcopy(last)
         optimizer = make_optimizer(own, recipe)
-        forward: Any = torch.compile(own) if compiled else own
 
-        def step(forward: Any = forward, order: Order = order, optimizer: Any = optimizer) -> None:
+        def step(forward: Any = own, order: Order = order, optimizer: Any = optimizer) -> None:
             _terms(forward, clips, target, order)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
         def run(
-            forward: Any = forward,
+            forward: Any = own,
             order: Order = order,
             step: Callable[[], None] = step,
             optimizer: Any = optimizer,
         ) -> str:
-            begin = time.perf_counter()
             found = float(_terms(forward, clips, target, order).total)
-            first_s = time.perf_counter() - begin
             optimizer.zero_grad(set_to_none=True)
             assert abs(found - loss) <= _TOLERANCE * loss, (found, loss)
-            compiling = f"; the first took {first_s:.0f} s" if compiled else ""
-            return _figure(setting, step, flops) + compiling
+            return _figure(setting, step, flops)
 
-        name = "the recipe's compile, " if compiled else ""
-        report.run(f"{name}{order}, channels-last; the same loss as each", run)
+        report.run(f"{order}, channels-last; the same loss as each", run)
 
 
 def _terms(forward: Any, clips: Mapping[int, Tensor], target: Tensor, order: Order) -> LossTerms:

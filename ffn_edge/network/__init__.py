@@ -22,6 +22,9 @@ _FAMILIES = {
 }
 ARCHITECTURES = tuple(_FAMILIES)
 
+# Each has its own layers. A file that we read may ask for any number of them.
+_MOST_FRAME_COUNTS = 100
+
 __all__ = [
     "ABLATIONS",
     "ARCHITECTURES",
@@ -56,7 +59,8 @@ def build(
             here.
 
     Raises:
-        NetworkError: the architecture, the weights or what is to be left out do not exist.
+        NetworkError: the architecture, the weights or what is to be left out do not exist, or the
+            frame counts are too many.
         FrameCountError: the frame counts do not ascend.
         CheckpointError: the weights file is of another network.
     """
@@ -64,6 +68,10 @@ def build(
     if num_classes < 1:
         raise NetworkError(f"a network cannot have {num_classes} classes", "give at least one.")
     counts = check_frame_counts(family.frame_counts if frame_counts is None else frame_counts)
+    if len(counts) > _MOST_FRAME_COUNTS:
+        raise NetworkError(
+            f"a network cannot have {len(counts)} frame counts", f"give up to {_MOST_FRAME_COUNTS}."
+        )
 
     def built(counts: Sequence[int]) -> FrameFlexibleNetwork:
         return family.build(

@@ -10,14 +10,16 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from torch import Tensor
 
+from ffn_edge import schema
 from ffn_edge.atomic import atomic_file
-from ffn_edge.bundle import Accuracy
+from ffn_edge.bundle import MOST_SHORT_SIDE, Accuracy
 from ffn_edge.classes import read_classes
-from ffn_edge.errors import CheckpointError, FfnEdgeError, reason_of
+from ffn_edge.errors import CheckpointError, reason_of
 from ffn_edge.network import (
     ARCHITECTURES,
     FrameFlexibleNetwork,
@@ -33,7 +35,7 @@ from ffn_edge.network.torch_file import (
     load_tensors,
     load_torch_file,
 )
-from ffn_edge.schema import Rgb
+from ffn_edge.schema import Between, Positive, Rgb, RgbAbove0
 
 SCHEMA_VERSION = 1
 
@@ -48,12 +50,20 @@ class ModelCard:
     """
 
     classes: tuple[str, ...]
-    size: int = 224
-    short_side: int = 256
+    size: Positive = 224
+    short_side: Annotated[int, Between(1, MOST_SHORT_SIDE)] = 256
     mean: Rgb = IMAGENET_MEAN
-    std: Rgb = IMAGENET_STD
+    std: RgbAbove0 = IMAGENET_STD
     dataset: str = "custom"
     accuracy: dict[int, Accuracy] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.classes or self.short_side < self.size:
+            raise CheckpointError(
+                f"a network has a class at least, and frames of short_side {self.short_side} have "
+                f"no {self.size} pixels to cut out",
+                "train or import it again.",
+            )
 
     def renamed(self, classes: Sequence[str]) -> ModelCard:
         """Return the card with other names of the same classes, in the same order.
@@ -120,6 +130,19 @@ def save_checkpoint(
         ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What a checkpoint says, and its tensors by name."""
+
+    architecture: str
+    num_classes: Positive
+    frame_counts: tuple[Positive, ...]
+    card: ModelCard
+    state_dict: dict[str, Any]
+    without: tuple[str, ...] = ()
+    training: dict[str, Any] | None = None
+
+
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint of `save_checkpoint`; the network is on the CPU, in evaluation mode.
 
@@ -139,36 +162,27 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             "update ffn-edge.",
         )
     try:
-        network = build(
-            content["architecture"],
-            content["num_classes"],
-            content["frame_counts"],
-            without=content.get("without", ()),
-        ).eval()
-        if differ := differences(network.state_dict(), content["state_dict"]):
+        said = schema.parse(_Content, content)
+        # What the file says may not be what it holds: nothing is made before the two agree.
+        with torch.device("meta"):
+            network = build(
+                said.architecture, said.num_classes, said.frame_counts, without=said.without
+            ).eval()
+        tensors = {k: v for k, v in said.state_dict.items() if isinstance(v, Tensor)}
+        if differ := differences(network.state_dict(), tensors):
             raise CheckpointError(
                 f"{path} does not hold a {network.architecture}: {differ}",
                 "train or import it again.",
             )
-        network.load_state_dict(content["state_dict"])
-        raw = content["card"]
-        card = ModelCard(
-            classes=tuple(raw["classes"]),
-            size=raw["size"],
-            short_side=raw["short_side"],
-            mean=tuple(raw["mean"]),
-            std=tuple(raw["std"]),
-            dataset=raw.get("dataset", "custom"),
-            accuracy={int(t): Accuracy(**value) for t, value in raw["accuracy"].items()},
-        )
-    except FfnEdgeError:
-        raise
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        if len(said.card.classes) != said.num_classes:
+            raise ValueError(f"it names {len(said.card.classes)} classes of {said.num_classes}")
+        network.to_empty(device="cpu").load_state_dict(tensors)
+    except (ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path} does not hold a {content.get('architecture')}: {in_one_line(error)}",
+            f"{path} does not hold a {content.get('architecture')!s:.50}: {in_one_line(error)}",
             "train or import it again.",
         ) from error
-    return Checkpoint(network, card, content.get("training"))
+    return Checkpoint(network, said.card, said.training)
 
 
 def import_file(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import fx, nn
@@ -42,7 +42,9 @@ def specialize(
     Every BatchNorm and LayerNorm becomes a `SpecializedNorm`, every `AlterationPoint` a
     `WeightAlteration`. At the start of every residual branch, the convolution or linear layer gets
     a `WeightAlteration` before it, and before that a Conv2d of layout "frames" a `TemporalShift`.
-    What was done, and what was left alone, is in `specialized` of the result.
+    What was done, and what was left alone, is in `specialized` of the result. Of a network that
+    gives side outputs in training, as GoogLeNet does, only the logits are used, and the layers that
+    only the side outputs have are taken out.
 
     Only `ffn_edge.network.build` can make a network again, so that one of another architecture is
     no checkpoint: save its state_dict(), and export it in the program that specialised it.
@@ -65,7 +67,8 @@ def specialize(
     Raises:
         NetworkError: there is no norm layer to specialise, or a specialised one already, a name
             does not exist, or something that was left out cannot be found, as the network cannot
-            be traced.
+            be traced; or it gives more than logits, in training too, and which they are cannot be
+            told.
     """
     counts = check_frame_counts(frame_counts)
     if layout not in (None, *get_args(Layout)):
@@ -84,6 +87,8 @@ def specialize(
                 f"{type(module).__name__} is specialised already: {name} is a specialised norm",
                 "specialise an ordinary network, once.",
             )
+    output: int | str | None = None
+    unused: list[str] = []
     route = route or Route()
     layout = layout or ("clip" if _has_conv3d(module) else "frames")
     if num_classes is None or branches is None:
@@ -93,6 +98,7 @@ def specialize(
                 f"what {type(module).__name__} gives is not one tensor",
                 "wrap it in a module whose forward gives the logits alone.",
             )
+        output, unused = _in_training(module, graph)
         layers = dict(network.named_modules())
         if num_classes is None:
             num_classes = _outputs(graph, layers)
@@ -117,6 +123,7 @@ def specialize(
             start.add_module("alteration", _alteration_before(layer, counts, route))
         start.add_module("linear" if isinstance(layer, nn.Linear) else "conv", layer)
         made[layer] = start
+    made |= {module.get_submodule(name): nn.Identity() for name in unused}
     # A layer that has two names is one layer under both of them.
     for parent in list(module.modules()):
         for name, child in parent._modules.items():
@@ -130,7 +137,68 @@ def specialize(
         num_classes=num_classes,
         layout=layout,
         without=without,
+        output=output,
     )
+
+
+def _in_training(module: nn.Module, evaluated: fx.Graph) -> tuple[int | str | None, list[str]]:
+    """Tell the logits from the side outputs that a network gives in training.
+
+    Returns:
+        Where the logits are in what it gives, None if it gives nothing else; and the names of the
+        layers that are there for the side outputs alone.
+    """
+    try:
+        copied, graph = traced(module, training=True)
+    except NetworkError:  # only in evaluation must it be one that can be traced
+        return None, []
+    given: Any = graph.output_node().args[0]
+    if isinstance(given, fx.Node):
+        named = isinstance(given.target, type) and issubclass(given.target, tuple)
+        if not named:
+            return None, []
+        given = (*given.args, *given.kwargs.values())
+    places = given.items() if isinstance(given, dict) else enumerate(given)
+    logits = _layers_behind(evaluated.output_node())
+    found: list[int | str] = [
+        place
+        for place, node in places
+        if isinstance(node, fx.Node) and _layers_behind(node) == logits
+    ]
+    if len(found) != 1:
+        raise NetworkError(
+            f"which of what {type(module).__name__} gives in training are the logits cannot be "
+            "told: none, or several, are of the layers that give them in evaluation",
+            "wrap it in a module whose forward gives the logits alone.",
+        )
+    sides = _layers_behind(graph.output_node()) - logits
+    unused: list[str] = []
+    for name, _ in copied.named_modules():  # what is outside comes before what is inside
+        within = f"{name}."
+        if (
+            any(f"{side}.".startswith(within) for side in sides)
+            and not any(f"{used}.".startswith(within) for used in logits)
+            and not within.startswith(tuple(f"{outer}." for outer in unused))
+        ):
+            unused.append(name)
+    for name in unused:
+        copied.set_submodule(name, nn.Identity())
+    try:
+        traced(copied, training=True)
+    except NetworkError:  # what becomes of the side outputs needs their layers
+        return found[0], []
+    return found[0], unused
+
+
+def _layers_behind(node: fx.Node) -> set[str]:
+    """Return the names of the layers that a result comes from."""
+    seen = {node}
+    behind = [node]
+    while behind:
+        new = set(behind.pop().all_input_nodes) - seen
+        seen |= new
+        behind += new
+    return {str(each.target) for each in seen if each.op == "call_module"}
 
 
 def _has_conv3d(module: nn.Module) -> bool:

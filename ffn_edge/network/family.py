@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ffn_edge.frames import DrawFrames, segment_random
 from ffn_edge.network.ffn import FrameFlexibleNetwork
-from ffn_edge.schema import Rgb
+from ffn_edge.schema import Rgb, RgbAbove0
 
 # Statistics of ImageNet, in [0, 1] RGB: the normalisation of every pre-trained image network.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -89,5 +89,5 @@ class Family:
     size: int = 224
     short_side: int = 256
     mean: Rgb = IMAGENET_MEAN
-    std: Rgb = IMAGENET_STD
+    std: RgbAbove0 = IMAGENET_STD
     draw_frames: DrawFrames = segment_random

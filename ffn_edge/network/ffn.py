@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ class FrameFlexibleNetwork(nn.Module):
         num_classes: the number of logits.
         layout: what the body takes.
         without: which of `ABLATIONS` are left out of the network.
+        output: where the logits are in what the body gives in training, if that is more.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class FrameFlexibleNetwork(nn.Module):
         num_classes: int,
         layout: Layout = "frames",
         without: Sequence[str] = (),
+        output: int | str | None = None,
     ) -> None:
         super().__init__()
         self.body = body
@@ -50,6 +52,7 @@ class FrameFlexibleNetwork(nn.Module):
         self.num_classes = num_classes
         self.layout: Layout = layout
         self.without = tuple(without)
+        self.output = output
 
     @overload
     def forward(self, clip: Tensor, frames: int | None = None) -> Tensor: ...
@@ -97,21 +100,25 @@ class FrameFlexibleNetwork(nn.Module):
         segment = self._segment(clip, frames)
         if self.layout == "clip":
             self.route.segments = (Segment(clip.shape[0], segment.sub_network, segment.frames),)
-            logits: Tensor = self.body(clip.transpose(1, 2))  # (B, 3, T, H, W)
-            return logits
+            return self._logits(clip.transpose(1, 2))  # (B, 3, T, H, W)
         self.route.segments = (segment,)
-        per_frame: Tensor = self.body(clip.flatten(0, 1))  # (B*T, classes)
+        per_frame = self._logits(clip.flatten(0, 1))  # (B*T, classes)
         return mean_over_frames(per_frame, segment.frames)
 
     def _together(self, clips: Mapping[int, Tensor]) -> dict[int, Tensor]:
         segments = tuple(self._segment(clip, t) for t, clip in clips.items())
         self.route.segments = segments
         rows = torch.cat([clip.flatten(0, 1) for clip in clips.values()])
-        parts = torch.split(self.body(rows), [segment.rows for segment in segments])
+        parts = torch.split(self._logits(rows), [segment.rows for segment in segments])
         return {
             t: mean_over_frames(part, segment.frames)
             for t, part, segment in zip(clips, parts, segments, strict=True)
         }
+
+    def _logits(self, x: Tensor) -> Tensor:
+        given: Any = self.body(x)
+        logits: Tensor = given if isinstance(given, Tensor) else given[self.output]
+        return logits
 
     def _segment(self, clip: Tensor, frames: int | None) -> Segment:
         if clip.dim() != 5 or clip.shape[2] != 3:

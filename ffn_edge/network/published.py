@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from ffn_edge.errors import CheckpointError
@@ -36,7 +37,9 @@ def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexib
         )
     tensors = {name.removeprefix("module."): value for name, value in state_dict.items()}
     numbers = sorted(
-        int(match.group(1)) for name in tensors if (match := re.fullmatch(naming.norm, name))
+        int(match[1])
+        for name in tensors
+        if (match := re.fullmatch(naming.norm, name)) and len(match[1]) < 10
     )
     classifier = tensors.get(naming.classifier)
     if not numbers or classifier is None or classifier.dim() != 2:
@@ -48,7 +51,8 @@ def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexib
             "name the architecture it was trained as, and give a file that the paper's code wrote.",
         )
     per = naming.frames_per_number
-    network = build(arch, classifier.shape[0], [number * per for number in numbers])
+    with torch.device("meta"):  # nothing is made before the file has proved to hold it
+        network = build(arch, classifier.shape[0], [number * per for number in numbers])
     state = network.state_dict()
     ours = {published_name(arch, name): name for name in state}
     expected = {name: state[own] for name, own in ours.items()}
@@ -63,7 +67,8 @@ def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexib
         )
     if naming.blue_first is not None:
         tensors[naming.blue_first] = tensors[naming.blue_first].flip(1)
-    network.load_state_dict({own: tensors[name] for name, own in ours.items()})
+    state = {own: tensors[name] for name, own in ours.items()}
+    network.to_empty(device="cpu").load_state_dict(state)
     return network.eval()
 
 

@@ -33,7 +33,7 @@ def load_start(
         CheckpointError: the file is damaged, or of another network.
     """
     file = Path(path)
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise NetworkError(f"there is no weights file {file}", f"give a local file of {source}.")
     tensors = {name: value for name, value in load_tensors(file).items() if not new(name)}
     expected = {

@@ -6,6 +6,7 @@ import os
 import pickle
 import textwrap
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ def load_torch_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with open_regular(file) as opened, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on how it was made, which its reader cannot mend
+            if zipfile.is_zipfile(opened):
+                claimed = sum(entry.file_size for entry in zipfile.ZipFile(opened).infolist())
+                if claimed > file.stat().st_size:  # PyTorch writes without compression
+                    raise ValueError(f"{claimed} bytes are not in so small a file")
+            opened.seek(0)
             content = torch.load(opened, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no file {file}", "check the path.") from error
@@ -73,7 +79,7 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Say which tensors are missing, unexpected or of another shape; "" if none is.
+    """Say which tensors are missing, unexpected, or not of the expected shape; "" if none is.
 
     Of each kind, the first ten are named.
     """
@@ -85,12 +91,19 @@ def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> 
             for name, value in given.items()
             if name in expected and value.shape != expected[name].shape
         ],
+        "of fewer numbers than they say": [name for name in given if not _is_whole(given[name])],
     }
     return "; ".join(
         f"{len(names)} {kind} ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
         for kind, names in faults.items()
         if names
     )
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers are there, and not one of them in many places."""
+    dense = tensor.layout is torch.strided and not tensor.is_meta
+    return dense and tensor.untyped_storage().nbytes() >= tensor.nbytes
 
 
 def in_one_line(error: Exception) -> str:

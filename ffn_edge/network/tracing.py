@@ -55,11 +55,11 @@ def is_leaf(module: nn.Module) -> bool:
     return _Tracer().is_leaf_module(module, "")
 
 
-def traced(body: nn.Module) -> tuple[nn.Module, fx.Graph]:
-    """Trace a network as in evaluation mode; it is left as it is.
+def traced(body: nn.Module, *, training: bool = False) -> tuple[nn.Module, fx.Graph]:
+    """Trace a network as in evaluation, or in training; it is left as it is.
 
     Returns:
-        A copy of `body` in evaluation mode that shares its tensors, and the copy's graph.
+        A copy of `body` in that mode that shares its tensors, and the copy's graph.
 
     Raises:
         NetworkError: it cannot be traced; the layer is named.
@@ -68,13 +68,14 @@ def traced(body: nn.Module) -> tuple[nn.Module, fx.Graph]:
     # network stays in the mode it is in.
     tensors = (*body.parameters(), *body.buffers())
     try:
-        network = copy.deepcopy(body, {id(tensor): tensor for tensor in tensors}).eval()
+        network = copy.deepcopy(body, {id(tensor): tensor for tensor in tensors})
     except Exception as error:  # whatever a layer holds may refuse to be copied
         raise NetworkError(
             f"{type(body).__name__} cannot be copied: {error}",
             "a layer must not hold what Python's copy.deepcopy refuses: take the old weight_norm "
             "off with torch.nn.utils.remove_weight_norm, and keep locks and files elsewhere.",
         ) from error
+    network.train(training)
     tracer = _Tracer()
     try:
         return network, tracer.trace(network)

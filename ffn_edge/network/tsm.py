@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
@@ -108,7 +108,7 @@ def build(
 def _load_image_weights(body: nn.Module, architecture: str, weights: str) -> None:
     """Load torchvision's image weights, by name (downloaded once) or from a local file."""
     name = architecture.removeprefix("tsm_")
-    if Path(weights).is_file():
+    if os.path.isfile(weights):
         # The classifier of images is not used: a file may have one of any size.
         load_start(
             body,

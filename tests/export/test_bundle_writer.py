@@ -120,16 +120,6 @@ def test_what_is_no_bundle_is_not_replaced(
     assert precious.read_text() == "years of work"
 
 
-def test_sizes_that_contradict_each_other_are_refused(
-    checkpoint: Checkpoint, tmp_path: Path
-) -> None:
-    card = dataclasses.replace(checkpoint.card, size=300, short_side=256)
-
-    with pytest.raises(ExportError, match="short_side 256 have no 300 pixels"):
-        export_bundle(checkpoint.network, card, tmp_path / "bundle")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_class_count_that_does_not_fit_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     card = dataclasses.replace(checkpoint.card, classes=("a", "b"))
 
@@ -167,9 +157,14 @@ def test_weights_beyond_half_precision_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(
-    "tensor", ["conv1.weight", "bn1.norms.2.weight", "bn1.norms.2.running_var"]
+    ("tensor", "value"),
+    [
+        ("conv1.weight", float("nan")),
+        ("conv1.weight", float("inf")),
+        ("bn1.norms.2.bias", -float("inf")),
+        ("bn1.norms.2.running_var", float("nan")),
+    ],
 )
 def test_a_network_that_diverged_leaves_what_stood_there(
     tensor: str, value: float, checkpoint: Checkpoint, bundle_copy: Path

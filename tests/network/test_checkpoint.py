@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +14,8 @@ import torch
 from torch import nn
 
 from ffn_edge.bundle import Accuracy
-from ffn_edge.errors import CheckpointError, DataError, FfnEdgeError
-from ffn_edge.network import FrameFlexibleNetwork, build, specialize
+from ffn_edge.errors import CheckpointError, DataError, FfnEdgeError, NetworkError
+from ffn_edge.network import ARCHITECTURES, FrameFlexibleNetwork, build, specialize
 from ffn_edge.network.checkpoint import (
     ModelCard,
     import_file,
@@ -118,7 +120,8 @@ def test_a_published_checkpoint_is_sent_to_the_import_command(tmp_path: Path) ->
         ({"architecture": "tsm_resnet19"}, "no architecture 'tsm_resnet19'"),
         ({"num_classes": 6}, "does not hold a tsm_tiny: .*fc.linear"),
         ({"frame_counts": [2, 8]}, r"does not hold a tsm_tiny: .*norms\.8"),
-        ({"card": {"classes": []}}, "does not hold a tsm_tiny: .*size"),
+        ({"card": {"size": 32}}, "card.classes"),
+        ({"card": {"classes": []}}, "a class at least"),
         ({"state_dict": 3}, "does not hold a tsm_tiny"),
     ],
 )
@@ -130,6 +133,128 @@ def test_a_checkpoint_that_contradicts_itself_is_refused(
 
     with pytest.raises(FfnEdgeError, match=message):
         load_checkpoint(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "noun"),
+    [
+        ({"num_classes": 10**9}, "shape"),  # 512 GB, were it made first
+        ({"num_classes": 10**400}, "tsm_tiny"),
+        ({"num_classes": "5"}, "tsm_tiny"),
+        ({"num_classes": float("nan")}, "tsm_tiny"),
+        ({"frame_counts": list(range(1, 100_001))}, "frame counts"),
+        ({"architecture": "slowfast_resnet50", "frame_counts": [4 * 10**9]}, "frame counts"),
+    ],
+)
+def test_nothing_is_made_as_large_as_a_file_only_says(
+    changes: dict[str, object], noun: str, checkpoint_file: Path, tmp_path: Path
+) -> None:
+    content = torch.load(checkpoint_file, weights_only=True)
+    torch.save(content | changes, tmp_path / "model.pt")
+
+    with pytest.raises(FfnEdgeError, match=noun):
+        load_checkpoint(tmp_path / "model.pt")
+
+
+def test_a_tensor_that_repeats_one_number_is_not_taken_for_its_shape(
+    checkpoint_file: Path, tmp_path: Path
+) -> None:
+    content = torch.load(checkpoint_file, weights_only=True)
+    many = 10**9
+    content["num_classes"] = many
+    content["state_dict"]["body.fc.linear.weight"] = torch.zeros(1, 1).expand(many, 128)
+    content["state_dict"]["body.fc.linear.bias"] = torch.zeros(1).expand(many)
+    torch.save(content, tmp_path / "model.pt")
+
+    with pytest.raises(CheckpointError, match=r"2 of fewer numbers .*fc\.linear"):
+        load_checkpoint(tmp_path / "model.pt")
+
+
+def test_a_file_that_unfolds_to_more_than_it_is_is_refused(
+    checkpoint_file: Path, tmp_path: Path
+) -> None:
+    with (
+        zipfile.ZipFile(checkpoint_file) as whole,
+        zipfile.ZipFile(tmp_path / "model.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_all_that_a_network_computes_with_is_in_its_checkpoint(architecture: str) -> None:
+    # It is made without memory first: a tensor that is not in the file would stay without values.
+    with torch.device("meta"):
+        network = build(architecture, 3)
+
+    held = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
+    assert held == set(network.state_dict())
+    outside = [
+        value
+        for layer in network.modules()
+        for value in vars(layer).values()
+        if isinstance(value, torch.Tensor)
+    ]
+    assert not outside
+
+
+SHARES = {"top1": 0.5, "top5": 0.75, "clips": 8}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("classes", [1, 2, 3, 4, 5]),
+        ("classes", ["a", "b"]),
+        ("classes", 5),
+        ("size", -1),
+        ("size", 10**9),
+        ("size", 32.0),
+        ("size", None),
+        ("short_side", 31),
+        ("short_side", float("nan")),
+        ("mean", [0.5, 0.5]),
+        ("mean", [0.5, 0.5, float("inf")]),
+        ("std", [0.5, 0.5, 0.0]),
+        ("std", "abc"),
+        ("dataset", 3),
+        ("accuracy", {4: SHARES | {"top1": 1.5}}),
+        ("accuracy", {4: SHARES | {"top5": float("nan")}}),
+        ("accuracy", {4: SHARES | {"clips": -1}}),
+        ("accuracy", {"four": SHARES}),
+        ("accuracy", [0.5]),
+    ],
+)
+def test_a_card_with_a_value_that_cannot_be_is_refused(
+    field: str, value: object, checkpoint_file: Path, tmp_path: Path
+) -> None:
+    content = torch.load(checkpoint_file, weights_only=True)
+    content["card"][field] = value
+    torch.save(content, tmp_path / "model.pt")
+
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "name"])
+def test_what_is_no_file_is_refused_and_not_waited_for(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path = Path(os.devnull)
+    else:
+        path = tmp_path / ("n" * 300)
+
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(path)
+    with pytest.raises(NetworkError, match="no weights file"):
+        build("tea_resnet50", 3, weights=str(path))
 
 
 def test_what_a_checkpoint_lacks_is_counted_and_the_first_ten_named(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -418,6 +419,74 @@ def test_a_network_that_gives_no_tensor_is_refused() -> None:
 
     with pytest.raises(NetworkError, match="what Named gives is not one tensor"):
         network.specialize(Named(), (2, 4))
+
+
+class SideOutputs(nn.Module):
+    """Gives more than logits in training, of any kind, in any order."""
+
+    def __init__(self, give: Callable[[Tensor, Tensor], object]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 5)
+        self.side = nn.Linear(8, 5)
+        self.give = give
+
+    def forward(self, x: Tensor) -> object:
+        """Give logits, and in training the others."""
+        x = self.norm(self.conv(x)).mean((2, 3))
+        return self.give(self.fc(x), self.side(x)) if self.training else self.fc(x)
+
+
+class Named(NamedTuple):
+    """As torchvision's GoogLeNetOutputs."""
+
+    logits: Tensor
+    side: Tensor
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda logits, side: logits,
+        lambda logits, side: (side, None, logits),
+        lambda logits, side: [logits, side],
+        lambda logits, side: {"side": side, "out": logits},
+        Named,
+    ],
+    ids=["one", "tuple", "list", "dict", "named"],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_of_what_a_network_gives_in_training_the_logits_are_learned_from(
+    give: Callable[[Tensor, Tensor], object], together: bool
+) -> None:
+    plain = network.specialize(SideOutputs(lambda logits, side: logits), (1, 2)).train()
+    given = network.specialize(SideOutputs(give), (1, 2)).train()
+    given.load_state_dict(plain.state_dict(), strict=False)  # has the side layer no more
+    clips = {t: torch.randn(4, t, 3, 8, 8) for t in (1, 2)}
+
+    expected, logits = plain(clips, together=together), given(clips, together=together)
+
+    assert all(torch.equal(logits[t], expected[t]) for t in (1, 2))
+
+
+@pytest.mark.parametrize("give", [lambda logits, side: (side, side), lambda *both: (both[0],) * 2])
+def test_a_network_whose_logits_cannot_be_told_in_training_is_refused(
+    give: Callable[[Tensor, Tensor], object],
+) -> None:
+    with pytest.raises(NetworkError, match="logits"):
+        network.specialize(SideOutputs(give), (1, 2))
+
+
+@pytest.mark.parametrize(("name", "pixels"), [("googlenet", 32), ("inception_v3", 75)])
+def test_torchvisions_networks_with_side_outputs_train(name: str, pixels: int) -> None:
+    image = torchvision.models.get_model(name, num_classes=3, init_weights=False)
+    model = network.specialize(image, (1, 2)).train()
+    clips = {t: torch.randn(2, t, 3, pixels, pixels) for t in (1, 2)}
+
+    sum(logits.sum() for logits in model(clips).values()).backward()  # type: ignore[union-attr]
+
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_an_unknown_layout_is_refused() -> None:

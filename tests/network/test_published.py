@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ffn_edge import network
-from ffn_edge.errors import CheckpointError, NetworkError
+from ffn_edge.errors import CheckpointError, FrameCountError, NetworkError
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.published import published_name
 
@@ -123,6 +123,24 @@ def test_a_classifier_that_is_no_matrix_is_refused(state_dict: dict[str, Tensor]
         network.import_published(
             "tsm_resnet18", state_dict | {"module.new_fc.weight": torch.tensor(1.0)}
         )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"new_fc.weight": torch.zeros(1).expand(10**9, 512)},
+        {"new_fc.weight": torch.zeros(10**6, 1)},
+        {f"base_model.bn1_{'9' * 5000}.weight": torch.zeros(1)},
+        {f"base_model.bn1_{t}.weight": torch.zeros(1) for t in range(1, 5000)},
+    ],
+    ids=["repeated", "narrow", "digits", "frame counts"],
+)
+def test_nothing_is_made_as_large_as_a_file_only_says(
+    changes: dict[str, Tensor], state_dict: dict[str, Tensor]
+) -> None:
+    altered = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+    with pytest.raises((CheckpointError, FrameCountError)):
+        network.import_published("tsm_resnet18", altered | changes)
 
 
 def test_an_unknown_architecture_is_refused_before_the_tensors_are_read() -> None:

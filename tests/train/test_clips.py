@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +251,37 @@ def test_an_interruption_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(KeyboardInterrupt):
         render_clips(tmp_path / "clips", train=2, val=0, test=0, workers=1, progress=interrupt)
     assert list(tmp_path.iterdir()) == []
+
+
+RENDERS = """
+import sys
+from ffn_edge.train.clips import render_clips
+
+if __name__ == "__main__":
+    say = lambda *done: print("rendered", flush=True)
+    render_clips(sys.argv[1], train=10_000, val=0, test=0, workers=2, progress=say)
+"""
+
+
+def test_processes_that_render_end_when_who_started_them_was_killed(
+    tmp_path: Path, in_session: Callable[[int], list[int]]
+) -> None:
+    (tmp_path / "renders.py").write_text(RENDERS)
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "renders.py"), str(tmp_path / "clips")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"rendered\n"
+        assert len(in_session(process.pid)) > 2
+        process.kill()
+    end = time.monotonic() + 20
+    while in_session(process.pid) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not in_session(process.pid)
 
 
 # --- the stream ---------------------------------------------------------------------------------

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +20,12 @@ import torch
 from ffn_edge.errors import DataError
 from ffn_edge.train.data import Sample, VideoDataset
 from ffn_edge.train.datasets import dataset_facts
+from ffn_edge.train.loader_process import stack
 from ffn_edge.train.loading import (
     Batch,
     BrokenVideos,
+    Loader,
     ResumableSampler,
-    collate,
     make_loader,
     to_model_input,
 )
@@ -60,6 +70,12 @@ def batches(list_file: Path, *, workers: int = 0, train: bool = True) -> list[Ba
         sampler.start(epoch)
         made += loader
     return made
+
+
+def loader(videos: VideoDataset, *, workers: int) -> Loader:
+    """Batches of 3, in the order of the list."""
+    sampler = ResumableSampler(len(videos), shuffle=False)
+    return make_loader(videos, sampler, batch_size=3, workers=workers)
 
 
 def same(left: list[Batch], right: list[Batch]) -> bool:
@@ -117,6 +133,140 @@ def test_frames_are_normalised_and_come_out_channels_last() -> None:
         assert torch.allclose(model_input[:, :, channel].double(), expected, rtol=0, atol=1e-6)
     assert model_input.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
     assert frames.dtype == torch.uint8
+
+
+# --- loader processes ---------------------------------------------------------------------------
+
+
+class Failing(VideoDataset):
+    """Videos whose samples raise."""
+
+    error: Exception
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        raise self.error
+
+
+def failing(list_file: Path, error: Exception) -> Failing:
+    videos = Failing(
+        list_file,
+        (2,),
+        classes=tuple("abcdefghij"),
+        facts=dataset_facts("custom"),
+        train=False,
+        size=24,
+        short_side=28,
+    )
+    videos.error = error
+    return videos
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_loader_process_that_was_killed_ends_the_pass_with_its_signal(
+    list_file: Path, number: signal.Signals
+) -> None:
+    before = set(multiprocessing.active_children())
+    again = loader(dataset(list_file), workers=2)
+    list(again)
+    killed = (set(multiprocessing.active_children()) - before).pop()
+    assert killed.pid is not None
+    os.kill(killed.pid, number)
+    with pytest.raises(DataError, match=f"signal {number.value}"):
+        list(again)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
+def test_a_loader_process_without_room_ends_the_pass_with_the_cause(
+    list_file: Path, error: Exception
+) -> None:
+    with pytest.raises(DataError, match=r"No space left|out of memory"):
+        list(loader(failing(list_file, error), workers=1))
+
+
+@pytest.mark.parametrize("error", [EOFError("of a file"), ValueError("a mistake")])
+def test_an_error_that_nobody_expected_comes_with_where_it_arose(
+    list_file: Path, error: Exception
+) -> None:
+    with pytest.raises(type(error), match=str(error)) as caught:
+        list(loader(failing(list_file, error), workers=1))
+    assert "in __getitem__" in str(caught.value.__cause__)
+
+
+def test_a_pass_that_was_broken_off_leaves_nothing_for_the_next(list_file: Path) -> None:
+    again = loader(dataset(list_file, train=False), workers=2)
+    whole = list(again)
+    next(iter(again))
+    assert same(list(again), whole)
+
+
+def test_signals_that_reach_every_process_leave_the_end_to_the_training(list_file: Path) -> None:
+    before = set(multiprocessing.active_children())
+    again = loader(dataset(list_file, train=False), workers=1)
+    whole = list(again)
+    (process,) = set(multiprocessing.active_children()) - before
+    assert process.pid is not None
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(process.pid, number)
+    assert same(list(again), whole)
+    del again
+    process.join(20)
+    assert process.exitcode == -signal.SIGKILL
+
+
+PASSES = """
+import sys
+from ffn_edge.train.data import VideoDataset
+from ffn_edge.train.datasets import dataset_facts
+from ffn_edge.train.loading import ResumableSampler, make_loader
+
+if __name__ == "__main__":
+    videos = VideoDataset(
+        sys.argv[1], (2, 4), classes=tuple("abcdefghij"), facts=dataset_facts("custom"),
+        train=False, size=24, short_side=28,
+    )
+    loader = make_loader(videos, ResumableSampler(len(videos)), batch_size=3, workers=2)
+    while True:
+        assert sum(len(batch.labels) for batch in loader) == 10
+        print("passed", flush=True)
+"""
+
+
+@contextmanager
+def passing(list_file: Path, folder: Path, *, inside: Sequence[str] = ()) -> Iterator[int]:
+    """Pass over the videos again and again, in a session of its own, whose number is given."""
+    script = folder / "passes.py"
+    script.write_text(PASSES)
+    command = [*inside, sys.executable, str(script), str(list_file)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, env=environment, start_new_session=True, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "passed\n"
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def test_loader_processes_end_when_the_training_was_killed(
+    list_file: Path, tmp_path: Path, in_session: Callable[[int], list[int]]
+) -> None:
+    with passing(list_file, tmp_path) as session:
+        assert len(in_session(session)) > 3  # two loader processes, and what starts them
+    end = time.monotonic() + 20
+    while in_session(session) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not in_session(session)
+
+
+def test_batches_need_no_room_in_dev_shm(list_file: Path, tmp_path: Path) -> None:
+    own = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    small = "mount -t tmpfs -o size=4k tmpfs /dev/shm"
+    if not shutil.which("unshare") or subprocess.run([*own, small], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody have mounts of his own")
+    with passing(list_file, tmp_path, inside=[*own, f'{small} && exec "$0" "$@"']):
+        pass
 
 
 # --- the order ----------------------------------------------------------------------------------
@@ -177,17 +327,24 @@ def batch(read: int, *broken: str) -> Batch:
 
 def test_samples_that_could_not_be_read_are_left_out_of_a_batch_and_named() -> None:
     clip = np.zeros((4, 8, 8, 3), np.uint8)
-    collated = collate(
+    stacked = stack(
         [Sample({4: clip}, 7), Sample({}, 8, ("bad.mp4",)), Sample({4: clip}, 9, ("cut.mp4",))]
     )
-    assert collated.labels.tolist() == [7, 9]
-    assert collated.clips[4].shape == (2, 4, 8, 8, 3)
-    assert collated.broken == ("bad.mp4", "cut.mp4")
+    assert stacked.labels == [7, 9]
+    assert stacked.clips[4].shape == (2, 4, 8, 8, 3)
+    assert stacked.broken == ("bad.mp4", "cut.mp4")
 
 
-def test_a_batch_of_which_nothing_could_be_read_is_empty() -> None:
-    collated = collate([Sample({}, 0, ("bad.mp4",))])
-    assert collated.clips == {} and len(collated.labels) == 0
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_of_which_nothing_could_be_read_is_empty(list_file: Path, workers: int) -> None:
+    file = list_file.parent / "lost.mp4"
+    file.write_bytes(list_file.with_name(list_file.read_text().split()[0]).read_bytes())
+    lost = list_file.parent / "lost.txt"
+    lost.write_text("lost.mp4 0\n")
+    videos = dataset(lost, train=False)
+    file.write_bytes(b"no video")  # after the list was tried
+    (found,) = loader(videos, workers=workers)
+    assert found.clips == {} and len(found.labels) == 0 and len(found.broken) == 1
 
 
 def test_broken_videos_up_to_the_limit_are_borne_and_each_is_counted_once() -> None:

@@ -261,6 +261,17 @@ def test_a_run_is_not_overwritten_by_forgetting_to_resume(recipe: Recipe, tmp_pa
     assert (tmp_path / LAST).read_bytes() == before and len(metrics(tmp_path)) == 8
 
 
+def test_a_run_of_an_older_release_continues_without_a_field_that_is_no_more(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    train(recipe.replace(epochs=1), tmp_path, workers=0)
+    content = torch.load(tmp_path / LAST, weights_only=True)
+    content["training"]["recipe"]["compile"] = True
+    torch.save(content, tmp_path / LAST)
+
+    assert train(recipe, tmp_path, resume=True, workers=0).finished
+
+
 def test_two_processes_do_not_train_in_one_folder(recipe: Recipe, tmp_path: Path) -> None:
     train(recipe.replace(epochs=1), tmp_path, workers=0)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}

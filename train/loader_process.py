@@ -1,0 +1,113 @@
+"""What a loader process does: decode the samples it is asked for, and hand them over.
+
+It talks with the training through a socket that these two alone hold, so that each notices at
+once when the other is gone, however it ended. Frames go over in memory without a name: neither
+through /dev/shm, which a container may have made small, nor piece by piece through the socket.
+Without PyTorch, whose import alone would take 200 MB in each process.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
+from multiprocessing.reduction import recv_handle, send_handle
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ffn_edge.errors import DataError, reason_of
+from ffn_edge.opencv import use_one_thread
+from ffn_edge.signals import ending_signals
+from ffn_edge.train.data import Sample, VideoDataset
+
+Clips = npt.NDArray[np.uint8]  # (B, T, S, S, 3), RGB
+
+
+class Stacked(NamedTuple):
+    """Samples, stacked; see `ffn_edge.train.loading.Batch`."""
+
+    clips: dict[int, Clips]
+    labels: list[int]
+    broken: tuple[str, ...]
+
+
+def stack(samples: Sequence[Sample]) -> Stacked:
+    """Stack samples, leaving out those that could not be read."""
+    readable = [sample for sample in samples if sample.clips]
+    frame_counts = readable[0].clips if readable else ()
+    return Stacked(
+        clips={t: np.stack([sample.clips[t] for sample in readable]) for t in frame_counts},
+        labels=[sample.label for sample in readable],
+        broken=tuple(reason for sample in samples for reason in sample.broken),
+    )
+
+
+def serve(videos: VideoDataset, training: Connection) -> None:
+    """Answer each list of keys with their samples, or an error, until the training is gone."""
+    # A terminal or a batch system signals every process; who ends the training ends its loaders.
+    for number in ending_signals():
+        signal.signal(number, signal.SIG_IGN)
+    use_one_thread()
+    with suppress(EOFError, ConnectionError):
+        while True:
+            keys = training.recv()
+            try:
+                batch = stack([videos[key] for key in keys])
+                handles = [_memory_of(clips) for clips in batch.clips.values()]
+            except (OSError, MemoryError) as error:
+                training.send(
+                    DataError(
+                        f"a loader process cannot go on: {reason_of(error) or 'out of memory'}",
+                        "fewer --workers need less memory; 0 decodes without loader processes.",
+                    )
+                )
+            except Exception as error:
+                training.send(ExceptionWithTraceback(error, error.__traceback__))
+            else:
+                shapes = {t: clips.shape for t, clips in batch.clips.items()}
+                training.send((shapes, batch.labels, batch.broken))
+                for handle in handles:
+                    send_handle(training, handle, None)
+                    os.close(handle)
+
+
+def receive(connection: Connection) -> Stacked | Exception:
+    """Take an answer of `serve`: the batch, or what the loader process met.
+
+    Raises:
+        EOFError, ConnectionError: the process is gone.
+    """
+    answer: Any = connection.recv()
+    if isinstance(answer, Exception):
+        return answer
+    shapes, labels, broken = answer
+    return Stacked({t: _mapped(connection, shape) for t, shape in shapes.items()}, labels, broken)
+
+
+def _memory_of(clips: Clips) -> int:
+    """Return the handle of a file that has no name and holds `clips`, in memory if it can be."""
+    if hasattr(os, "memfd_create"):
+        handle = os.memfd_create("clips")
+    else:
+        with tempfile.TemporaryFile() as file:
+            handle = os.dup(file.fileno())
+    os.ftruncate(handle, clips.nbytes)
+    with mmap.mmap(handle, clips.nbytes) as memory:
+        memory.write(clips.data)
+    return handle
+
+
+def _mapped(connection: Connection, shape: tuple[int, ...]) -> Clips:
+    handle = recv_handle(connection)
+    try:
+        memory = mmap.mmap(handle, int(np.prod(shape)))
+    finally:
+        os.close(handle)
+    return np.frombuffer(memory, np.uint8).reshape(shape)
