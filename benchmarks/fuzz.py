@@ -236,7 +236,7 @@ def _wanted_memory(error: BaseException) -> str:
     """Tell whether a refusal comes of memory that this process may not have."""
     cause: BaseException | None = error
     while cause is not None:
-        texts = r"not enough memory|bad_alloc|[Ff]ailed to allocate"
+        texts = r"not enough memory|allocate memory|bad_alloc"
         if type(cause) is MemoryError or re.search(texts, str(cause)):
             return "more than 2 GiB, refused by the system,"
         cause = cause.__cause__
