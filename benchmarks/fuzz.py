@@ -185,7 +185,8 @@ def _one(trial: str, folder: Path, samples: Path, seed: int, told: int) -> Outco
         except FfnEdgeError as error:
             if result == "answered":
                 result, group = "refused", f"{name}: {_place(error)}"
-            if wrong := _wrong_message(f"{error.message}\n{error.hint}"):
+            wrong = _wrong_message(f"{error.message}\n{error.hint}") or _wanted_memory(error)
+            if wrong:
                 result, group = "fault", f"{name}: {wrong} of {_place(error)}"
                 detail = ascii(str(error))[:2000]
         except BaseException as error:
@@ -228,6 +229,17 @@ def _wrong_message(text: str) -> str:
         return "a message that cannot be printed"
     if re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text):
         return "a message with control characters"
+    return ""
+
+
+def _wanted_memory(error: BaseException) -> str:
+    """Tell whether a refusal comes of memory that this process may not have."""
+    cause: BaseException | None = error
+    while cause is not None:
+        texts = r"not enough memory|allocate memory|bad_alloc"
+        if type(cause) is MemoryError or re.search(texts, str(cause)):
+            return "more than 2 GiB, refused by the system,"
+        cause = cause.__cause__
     return ""
 
 

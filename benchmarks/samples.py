@@ -194,6 +194,9 @@ def _make_checkpoint(path: Path) -> None:
         ),
         {"recipe": {"epochs": 3}, "step": 3, "epoch": 1, "accuracy": {}, "average": None},
     )
+    buffer = io.BytesIO()  # in a file, the archive's name would be that of a temporary
+    torch.save(torch.load(path, weights_only=True), buffer)
+    path.write_bytes(buffer.getvalue())
 
 
 def _make_videos(folder: Path) -> None:
@@ -560,6 +563,9 @@ def _mutate_tree(content: dict[str, Any], rng: Random) -> str:
                 "tsm_resnet50", "uniformer_s", "slowfast_r50", "\ud800",
             )
         )  # fmt: skip
+    if node is content and key in ("num_classes", "frame_counts") and rng.random() < 0.5:
+        value = 10 ** rng.choice((5, 6, 7, 7, 8, 12, 18))
+        value = value if key == "num_classes" else rng.choice(([4, value], list(range(1, 2000))))
     if rng.random() < 0.1:
         del node[key]
         return f"without {ascii(key)[:60]}"
