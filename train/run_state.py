@@ -13,10 +13,13 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from ffn_edge import schema
 from ffn_edge.bundle import Accuracy
 from ffn_edge.errors import CheckpointError
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
+from ffn_edge.network.torch_file import in_one_line
+from ffn_edge.schema import Count, NotNegative, Positive
 from ffn_edge.train.recipe import Recipe
 
 # A field that an older release did not know had its default.
@@ -28,6 +31,9 @@ FREE_ON_RESUME = {
     "train_list", "val_list", "classes", "root", "weights", "start_from", "cache_gib",
     "max_broken_share", "validate_every", "checkpoint_minutes", "together",
 }  # fmt: skip
+
+
+_START_ANEW = "start anew in another folder."
 
 
 def fields_of(recipe: Recipe) -> dict[str, Any]:
@@ -157,17 +163,20 @@ class RunParts:
             CheckpointError: no such file, or a run of another recipe or of other classes.
         """
         checkpoint = load_checkpoint(path)
-        training = checkpoint.training
-        if training is None:
+        if checkpoint.training is None:
             raise CheckpointError(
                 f"{path} holds a network without the state of its training",
                 "it can be exported or evaluated, but not resumed.",
             )
-        then = DEFAULTS | training["recipe"]
+        try:
+            saved = schema.parse(_Training, checkpoint.training)
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged: {error}", _START_ANEW) from error
+        then = DEFAULTS | saved.recipe
         differ = [
-            f"{name} was {then[name]!r}, is {now!r}"
+            f"{name} was {then.get(name)!r}, is {now!r}"
             for name, now in fields_of(recipe).items()
-            if name not in FREE_ON_RESUME and now != then[name]
+            if name not in FREE_ON_RESUME and now != then.get(name)
             if name != "epochs" or now < then[name]
         ]
         classes = enumerate(itertools.zip_longest(checkpoint.card.classes, card.classes))
@@ -179,18 +188,26 @@ class RunParts:
                 "another folder; only more epochs can be added.",
             )
         self.network.load_state_dict(checkpoint.network.state_dict())
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.schedule.load_state_dict(training["schedule"])
-        steps_then, done = _epoch_of(training, epoch_steps)
+        try:
+            self.optimizer.load_state_dict(saved.optimizer)
+            self.schedule.load_state_dict(saved.schedule)
+            self.scaler.load_state_dict(saved.scaler)
+            if self.average is not None:
+                self.average.load_state_dict(saved.average or {})
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{path} is damaged: {in_one_line(error)}", _START_ANEW
+            ) from error
+        steps_then, done = saved.epoch_of(epoch_steps)
         state = RunState(
-            step=training["step"],
-            epoch=training["epoch"],
+            step=saved.step,
+            epoch=saved.epoch,
             epoch_steps=epoch_steps,
             epoch_step=round(done * epoch_steps / steps_then),
-            accuracy={int(t): Accuracy(**a) for t, a in training["accuracy"].items()},
-            best_mean_top1=training["best_mean_top1"],
-            seconds=training.get("seconds", 0.0),
-            cpu_seconds=training.get("cpu_seconds", 0.0),
+            accuracy=saved.accuracy,
+            best_mean_top1=saved.best_mean_top1,
+            seconds=saved.seconds,
+            cpu_seconds=saved.cpu_seconds,
             fewer_epochs=then["epochs"] if recipe.epochs > then["epochs"] else None,
             other_epoch_steps=steps_then if steps_then != epoch_steps else None,
         )
@@ -198,9 +215,6 @@ class RunParts:
             self.schedule.last_epoch = state.position
         if state.other_epoch_steps is not None or state.fewer_epochs is not None:
             self._follow_the_schedule()
-        self.scaler.load_state_dict(training["scaler"])
-        if self.average is not None:
-            self.average.load_state_dict(training["average"])
         return state
 
     def _follow_the_schedule(self) -> None:
@@ -214,16 +228,33 @@ class RunParts:
             group["lr"] = rate
 
 
-def _epoch_of(training: dict[str, Any], epoch_steps: int) -> tuple[int, int]:
-    """Return how many steps an epoch had when a checkpoint was saved, and how many were done.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Training:
+    """What a checkpoint says of its training; see `RunState`."""
 
-    Release 0.1 did not save them: they are as now where that can be, and else as if a whole number
-    of epochs had been done.
-    """
-    if "epoch_steps" in training:
-        return training["epoch_steps"], training["epoch_step"]
-    step, epoch = training["step"], training["epoch"]
-    done = step - epoch * epoch_steps
-    if 0 <= done <= epoch_steps:
-        return epoch_steps, done
-    return max(1, step // max(1, epoch)), 0
+    recipe: dict[str, Any]
+    step: Count
+    epoch: Count
+    epoch_steps: Positive | None = None
+    epoch_step: Count = 0
+    accuracy: dict[int, Accuracy]
+    best_mean_top1: float
+    seconds: NotNegative = 0.0
+    cpu_seconds: NotNegative = 0.0
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    scaler: dict[str, Any]
+    average: dict[str, Any] | None
+
+    def epoch_of(self, epoch_steps: int) -> tuple[int, int]:
+        """Return how many steps an epoch had, and how many of the one in progress were done.
+
+        Release 0.1 did not save them: they are as now where that can be, and else as if a whole
+        number of epochs had been done.
+        """
+        if self.epoch_steps is not None:
+            return self.epoch_steps, self.epoch_step
+        done = self.step - self.epoch * epoch_steps
+        if 0 <= done <= epoch_steps:
+            return epoch_steps, done
+        return max(1, self.step // max(1, self.epoch)), 0

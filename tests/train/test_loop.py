@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -423,6 +424,39 @@ def test_another_recipe_cannot_continue_a_run(recipe: Recipe, tmp_path: Path) ->
     train(recipe, tmp_path, workers=0)
     with pytest.raises(CheckpointError, match=r"learning_rate was 0\.01, is 0\.02"):
         train(recipe.replace(learning_rate=0.02), tmp_path, resume=True, workers=0)
+
+
+@pytest.fixture(scope="module")
+def last(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for one `last.pt` that `test_a_damaged_state_cannot_be_resumed` makes."""
+    return tmp_path_factory.mktemp("damaged")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": -1},
+        {"epoch": 0.5},
+        {"epoch_steps": 0},
+        {"recipe": []},
+        {"recipe": {}},
+        {"accuracy": {4: {"top1": float("nan"), "top5": 0.5, "clips": 12}}},
+        {"optimizer": {}},
+        {"optimizer": {"state": {}, "param_groups": []}},
+        {"schedule": None},
+        {"average": "none"},
+    ],
+)
+def test_a_damaged_state_cannot_be_resumed(
+    changes: dict[str, object], recipe: Recipe, last: Path
+) -> None:
+    if not (last / LAST).exists():
+        train(recipe.replace(epochs=1), last)
+        shutil.copy(last / LAST, last / "whole.pt")
+    content = torch.load(last / "whole.pt", weights_only=True)
+    torch.save({**content, "training": content["training"] | changes}, last / LAST)
+    with pytest.raises(CheckpointError):
+        train(recipe.replace(epochs=1), last, resume=True)
 
 
 @pytest.mark.parametrize("schedule", ["step", "cosine", "one_cycle"])
