@@ -132,6 +132,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; turn the errors that a user can mend into messages."""
+    _open_closed_streams()
     try:
         # Not click's standalone mode: it would end an interrupted command with 1, like an error.
         code = cli.main(standalone_mode=False)
@@ -176,3 +177,15 @@ def main() -> None:
             err=True,
         )
         sys.exit(1)
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null as each standard stream that is closed.
+
+    Else Python has None for it, and the next file that is opened gets its number, and what others
+    print.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, open(number, mode))

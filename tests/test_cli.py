@@ -159,3 +159,14 @@ def test_an_error_keeps_its_hint_on_the_way_from_a_worker_process() -> None:
 
     error = pickle.loads(pickle.dumps(FfnEdgeError("what", "do")))
     assert (error.message, error.hint) == ("what", "do")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_one_that_nobody_reads(closed: str, tmp_path: Path) -> None:
+    # What is opened next would get the number of what is closed, and what is printed.
+    arguments = ["deviation", str(tmp_path / "none.pt"), "--list", str(tmp_path / "none.txt")]
+    for wanted, given in ((0, ["--version"]), (0, ["power", "--seconds", "0.1"]), (2, arguments)):
+        shell = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "ffn_edge"]
+        done = subprocess.run([*shell, *given], capture_output=True, text=True)
+        assert done.returncode == wanted, done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
