@@ -16,6 +16,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from ffn_edge.bundle import (
     file_record,
     read_manifest,
 )
-from ffn_edge.errors import ExportError, reason_of
+from ffn_edge.errors import BundleError, ExportError, reason_of
 from ffn_edge.export.bundle_writer import (
     check_before_use,
     describe,
@@ -161,8 +162,9 @@ def _update(
             "free space on the disk; the bundle is as it was.",
         ) from error
     finally:
-        # An interruption may come just after the manifest is in place.
-        _remove_unused(folder)
+        # An interruption may come just after the manifest is in place. What stays goes next time.
+        with suppress(OSError, BundleError):
+            _remove_unused(folder)
     sizes = {name: file.stat().st_size for name, file in written.items()}
     sizes[MANIFEST] = (folder / MANIFEST).stat().st_size
     return BundleUpdate(Bundle.load(folder), counts, sizes)

@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from ffn_edge.cli import say
+from ffn_edge.errors import printable
 from ffn_edge.option_types import UserPath, Whole
 
 
@@ -80,7 +81,7 @@ def export(
         card = card.renamed(read_classes(classes))
     if into and only:
         update = update_bundle(loaded.network, card, into, parse_frames(only), progress=say)
-        click.echo(update.to_json() if as_json else update.to_text())
+        click.echo(update.to_json() if as_json else printable(update.to_text()))
         return
     assert output is not None
     bundle = export_bundle(

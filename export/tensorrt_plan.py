@@ -31,6 +31,7 @@ from ffn_edge.host_memory import memory_sizes
 from ffn_edge.jetson import power_mode
 from ffn_edge.known_answer import known_logits
 from ffn_edge.plan_cache import Plan, PlanCache, PlanKey, PlanWeight, Sidecar, plan_key
+from ffn_edge.regular_file import read_bytes
 from ffn_edge.signals import on_signals
 from ffn_edge.tensorrt_api import Api, Target, is_out_of_memory, load
 
@@ -367,8 +368,8 @@ def _parser_errors(parser: Any) -> str:
 
 def _read_timings(config: Any, path: Path) -> None:
     """Give the builder what earlier builds measured; a file that it refuses is not used."""
-    if path.exists():
-        stored = config.create_timing_cache(path.read_bytes())
+    with suppress(OSError):
+        stored = config.create_timing_cache(read_bytes(path, 1 << 28))
         if stored is not None and config.set_timing_cache(stored, False):
             return
     config.set_timing_cache(config.create_timing_cache(b""), False)

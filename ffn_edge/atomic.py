@@ -17,7 +17,7 @@ from ffn_edge.errors import WriteError, reason_of
 
 # In the names of files and folders that are not whole yet.
 _UNFINISHED = ".unfinished-"
-_LEFTOVER = re.compile(rf"\..+{re.escape(_UNFINISHED)}[a-z0-9_]{{8}}(\..*)?")
+_LEFTOVER = re.compile(rf"{re.escape(_UNFINISHED)}[a-z0-9_]{{8}}(\..*)?")
 # Of Linux: <fcntl.h>, <linux/fs.h>.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -53,7 +53,7 @@ def _belongs(name: str, path: str | os.PathLike[str]) -> bool:
     if target.parent not in named.parents:
         return False
     beside = named.relative_to(target.parent).parts[0]
-    return beside == target.name or beside.startswith(f".{target.stem}{_UNFINISHED}")
+    return beside == target.name or beside.startswith(_UNFINISHED)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -217,13 +217,18 @@ def _begin(target: Path, make: Callable[..., str]) -> tuple[int, Path]:
     for entry in os.scandir(target.parent):
         if _LEFTOVER.fullmatch(entry.name):
             _remove_unless_locked(Path(entry.path))
-    prefix, suffix = f".{target.stem[:100]}{_UNFINISHED}", target.suffix
     while True:
-        temporary = Path(make(dir=target.parent, prefix=prefix, suffix=suffix))
-        with suppress(FileNotFoundError):  # where another took it for a leftover, before the lock
+        temporary = Path(make(dir=target.parent, prefix=_UNFINISHED, suffix=target.suffix))
+        # Until it is locked another may take it for a leftover.
+        with suppress(FileNotFoundError):
             handle = os.open(temporary, os.O_RDONLY)
-            with suppress(OSError):
+            try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                continue
+            except OSError:  # NFS
+                pass
             if temporary.exists():
                 return handle, temporary
             os.close(handle)

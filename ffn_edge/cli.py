@@ -14,7 +14,7 @@ from ffn_edge.errors import FfnEdgeError, printable
 
 def say(message: str) -> None:
     """Report progress on stderr: stdout is for results."""
-    click.echo(message, err=True)
+    click.echo(printable(message), err=True)
 
 
 # name -> (module, attribute, the extras it needs, one line of help). The line stands here, so that

@@ -31,7 +31,7 @@ from ffn_edge.bundle import Bundle, FileRecord, check_file, file_record
 from ffn_edge.errors import BundleError, EngineError, reason_of
 from ffn_edge.gpu import Gpu
 from ffn_edge.jetson import board_model, l4t_release
-from ffn_edge.regular_file import open_regular
+from ffn_edge.regular_file import read_bytes
 from ffn_edge.schema import Between, Count, Format, NotNegative, Positive
 from ffn_edge.tensorrt_api import Api
 
@@ -43,6 +43,9 @@ PRECISIONS = ("fp16", "fp32")
 REFITS = ("identical", "any", "none")
 # What a build leaves behind when it is killed, and the next one removes.
 _UNFINISHED = ".build-"
+
+# Of a plan, which may hold its weights, and of what is compiled for it.
+_MOST_BYTES = 1 << 34
 
 _ROOT = Path("/")
 _REBUILD = "build it again with `ffn-edge build`."
@@ -261,8 +264,7 @@ class Plan:
             EngineError: it cannot be read.
         """
         try:
-            with open_regular(self.path) as file:
-                return file.read()
+            return read_bytes(self.path, _MOST_BYTES)
         except OSError as error:
             raise EngineError(
                 f"{self.path} cannot be read: {reason_of(error)}", _REBUILD
@@ -271,8 +273,7 @@ class Plan:
     def read_kernels(self) -> bytes:
         """Return what `write_kernels` wrote; nothing if it cannot be read."""
         try:
-            with open_regular(self._kernels) as file:
-                return file.read()
+            return read_bytes(self._kernels, _MOST_BYTES)
         except OSError:
             return b""
 

@@ -21,9 +21,11 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     Raises:
         OSError: it is missing, may not be read, or is no regular file.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
-    return open(path, "rb")
+    return os.fdopen(descriptor, "rb")
 
 
 def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:

@@ -41,6 +41,7 @@ from ffn_edge.regular_file import read_text
 
 T = TypeVar("T")
 _MOST_FINITE, _MOST_WHOLE = sys.float_info.max, (1 << 63) - 1
+_LEAST_ABOVE_0 = sys.float_info.min
 _Parser = Callable[[object, str], Any]
 
 
@@ -56,19 +57,19 @@ Count = Annotated[int, Between(0)]
 Positive = Annotated[int, Between(1)]
 Share = Annotated[float, Between(0, 1)]
 NotNegative = Annotated[float, Between(0)]
-Above0 = Annotated[float, Between(sys.float_info.min)]
+Above0 = Annotated[float, Between(_LEAST_ABOVE_0)]
 Rgb = tuple[float, float, float]
 RgbAbove0 = tuple[Above0, Above0, Above0]
 
 
 def load(text: str | bytes) -> Any:
-    """Return what a JSON text says.
+    """Return what a JSON text says; bytes are in UTF-8.
 
     Raises:
         ValueError: it is no JSON, or is nested too deep.
     """
     try:
-        return json.loads(text)
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
 
@@ -184,16 +185,21 @@ def _number(kind: type[int] | type[float], bounds: Between) -> _Parser:
     most = min(bounds.most, _MOST_WHOLE) if kind is int else bounds.most
     kinds = int if kind is int else int | float
     wanted = "a whole number" if kind is int else "a number"
-    if bounds != Between():
-        wanted += f" of at least {least:g}" + (
-            f" and at most {most:g}" if most < _MOST_WHOLE else ""
-        )
+    if bounds.least == _LEAST_ABOVE_0:
+        wanted += " above 0"
+    elif bounds.least > -_MOST_FINITE:
+        wanted += f" of at least {bounds.least:g}"
+    if bounds.most < _MOST_FINITE:
+        wanted += f" and at most {bounds.most:g}"
 
     def parser(value: object, name: str) -> int | float:
         # True is 1 to Python. What is not a number is in no bounds.
         if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
             raise _wrong(value, name, wanted)
-        return kind(value)
+        try:
+            return kind(value)
+        except OverflowError as error:  # a whole number that no float reaches
+            raise _wrong(value, name, wanted) from error
 
     return parser
 
@@ -270,7 +276,7 @@ def _key(key: object, kind: Any, name: str) -> Any:
     """Return a key; JSON writes a number as its digits."""
     if kind is int and isinstance(key, str) and re.fullmatch(r"0|[1-9]\d{0,17}", key):
         return int(key)
-    return _parser(kind)(key, f"a key of {name}")
+    return _parser(kind)(key, f"a key of {name or 'the whole'}")
 
 
 def parse_fields(cls: type, values: Mapping[str, object], name: str = "") -> dict[str, Any]:

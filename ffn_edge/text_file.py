@@ -8,7 +8,7 @@ from ffn_edge.errors import DataError, FfnEdgeError, reason_of
 from ffn_edge.regular_file import read_text
 
 # Of two million videos.
-_MOST_BYTES = 1 << 28
+MOST_LIST_BYTES = 1 << 28
 
 
 def read_lines(
@@ -26,7 +26,7 @@ def read_lines(
         FfnEdgeError: `error`: it is missing, cannot be read, or is no text in UTF-8.
     """
     try:
-        text = read_text(path, _MOST_BYTES)
+        text = read_text(path, MOST_LIST_BYTES)
         if "\0" in text:  # UTF-16, mostly
             raise UnicodeError
     except FileNotFoundError as failure:

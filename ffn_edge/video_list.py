@@ -240,7 +240,9 @@ def read_list(
 def _labelled(line: str, where: str, num_classes: int, root: Path) -> Video:
     path, numbers = _split(line)
     if not numbers:
-        raise DataError(f"{where}: {line!r} does not end in a label", f"write {_LABELLED_LINE}.")
+        raise DataError(
+            f"{where}: {line!r:.80} does not end in a label", f"write {_LABELLED_LINE}."
+        )
     *num_frames, label = numbers
     if not 0 <= label < num_classes:
         raise DataError(

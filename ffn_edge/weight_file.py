@@ -173,6 +173,11 @@ class TensorEntry:
     offset: int
     length: int
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Its offset and length; what is empty lies before what begins at the same place."""
+        return self.offset, self.length
+
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
     """Read where each tensor lies in a safetensors file.
@@ -205,7 +210,7 @@ def _read_entries(file: _OpenFile) -> dict[str, TensorEntry]:
             for name, item in header.items()
         }
         end = 8 + length
-        for name, entry in sorted(entries.items(), key=lambda item: item[1].offset):
+        for name, entry in sorted(entries.items(), key=lambda item: item[1].place):
             if not end <= entry.offset <= entry.offset + entry.length <= size:
                 raise ValueError(f"{name} does not lie within the file, or in another tensor")
             end = entry.offset + entry.length

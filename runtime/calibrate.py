@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from ffn_edge.bundle import Bundle, InputContract
-from ffn_edge.clips import centre_clips
-from ffn_edge.errors import DataError, EngineError, VideoError
+from ffn_edge.clips import centre_clips, read_checked_list
+from ffn_edge.errors import DataError, EngineError, VideoError, reason_of
 from ffn_edge.runtime.calibration import Calibration, calibrate, save_calibration
 from ffn_edge.runtime.confidence import Labels
 from ffn_edge.runtime.engine import Engine, EngineOptions, Logits, open_engines
-from ffn_edge.video_list import Video, read_list
+from ffn_edge.video_list import Video
 
 _DEFAULTS = EngineOptions()
 
@@ -52,7 +52,7 @@ def calibrate_bundle(
             f"the bundle takes {contract.batch} clips at once; calibration gives one at a time",
             "export it again without --batch.",
         )
-    videos = read_list(list_file, num_classes=len(bundle.manifest.classes), root=root)
+    videos = read_checked_list(list_file, num_classes=len(bundle.manifest.classes), root=root)
     with open_engines(bundle, options, say=say) as engines:
         logits, labels = answer_videos(engines, contract, videos, on_video=on_video, say=say)
     calibration = calibrate(bundle, logits, labels)
@@ -93,6 +93,8 @@ def answer_videos(
             )
         except VideoError as error:
             say(f"skipped: {error.message}")
+        except OSError as error:
+            say(f"skipped: {video.path} cannot be read: {reason_of(error)}")
         else:
             for frames, clip in clips.items():
                 answers[frames].append(engines[frames].infer(clip[None])[0])

@@ -60,7 +60,7 @@ def calibrate(
         )  # fmt: skip
     if learnt.clips < _FEW_CLIPS:
         say(f"{learnt.clips} clips are few: take {_FEW_CLIPS} or more for thresholds that hold.")
-    click.echo(f"wrote {bundle / CALIBRATION}", err=True)
+    say(f"wrote {bundle / CALIBRATION}")
     if as_json:
         click.echo(learnt.to_json(), nl=False)
         return

@@ -58,7 +58,7 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
             on_round=lambda done: show(done, runs),
             say=console.say,
         )  # fmt: skip
-    click.echo(f"wrote {bundle / PROFILE}", err=True)
+    console.say(f"wrote {bundle / PROFILE}")
     if as_json:
         click.echo(measured.to_json(), nl=False)
     else:

@@ -25,7 +25,7 @@ def seconds_until(ctx: click.Context, param: click.Parameter, value: str | None)
     """
     if value is None:
         return None
-    length = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", value)
+    length = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)(s|m|h)", value)
     if length and float(length[1]) > 0:
         return float(length[1]) * {"s": 1, "m": 60, "h": 3600}[length[2]]
     try:

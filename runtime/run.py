@@ -232,7 +232,9 @@ def learn_setting(
                 f"the profile's power is by {power.meter}, {power.scope}; here {meter.name} covers "
                 f"{meter.scope}, so it is not used. `ffn-edge profile` measures it again."
             )
-        power = None
+            power = None
+        elif needs_power:  # which no meter could hold a run to
+            power = None
     if needs_power and meter is not None and (power is None or power.fault):
         power = profile_power(engines, contract, meter, root, say)
     switch_ms = 0.0

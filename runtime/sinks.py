@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ffn_edge.errors import printable
 from ffn_edge.opencv import opencv
 from ffn_edge.picture import draw_label
 from ffn_edge.progress import NowAndThen
@@ -127,11 +128,9 @@ class LiveView:
         for best in result.top:
             bar = ProgressBar(total=1.0, completed=best.probability, width=30)
             classes.add_row(best.class_name, bar, f"{best.probability:.2f}")
-        why = Text(f"{result.decision.frames}: {result.decision.reason}")
-        why_not = Text(
-            "\n".join(f"{frames}: {reason}" for frames, reason in result.decision.rejected.items()),
-            style="dim",
-        )
+        why = Text(printable(f"{result.decision.frames}: {result.decision.reason}"))
+        rejected = (f"{frames}: {reason}" for frames, reason in result.decision.rejected.items())
+        why_not = Text(printable("\n".join(rejected)), style="dim")
         return Group(head, classes, why, why_not)
 
 

@@ -192,6 +192,37 @@ def test_what_a_killed_process_left_goes_with_the_next_write(
     assert sorted(tmp_path.iterdir()) == [other, target]
 
 
+def test_many_writers_in_one_folder_leave_each_others_temporaries(tmp_path: Path) -> None:
+    failures: list[OSError] = []
+    together = threading.Barrier(8)
+
+    def write(number: int) -> None:
+        together.wait()
+        try:
+            for _ in range(200):
+                write_text(tmp_path / f"{number}.json", "whole")
+        except OSError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert {file.read_text() for file in tmp_path.iterdir()} == {"whole"}
+
+
+@pytest.mark.parametrize("name", ["n" * 250 + ".pt", "長" * 80 + ".pt"])
+def test_a_name_as_long_as_names_may_be_is_written_and_named_where_it_fails(
+    tmp_path: Path, name: str
+) -> None:
+    write_text(tmp_path / name, "whole")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    with pytest.raises(WriteError, match=name[:50]), atomic_file(tmp_path / name) as temporary:
+        raise OSError(errno.ENOSPC, "No space left on device", str(temporary))
+
+
 @pytest.mark.parametrize("write", [atomic_file, atomic_folder])
 def test_a_link_stays_and_what_it_leads_to_is_replaced(
     tmp_path: Path, write: Callable[[Path], AbstractContextManager[Path]]

@@ -212,7 +212,7 @@ def test_plans_with_their_weights_inside_say_that_those_changed(cache: PlanCache
 def test_what_a_killed_build_left_is_never_read_and_goes_with_the_next(cache: PlanCache) -> None:
     stored = store(cache)
     sidecar = stored.path.with_suffix(".json").read_text()
-    half = cache.folder / ".half.unfinished-0123abcd.json"
+    half = cache.folder / ".unfinished-0123abcd.json"
     half.write_text(sidecar)
     (cache.folder / ".build-1").mkdir()
     assert len(list(cache.sidecars())) == 1

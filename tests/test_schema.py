@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from ffn_edge.errors import BundleError, FfnEdgeError
-from ffn_edge.schema import Between, Count, Format, Positive, Share, load, parse
+from ffn_edge.schema import Above0, Between, Count, Format, Positive, Share, load, parse
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -103,6 +103,7 @@ def test_what_is_declared_is_read_and_what_is_not_is_passed_over() -> None:
         (("notes",), ["a", 1], r"notes\[1\]"),
         (("values",), [None], r"values\[0\]"),
         (("any_number",), math.nan, "any_number"),
+        (("any_number",), 10**400, "any_number"),
     ],
 )
 def test_what_is_of_another_kind_or_out_of_bounds_is_named(
@@ -116,6 +117,16 @@ def test_what_is_of_another_kind_or_out_of_bounds_is_named(
     with pytest.raises(ValueError, match=named) as caught:
         parse(Whole, fields)
     assert len(str(caught.value)) < 300
+
+
+def test_bounds_are_told_in_words() -> None:
+    for kind, value, words in (
+        (Above0, 0, "a number above 0"),
+        (Share, 2, "at least 0 and at most 1"),
+        (Count, -1, "a whole number of at least 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            parse(kind, value)
 
 
 def test_what_is_missing_is_named() -> None:

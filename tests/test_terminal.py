@@ -14,7 +14,7 @@ from ffn_edge.terminal import Terminal
 NAMES = ["[/b]", "[hd]", "[bold]x", ":bee:", "a\\[b", "12 of 'x' http://a/b"]
 
 
-def printed(thing: object, **settings: object) -> str:
+def printed(thing: object) -> str:
     file = io.StringIO()
     Terminal(file=file, width=200, color_system="standard", force_terminal=True).print(thing)
     return file.getvalue()
@@ -45,6 +45,15 @@ def test_a_line_is_never_broken() -> None:
     file = io.StringIO()
     Terminal(file=file, width=20).say("a/" * 100)
     assert file.getvalue() == "a/" * 100 + "\n"
+
+
+def test_nothing_else_tells_people_of_names() -> None:
+    product = Path(__file__).parents[1]
+    for room in ("ffn_edge", "train", "export", "runtime"):
+        for file in (product / room).rglob("*.py"):
+            text = file.read_text(encoding="utf-8")
+            if file.name != "cli.py":
+                assert 'click.echo(f"' not in text and ", err=True" not in text, file
 
 
 def test_there_is_no_other_console() -> None:

@@ -167,3 +167,12 @@ def test_a_tensor_of_a_type_that_no_bundle_holds_is_refused(tmp_path: Path) -> N
 
     with pytest.raises(BundleError, match="BF16"):
         WeightFile(tmp_path / WEIGHTS)["w"]
+
+
+def test_an_empty_tensor_may_lie_where_another_begins(tmp_path: Path) -> None:
+    entries = {
+        "full": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+        "empty": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]},
+    }
+    (tmp_path / WEIGHTS).write_bytes(header(entries) + bytes(8))
+    assert set(read_header(tmp_path / WEIGHTS)) == {"full", "empty"}

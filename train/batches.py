@@ -10,7 +10,7 @@ from ffn_edge.progress import progress
 from ffn_edge.terminal import Terminal
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
-from ffn_edge.train.loading import Batch, BrokenVideos, ResumableSampler, make_loader
+from ffn_edge.train.loading import Batch, BrokenVideos, Loader, ResumableSampler
 
 
 def videos_for(
@@ -64,7 +64,7 @@ class VideoBatches:
         self.videos = videos
         self.broken = BrokenVideos(len(videos))
         self._sampler = ResumableSampler(len(videos), shuffle=shuffle)
-        self._loader = make_loader(videos, self._sampler, batch_size=batch_size, workers=workers)
+        self._loader = Loader(videos, self._sampler, batch_size=batch_size, workers=workers)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ffn_edge.cli import say
 from ffn_edge.cores import usable_processors
 from ffn_edge.cpu_threads import threads_option
 from ffn_edge.option_types import Number, UserPath, Whole
@@ -177,7 +178,7 @@ def train(
         sys.exit(130)
     for name in results if first else ():
         folder = Path(output) / name if len(asked.runs) > 1 else Path(output)
-        click.echo(f"{name}: {folder / BEST}", err=True)
+        say(f"{name}: {folder / BEST}")
 
 
 @click.command()
@@ -219,7 +220,7 @@ def evaluate(
         Terminal().print(table_of(rows))
     if plot:
         plot_accuracy({checkpoint: rows}, plot)
-        click.echo(f"wrote {plot}", err=True)
+        say(f"wrote {plot}")
 
 
 @click.command("import")
@@ -246,7 +247,7 @@ def import_(file: str, arch: str, output: str, classes: str | None) -> None:
 
     network = import_file(file, arch, output, classes)
     frames = ", ".join(map(str, network.frame_counts))
-    click.echo(f"{output}: {arch}, {network.num_classes} classes, {frames} frames", err=True)
+    say(f"{output}: {arch}, {network.num_classes} classes, {frames} frames")
 
 
 @click.command()
@@ -334,15 +335,14 @@ def adapt(
                 device=device,
             )
     except KeyboardInterrupt:
-        click.echo(f"stopped; {written} was not written", err=True)
+        say(f"stopped; {written} was not written")
         raise
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result)))
     else:
         click.echo(adaptation.summary(result))
     if unknown := [t for t in result.frame_counts if t not in result.accuracy]:
-        click.echo(
+        say(
             f"the accuracy at {', '.join(map(str, unknown))} frames is not known: `run` will take "
-            "more frames to be better; --val-list measures it",
-            err=True,
+            "more frames to be better; --val-list measures it"
         )

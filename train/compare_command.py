@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ffn_edge.cli import say
 from ffn_edge.option_types import UserPath
 from ffn_edge.train.commands import machine_options, recipe_options
 
@@ -82,10 +83,10 @@ def compare(
         test_list=test_list,
         device=device,
         workers=workers,
-        say=lambda text: click.echo(f"· {text}", err=True),
+        say=lambda text: say(f"· {text}"),
     )
     if scores is None:
-        click.echo("stopped; give the same command again to go on", err=True)
+        say("stopped; give the same command again to go on")
         sys.exit(130)
     picture = Path(output) / "comparison.png"
     plot_comparison(scores, str(picture))
@@ -96,12 +97,11 @@ def compare(
 
         Terminal().print(comparison_table(scores))
     if test_list is None and chosen.val_list is not None:
-        click.echo(
+        say(
             "evaluated on the validation list, by which each best epoch was chosen; --test-list "
-            "names another",
-            err=True,
+            "names another"
         )
-    click.echo(f"wrote {Path(output) / RESULTS} and {picture}", err=True)
+    say(f"wrote {Path(output) / RESULTS} and {picture}")
 
 
 def _seeds(text: str) -> list[int]:

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from ffn_edge.cli import say
 from ffn_edge.option_types import UserPath, Whole
 from ffn_edge.train.commands import FILE, machine_options
 
@@ -60,4 +61,4 @@ def deviation(
             Terminal().print(table)
     if plot:
         plot_deviation(found, plot, layer)
-        click.echo(f"wrote {plot}", err=True)
+        say(f"wrote {plot}")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ffn_edge.bundle import file_record
 from ffn_edge.errors import RecipeError, VideoError
+from ffn_edge.regular_file import read_bytes
+from ffn_edge.text_file import MOST_LIST_BYTES
 from ffn_edge.video_list import Video, images_in_folder, read_list
 
 
@@ -40,7 +42,7 @@ def content_of_videos(
         DataError: the list cannot be read, or something in it is not there.
     """
     videos = read_list(list_file, num_classes=None, root=root)
-    digest = hashlib.sha256(Path(list_file).read_bytes())
+    digest = hashlib.sha256(read_bytes(list_file, MOST_LIST_BYTES))
     for video in videos:
         digest.update(f" {_bytes_of(video, frame_pattern)}".encode())
     return digest.hexdigest()

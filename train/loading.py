@@ -20,7 +20,6 @@ from multiprocessing.util import Finalize
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
 
 from ffn_edge.errors import DataError, reason_of
 from ffn_edge.train.data import VideoDataset
@@ -79,7 +78,7 @@ def to_model_input(frames: Tensor, mean: Sequence[float], std: Sequence[float]) 
     return frames.to(torch.float32).mul_(scale).sub_(shift).permute(0, 1, 4, 2, 3)
 
 
-class ResumableSampler(Sampler[tuple[int, int]]):
+class ResumableSampler:
     """The order of samples in an epoch, from any place in it: yields (epoch, index).
 
     The order depends on the seed and the epoch alone. The loader runs ahead of the training, so
@@ -197,13 +196,6 @@ class Loader:
         keys = iter(self._sampler)
         for _ in range(len(self)):
             yield list(itertools.islice(keys, self._batch_size))
-
-
-def make_loader(
-    dataset: VideoDataset, sampler: ResumableSampler, *, batch_size: int, workers: int
-) -> Loader:
-    """Return a `Loader`."""
-    return Loader(dataset, sampler, batch_size=batch_size, workers=workers)
 
 
 class _LoaderProcess:

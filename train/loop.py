@@ -30,8 +30,8 @@ from ffn_edge.train.evaluate import evaluate
 from ffn_edge.train.loading import (
     Batch,
     BrokenVideos,
+    Loader,
     ResumableSampler,
-    make_loader,
     to_model_input,
 )
 from ffn_edge.train.log import RunLog
@@ -110,8 +110,8 @@ def train(
         sampler = ResumableSampler(
             len(train_set), seed=recipe.seed, rank=rank, world_size=world_size
         )
-        loader = make_loader(train_set, sampler, batch_size=micro_batch, workers=workers)
-        val_loader = make_loader(
+        loader = Loader(train_set, sampler, batch_size=micro_batch, workers=workers)
+        val_loader = Loader(
             val_set,
             ResumableSampler(len(val_set), shuffle=False, rank=rank, world_size=world_size),
             batch_size=micro_batch,

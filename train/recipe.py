@@ -100,10 +100,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         try:
-            given = {name: getattr(self, name) for name in _FIELDS}
-            for name, value in schema.parse_fields(Recipe, given).items():
+            given = {name: getattr(self, name) for name in _FIELDS if name not in PATHS}
+            found = schema.parse_fields(Recipe, given)
+            # A path may be of bytes that are no text.
+            paths = {name: value for name in PATHS if (value := getattr(self, name))}
+            found |= {name: os.path.expanduser(path) for name, path in paths.items()}
+            for name, value in found.items():
                 object.__setattr__(self, name, value)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             hint = "set it in the recipe, or by --set NAME=VALUE."
             raise RecipeError(str(error), hint) from error
         check_frame_counts(self.frame_counts)
@@ -122,14 +126,13 @@ class Recipe:
                 f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}",
                 "batch_size is what one optimiser step sees, in `accumulate` parts.",
             )
+        if not self.crop_scales:
+            raise RecipeError("crop_scales has no scale", "(1.0,) crops at full size.")
         if self.schedule == "one_cycle" and self.warmup_epochs:
             raise RecipeError(
                 "one_cycle has a rise of its own; warmup_epochs would cut into it",
                 "leave warmup_epochs out.",
             )
-        for name in PATHS:
-            if value := getattr(self, name):
-                object.__setattr__(self, name, os.path.expanduser(value))
         if self.scaled_to < self.size:
             raise RecipeError(
                 f"short_side {self.short_side} is below size {self.size}",

@@ -170,9 +170,9 @@ class RunParts:
             )
         try:
             saved = schema.parse(_Training, checkpoint.training)
+            then = DEFAULTS | schema.parse_fields(Recipe, saved.recipe)
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged: {error}", _START_ANEW) from error
-        then = DEFAULTS | saved.recipe
         differ = [
             f"{name} was {then.get(name)!r}, is {now!r}"
             for name, now in fields_of(recipe).items()
@@ -190,6 +190,7 @@ class RunParts:
         self.network.load_state_dict(checkpoint.network.state_dict())
         try:
             self.optimizer.load_state_dict(saved.optimizer)
+            _check_shapes(self.optimizer)
             self.schedule.load_state_dict(saved.schedule)
             self.scaler.load_state_dict(saved.scaler)
             if self.average is not None:
@@ -226,6 +227,14 @@ class RunParts:
         ]
         for group, rate in zip(self.optimizer.param_groups, schedule._last_lr, strict=True):
             group["lr"] = rate
+
+
+def _check_shapes(optimizer: torch.optim.Optimizer) -> None:
+    """Raise a ValueError unless what it keeps of each parameter is of that one's shape."""
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if torch.is_tensor(value) and value.dim() and value.shape != parameter.shape:
+                raise ValueError(f"{name} of the optimiser is of another network")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,12 +38,11 @@ def demo(output: Path, settings: dict[str, str]) -> None:
     """
     from ffn_edge.terminal import Terminal
 
-    click.echo("· import PyTorch", err=True)  # seconds, and half a minute for the first time
+    say = Terminal(stderr=True).say
+    say("· import PyTorch")  # seconds, and half a minute for the first time
     from ffn_edge.demo.page import write_page
     from ffn_edge.demo.pipeline import run_demo
 
-    console = Terminal(stderr=True)
-    say = console.say
     try:
         result = run_demo(output, say=say, settings=settings)
     except KeyboardInterrupt:

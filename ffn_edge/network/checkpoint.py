@@ -19,7 +19,7 @@ from ffn_edge import schema
 from ffn_edge.atomic import atomic_file
 from ffn_edge.bundle import MOST_SHORT_SIDE, Accuracy
 from ffn_edge.classes import read_classes
-from ffn_edge.errors import CheckpointError, reason_of
+from ffn_edge.errors import CheckpointError, FfnEdgeError, reason_of
 from ffn_edge.network import (
     ARCHITECTURES,
     FrameFlexibleNetwork,
@@ -155,10 +155,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"{path} is not an ffn-edge checkpoint",
             "a checkpoint of the paper's code is read by `ffn-edge import`.",
         )
-    if content.get("schema_version") != SCHEMA_VERSION:
+    version = content.get("schema_version")
+    if not isinstance(version, int) or version != SCHEMA_VERSION:
         raise CheckpointError(
-            f"{path} has schema version {content.get('schema_version')!r}; "
-            f"this release reads {SCHEMA_VERSION}",
+            f"{path} has schema version {version!r:.50}; this release reads {SCHEMA_VERSION}",
             "update ffn-edge.",
         )
     try:
@@ -177,9 +177,12 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         if len(said.card.classes) != said.num_classes:
             raise ValueError(f"it names {len(said.card.classes)} classes of {said.num_classes}")
         network.to_empty(device="cpu").load_state_dict(tensors)
-    except (ValueError, RuntimeError) as error:
+    except CheckpointError:
+        raise
+    except (FfnEdgeError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "message", None) or in_one_line(error)
         raise CheckpointError(
-            f"{path} does not hold a {content.get('architecture')!s:.50}: {in_one_line(error)}",
+            f"{path} does not hold a {content.get('architecture')!s:.50}: {reason}",
             "train or import it again.",
         ) from error
     return Checkpoint(network, said.card, said.training)

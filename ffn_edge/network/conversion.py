@@ -91,8 +91,12 @@ def specialize(
     unused: list[str] = []
     route = route or Route()
     layout = layout or ("clip" if _has_conv3d(module) else "frames")
-    if num_classes is None or branches is None:
+    try:
         network, graph = traced(module)
+    except NetworkError:
+        if num_classes is None or branches is None:
+            raise
+    else:
         if not isinstance(graph.output_node().args[0], fx.Node):  # but a tuple or a dict
             raise NetworkError(
                 f"what {type(module).__name__} gives is not one tensor",
@@ -153,17 +157,16 @@ def _in_training(module: nn.Module, evaluated: fx.Graph) -> tuple[int | str | No
     except NetworkError:  # only in evaluation must it be one that can be traced
         return None, []
     given: Any = graph.output_node().args[0]
-    if isinstance(given, fx.Node):
-        named = isinstance(given.target, type) and issubclass(given.target, tuple)
-        if not named:
-            return None, []
-        given = (*given.args, *given.kwargs.values())
+    if isinstance(given, fx.Node) and isinstance(given.target, type):
+        given = given.args if issubclass(given.target, tuple) else None
+    if not isinstance(given, tuple | list | dict):
+        return None, []
     places = given.items() if isinstance(given, dict) else enumerate(given)
     logits = _layers_behind(evaluated.output_node())
     found: list[int | str] = [
         place
         for place, node in places
-        if isinstance(node, fx.Node) and _layers_behind(node) == logits
+        if isinstance(node, fx.Node) and logits and _layers_behind(node) >= logits
     ]
     if len(found) != 1:
         raise NetworkError(

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ffn_edge.errors import printable
 from ffn_edge.option_types import UserPath
 from ffn_edge.runtime.doctor.examine import examine
 from ffn_edge.runtime.doctor.report import Report
@@ -57,9 +58,9 @@ def _table(report: Report) -> Table:
         table.add_section()
         table.add_row(Text(group.name, style="bold"))
         for line in group.lines:
-            found = Text(line.found)
+            found = Text(printable(line.found))
             if line.remedy:
-                found.append(f"\nRemedy: {line.remedy}", style="bold")
+                found.append(printable(f"\nRemedy: {line.remedy}"), style="bold")
             table.add_row(
                 f"  {line.name}",
                 Text(line.status, style=_STYLES[line.status]),

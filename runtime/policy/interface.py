@@ -154,7 +154,7 @@ class Sensed:
     fault: str | None = None
     temperature_c: Annotated[float, Between(-273.15)] | None = None
     zones_c: Mapping[str, float] = field(default_factory=dict)
-    over_current: int = 0
+    over_current: Count = 0
     throttled: str | None = None
 
 

@@ -131,7 +131,7 @@ def simulate(
         for course in courses:
             path = plot.with_stem(f"{plot.stem}-{course.name}")
             plot_course(course, path, spec=spec, miss_rate=comparison.miss_rates[0])
-            click.echo(f"wrote {path}", err=True)
+            console.say(f"wrote {path}")
 
 
 def _courses(names: str, hours: float | None) -> list[Course]:

@@ -116,6 +116,8 @@ def test_a_published_checkpoint_is_sent_to_the_import_command(tmp_path: Path) ->
     ("changes", "message"),
     [
         ({"schema_version": 2}, "schema version 2"),
+        ({"schema_version": torch.zeros(3)}, "schema version"),
+        ({"frame_counts": list(range(1, 4000))}, "does not hold a tsm_tiny: .*frame counts"),
         ({"architecture": "tsm_resnet18"}, "does not hold a tsm_resnet18: .*body.conv1.weight"),
         ({"architecture": "tsm_resnet19"}, "no architecture 'tsm_resnet19'"),
         ({"num_classes": 6}, "does not hold a tsm_tiny: .*fc.linear"),

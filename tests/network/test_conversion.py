@@ -470,6 +470,37 @@ def test_of_what_a_network_gives_in_training_the_logits_are_learned_from(
     assert all(torch.equal(logits[t], expected[t]) for t in (1, 2))
 
 
+def test_side_outputs_are_found_where_classes_and_branches_are_named() -> None:
+    model = network.specialize(
+        SideOutputs(lambda logits, side: (logits, side)), (1, 2), num_classes=5, branches=[]
+    )
+    logits = model.train()({t: torch.randn(2, t, 3, 8, 8) for t in (1, 2)})
+    assert logits[2].shape == (2, 5)
+
+
+def test_a_layer_of_training_alone_hides_no_logits() -> None:
+    class Dropping(SideOutputs):
+        def forward(self, x: Tensor) -> object:
+            if self.training:
+                x = self.dropout(x)
+            return super().forward(x)
+
+    plain = Dropping(lambda logits, side: (logits, side))
+    plain.dropout = nn.Dropout(0.1)
+    model = network.specialize(plain, (1, 2)).train()
+    assert model(torch.randn(2, 2, 3, 8, 8)).shape == (2, 5)
+
+
+def test_a_network_that_gives_nothing_in_training_is_specialised() -> None:
+    class Keeping(SideOutputs):
+        def forward(self, x: Tensor) -> object:
+            given = super().forward(x)
+            return None if self.training else given
+
+    model = network.specialize(Keeping(lambda logits, side: logits), (1, 2)).eval()
+    assert model(torch.randn(2, 2, 3, 8, 8)).shape == (2, 5)
+
+
 @pytest.mark.parametrize("give", [lambda logits, side: (side, side), lambda *both: (both[0],) * 2])
 def test_a_network_whose_logits_cannot_be_told_in_training_is_refused(
     give: Callable[[Tensor, Tensor], object],

@@ -396,7 +396,7 @@ def test_until_takes_a_time_or_a_length(hours: str) -> None:
         assert 0 < found <= 24 * 3600
 
 
-@pytest.mark.parametrize("text", ["", "soon", "25:00", "0s", "-5m", "5 m", "inf"])
+@pytest.mark.parametrize("text", ["", "soon", "25:00", "0s", "-5m", "5 m", "inf", "9" * 400 + "h"])
 def test_until_refuses_what_is_no_time(text: str) -> None:
     with pytest.raises(click.BadParameter):
         seconds_until(None, None, text)  # type: ignore[arg-type]

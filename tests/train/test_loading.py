@@ -26,7 +26,6 @@ from ffn_edge.train.loading import (
     BrokenVideos,
     Loader,
     ResumableSampler,
-    make_loader,
     to_model_input,
 )
 from ffn_edge.video import VideoWriter
@@ -64,7 +63,7 @@ def batches(list_file: Path, *, workers: int = 0, train: bool = True) -> list[Ba
     """Two epochs of batches of 3."""
     videos = dataset(list_file, train=train)
     sampler = ResumableSampler(len(videos), shuffle=train)
-    loader = make_loader(videos, sampler, batch_size=3, workers=workers)
+    loader = Loader(videos, sampler, batch_size=3, workers=workers)
     made: list[Batch] = []
     for epoch in range(2):
         sampler.start(epoch)
@@ -75,7 +74,7 @@ def batches(list_file: Path, *, workers: int = 0, train: bool = True) -> list[Ba
 def loader(videos: VideoDataset, *, workers: int) -> Loader:
     """Batches of 3, in the order of the list."""
     sampler = ResumableSampler(len(videos), shuffle=False)
-    return make_loader(videos, sampler, batch_size=3, workers=workers)
+    return Loader(videos, sampler, batch_size=3, workers=workers)
 
 
 def same(left: list[Batch], right: list[Batch]) -> bool:
@@ -217,14 +216,14 @@ PASSES = """
 import sys
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
-from ffn_edge.train.loading import ResumableSampler, make_loader
+from ffn_edge.train.loading import ResumableSampler, Loader
 
 if __name__ == "__main__":
     videos = VideoDataset(
         sys.argv[1], (2, 4), classes=tuple("abcdefghij"), facts=dataset_facts("custom"),
         train=False, size=24, short_side=28,
     )
-    loader = make_loader(videos, ResumableSampler(len(videos)), batch_size=3, workers=2)
+    loader = Loader(videos, ResumableSampler(len(videos)), batch_size=3, workers=2)
     while True:
         assert sum(len(batch.labels) for batch in loader) == 10
         print("passed", flush=True)
@@ -301,7 +300,7 @@ def test_batches_after_an_interruption_are_those_that_would_have_come(list_file:
     videos = dataset(list_file)
     sampler = ResumableSampler(len(videos))
     sampler.start(1, position=2 * 3)
-    resumed = list(make_loader(videos, sampler, batch_size=3, workers=0))
+    resumed = list(Loader(videos, sampler, batch_size=3, workers=0))
     assert same(resumed, batches(list_file)[5:])
 
 

@@ -440,6 +440,7 @@ def last(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"epoch_steps": 0},
         {"recipe": []},
         {"recipe": {}},
+        {"recipe": {"epochs": "x"}},
         {"accuracy": {4: {"top1": float("nan"), "top5": 0.5, "clips": 12}}},
         {"optimizer": {}},
         {"optimizer": {"state": {}, "param_groups": []}},

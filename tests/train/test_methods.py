@@ -170,7 +170,7 @@ def test_there_must_be_a_run_to_resume_and_one_of_the_method(quick: Recipe, tmp_
         ({"without": ("xy",)}, "no method without 'xy'"),
         ({"sampling": "mixed", "frame_counts": (4,)}, "two frame counts"),
         ({"low_share": 1.5}, "low_share is 1.5"),
-        ({"without": (1,)}, "without is"),
+        ({"without": (1,)}, "without"),
         ({"seed": -1}, "seed is -1"),
     ],
 )
