@@ -21,7 +21,7 @@ from ffn_edge.runtime.calibration import load_calibration
 from ffn_edge.runtime.engine import EngineOptions, cpu_backend, open_engines
 from ffn_edge.runtime.policy.interface import Decision, Limits
 from ffn_edge.runtime.power.ina import InaMeter
-from ffn_edge.runtime.power.meter import Averaging, PowerReading
+from ffn_edge.runtime.power.meter import Averaging, NullMeter, PowerReading
 from ffn_edge.runtime.power_profile import PowerProfile
 from ffn_edge.runtime.profile import Latency, save_profile
 from ffn_edge.runtime.run import (
@@ -254,6 +254,17 @@ def test_power_of_another_meters_scope_is_not_used_and_said(
         assert all(power_w is not None and power_w < 0.1 for power_w in powers)
     else:
         assert (setting.idle_w, powers) == (None, {None})
+
+
+def test_without_a_meter_the_profiles_power_is_told_where_no_budget_needs_one(
+    profiled: Bundle, board: Path
+) -> None:
+    said: list[str] = []
+    with open_engines(profiled, ENGINES) as engines:
+        setting = learn_setting(
+            profiled, engines, said.append, meter=NullMeter({}), needs_power=False, root=board
+        )
+    assert (said, setting.idle_w) == ([], 3.0)
 
 
 def test_power_of_the_same_scope_is_used(profiled: Bundle, board: Path) -> None:
