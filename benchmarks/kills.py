@@ -100,7 +100,7 @@ def works(shared: Path) -> list[Work]:
             "export --into",
             lambda f: small(0, f),
             lambda f: update_bundle(small_network(), card(), f / "bundle", (12,)),
-            _bundle,
+            _served,
         ),
         Work("checkpoint", lambda f: _save(0, f), lambda f: _save(1, f), _checkpoint),
         Work("profile", lambda f: _profile(1.0, f), lambda f: _profile(2.0, f), _latency),
@@ -121,6 +121,12 @@ def works(shared: Path) -> list[Work]:
 
 def _bundle(folder: Path) -> str:
     return Bundle.load(folder / "bundle").identity
+
+
+def _served(folder: Path) -> str:
+    """What is served; the files of a frame count that is replaced have other names."""
+    subs = Bundle.load(folder / "bundle").manifest.sub_networks
+    return str({frames: sub.composed_sha256 for frames, sub in subs.items()})
 
 
 def _save(seed: int, folder: Path) -> None:
@@ -376,7 +382,7 @@ class Bench:
             faults.append(f"the next run fails: {_plain(said)}")
         elif self._state(self._place)[1] != self.after:
             faults.append("the next run does not make the new")
-        if litter := _names(self._place) - self._files:
+        if litter := _names(self._place) - self._files - _named(self._place):
             faults.append(f"left lying: {sorted(_plain(each) for each in litter)[0]}")
         return os.WIFSIGNALED(status), faults
 
@@ -397,6 +403,13 @@ def _names(folder: Path) -> set[str]:
     """Return all names below a folder; those of TensorBoard tell a time, and are left out."""
     names = {str(each.relative_to(folder)) for each in folder.rglob("*")}
     return {name for name in names if "tfevents" not in name}
+
+
+def _named(folder: Path) -> set[str]:
+    """Return the files that a bundle names: those of a frame count that is replaced are others."""
+    with contextlib.suppress(FfnEdgeError):
+        return {f"bundle/{name}" for name in Bundle.load(folder / "bundle").manifest.files}
+    return set()
 
 
 def _plain(text: str) -> str:
