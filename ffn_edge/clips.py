@@ -55,7 +55,7 @@ def read_checked_list(
         frame_pattern: see `open_video`.
 
     Raises:
-        DataError: see `read_list`; or not one of those few can be read.
+        DataError: see `read_list`; or more than half of those few cannot be read.
     """
     videos = read_list(list_file, num_classes=num_classes, root=root)
     few = videos[:: math.ceil(len(videos) / _OPENED)]
@@ -66,10 +66,10 @@ def read_checked_list(
                 next(iter(reader))
         except (VideoError, OSError) as error:
             broken.append(getattr(error, "message", str(error)))
-    if len(broken) == len(few):
+    if len(broken) > len(few) / 2:
         named = f", with its images named {frame_pattern}" if frame_pattern else ""
         raise DataError(
-            f"{list_file}: {counted(len(few), 'video')} tried, and none can be read: "
+            f"{list_file}: of {counted(len(few), 'video')} tried, {len(broken)} cannot be read: "
             f"{'; '.join(broken[:3])}" + ("; …" if len(broken) > 3 else ""),
             "copy them again; or is this the list of another data set? A line has a number of "
             f"frames if, and only if, it names a folder of images{named}.",
