@@ -29,7 +29,7 @@ class FfnEdgeError(Exception):
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        self.message = printable(message)
+        self.message = printable(message).replace("\n", r"\n")  # a name may have one
         self.hint = printable(hint)
         super().__init__(self.message)
 

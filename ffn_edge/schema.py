@@ -122,7 +122,9 @@ class Format(Generic[T]):
         """
         try:
             text = read_text(path)
-        except (OSError, UnicodeError) as failure:
+        except UnicodeError as failure:
+            raise self.error(f"{path} is no text in UTF-8", self.hint) from failure
+        except OSError as failure:
             message = f"{path} cannot be read: {reason_of(failure)}"
             if missing and isinstance(failure, FileNotFoundError):
                 message = missing
@@ -181,8 +183,7 @@ def _wrong(value: object, name: str, wanted: str) -> ValueError:
 
 
 def _number(kind: type[int] | type[float], bounds: Between) -> _Parser:
-    least = max(bounds.least, -_MOST_WHOLE - 1) if kind is int else bounds.least
-    most = min(bounds.most, _MOST_WHOLE) if kind is int else bounds.most
+    least, most = bounds.least, bounds.most
     kinds = int if kind is int else int | float
     wanted = "a whole number" if kind is int else "a number"
     if bounds.least == _LEAST_ABOVE_0:
@@ -193,6 +194,8 @@ def _number(kind: type[int] | type[float], bounds: Between) -> _Parser:
         wanted += f" and at most {bounds.most:g}"
 
     def parser(value: object, name: str) -> int | float:
+        if kind is int and isinstance(value, int) and not -_MOST_WHOLE <= value <= _MOST_WHOLE:
+            raise _wrong(value, name, "a whole number of 64 bits")
         # True is 1 to Python. What is not a number is in no bounds.
         if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
             raise _wrong(value, name, wanted)

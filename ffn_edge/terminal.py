@@ -26,4 +26,4 @@ class Terminal(Console):
 
     def say(self, text: str) -> None:
         """Print a line, unbroken however long it is: paths in it can be copied."""
-        self.print(text, soft_wrap=True)
+        self.print(text.replace("\n", r"\n"), soft_wrap=True)

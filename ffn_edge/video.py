@@ -13,6 +13,7 @@ import functools
 import itertools
 import math
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from fractions import Fraction
@@ -98,7 +99,7 @@ class VideoReader:
         if first is None:
             raise VideoError(
                 f"{self.path} holds no frame that can be decoded as {self._codec}",
-                f"copy or record it again; `ffprobe {self.path}` tells what is wrong with it.",
+                f"copy or record it again; {self._probe} tells what is wrong with it.",
             )
         self._first_pass: Iterator[Any] | None = itertools.chain([first], pictures)
         # Asked of one picture only: one that was asked lives until Python looks for cycles.
@@ -260,7 +261,7 @@ class VideoReader:
         if stream.codec_context is None:
             raise VideoError(
                 f"{self.path} is of a codec that this FFmpeg cannot decode",
-                f"`ffprobe {self.path}` names it; encode the video again, for example as H.264.",
+                f"{self._probe} names it; encode the video again, for example as H.264.",
             )
         if stream.width * stream.height > _MOST_PIXELS:
             raise VideoError(
@@ -272,10 +273,15 @@ class VideoReader:
             raise self._unreadable()
         return stream
 
+    @property
+    def _probe(self) -> str:
+        """The command that tells more of the file."""
+        return f"`ffprobe {shlex.quote(str(self.path))}`"
+
     def _unreadable(self) -> VideoError:
         return VideoError(
             f"{self.path} cannot be read as a video: it is cut off, damaged, or no video",
-            f"copy or download it again; `ffprobe {self.path}` tells what is wrong with it.",
+            f"copy or download it again; {self._probe} tells what is wrong with it.",
         )
 
     def _decode(self) -> Iterator[Any]:

@@ -253,10 +253,10 @@ def _learn_confidence(frames: int, answers: Logits, labels: Labels) -> Confidenc
     right, loss = accuracy(answers, labels), log_loss(answers * scale, labels)
     if not (scale > 0 and len(labels) * (math.log(classes) - loss) > _LEAST_GAIN):
         raise FfnEdgeError(
-            f"the answers of {frames} frames say nothing of the labels that chance would not: they "
-            f"are right for {right:.1%} of {len(labels)} clips of {classes} classes",
-            "does the list belong to this bundle? Its labels are numbers of the bundle's classes, "
-            "in their order. If it does, take more clips.",
+            f"the answers of {frames} frames, right for {right:.1%} of {len(labels)} clips of "
+            f"{classes} classes, cannot be told from chance",
+            "take more clips; or does the list belong to this bundle? Its labels are numbers of "
+            "the bundle's classes, in their order.",
         )
     return Confidence(
         temperature=float(1 / scale),

@@ -70,12 +70,15 @@ class LimitsFile:
             raise FfnEdgeError(message, example) from error
         except ValueError as error:
             raise FfnEdgeError(f"{self._path} is not JSON: {error}", example) from error
-        if not isinstance(raw, dict) or not set(raw) <= set(_CHANGEABLE):
+        if not isinstance(raw, dict):
+            raise FfnEdgeError(f"{self._path} holds no JSON object", example)
+        if not set(raw) <= set(_CHANGEABLE):
             raise FfnEdgeError(f"{self._path} may hold {', '.join(_CHANGEABLE)} only", example)
         try:
             return schema.parse(Limits, dataclasses.asdict(self._base) | raw)
-        except ValueError as error:
-            raise FfnEdgeError(f"{self._path}: {error}", example) from error
+        except (ValueError, FfnEdgeError) as error:
+            reason = getattr(error, "message", error)
+            raise FfnEdgeError(f"{self._path}: {reason}", example) from error
 
 
 def describe(limits: Limits) -> str:

@@ -38,7 +38,7 @@ class LineFile:
             with written(self._target):
                 self._target.parent.mkdir(parents=True, exist_ok=True)
                 self._file: TextIO = self._stack.enter_context(
-                    open(self._target, "w", encoding="utf-8")
+                    open(self._target, "w", encoding="utf-8", errors="surrogateescape")
                 )
         else:
             self._file = self._target

@@ -117,7 +117,7 @@ class LiveView:
         budget = f" of {limits.power_w:g} W" if limits.power_w else ""
         heat = "" if sensed.temperature_c is None else f"   {sensed.temperature_c:.0f} °C"
         head = Text.assemble(
-            f"{result.source}  {result.time_s:8.2f} s   ",
+            f"{printable(result.source)}  {result.time_s:8.2f} s   ",
             (f"{result.frames} frames", "bold cyan"),
             "   ",
             (f"{result.latency_ms:.1f} ms{deadline}", "bold red" if result.missed else "green"),

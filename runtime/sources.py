@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Protocol
 
 from ffn_edge.camera import Camera, is_camera
-from ffn_edge.errors import VideoError, printable
+from ffn_edge.errors import VideoError
 from ffn_edge.frame_folder import FrameFolder
 from ffn_edge.video import UNSTATED_FPS, VideoReader
 from ffn_edge.video import Frame as Frame
@@ -56,7 +56,7 @@ class VideoStream:
     comes_back = False
 
     def __init__(self, path: Path, *, realtime: bool = False) -> None:
-        self.name = printable(str(path))
+        self.name = str(path)
         self.live = realtime
         self._reader = VideoReader(path)
 
@@ -103,7 +103,7 @@ class FolderStream:
             fps: frames a second, which images do not state.
             realtime: see `VideoStream`.
         """
-        self.name = printable(str(folder))
+        self.name = str(folder)
         self.live = realtime
         self.fps = fps
         self._folder = folder

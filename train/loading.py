@@ -169,7 +169,7 @@ class Loader:
             for keys in self._keys():
                 yield _batch(stack([self._dataset[key] for key in keys]))
             return
-        while len(self._processes) < self._workers:
+        while len(self._processes) < min(self._workers, len(self)):
             self._processes.append(_LoaderProcess(self._dataset))
         for process in self._processes:
             process.forget()

@@ -270,8 +270,12 @@ def train(
                     if not math.isfinite(values["loss"]):
                         raise RecipeError(
                             f"the loss is {values['loss']} at step {state.step}",
-                            "lower learning_rate or set clip_gradient; last.pt holds the run "
-                            "before it diverged.",
+                            "lower learning_rate or set clip_gradient"
+                            + (
+                                "; last.pt holds the run before."
+                                if (folder / LAST).exists()
+                                else "."
+                            ),
                         )
                     log.step(state.step, epoch, {**values, "learning_rate": rate})
                     state = dataclasses.replace(

@@ -65,7 +65,7 @@ class Recipe:
     size: Annotated[int, Between(1, 4096)] = 224
     short_side: Positive | None = None
     crop_scales: tuple[Annotated[float, Between(1e-3, 1)], ...] = MULTI_SCALE
-    cache_gib: NotNegative = 0.0
+    cache_gib: Annotated[float, Between(0, 1e6)] = 0.0
     max_broken_share: Share = 0.05
 
     distillation_weight: NotNegative = 1.0

@@ -100,7 +100,7 @@ def test_a_bundle_of_one_frame_count_has_no_cascade(bundle: Bundle, labels: Labe
 def test_labels_of_another_set_are_refused(
     bundle: Bundle, logits: dict[int, Logits], labels: Labels
 ) -> None:
-    with pytest.raises(FfnEdgeError, match="say nothing of the labels") as caught:
+    with pytest.raises(FfnEdgeError, match="told from chance") as caught:
         calibrate(bundle, {t: -each for t, each in logits.items()}, labels)
     assert "belong to this bundle" in caught.value.hint
 
@@ -110,12 +110,12 @@ def test_random_labels_are_refused(bundle: Bundle, clips: int, classes: int) -> 
     rng = np.random.default_rng(0)
     for _ in range(100):
         answers = rng.normal(scale=5.0, size=(clips, classes))
-        with pytest.raises(FfnEdgeError, match="say nothing of the labels"):
+        with pytest.raises(FfnEdgeError, match="told from chance"):
             calibrate(bundle, {2: answers}, rng.integers(classes, size=clips))
 
 
 def test_answers_that_are_all_the_same_are_refused(bundle: Bundle, labels: Labels) -> None:
-    with pytest.raises(FfnEdgeError, match="say nothing of the labels"):
+    with pytest.raises(FfnEdgeError, match="told from chance"):
         calibrate(bundle, {2: np.ones((CLIPS, CLASSES))}, labels)
 
 
@@ -194,7 +194,7 @@ def test_a_file_that_is_no_calibration_is_refused(bundle: Bundle, text: str) -> 
 
 def test_a_file_that_is_no_text_is_refused(bundle: Bundle) -> None:
     (bundle.path / CALIBRATION).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(FfnEdgeError, match="cannot be read"):
+    with pytest.raises(FfnEdgeError, match=r"cannot be read|no text"):
         load_calibration(bundle)
 
 

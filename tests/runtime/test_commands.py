@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +87,20 @@ def test_a_run_that_is_cut_off_answers_for_what_it_saw(
     )
     assert f"{video}: red" in result.stderr
     assert len(table.read_text().splitlines()) == 2
+
+
+def test_a_files_name_is_itself_for_programs_and_safe_for_people(
+    bundle: Bundle, video: Path, tmp_path: Path
+) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff\x1b[31m\n[b].mp4"))
+    shutil.copy(video, odd)
+    table = tmp_path / "answers.csv"
+    result = invoke(run, bundle.path, "--source", odd, "--csv", table, "--json")
+    summary = json.loads(result.stdout.splitlines()[-1])["summary"]
+    assert [Path(answer["video"]) for answer in summary["answers"]] == [odd]
+    with open(table, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        assert Path(next(iter(csv.DictReader(file)))["video"]) == odd
+    assert r"a?\x1b[31m\n[b].mp4: " in result.stderr
 
 
 def test_run_plays_a_folder_of_images_at_the_given_rate(bundle: Bundle, tmp_path: Path) -> None:

@@ -334,6 +334,12 @@ def test_samples_that_could_not_be_read_are_left_out_of_a_batch_and_named() -> N
     assert stacked.broken == ("bad.mp4", "cut.mp4")
 
 
+def test_there_are_no_more_processes_than_batches(list_file: Path) -> None:
+    videos = dataset(list_file, train=False)
+    batches = Loader(videos, ResumableSampler(len(videos)), batch_size=len(videos), workers=8)
+    assert len(list(batches)) == len(batches._processes) == 1
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_batch_of_which_nothing_could_be_read_is_empty(list_file: Path, workers: int) -> None:
     file = list_file.parent / "lost.mp4"
