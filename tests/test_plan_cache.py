@@ -148,7 +148,7 @@ def another_schema(plan: Path, sidecar: Path) -> None:
         (remove_sidecar, "the sidecar of a plan, is missing"),
         (edit, "another plan"),
         (drop_a_field, "deviation is missing"),
-        (garble, "cannot be read"),
+        (garble, "no text"),
         (another_schema, "schema version 9; this release reads 2"),
     ],
 )

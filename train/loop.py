@@ -268,14 +268,11 @@ def train(
                         average.update_parameters(network)
                     values = {name: _number(value) for name, value in sums.items()}
                     if not math.isfinite(values["loss"]):
+                        kept = (folder / LAST).exists()
                         raise RecipeError(
                             f"the loss is {values['loss']} at step {state.step}",
                             "lower learning_rate or set clip_gradient"
-                            + (
-                                "; last.pt holds the run before."
-                                if (folder / LAST).exists()
-                                else "."
-                            ),
+                            + ("; last.pt holds the run before." if kept else "."),
                         )
                     log.step(state.step, epoch, {**values, "learning_rate": rate})
                     state = dataclasses.replace(
