@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from ffn_edge.counted import counted
-from ffn_edge.errors import VideoError
+from ffn_edge.errors import VideoError, printable
 from ffn_edge.runtime.session import Result
 
 _BIN = math.log(1.01)  # latencies are counted in bins of 1 %
@@ -82,7 +82,7 @@ class Summary:
 
     def skip(self, name: str, error: VideoError) -> None:
         """Note a video that was skipped."""
-        self._skipped.append(f"{name}: {error.message}")
+        self._skipped.append(f"{printable(name)}: {error.message}")
 
     def fields(self) -> dict[str, Any]:
         """Return all figures, ready for JSON."""

@@ -119,3 +119,9 @@ def test_a_name_with_brackets_is_shown_and_one_is_singular() -> None:
     shown = console.file.getvalue()
     assert "q[/x] [hd].mp4: it is empty" in shown
     assert "1 inference ·" in shown
+
+
+def test_what_was_skipped_shows_no_user_and_password() -> None:
+    summary = Summary()
+    summary.skip("rtsp:/me:hunter2@host/live", VideoError("no video"))
+    assert "hunter2" not in str(summary.fields())
