@@ -398,7 +398,8 @@ def odd_file(path: Path, rng: Random) -> str:
         path.symlink_to("elsewhere")
         return kind
     if kind == "unreadable":
-        path.chmod(0)
+        if not path.is_symlink():  # of a mutation before this one, to a device
+            path.chmod(0)
         return kind
     if path.is_dir() and not path.is_symlink():  # of a mutation before this one
         return kind
