@@ -14,7 +14,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -67,9 +67,8 @@ def main() -> None:
 
 
 @contextmanager
-def camera(rate: float, seconds: float) -> Iterator[tuple[str, list[list[float]]]]:
-    """Run a camera; yield its URL, and for each client when it was sent each picture."""
-    pictures = [picture(number) for number in range(min(1 << _BITS, int(rate * seconds)))]
+def camera(pictures: Iterable[bytes], rate: float) -> Iterator[tuple[str, list[list[float]]]]:
+    """Run a camera of JPEG pictures; yield its URL, and for each client when each was sent."""
     sent_s: list[list[float]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -114,7 +113,8 @@ def ages(seconds: float, rate: float, handling_s: float) -> Table:
     for heading in ("", "mean", "95 %", "most", "dropped"):
         table.add_column(heading, justify="right" if heading else "left")
     for label, watch in (("the newest first", watch_newest), ("each in its turn", watch_all)):
-        with camera(rate, seconds + 5) as (url, sent_s):
+        pictures = [picture(n) for n in range(min(1 << _BITS, int(rate * (seconds + 5))))]
+        with camera(pictures, rate) as (url, sent_s):
             taker = Taker(sent_s, handling_s)
             dropped = watch(CameraStream(url), taker, seconds)
         # Without the first second, which begins with what came while the camera was opened.

@@ -12,22 +12,19 @@ what an allocator may take in one step, and no slope. Exit code 1: missed.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import click
 import numpy as np
-from live import picture
+from live import camera, picture
 from machine import describe_machine
 from rich.console import Console
 from samples import card, small_network
@@ -47,38 +44,6 @@ class Sample:
     rss_kb: int
     threads: int
     files: int
-
-
-@contextmanager
-def endless_camera(rate: float) -> Iterator[str]:
-    """Run a camera that shows numbers; yield its URL."""
-    pictures = [picture(number) for number in range(64)]
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "multipart/x-mixed-replace;boundary=frame")
-            self.end_headers()
-            start = time.monotonic()
-            number = 0
-            try:
-                while True:
-                    time.sleep(max(0.0, start + number / rate - time.monotonic()))
-                    jpeg = pictures[number % len(pictures)]
-                    head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-                    self.wfile.write(b"--frame\r\n" + head.encode() + jpeg + b"\r\n")
-                    number += 1
-            except OSError:
-                pass
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/camera"
-        server.shutdown()
 
 
 def sample(pid: int, time_s: float) -> Sample:
@@ -112,7 +77,8 @@ def main(minutes: float, rate: float) -> None:
     os.environ["no_proxy"] = "127.0.0.1"  # FFmpeg would ask one
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{describe_machine()}; load {os.getloadavg()[0]:.1f}\n")
-    with tempfile.TemporaryDirectory() as name, endless_camera(rate) as url:
+    pictures = itertools.cycle([picture(number) for number in range(64)])  # without an end
+    with tempfile.TemporaryDirectory() as name, camera(pictures, rate) as (url, _):
         folder = Path(name)
         (folder / "no-sensors").mkdir()
         export_bundle(small_network(), card(), folder / "bundle")
