@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -192,3 +193,25 @@ def test_a_missing_library_is_an_error_with_the_extra_that_brings_it(
     assert "which is not installed" in process.stderr
     assert 'pip install "ffn-edge[' in process.stderr
     assert "Traceback" not in process.stderr
+
+
+# To read JSON, to read files, to print tables and lines, to tell of names beside the results.
+@pytest.mark.parametrize(
+    ("owner", "pattern"),
+    [
+        ("schema.py", r"json\.load"),
+        (
+            "regular_file.py",
+            r"\.read_(text|bytes)\(|fromfile\(|([^.\w]|os\.fd)open\([^)]*\"rb?\"",
+        ),
+        ("terminal.py", r"import Console"),
+        ("cli.py", r"click\.echo\(f\"|, err=True"),
+    ],
+)
+def test_one_module_alone_does_it(owner: str, pattern: str) -> None:
+    found = {
+        file.name
+        for file in MODULES.values()
+        if re.search(pattern, file.read_text(encoding="utf-8"))
+    }
+    assert found == {owner}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import socket
 import struct
 import zlib
@@ -125,11 +124,3 @@ def test_every_reader_refuses_it_and_none_waits(
     with pytest.raises(FfnEdgeError) as caught:
         read(tmp_path / name)
     assert caught.value.hint
-
-
-def test_no_other_module_reads_a_file() -> None:
-    product = Path(__file__).parents[1]
-    methods = re.compile(r"\.read_(text|bytes)\(|fromfile\(|[^.\w]open\([^)]*\"rb?\"")
-    for room in ("ffn_edge", "train", "export", "runtime"):
-        for file in (product / room).rglob("*.py"):
-            assert not methods.search(file.read_text(encoding="utf-8")), file

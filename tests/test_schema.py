@@ -174,14 +174,3 @@ def test_a_file_that_cannot_be_read_is_told_from_one_that_is_missing(tmp_path: P
         (tmp_path / "some.json").write_bytes(content)
         with pytest.raises(BundleError, match=r"some\.json"):
             FORMAT.read(tmp_path / "some.json", missing="nothing here")
-
-
-def test_no_other_module_reads_json() -> None:
-    product = Path(__file__).parents[1]
-    readers = [
-        file.name
-        for room in ("ffn_edge", "train", "export", "runtime")
-        for file in (product / room).rglob("*.py")
-        if "json.load" in file.read_text(encoding="utf-8")
-    ]
-    assert readers == ["schema.py"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pytest
 from rich.table import Table
@@ -45,23 +44,3 @@ def test_a_line_is_never_broken() -> None:
     file = io.StringIO()
     Terminal(file=file, width=20).say("a/" * 100)
     assert file.getvalue() == "a/" * 100 + "\n"
-
-
-def test_nothing_else_tells_people_of_names() -> None:
-    product = Path(__file__).parents[1]
-    for room in ("ffn_edge", "train", "export", "runtime"):
-        for file in (product / room).rglob("*.py"):
-            text = file.read_text(encoding="utf-8")
-            if file.name != "cli.py":
-                assert 'click.echo(f"' not in text and ", err=True" not in text, file
-
-
-def test_there_is_no_other_console() -> None:
-    product = Path(__file__).parents[1]
-    users = [
-        file.name
-        for room in ("ffn_edge", "train", "export", "runtime")
-        for file in (product / room).rglob("*.py")
-        if "import Console" in file.read_text(encoding="utf-8")
-    ]
-    assert users == ["terminal.py"]
