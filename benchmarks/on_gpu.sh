@@ -19,17 +19,20 @@
 #
 # Needs: Linux on x86-64, an NVIDIA driver with CUDA 12 or 13 and nvidia-smi; Python with torch,
 # torchvision, numpy, opencv, onnx, onnxscript, onnxruntime, safetensors, filelock, click, rich,
-# tensorboard, scikit-image, nvidia-ml-py, pytest, pip. ffn-edge itself need not be installed, and
+# tensorboard, scikit-image, av, nvidia-ml-py, pytest, pip. ffn-edge itself need not be installed, and
 # there need be no network. Environment:
 #   PYTHON           the interpreter        (.venv/bin/python if it is there, else python3)
 #   OUT              logs, a file a part    (on_gpu_results)
 #   FFN_EDGE_WHEELS  what to install        (wheels); compiling PyCUDA needs g++ and CUDA's headers
+#   FFN_EDGE_SITE    where to install it    (a temporary folder); kept, and used as it is found
 #
 # Fetch the wheels elsewhere, here for Python 3.12 (without them, `driver` and `rtx` do not run):
 #   pip download --no-deps --no-binary pycuda -d wheels pycuda==2026.1
 #   pip download --no-deps -d wheels --only-binary=:all: --python-version 3.12 \
 #       --platform manylinux_2_28_x86_64 tensorrt-rtx-cu13-{libs,bindings}==1.7.1.116
 #   pip wheel --no-deps -w wheels tensorrt-rtx-cu13==1.7.1.116
+#   pip download --no-deps -d wheels --only-binary=:all: --python-version 3.12 \
+#       --platform manylinux_2_28_x86_64 av==18.1.0    # if it is not there
 # A wheel too large to carry may come in parts: split -b 60m NAME.whl NAME.whl.part-
 #
 # The exit code is 0 if all that was expected came true.
@@ -65,8 +68,10 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 export OUT="${OUT:-on_gpu_results}" FFN_EDGE_WHEELS="${FFN_EDGE_WHEELS:-wheels}"
 mkdir -p "$OUT"
-FFN_EDGE_SITE="$(mktemp -d)"
-trap 'rm -rf "$FFN_EDGE_SITE"' EXIT
+if [ -z "${FFN_EDGE_SITE:-}" ]; then
+    FFN_EDGE_SITE="$(mktemp -d)"
+    trap 'rm -rf "$FFN_EDGE_SITE"' EXIT
+fi
 export FFN_EDGE_SITE PYTHONPATH="$FFN_EDGE_SITE:$PWD" PYTHONUNBUFFERED=1
 export PATH="/usr/local/cuda/bin:$PATH"
 

@@ -144,7 +144,10 @@ class Device:
         self._stream = None
         if self._context is not None:
             self._quietly(self._context.pop)
-            self._context = None  # releases the primary context
+            # PyCUDA's destructor does not release a primary context (C++ calls the base class's
+            # `detach_internal` there), so that its memory stays taken: seen on an H200.
+            self._quietly(self._context.detach)
+            self._context = None
 
     @contextmanager
     def on_this_thread(self) -> Iterator[None]:

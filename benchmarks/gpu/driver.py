@@ -105,6 +105,7 @@ def a_context_is_current_once_it_is_pushed(bench: Bench) -> str:
     assert bench.cuda.Context.get_device() == bench.cuda.Device(0)
     bench.cuda.Stream().synchronize()
     bench.cuda.Context.pop()
+    context.detach()
     return said
 
 
@@ -135,7 +136,7 @@ def a_primary_context_is_one(bench: Bench) -> str:
         result = np.zeros(8, np.uint8)
         cuda.memcpy_dtoh(result, memory)
         cuda.Context.pop()
-        del second
+        second.detach()
         first.push()
         memory.free()
     assert result.tolist() == list(range(8))
@@ -705,6 +706,7 @@ def opened(bench: Bench) -> Iterator[Any]:
         yield context
     finally:
         bench.cuda.Context.pop()
+        context.detach()  # dropping it would release nothing
 
 
 def _marked(bench: Bench, stream: Any) -> Any:

@@ -92,7 +92,8 @@ class Context:
     _machine: Machine
 
     def __del__(self) -> None:
-        if getattr(self, "_valid", False):
+        # A primary context that is dropped is not released: its destructor calls the base class's.
+        if getattr(self, "_valid", False) and not self._cuda.primary:
             self._machine.driver.detach(self)
 
     def __eq__(self, other: object) -> bool:
