@@ -371,17 +371,15 @@ def _micro_batch(recipe: Recipe, processes: Processes) -> int:
 def _order(recipe: Recipe, processes: Processes, dtype: torch.dtype) -> Order:
     """Choose the order of the frame counts' passes; all are equal to rounding.
 
-    On a CPU as measured by benchmarks/training_step.py: in float32 one after the other, backward
-    pass included; in half precision, where each forward pass casts the weights anew, with one
-    backward pass. On a GPU one call launches a third of the kernels; that was reasoned, not
-    measured.
+    One after the other, backward pass included, is fastest and takes least memory: on a CPU in
+    float32 (benchmarks/training_step.py) and on an H200 in bfloat16 (benchmarks/gpu/step.py). In
+    half precision on a CPU each forward pass casts the weights anew, and one backward pass is
+    faster; several processes exchange gradients once.
     """
-    together = recipe.together
-    if together is None:
-        together = processes.device.type == "cuda"
-    if together:
+    if recipe.together:
         return "together"
-    return "each" if processes.world_size == 1 and dtype is torch.float32 else "joint"
+    is_cast = processes.device.type == "cpu" and dtype is not torch.float32
+    return "joint" if processes.world_size > 1 or is_cast else "each"
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class Recipe:
 
     Speed: `precision` "auto" is bfloat16 where the device computes it natively, else float16 on
     a GPU and float32 on a CPU; on a CPU always float32 for 3-D convolutions. `together` sends all
-    frame counts through each shared layer in one call; None chooses by device.
+    frame counts through each shared layer in one call, which may suit tiny networks.
     """
 
     architecture: str

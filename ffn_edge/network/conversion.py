@@ -16,6 +16,7 @@ from ffn_edge.network.ffn import FrameFlexibleNetwork, Layout
 from ffn_edge.network.neighbours import LINEAR, layer_of
 from ffn_edge.network.specialized import (
     AlterationPoint,
+    BranchStart,
     Route,
     SpecializedNorm,
     TemporalShift,
@@ -120,7 +121,7 @@ def specialize(
             if isinstance(layer, AlterationPoint):
                 made[layer] = WeightAlteration(layer.channels, counts, route).to(like)
     for layer in starts:
-        start = nn.Sequential()
+        start = BranchStart()
         if shift_fraction is not None and layout == "frames" and isinstance(layer, nn.Conv2d):
             start.add_module("shift", TemporalShift(route, shift_fraction))
         if "wa" not in without:

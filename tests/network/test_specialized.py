@@ -7,8 +7,10 @@ import threading
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ffn_edge.network.specialized import (
+    BranchStart,
     Route,
     Segment,
     SpecializedNorm,
@@ -83,6 +85,56 @@ def test_the_temporal_shift_keeps_channels_last() -> None:
 
     assert shifted.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(shifted, naive_shift(rows, 8))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("dtype", "channels"), [(torch.float32, 32), (torch.float32, 18), (torch.float64, 16)]
+)
+def test_the_shift_in_training_is_the_same_and_has_the_gradient_of_slices(
+    memory_format: torch.memory_format, dtype: torch.dtype, channels: int
+) -> None:
+    rows = torch.randn(6, channels, 2, 2, dtype=dtype).contiguous(memory_format=memory_format)
+    weights = torch.randn(6, channels, 2, 2, dtype=dtype)
+    expected = torch.cat([naive_shift(clip, 8) for clip in rows.unflatten(0, (2, 3))])
+    sliced = rows.clone().requires_grad_()
+    clips = sliced.unflatten(0, (2, 3))
+    fold = channels // 8
+    later = F.pad(clips[:, 1:, :fold], (0, 0, 0, 0, 0, 0, 0, 1))
+    earlier = F.pad(clips[:, :-1, fold : 2 * fold], (0, 0, 0, 0, 0, 0, 1, 0))
+    by_slices = torch.cat([later, earlier, clips[:, :, 2 * fold :]], 2).flatten(0, 1)
+    (gradient,) = torch.autograd.grad(by_slices, sliced, weights)
+    trained = rows.requires_grad_()
+
+    shifted = temporal_shift(trained, 3, 8)
+    (found,) = torch.autograd.grad(shifted, trained, weights)
+
+    assert torch.equal(shifted, expected)
+    assert shifted.is_contiguous(memory_format=memory_format)
+    assert torch.equal(found, gradient)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv2d(6, 4, 3, padding=1), nn.Conv2d(6, 6, 3, groups=3), nn.Linear(6, 4)],
+)
+def test_training_alters_the_weight_as_evaluation_alters_the_activations(layer: nn.Module) -> None:
+    route = route_of(Segment(4, 8, 2))
+    is_linear = isinstance(layer, nn.Linear)
+    alteration = WeightAlteration(6, (4, 8), route, dim=-1 if is_linear else 1)
+    for phi in alteration.phi.values():
+        nn.init.normal_(phi)
+    start = BranchStart()
+    start.add_module("alteration", alteration)
+    start.add_module("layer", layer)
+    x = torch.randn(4, 6) if is_linear else torch.randn(4, 6, 5, 5)
+
+    trained, evaluated = start.train()(x), start.eval()(x)
+
+    torch.testing.assert_close(trained, evaluated, atol=1e-5, rtol=1e-5)  # rounding alone
+    (gradient,) = torch.autograd.grad(start.train()(x).square().sum(), alteration.phi["8"])
+    (expected,) = torch.autograd.grad(start.eval()(x).square().sum(), alteration.phi["8"])
+    torch.testing.assert_close(gradient, expected, atol=1e-3, rtol=1e-4)
 
 
 def test_segments_of_one_batch_are_shifted_by_their_own_frame_counts() -> None:
