@@ -26,13 +26,13 @@ from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from ffn_edge.demo.clips import render_clips
+from ffn_edge.media.video import VideoReader, VideoWriter
 from ffn_edge.train.adapt import EPOCHS, LEARNING_RATE, adapt, recalibrate
-from ffn_edge.train.clips import render_clips
 from ffn_edge.train.loop import BEST, LAST, train
 from ffn_edge.train.recipe import Recipe, load_recipe
 from ffn_edge.train.report import evaluate_checkpoint
 from ffn_edge.train.unlabelled import Clips
-from ffn_edge.video import VideoReader, VideoWriter
 
 TARGET_POINTS, TARGET_SHARE = 2.0, 0.1
 BGR_GAINS = np.array([0.6, 0.5, 0.35], np.float32)

@@ -22,11 +22,11 @@ import click
 from machine import describe_machine
 
 from ffn_edge.bundle import Bundle
+from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.network.checkpoint import ModelCard
-from ffn_edge.plan_cache import PlanCache
 
 TESTS = Path(__file__).parents[1] / "tests"
 COLUMNS = (

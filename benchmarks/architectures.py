@@ -29,21 +29,21 @@ from machine import describe_machine
 
 from ffn_edge import network
 from ffn_edge.bundle import Bundle
+from ffn_edge.demo.clips import render_clips
+from ffn_edge.device.plan_cache import PlanCache
+from ffn_edge.device.tensorrt_api import Target, load
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.clips import ClipSet, clips_from_videos
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.export.verify import verify
+from ffn_edge.media.video_list import videos_of
 from ffn_edge.network.checkpoint import import_file, load_checkpoint
-from ffn_edge.plan_cache import PlanCache
-from ffn_edge.runtime.engine import EngineOptions, open_engines
-from ffn_edge.runtime.tensorrt_group import prove
-from ffn_edge.tensorrt_api import Target, load
-from ffn_edge.train.clips import render_clips
+from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
+from ffn_edge.runtime.engines.tensorrt_group import prove
 from ffn_edge.train.loop import BEST, train
 from ffn_edge.train.recipe import Recipe
 from ffn_edge.train.report import evaluate_checkpoint
-from ffn_edge.video_list import videos_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 TESTS = Path(__file__).parents[1] / "tests" / "network"

@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.runtime.engine import EngineOptions
+from ffn_edge.runtime.engines.engine import EngineOptions
 from ffn_edge.runtime.policy.interface import Limits
-from ffn_edge.runtime.profile import profile_bundle
+from ffn_edge.runtime.profile.profile import profile_bundle
 from ffn_edge.runtime.run import RunOptions, run_session
 from ffn_edge.runtime.session import Result
 from ffn_edge.runtime.summary import Summary

@@ -31,10 +31,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ffn_edge import network
+from ffn_edge.demo.clips import render_clips
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.network.checkpoint import ModelCard
-from ffn_edge.runtime.onnxruntime_engine import session_options
-from ffn_edge.train.clips import render_clips
+from ffn_edge.runtime.engines.onnxruntime import session_options
 
 BUSY = (0, 1, 2)
 # What the targets are, beside one busy process, in times of alone.

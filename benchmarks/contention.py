@@ -38,15 +38,15 @@ from rich.table import Table
 from ffn_edge.bundle import Bundle, InputContract
 from ffn_edge.demo.load import BackgroundLoad
 from ffn_edge.frames import segment_centres
-from ffn_edge.picture import prepare_frame
-from ffn_edge.runtime.clip_buffer import Frames
-from ffn_edge.runtime.engine import EngineOptions, OpenEngines, open_engines
+from ffn_edge.media.picture import prepare_frame
+from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_list import Video, read_list
+from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, open_engines
 from ffn_edge.runtime.policy import policies
 from ffn_edge.runtime.policy.interface import Controller, Limits, Observation, Setting
-from ffn_edge.runtime.profile import Latency
+from ffn_edge.runtime.profile.profile import Latency
 from ffn_edge.runtime.run import setting_from_latencies
-from ffn_edge.video import VideoReader
-from ffn_edge.video_list import Video, read_list
+from ffn_edge.runtime.stream.clip_buffer import Frames
 
 HOP_S = 0.1
 LEVELS = (0.0, 0.2, 0.4, 0.6, 0.4, 0.2)

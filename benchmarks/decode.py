@@ -22,15 +22,15 @@ from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
-from ffn_edge.classes import read_classes
+from ffn_edge.demo.clips import render_clips
 from ffn_edge.frames import Indices, segment_random
-from ffn_edge.images import Images
-from ffn_edge.opencv import opencv, use_one_thread
-from ffn_edge.picture import prepare_frame
-from ffn_edge.train.clips import render_clips
+from ffn_edge.media.classes import read_classes
+from ffn_edge.media.images import Images
+from ffn_edge.media.opencv import opencv, use_one_thread
+from ffn_edge.media.picture import prepare_frame
+from ffn_edge.media.video import VideoReader, VideoWriter
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
-from ffn_edge.video import VideoReader, VideoWriter
 
 FRAME_COUNTS = (4, 8, 16)
 ROUNDS = 40

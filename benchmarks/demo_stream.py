@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ffn_edge.bundle import Bundle
+from ffn_edge.demo.clips import Action
 from ffn_edge.demo.pipeline import (
     STREAM_SECONDS,
     TimelineRun,
@@ -30,8 +31,7 @@ from ffn_edge.demo.pipeline import (
     rehearsed_deadline,
     run_on_stream,
 )
-from ffn_edge.runtime.profile import profile_bundle
-from ffn_edge.train.clips import Action
+from ffn_edge.runtime.profile.profile import profile_bundle
 
 COLUMNS: dict[str, Callable[[TimelineRun], float]] = {
     "in time %": lambda run: 100 * run.in_time(),

@@ -34,8 +34,8 @@ from rich.table import Table
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.runtime.engine import EngineOptions, open_engines
-from ffn_edge.runtime.onnxruntime_engine import session_options
+from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
+from ffn_edge.runtime.engines.onnxruntime import session_options
 
 # Engine / eager by frame count. A second figure is what a family is held to.
 LATENCY_TARGETS: dict[str, dict[int, tuple[float, ...]]] = {

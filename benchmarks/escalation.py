@@ -26,12 +26,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.runtime.calibrate import answer_videos
-from ffn_edge.runtime.calibration import Calibration, calibrate
-from ffn_edge.runtime.confidence import Labels, accuracy, calibration_error, margins
-from ffn_edge.runtime.engine import EngineOptions, Logits, open_engines
-from ffn_edge.runtime.escalation import Escalation, State, accept, answer, observe, plan
-from ffn_edge.video_list import read_list
+from ffn_edge.media.video_list import read_list
+from ffn_edge.runtime.cascade.calibrate import answer_videos
+from ffn_edge.runtime.cascade.calibration import Calibration, calibrate
+from ffn_edge.runtime.cascade.confidence import Labels, accuracy, calibration_error, margins
+from ffn_edge.runtime.cascade.escalation import Escalation, State, accept, answer, observe, plan
+from ffn_edge.runtime.engines.engine import EngineOptions, Logits, open_engines
 
 Right = npt.NDArray[np.float64]  # (clips,): 1 where the answer is right, or how likely it is
 

@@ -39,19 +39,19 @@ from samples import card, small_network
 
 from ffn_edge import network as ffn
 from ffn_edge.bundle import Bundle
+from ffn_edge.demo.clips import render_clips
+from ffn_edge.device.plan_cache import PlanCache
+from ffn_edge.device.tensorrt_api import is_installed
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.export.bundle_update import update_bundle
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
+from ffn_edge.media.video import VideoReader, VideoWriter
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
-from ffn_edge.plan_cache import PlanCache
-from ffn_edge.runtime.engine import cpu_backend
-from ffn_edge.runtime.profile import Latency, load_profile, save_profile
-from ffn_edge.tensorrt_api import is_installed
-from ffn_edge.train.clips import render_clips
+from ffn_edge.runtime.engines.engine import cpu_backend
+from ffn_edge.runtime.profile.profile import Latency, load_profile, save_profile
 from ffn_edge.train.loop import train
 from ffn_edge.train.recipe import Recipe
-from ffn_edge.video import VideoReader, VideoWriter
 
 CALLS = ("open", "mkdir", "replace", "rename", "fsync", "unlink", "rmdir", "link", "chmod")
 _PATIENCE_S = 10.0  # until a process without a parent is to be gone

@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ffn_edge.errors import VideoError
-from ffn_edge.runtime.clip_buffer import ClipBuffer, HostRing, window_capacity
-from ffn_edge.runtime.live_reader import live_readers
-from ffn_edge.runtime.sources import CameraStream, Frame
+from ffn_edge.runtime.stream.clip_buffer import ClipBuffer, HostRing, window_capacity
+from ffn_edge.runtime.stream.live_reader import live_readers
+from ffn_edge.runtime.stream.sources import CameraStream, Frame
 
 _BITS = 12  # of a picture's number, each as a block of 16 x 16 pixels
 _BLOCK = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib import metadata
 
-from ffn_edge.runtime.machine import this_machine
+from ffn_edge.runtime.machine.machine import this_machine
 
 LIBRARIES = (
     "torch", "torchvision", "numpy", "onnx", "onnxruntime", "av", "opencv-python",

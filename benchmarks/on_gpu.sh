@@ -6,7 +6,7 @@
 #
 # Parts, each a process of its own with its own time limit (benchmarks/gpu/PART.py):
 #   wheels    install what was carried along (always first); compile PyCUDA if it has to be
-#   driver    PyCUDA, `ffn_edge.gpu` and the ring of frames; what the tests' emulator believes
+#   driver    PyCUDA, `ffn_edge.device.gpu` and the ring of frames; what the tests' emulator believes
 #   capture   copies as a CUDA graph, by ctypes on a PyCUDA stream, against direct calls
 #   power     NVML's meter against nvidia-smi, under load and idle
 #   train     float16 with an overflow, --resume, evaluation: CUDA against itself and the CPU

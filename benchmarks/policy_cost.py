@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from sensing import emulate_orin_nx
 
-from ffn_edge.runtime.health import Health
+from ffn_edge.runtime.machine.health import Health
 from ffn_edge.runtime.policy import policies
 from ffn_edge.runtime.policy.adaptive import Adaptive
 from ffn_edge.runtime.policy.interface import (

@@ -26,17 +26,17 @@ from rich.console import Console
 from rich.table import Table
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.cores import usable_cores
-from ffn_edge.runtime.clip_buffer import ClipBuffer, HostRing, window_capacity
-from ffn_edge.runtime.engine import Engine, EngineOptions, open_engines
+from ffn_edge.device.cores import usable_cores
+from ffn_edge.media.video import VideoWriter
+from ffn_edge.runtime.engines.engine import Engine, EngineOptions, open_engines
 from ffn_edge.runtime.policy.adaptive import Adaptive
 from ffn_edge.runtime.policy.interface import Controller, Limits, Observation
-from ffn_edge.runtime.profile import profile_engines
+from ffn_edge.runtime.profile.profile import profile_engines
 from ffn_edge.runtime.run import setting_from_latencies
 from ffn_edge.runtime.session import Session, Timing, top_classes
 from ffn_edge.runtime.sinks import JsonLines
-from ffn_edge.runtime.sources import Frame, Source
-from ffn_edge.video import VideoWriter
+from ffn_edge.runtime.stream.clip_buffer import ClipBuffer, HostRing, window_capacity
+from ffn_edge.runtime.stream.sources import Frame, Source
 
 FPS = 30.0
 WINDOW_S = 2.0
@@ -64,9 +64,9 @@ for session in sessions * 3:
 """
 _RUN = """
 import sys
-import ffn_edge.runtime.commands
+import ffn_edge.commands.run
 from ffn_edge.bundle import Bundle
-from ffn_edge.runtime.engine import EngineOptions
+from ffn_edge.runtime.engines.engine import EngineOptions
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.run import RunOptions, open_session
 threads, bundle, video = sys.argv[1:]

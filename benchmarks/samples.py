@@ -35,19 +35,21 @@ from torch import Tensor, nn
 
 from ffn_edge import network as ffn
 from ffn_edge.bundle import Accuracy, Bundle, FileRecord
-from ffn_edge.classes import read_classes
 from ffn_edge.compose import compose
+from ffn_edge.device.plan_cache import PlanCache, PlanKey, PlanWeight, Sidecar
 from ffn_edge.errors import EngineError
 from ffn_edge.export.bundle_update import update_bundle
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.composed_graph import plain_graph
-from ffn_edge.frame_folder import FrameFolder
-from ffn_edge.images import read_image
+from ffn_edge.media.classes import read_classes
+from ffn_edge.media.frame_folder import FrameFolder
+from ffn_edge.media.images import read_image
+from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_list import find_videos, read_list
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
-from ffn_edge.plan_cache import PlanCache, PlanKey, PlanWeight, Sidecar
-from ffn_edge.runtime.calibration import calibrate, load_calibration, save_calibration
-from ffn_edge.runtime.engine import EngineOptions, cpu_backend, open_engines
+from ffn_edge.runtime.cascade.calibration import calibrate, load_calibration, save_calibration
+from ffn_edge.runtime.engines.engine import EngineOptions, cpu_backend, open_engines
 from ffn_edge.runtime.limits_file import LimitsFile
 from ffn_edge.runtime.policy.interface import (
     Limits,
@@ -56,13 +58,11 @@ from ffn_edge.runtime.policy.interface import (
     Sensed,
     Setting,
 )
-from ffn_edge.runtime.power_profile import PowerProfile
-from ffn_edge.runtime.profile import Latency, load_profile, save_profile
+from ffn_edge.runtime.profile.power import PowerProfile
+from ffn_edge.runtime.profile.profile import Latency, load_profile, save_profile
 from ffn_edge.runtime.session import top_classes
-from ffn_edge.runtime.simulate.trace import TraceWriter, read_trace
+from ffn_edge.runtime.trace import TraceWriter, read_trace
 from ffn_edge.train.log import RunLog
-from ffn_edge.video import VideoReader
-from ffn_edge.video_list import find_videos, read_list
 
 CLASSES = tuple(f"class{label}" for label in range(12))
 SIZE = 16

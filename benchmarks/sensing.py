@@ -21,7 +21,7 @@ from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
-from ffn_edge.runtime.health import Health
+from ffn_edge.runtime.machine.health import Health
 from ffn_edge.runtime.power.account import EnergyAccount
 from ffn_edge.runtime.power.ina import InaMeter
 from ffn_edge.runtime.power.meter import PowerReading

@@ -29,11 +29,11 @@ from rich.table import Table
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.compose import compose
+from ffn_edge.device.plan_cache import PlanCache
+from ffn_edge.device.tensorrt_api import load
 from ffn_edge.export.plan_graph import write_plan_graph
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
-from ffn_edge.plan_cache import PlanCache
-from ffn_edge.runtime.engine import EngineOptions, open_engines
-from ffn_edge.tensorrt_api import load
+from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 LAYER_TARGET, MODEL_TARGET = 1.2, 1.0

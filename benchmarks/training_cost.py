@@ -6,7 +6,7 @@ demo's recipe does. Runs take turns, so that drift of the machine hits both alik
 
     python benchmarks/training_cost.py CLIPS [--epochs 1] [--rounds 3] [--cache]
 
-CLIPS is a folder of `ffn_edge.train.clips.render_clips`, such as demo/clips.
+CLIPS is a folder of `ffn_edge.demo.clips.render_clips`, such as demo/clips.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
-from ffn_edge.runtime.health import Health
+from ffn_edge.runtime.machine.health import Health
 from ffn_edge.runtime.power.find import open_meter
 from ffn_edge.runtime.power.meter import Meter, NullMeter
 from ffn_edge.runtime.power.sampler import Sampler

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ffn_edge.errors import VideoError
-from ffn_edge.opencv import opencv
-from ffn_edge.video import VideoReader
+from ffn_edge.media.opencv import opencv
+from ffn_edge.media.video import VideoReader
 
 TESTS = runpy.run_path(str(Path(__file__).parents[1] / "tests/test_video_files.py"))
 

@@ -9,9 +9,9 @@ from typing import Any
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from ffn_edge.device.tensorrt_api import PRODUCTS
 from ffn_edge.export.tensorrt_plan import Built
 from ffn_edge.progress import NowAndThen
-from ffn_edge.tensorrt_api import PRODUCTS
 
 
 class BuildProgress:

@@ -25,7 +25,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 import ffn_edge
-from ffn_edge.atomic import atomic_file, locked, write_text
 from ffn_edge.bundle import (
     MANIFEST,
     SCHEMA_VERSION_WITH_VECTORS,
@@ -47,6 +46,7 @@ from ffn_edge.export.bundle_writer import (
 )
 from ffn_edge.export.fold import FoldedNetwork, fold
 from ffn_edge.export.graph import graph_from_folded, save_graph
+from ffn_edge.files.atomic import atomic_file, locked, write_text
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.known_answer import answer_name
 from ffn_edge.network import FrameFlexibleNetwork

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import ffn_edge
-from ffn_edge.atomic import atomic_folder
 from ffn_edge.bundle import (
     MANIFEST,
     WEIGHTS,
@@ -31,6 +30,7 @@ from ffn_edge.compose import Array, compose, composed_sha256
 from ffn_edge.errors import BundleError, ExportError, reason_of
 from ffn_edge.export.fold import FoldedNetwork, fold
 from ffn_edge.export.graph import GraphModule, graph_from_folded, save_graph
+from ffn_edge.files.atomic import atomic_folder
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.known_answer import answer_name, known_clips
 from ffn_edge.network import FrameFlexibleNetwork

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ffn_edge.bundle import InputContract
-from ffn_edge.counted import counted
+from ffn_edge.errors import counted
 from ffn_edge.frames import segment_centres
-from ffn_edge.picture import prepare_frame
-from ffn_edge.video import VideoReader
+from ffn_edge.media.picture import prepare_frame
+from ffn_edge.media.video import VideoReader
 
 Clips = npt.NDArray[np.uint8]
 

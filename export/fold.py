@@ -37,8 +37,8 @@ from ffn_edge.export.folded_layers import (
 )
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.channels import POOLINGS, does_more
-from ffn_edge.network.neighbours import LINEAR, Place, layer_of, place_of
-from ffn_edge.network.specialized import (
+from ffn_edge.network.folding import LINEAR, Place, layer_of, place_of
+from ffn_edge.network.layers import (
     FixedFrames,
     SpecializedNorm,
     TemporalLayer,

@@ -20,10 +20,10 @@ from onnx import TensorProto, numpy_helper
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.compose import Array, ComposedHash, blocks, compose, composed_shapes
+from ffn_edge.device.plan_cache import PlanWeight
 from ffn_edge.errors import ExportError
 from ffn_edge.export.composed_graph import read_by_nodes, rewired
 from ffn_edge.export.half_precision import half, in_half
-from ffn_edge.plan_cache import PlanWeight
 
 GRAPH = "graph.onnx"
 _WEIGHTS = "weights.bin"

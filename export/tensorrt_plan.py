@@ -22,18 +22,18 @@ from types import TracebackType
 from typing import Any
 
 import ffn_edge
-from ffn_edge.atomic import atomic_file
 from ffn_edge.bundle import Bundle, FileRecord
+from ffn_edge.device.gpu import Device, Gpu, find_gpu
+from ffn_edge.device.host_memory import memory_sizes
+from ffn_edge.device.jetson import power_mode
+from ffn_edge.device.plan_cache import Plan, PlanCache, PlanKey, PlanWeight, Sidecar, plan_key
+from ffn_edge.device.tensorrt_api import Api, Target, is_out_of_memory, load
 from ffn_edge.errors import EngineError, ExportError, OutOfMemoryError, UnknownWeightsError
 from ffn_edge.export.plan_graph import GRAPH, write_plan_graph
-from ffn_edge.gpu import Device, Gpu, find_gpu
-from ffn_edge.host_memory import memory_sizes
-from ffn_edge.jetson import power_mode
+from ffn_edge.files.atomic import atomic_file
+from ffn_edge.files.regular_file import read_bytes
 from ffn_edge.known_answer import known_logits
-from ffn_edge.plan_cache import Plan, PlanCache, PlanKey, PlanWeight, Sidecar, plan_key
-from ffn_edge.regular_file import read_bytes
 from ffn_edge.signals import on_signals
-from ffn_edge.tensorrt_api import Api, Target, is_out_of_memory, load
 
 _PLAN = "engine.plan"
 _MOST_WORKSPACE = 1 << 30

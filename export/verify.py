@@ -23,10 +23,9 @@ import onnxruntime  # type: ignore[import-untyped]
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.compose import Array, compose, composed_sha256
-from ffn_edge.cores import usable_cores
-from ffn_edge.counted import counted
-from ffn_edge.cpu_threads import fixed_threads
-from ffn_edge.errors import ExportError
+from ffn_edge.device.cores import usable_cores
+from ffn_edge.device.cpu_threads import fixed_threads
+from ffn_edge.errors import ExportError, counted
 from ffn_edge.export.clips import Clips, ClipSet
 from ffn_edge.export.composed_graph import INPUT, OUTPUT, plain_graph
 from ffn_edge.graph_check import external_tensors

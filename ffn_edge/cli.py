@@ -17,76 +17,26 @@ def say(message: str) -> None:
     click.echo(printable(message), err=True)
 
 
-# name -> (module, attribute, the extras it needs, one line of help). The line stands here, so that
-# `ffn-edge --help` imports neither torch nor onnx; tests/test_cli.py holds it against the command.
-_TRAIN, _EXPORT, _RUN = (f"ffn_edge.{stage}.commands" for stage in ("train", "export", "runtime"))
+# name -> (the extras it needs, one line of help); the command stands in commands/NAME.py. The line
+# stands here, so that `ffn-edge --help` imports neither torch nor onnx; tests/test_cli.py holds it
+# against the command.
 _COMMANDS = {
-    "train": (_TRAIN, "train", "train", "Train a Frame Flexible Network on videos."),
-    "evaluate": (_TRAIN, "evaluate", "train", "Measure accuracy at any frame count."),
-    "compare": (
-        "ffn_edge.train.compare_command",
-        "compare",
-        "train",
-        "Train methods under one recipe and compare them.",
-    ),
-    "deviation": (
-        "ffn_edge.train.deviation_command",
-        "deviation",
-        "train",
-        "Show how activations and output move with the frame count.",
-    ),
-    "import": (_TRAIN, "import_", "train", "Read a checkpoint of the paper's code."),
-    "adapt": (
-        _TRAIN,
-        "adapt",
-        "train",
-        "Add a frame count to a trained network, or take its statistics anew.",
-    ),
-    "export": (_EXPORT, "export", "export", "Fold a checkpoint into a bundle."),
-    "verify": (
-        "ffn_edge.verify_command",
-        "verify",
-        "export",
-        "Compare PyTorch, graph, composition and engine.",
-    ),
-    "build": (
-        "ffn_edge.build_command",
-        "build",
-        "jetson",
-        "Build TensorRT engines, on the device.",
-    ),
-    "doctor": (
-        "ffn_edge.runtime.doctor.command",
-        "doctor",
-        "cpu",
-        "Report what this machine can do.",
-    ),
-    "power": (
-        "ffn_edge.runtime.power.command",
-        "power",
-        "nvml",
-        "Show what power can be measured here.",
-    ),
-    "profile": (_RUN, "profile", "cpu", "Measure each engine's latency and power here."),
-    "calibrate": (
-        "ffn_edge.runtime.calibrate_command",
-        "calibrate",
-        "cpu,video",
-        "Learn from labelled clips how sure each answer is.",
-    ),
-    "simulate": (
-        "ffn_edge.runtime.simulate.command",
-        "simulate",
-        "plot",
-        "Compare policies on a simulated board.",
-    ),
-    "run": (_RUN, "run", "cpu,video", "Recognise actions, adapting the frame count."),
-    "demo": (
-        "ffn_edge.demo.command",
-        "demo",
-        "train,export,demo",
-        "Show it all on rendered clips, with a report.",
-    ),
+    "train": ("train", "Train a Frame Flexible Network on videos."),
+    "evaluate": ("train", "Measure accuracy at any frame count."),
+    "compare": ("train", "Train methods under one recipe and compare them."),
+    "deviation": ("train", "Show how activations and output move with the frame count."),
+    "import": ("train", "Read a checkpoint of the paper's code."),
+    "adapt": ("train", "Add a frame count to a trained network, or take its statistics anew."),
+    "export": ("export", "Fold a checkpoint into a bundle."),
+    "verify": ("export", "Compare PyTorch, graph, composition and engine."),
+    "build": ("jetson", "Build TensorRT engines, on the device."),
+    "doctor": ("cpu", "Report what this machine can do."),
+    "power": ("nvml", "Show what power can be measured here."),
+    "profile": ("cpu", "Measure each engine's latency and power here."),
+    "calibrate": ("cpu,video", "Learn from labelled clips how sure each answer is."),
+    "simulate": ("plot", "Compare policies on a simulated board."),
+    "run": ("cpu,video", "Recognise actions, adapting the frame count."),
+    "demo": ("train,export,demo", "Show it all on rendered clips, with a report."),
 }
 
 
@@ -99,8 +49,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module, attribute, *_ = _COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(module), attribute)
+        name = "import_" if cmd_name == "import" else cmd_name  # a word of Python's
+        command = getattr(importlib.import_module(f"ffn_edge.commands.{name}"), name)
         assert isinstance(command, click.Command)
         return command
 
@@ -150,7 +100,7 @@ def main() -> None:
             raise
         click.echo(
             f"Error: this command needs {error.name}, which is not installed\n"
-            f'Hint: pip install "ffn-edge[{command[2]}]"',
+            f'Hint: pip install "ffn-edge[{command[0]}]"',
             err=True,
         )
         sys.exit(1)

@@ -96,3 +96,8 @@ class OutOfMemoryError(EngineError):
 
 class SensorError(FfnEdgeError):
     """A sensor of power that is missing, closed to this user, or does not answer."""
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return "1 inference", "2 inferences"; `plural` where it is not the noun with an s."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

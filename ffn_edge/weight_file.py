@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge import schema
 from ffn_edge.compose import Array, FreshTensors, blocks
 from ffn_edge.errors import BundleError, reason_of
-from ffn_edge.regular_file import MOST_TEXT_BYTES, open_regular
-from ffn_edge.schema import Count
+from ffn_edge.files import schema
+from ffn_edge.files.regular_file import MOST_TEXT_BYTES, open_regular
+from ffn_edge.files.schema import Count
 
 EXPORT_AGAIN = "export the bundle again with `ffn-edge export`, or copy it again."
 RENAME = "copy a new bundle beside the one in use, and rename it into place."

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ffn_edge import schema
 from ffn_edge.errors import FfnEdgeError, reason_of
-from ffn_edge.regular_file import read_text
+from ffn_edge.files import schema
+from ffn_edge.files.regular_file import read_text
 from ffn_edge.runtime.policy.interface import Limits
 
 # A camera's battery or a supervisor may change these. A fixed frame count may not: the other

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
-from ffn_edge.atomic import written
 from ffn_edge.errors import WriteError
+from ffn_edge.files.atomic import written
 
 _Self = TypeVar("_Self", bound="LineFile")
 

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.counted import counted
-from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
-from ffn_edge.runtime.calibration import load_calibration
-from ffn_edge.runtime.conditions import conditions_now
-from ffn_edge.runtime.engine import EngineOptions, OpenEngines, open_engines
-from ffn_edge.runtime.health import Health
+from ffn_edge.errors import EngineError, FfnEdgeError, VideoError, counted
+from ffn_edge.media.video import UNSTATED_FPS
+from ffn_edge.runtime.cascade.calibration import load_calibration
+from ffn_edge.runtime.cascade.second_look import SecondLook
+from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, open_engines
 from ffn_edge.runtime.limits_file import LimitsFile
+from ffn_edge.runtime.machine.health import Health
 from ffn_edge.runtime.policy.adaptive import Adaptive
 from ffn_edge.runtime.policy.interface import Controller, Limits, OperatingPoint, Policy, Setting
 from ffn_edge.runtime.power.meter import Meter, NullMeter
 from ffn_edge.runtime.power.sampler import Sampler
-from ffn_edge.runtime.power_profile import PowerProfile, meter_for
-from ffn_edge.runtime.profile import (
+from ffn_edge.runtime.profile.conditions import conditions_now
+from ffn_edge.runtime.profile.power import PowerProfile, meter_for
+from ffn_edge.runtime.profile.profile import (
     Latency,
     Profile,
     load_profile,
@@ -30,14 +31,12 @@ from ffn_edge.runtime.profile import (
     profile_power,
     profile_undisturbed,
 )
-from ffn_edge.runtime.second_look import SecondLook
 from ffn_edge.runtime.session import Session, Timing
-from ffn_edge.runtime.simulate.trace import TraceWriter
 from ffn_edge.runtime.sinks import AnnotatedVideo, Sink
-from ffn_edge.runtime.sources import Frame, Source, Stream, open_source
+from ffn_edge.runtime.stream.sources import Frame, Source, Stream, open_source
 from ffn_edge.runtime.summary import Summary
+from ffn_edge.runtime.trace import TraceWriter
 from ffn_edge.signals import ending_signals, on_signals
-from ffn_edge.video import UNSTATED_FPS
 
 # Enough to start with; the policy learns the rest from the run itself.
 _QUICK_RUNS = 5

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from ffn_edge.bundle import Manifest
 from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
-from ffn_edge.picture import prepare_frame
-from ffn_edge.runtime.clip_buffer import ClipBuffer, HostRing, Ring, window_capacity
-from ffn_edge.runtime.confidence import Logits
-from ffn_edge.runtime.engine import Engine, NewRing
-from ffn_edge.runtime.live_reader import PATIENCE_S, LiveReader, live_readers
+from ffn_edge.media.picture import prepare_frame
+from ffn_edge.media.video_list import none_could_be_read
+from ffn_edge.runtime.cascade.confidence import Logits
+from ffn_edge.runtime.cascade.second_look import SecondLook
+from ffn_edge.runtime.engines.engine import Engine, NewRing
 from ffn_edge.runtime.policy.interface import (
     NOTHING_SENSED,
     Controller,
@@ -26,9 +26,9 @@ from ffn_edge.runtime.policy.interface import (
     Observation,
     Sensed,
 )
-from ffn_edge.runtime.second_look import SecondLook
-from ffn_edge.runtime.sources import Frame, Source, Stream
-from ffn_edge.video_list import none_could_be_read
+from ffn_edge.runtime.stream.clip_buffer import ClipBuffer, HostRing, Ring, window_capacity
+from ffn_edge.runtime.stream.live_reader import PATIENCE_S, LiveReader, live_readers
+from ffn_edge.runtime.stream.sources import Frame, Source, Stream
 
 _TOP = 5
 _WARNING_S = 60.0  # from one warning to the next

@@ -15,15 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from ffn_edge.errors import printable
-from ffn_edge.opencv import opencv
-from ffn_edge.picture import draw_label
+from ffn_edge.media.opencv import opencv
+from ffn_edge.media.picture import draw_label
+from ffn_edge.media.video import VideoWriter
 from ffn_edge.progress import NowAndThen
-from ffn_edge.runtime.hand_over import HandOver
 from ffn_edge.runtime.line_file import LineFile
 from ffn_edge.runtime.session import Result
-from ffn_edge.runtime.sources import Frame, Stream
+from ffn_edge.runtime.stream.hand_over import HandOver
+from ffn_edge.runtime.stream.sources import Frame, Stream
 from ffn_edge.terminal import Terminal
-from ffn_edge.video import VideoWriter
 
 
 class Sink(Protocol):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from ffn_edge.tensorrt_api import load
+from ffn_edge.device.tensorrt_api import load
 
 # The names that the parser gives to constants of its own are these, and these with a number.
 _OWN = ("tmp_weight", "tmp_batch_norm_weight")

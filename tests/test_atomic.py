@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ffn_edge.atomic import atomic_file, atomic_folder, check_writable, locked, write_text
 from ffn_edge.errors import FfnEdgeError, WriteError
+from ffn_edge.files.atomic import atomic_file, atomic_folder, check_writable, locked, write_text
 
 
 class BreakdownError(Exception):
@@ -86,7 +86,7 @@ def test_a_failed_write_leaves_the_previous_folder_and_nothing_else(tmp_path: Pa
 
 def without_exchange(patch: pytest.MonkeyPatch) -> None:
     """A file system that cannot exchange two names, as FAT and NFS."""
-    patch.setattr("ffn_edge.atomic._exchanged", lambda *_: False)
+    patch.setattr("ffn_edge.files.atomic._exchanged", lambda *_: False)
 
 
 def test_a_folder_takes_the_place_of_another_also_where_none_can_be_exchanged(

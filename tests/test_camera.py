@@ -18,13 +18,13 @@ import cv2
 import numpy as np
 import pytest
 
-from ffn_edge import camera
-from ffn_edge.camera import Camera, has_hardware_decoder, is_camera
 from ffn_edge.errors import VideoError
-from ffn_edge.recording import is_recording
-from ffn_edge.runtime.live_reader import live_readers
-from ffn_edge.runtime.sources import CameraStream
-from ffn_edge.video import UNSTATED_FPS
+from ffn_edge.media.video import UNSTATED_FPS
+from ffn_edge.runtime.stream import camera
+from ffn_edge.runtime.stream.camera import Camera, has_hardware_decoder, is_camera
+from ffn_edge.runtime.stream.live_reader import live_readers
+from ffn_edge.runtime.stream.recording import is_recording
+from ffn_edge.runtime.stream.sources import CameraStream
 
 
 class FakeCapture:
@@ -634,7 +634,7 @@ class Capture:
 picture = np.zeros((3000, 3000, 3), np.uint8)
 cv2.VideoCapture = Capture
 cv2.videoio_registry.hasBackend = lambda backend: True
-from ffn_edge.camera import Camera
+from ffn_edge.runtime.stream.camera import Camera
 def frames():
     with Camera("0") as camera:
         while True:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ffn_edge.classes import read_classes
 from ffn_edge.errors import DataError
+from ffn_edge.media.classes import read_classes
 
 
 def written(folder: Path, content: bytes) -> Path:

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from ffn_edge import clips
-from ffn_edge.clips import read_checked_list
 from ffn_edge.errors import DataError
-from ffn_edge.video import VideoWriter
+from ffn_edge.media import clips
+from ffn_edge.media.clips import read_checked_list
+from ffn_edge.media.video import VideoWriter
 
 
 @pytest.fixture

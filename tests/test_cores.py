@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ffn_edge import video
-from ffn_edge.cores import cpu_quota, usable_cores, usable_processors
-from ffn_edge.opencv import opencv
+from ffn_edge.device.cores import cpu_quota, usable_cores, usable_processors
+from ffn_edge.media import video
+from ffn_edge.media.opencv import opencv
 
 V1 = "32 31 0:29 {top} /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct"
 OTHER_V1 = "33 31 0:30 / /sys/fs/cgroup/cpuset rw,relatime shared:9 - cgroup cgroup rw,cpuset"
@@ -87,7 +87,7 @@ def test_the_tightest_quota_counts(
 
 def test_opencv_has_no_more_threads_than_a_quota_lets_run(monkeypatch: pytest.MonkeyPatch) -> None:
     before = opencv().getNumThreads()
-    monkeypatch.setattr("ffn_edge.opencv.usable_processors", lambda: 1)
+    monkeypatch.setattr("ffn_edge.media.opencv.usable_processors", lambda: 1)
     try:
         opencv().setNumThreads(2)
         assert opencv.__wrapped__().getNumThreads() == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffn_edge.counted import counted
+from ffn_edge.errors import counted
 
 
 def test_one_is_singular() -> None:

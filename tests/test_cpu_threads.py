@@ -9,7 +9,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from ffn_edge.cpu_threads import choose_threads, fixed_threads, threads_option
+from ffn_edge.commands.option_types import threads_option
+from ffn_edge.device.cpu_threads import choose_threads, fixed_threads
 from ffn_edge.network.threads import thread_counts
 
 

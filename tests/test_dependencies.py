@@ -87,12 +87,12 @@ def test_what_every_stage_agrees_on_imports_no_stage() -> None:
 @pytest.mark.parametrize(
     ("library", "importers"),
     [
-        ("cv2", {"ffn_edge.opencv"}),
-        ("av", {"ffn_edge.pyav"}),
-        ("onnxruntime", {"ffn_edge.runtime.onnxruntime_engine", "ffn_edge.export.verify"}),
-        ("tensorrt", {"ffn_edge.tensorrt_api"}),
-        ("tensorrt_rtx", {"ffn_edge.tensorrt_api"}),
-        ("pycuda", {"ffn_edge.gpu"}),
+        ("cv2", {"ffn_edge.media.opencv"}),
+        ("av", {"ffn_edge.media.pyav"}),
+        ("onnxruntime", {"ffn_edge.runtime.engines.onnxruntime", "ffn_edge.export.verify"}),
+        ("tensorrt", {"ffn_edge.device.tensorrt_api"}),
+        ("tensorrt_rtx", {"ffn_edge.device.tensorrt_api"}),
+        ("pycuda", {"ffn_edge.device.gpu"}),
         ("pynvml", {"ffn_edge.runtime.power.nvml"}),
     ],
 )
@@ -145,7 +145,7 @@ def test_every_module_of_the_device_imports_without_optional_libraries() -> None
         if name.startswith("ffn_edge.runtime") or name.count(".") == 1
         if name.partition(".")[2] not in ("__main__", "network", "demo", "train", "export")
     ]
-    assert {"ffn_edge.compose", "ffn_edge.video", "ffn_edge.runtime.policy"} <= set(names)
+    assert {"ffn_edge.compose", "ffn_edge.media.video", "ffn_edge.runtime.policy"} <= set(names)
 
     process = run_fresh("".join(f"import {name}\n" for name in names))
 

@@ -8,7 +8,7 @@ import matplotlib
 import pytest
 
 from ffn_edge.errors import FfnEdgeError
-from ffn_edge.figure import save_figure
+from ffn_edge.files.figure import save_figure
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # after the choice of its backend

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ffn_edge.host_memory import memory_sizes
+from ffn_edge.device.host_memory import memory_sizes
 
 
 def test_entries_are_read_in_bytes_and_lines_without_a_unit_are_left_out(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ffn_edge.jetson import (
+from ffn_edge.device.jetson import (
     board_model,
     fastest_power_mode,
     l4t_release,

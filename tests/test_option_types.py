@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from ffn_edge import cli
+from ffn_edge.commands.option_types import Number, UserPath, Whole
 from ffn_edge.errors import FfnEdgeError, WriteError
-from ffn_edge.option_types import Number, UserPath, Whole
 
 
 def options() -> list[tuple[str, click.Parameter]]:

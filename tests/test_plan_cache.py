@@ -17,9 +17,8 @@ from types import ModuleType
 import pytest
 
 from ffn_edge.bundle import Bundle, FileRecord
-from ffn_edge.errors import EngineError
-from ffn_edge.gpu import Gpu
-from ffn_edge.plan_cache import (
+from ffn_edge.device.gpu import Gpu
+from ffn_edge.device.plan_cache import (
     Plan,
     PlanCache,
     PlanKey,
@@ -28,7 +27,8 @@ from ffn_edge.plan_cache import (
     default_folder,
     plan_key,
 )
-from ffn_edge.tensorrt_api import Api
+from ffn_edge.device.tensorrt_api import Api
+from ffn_edge.errors import EngineError
 
 KEY = PlanKey(
     target="tensorrt",
@@ -259,7 +259,7 @@ def test_a_second_build_waits_for_the_first(cache: PlanCache) -> None:
 _HOLDS_THE_LOCK = """
 import sys, time
 from pathlib import Path
-from ffn_edge.plan_cache import PlanCache
+from ffn_edge.device.plan_cache import PlanCache
 cache = PlanCache(Path(sys.argv[1]))
 with cache.lock(), cache.workplace() as folder:
     (folder / "half.plan").write_bytes(b"half")
@@ -322,7 +322,9 @@ def test_a_plan_of_another_board_with_the_same_gpu_is_not_found(
     gpu = Gpu(**ORIN, memory_bytes=7_987_728_384, multiprocessors=8)
     names = set()
     for model in ("NVIDIA Jetson Orin NX Developer Kit", "NVIDIA Jetson Orin Nano Developer Kit"):
-        monkeypatch.setattr("ffn_edge.plan_cache.board_model", lambda root, model=model: model)
+        monkeypatch.setattr(
+            "ffn_edge.device.plan_cache.board_model", lambda root, model=model: model
+        )
         names.add(key_of(gpu, exported).name)
     assert len(names) == 2
 

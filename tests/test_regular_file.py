@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.classes import read_classes
+from ffn_edge.device.plan_cache import read_sidecar
 from ffn_edge.errors import FfnEdgeError, VideoError
-from ffn_edge.images import read_image
+from ffn_edge.files.regular_file import open_regular, read_bytes, read_text
+from ffn_edge.media.classes import read_classes
+from ffn_edge.media.images import read_image
+from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_list import read_list, read_video_list
 from ffn_edge.network.checkpoint import load_checkpoint
-from ffn_edge.plan_cache import read_sidecar
-from ffn_edge.regular_file import open_regular, read_bytes, read_text
 from ffn_edge.runtime.limits_file import LimitsFile
 from ffn_edge.runtime.policy.interface import Limits
-from ffn_edge.runtime.profile import load_profile
-from ffn_edge.runtime.simulate.trace import read_trace
-from ffn_edge.video import VideoReader
-from ffn_edge.video_list import read_list, read_video_list
+from ffn_edge.runtime.profile.profile import load_profile
+from ffn_edge.runtime.trace import read_trace
 from ffn_edge.weight_file import WeightFile
 
 

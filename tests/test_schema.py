@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from ffn_edge.errors import BundleError, FfnEdgeError
-from ffn_edge.schema import Above0, Between, Count, Format, Positive, Share, load, parse
+from ffn_edge.files.schema import Above0, Between, Count, Format, Positive, Share, load, parse
 
 DEEP = "[" * 100_000 + "]" * 100_000
 

@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from ffn_edge import sysfs
-from ffn_edge.cores import cpu_quota
+from ffn_edge.device import sysfs
+from ffn_edge.device.cores import cpu_quota
+from ffn_edge.device.host_memory import memory_sizes
+from ffn_edge.device.jetson import board_model, fastest_power_mode, l4t_release
+from ffn_edge.device.sysfs import KernelFile, number_in, text_of
 from ffn_edge.errors import SensorError
-from ffn_edge.host_memory import memory_sizes
-from ffn_edge.jetson import board_model, fastest_power_mode, l4t_release
-from ffn_edge.runtime.conditions import this_moment
 from ffn_edge.runtime.doctor import hardware
 from ffn_edge.runtime.doctor.probes import Probes, gather
-from ffn_edge.runtime.health import Health
-from ffn_edge.runtime.machine import clocks_now, cpu_time
+from ffn_edge.runtime.machine.health import Health
+from ffn_edge.runtime.machine.machine import clocks_now, cpu_time
 from ffn_edge.runtime.power.ina import InaMeter
 from ffn_edge.runtime.power.meter import Meter
 from ffn_edge.runtime.power.rapl import RaplMeter
-from ffn_edge.sysfs import KernelFile, number_in, text_of
+from ffn_edge.runtime.profile.conditions import this_moment
 
 INA = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1"
 FILES = {

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from ffn_edge.device.tensorrt_api import Target, is_installed, is_out_of_memory, load
 from ffn_edge.errors import EngineError
-from ffn_edge.tensorrt_api import Target, is_installed, is_out_of_memory, load
 
 
 @pytest.fixture(autouse=True)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from ffn_edge.errors import VideoError
-from ffn_edge.frame_folder import FrameFolder, read_frame_folder
-from ffn_edge.images import read_image
-from ffn_edge.opencv import use_one_thread
-from ffn_edge.picture import Box, crop_resize, prepare_frame
-from ffn_edge.video import VideoReader, VideoWriter
+from ffn_edge.media.frame_folder import FrameFolder, read_frame_folder
+from ffn_edge.media.images import read_image
+from ffn_edge.media.opencv import use_one_thread
+from ffn_edge.media.picture import Box, crop_resize, prepare_frame
+from ffn_edge.media.video import VideoReader, VideoWriter
 
 FRAMES = 30
 
@@ -158,8 +158,8 @@ def test_bad_files_leave_stderr_to_us(movie: Path, tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from ffn_edge.errors import VideoError
-from ffn_edge.camera import Camera
-from ffn_edge.video import VideoReader
+from ffn_edge.runtime.stream.camera import Camera
+from ffn_edge.media.video import VideoReader
 for path in Path({str(tmp_path)!r}).iterdir():
     try:
         with VideoReader(path) as reader:
@@ -186,8 +186,8 @@ def test_without_a_library_the_module_imports_and_using_it_says_what_to_install(
 import sys
 sys.modules[{missing!r}] = None
 from ffn_edge.errors import FfnEdgeError
-from ffn_edge.camera import Camera
-from ffn_edge.video import VideoReader
+from ffn_edge.runtime.stream.camera import Camera
+from ffn_edge.media.video import VideoReader
 try:
     {use}.__enter__()
 except FfnEdgeError as error:
@@ -218,7 +218,7 @@ def test_a_full_disk_is_noticed_and_leaves_no_file(limit: int, tmp_path: Path) -
 import resource, signal
 import numpy as np
 from ffn_edge.errors import VideoError
-from ffn_edge.video import VideoWriter
+from ffn_edge.media.video import VideoWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 noise = np.random.default_rng(0).integers(255, size=(20, 240, 320, 3), dtype=np.uint8)

@@ -17,9 +17,9 @@ import pytest
 
 from ffn_edge.errors import VideoError
 from ffn_edge.frames import segment_centres
-from ffn_edge.runtime.clip_buffer import ClipBuffer, HostRing, window_capacity
-from ffn_edge.runtime.sources import VideoStream
-from ffn_edge.video import UNSTATED_FPS, VideoReader
+from ffn_edge.media.video import UNSTATED_FPS, VideoReader
+from ffn_edge.runtime.stream.clip_buffer import ClipBuffer, HostRing, window_capacity
+from ffn_edge.runtime.stream.sources import VideoStream
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 FRAMES, RATE = 48, 24

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ffn_edge.errors import DataError, VideoError
-from ffn_edge.video_list import UNLABELLED, read_list, videos_of
+from ffn_edge.media.video_list import UNLABELLED, read_list, videos_of
 
 
 def test_a_list_may_have_labels_spaces_and_empty_lines(tmp_path: Path) -> None:

@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ffn_edge.atomic import check_writable
 from ffn_edge.bundle import Accuracy
 from ffn_edge.errors import CheckpointError, DataError, RecipeError
+from ffn_edge.files.atomic import check_writable
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.network import FrameFlexibleNetwork, build, family_of
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
-from ffn_edge.network.specialized import SpecializedNorm, WeightAlteration
+from ffn_edge.network.layers import SpecializedNorm, WeightAlteration
 from ffn_edge.network.transfer import start_from
 from ffn_edge.train.batches import VideoBatches
 from ffn_edge.train.loading import Batch, to_model_input

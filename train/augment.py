@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ffn_edge.picture import Box
+from ffn_edge.media.picture import Box
 
 # The scales of the paper's recipe, of the frame's short side.
 MULTI_SCALE = (1.0, 0.875, 0.75, 0.66)

@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ffn_edge import schema
-from ffn_edge.atomic import write_text
 from ffn_edge.bundle import Accuracy, standard_error
-from ffn_edge.classes import read_classes
-from ffn_edge.clips import read_checked_list
+from ffn_edge.demo.clips import render_clips
 from ffn_edge.errors import RecipeError
+from ffn_edge.files import schema
+from ffn_edge.files.atomic import write_text
+from ffn_edge.files.regular_file import read_text
+from ffn_edge.files.schema import Count, NotNegative
+from ffn_edge.media.classes import read_classes
+from ffn_edge.media.clips import read_checked_list
 from ffn_edge.network import build
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
-from ffn_edge.regular_file import read_text
-from ffn_edge.schema import Count, NotNegative
-from ffn_edge.train.clips import render_clips
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.identity import content_of, content_of_videos
 from ffn_edge.train.loop import BEST, LAST

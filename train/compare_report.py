@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from ffn_edge.figure import save_figure
+from ffn_edge.files.figure import save_figure
 from ffn_edge.train.compare import Score, mean_top1
 
 # Told apart without colour too (Okabe and Ito's palette, and a marker each).

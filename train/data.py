@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.clips import open_video, read_checked_list
 from ffn_edge.errors import VideoError, reason_of
 from ffn_edge.frames import (
     DrawFrames,
@@ -22,12 +21,13 @@ from ffn_edge.frames import (
     segment_centres,
     segment_random,
 )
-from ffn_edge.images import Images, sample_frames
-from ffn_edge.picture import crop_resize, prepare_frame
+from ffn_edge.media.clips import open_video, read_checked_list
+from ffn_edge.media.images import Images, sample_frames
+from ffn_edge.media.picture import crop_resize, prepare_frame
+from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_list import UNLABELLED, Video
 from ffn_edge.train.augment import MULTI_SCALE, Variation, draw_variation
 from ffn_edge.train.datasets import DatasetFacts
-from ffn_edge.video import VideoReader
-from ffn_edge.video_list import UNLABELLED, Video
 
 Clip = npt.NDArray[np.uint8]  # (T, S, S, 3), RGB
 
@@ -79,7 +79,7 @@ class VideoDataset:
         Args:
             list_file: see `read_checked_list`.
             frame_counts: of every video a clip of each is made.
-            classes: the names of the classes, see `ffn_edge.classes.read_classes`.
+            classes: the names of the classes, see `ffn_edge.media.classes.read_classes`.
             facts: of the data set.
             root: the folder that the list's paths are relative to; the list's own if None.
             train: draw frames, crops and symmetries at random, and replace a video that cannot

@@ -27,7 +27,7 @@ from ffn_edge.errors import DataError, FrameCountError, NetworkError
 from ffn_edge.frames import nearest_frame_count
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
-from ffn_edge.network.specialized import NORM_TYPES, SpecializedNorm
+from ffn_edge.network.layers import NORM_TYPES, SpecializedNorm
 from ffn_edge.network.threads import Measured
 from ffn_edge.network.unshared import UnsharedNetwork
 from ffn_edge.train.evaluate import not_finite

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ffn_edge.figure import save_figure
+from ffn_edge.files.figure import save_figure
 from ffn_edge.train.deviation import Deviation, Pass, Shift
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def plot_deviation(deviation: Deviation, path: str, layer: str | None = None) ->
 
     Args:
         deviation: what to draw.
-        path: the file, as `ffn_edge.figure.check_figure` takes it.
+        path: the file, as `ffn_edge.files.figure.check_figure` takes it.
         layer: whose channels; left out, the most deviating one's.
 
     Raises:

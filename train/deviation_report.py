@@ -13,12 +13,12 @@ from rich import box
 from rich.table import Table
 
 from ffn_edge.errors import DataError, FrameCountError, NetworkError, VideoError
+from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_list import Video
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.train.batches import VideoBatches, videos_for
 from ffn_edge.train.deviation import Deviation, Pass, Shift, Statistics, measure, norm_layers
 from ffn_edge.train.processes import join_processes
-from ffn_edge.video import VideoReader
-from ffn_edge.video_list import Video
 
 
 def deviation_of_checkpoint(

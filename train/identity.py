@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ffn_edge.bundle import file_record
 from ffn_edge.errors import RecipeError, VideoError
-from ffn_edge.regular_file import read_bytes
-from ffn_edge.text_file import MOST_LIST_BYTES
-from ffn_edge.video_list import Video, images_in_folder, read_list
+from ffn_edge.files.regular_file import read_bytes
+from ffn_edge.files.text_file import MOST_LIST_BYTES
+from ffn_edge.media.video_list import Video, images_in_folder, read_list
 
 
 def content_of(path: str | Path) -> str:
@@ -33,7 +33,7 @@ def content_of_videos(
     themselves would take as long as an epoch.
 
     Args:
-        list_file: see `ffn_edge.video_list.read_list`.
+        list_file: see `ffn_edge.media.video_list.read_list`.
         root: the same.
         frame_pattern: of the images in a frame folder, of which the first one counts; see
             `FrameFolder`.

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffn_edge.errors import DataError, reason_of
-from ffn_edge.opencv import use_one_thread
+from ffn_edge.media.opencv import use_one_thread
 from ffn_edge.signals import ending_signals
 from ffn_edge.train.data import Sample, VideoDataset
 

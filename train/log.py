@@ -14,11 +14,11 @@ from filelock import FileLock, Timeout
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from ffn_edge import schema
-from ffn_edge.atomic import write_text, written
 from ffn_edge.errors import CheckpointError, RecipeError, reason_of
+from ffn_edge.files import schema
+from ffn_edge.files.atomic import write_text, written
+from ffn_edge.files.regular_file import read_bytes
 from ffn_edge.progress import NowAndThen
-from ffn_edge.regular_file import read_bytes
 from ffn_edge.terminal import Terminal
 
 METRICS = "metrics.jsonl"

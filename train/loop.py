@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
-from ffn_edge.classes import read_classes
-from ffn_edge.counted import counted
-from ffn_edge.errors import DataError, RecipeError
+from ffn_edge.errors import DataError, RecipeError, counted
+from ffn_edge.media.classes import read_classes
 from ffn_edge.network import build, family_of
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.network.transfer import start_from
@@ -71,7 +70,7 @@ def train(
     SIGTERM and Ctrl-C save `last.pt` after the step in progress and end the run. A run that was
     killed continues from its last checkpoint with the same data, order and randomness: on a CPU
     with a fixed number of threads its loss curve equals the uninterrupted one; with a number that
-    is measured as it goes (see `ffn_edge.cpu_threads`), to rounding.
+    is measured as it goes (see `ffn_edge.device.cpu_threads`), to rounding.
 
     Args:
         recipe: what to train; its data paths must be set.

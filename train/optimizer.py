@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.specialized import NORM_TYPES
+from ffn_edge.network.layers import NORM_TYPES
 from ffn_edge.network.unshared import UnsharedNetwork
 from ffn_edge.train.recipe import Recipe
 

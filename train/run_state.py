@@ -13,13 +13,13 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from ffn_edge import schema
 from ffn_edge.bundle import Accuracy
 from ffn_edge.errors import CheckpointError
+from ffn_edge.files import schema
+from ffn_edge.files.schema import Count, NotNegative, Positive
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.network.torch_file import in_one_line
-from ffn_edge.schema import Count, NotNegative, Positive
 from ffn_edge.train.recipe import Recipe
 
 # A field that an older release did not know had its default.

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ffn_edge.clips import read_checked_list
 from ffn_edge.frames import DrawFrames, segment_random
+from ffn_edge.media.clips import read_checked_list
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.train.batches import VideoBatches, videos_for
 from ffn_edge.train.datasets import dataset_facts
@@ -20,7 +20,7 @@ class Clips:
 
     Attributes:
         list_file: one `path` a line, or `path num_frames` for a frame folder; a label after it is
-            not read. See `ffn_edge.video_list.read_list`.
+            not read. See `ffn_edge.media.video_list.read_list`.
         root: the folder that paths start from; the list file's own if None.
         dataset: names the facts of the data set; None for those of the training's.
         val_list: labelled videos to validate on; None for no validation.

@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.gpu.report import Report, run_part
-from ffn_edge.cores import usable_processors
-from ffn_edge.train.clips import render_clips
+from ffn_edge.demo.clips import render_clips
+from ffn_edge.demo.scenes import ACTIONS
+from ffn_edge.device.cores import usable_processors
 from ffn_edge.train.log import METRICS
-from ffn_edge.train.scenes import ACTIONS
 
 
 def main(report: Report) -> None:

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.report import Report, run_part
+from ffn_edge.device.gpu import Device, aligned, find_gpu
 from ffn_edge.errors import EngineError, OutOfMemoryError
-from ffn_edge.gpu import Device, aligned, find_gpu
-from ffn_edge.runtime.device_ring import DeviceRing
-from ffn_edge.runtime.tensorrt_engine import EngineMemory
+from ffn_edge.runtime.engines.device_ring import DeviceRing
+from ffn_edge.runtime.engines.tensorrt import EngineMemory
 
 _GIB, _MIB = 1 << 30, 1 << 20
 _FILLS = 100  # of a GiB each: some 40 ms on an H100

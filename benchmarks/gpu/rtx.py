@@ -19,14 +19,14 @@ from pathlib import Path
 from benchmarks.example import example_bundle, example_network
 from benchmarks.gpu.report import Report, run_part
 from ffn_edge.bundle import Bundle
+from ffn_edge.device.gpu import Gpu, find_gpu
+from ffn_edge.device.plan_cache import PlanCache
+from ffn_edge.device.tensorrt_api import is_installed
 from ffn_edge.errors import EngineError
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
-from ffn_edge.gpu import Gpu, find_gpu
 from ffn_edge.network import ARCHITECTURES
-from ffn_edge.plan_cache import PlanCache
-from ffn_edge.runtime.engine import EngineOptions, open_engines
-from ffn_edge.runtime.tensorrt_group import prove
-from ffn_edge.tensorrt_api import is_installed
+from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
+from ffn_edge.runtime.engines.tensorrt_group import prove
 
 _SIZE = 64
 _FOR = ("75", "80", "86", "89", "120", "121")  # the capabilities that it can build for

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.report import Report, run_part
+from ffn_edge.media.video import VideoWriter
 from ffn_edge.network import build, family_of
 from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint
 from ffn_edge.train.loading import to_model_input
@@ -26,7 +27,6 @@ from ffn_edge.train.loop import BEST, LAST, train
 from ffn_edge.train.recipe import Recipe
 from ffn_edge.train.report import evaluate_checkpoint
 from ffn_edge.train.run_state import TrainResult
-from ffn_edge.video import VideoWriter
 
 _VIDEOS = 24
 _EXPONENT = 100  # of the scale that overflows in float16, and not in float32

@@ -10,7 +10,7 @@ from ctypes import c_double
 from multiprocessing.synchronize import Barrier
 from types import TracebackType
 
-from ffn_edge.cores import usable_processors
+from ffn_edge.device.cores import usable_processors
 
 # A process alternates between work and rest, at a rhythm that is random: a regular one could
 # fall in step with what it is to disturb.

@@ -14,7 +14,6 @@ import matplotlib
 from matplotlib import pyplot
 
 import ffn_edge
-from ffn_edge.atomic import write_text
 from ffn_edge.bundle import standard_error
 from ffn_edge.demo.pipeline import (
     LEAST_DEADLINE,
@@ -23,7 +22,8 @@ from ffn_edge.demo.pipeline import (
     DemoResult,
     TimelineRun,
 )
-from ffn_edge.runtime.machine import this_machine
+from ffn_edge.files.atomic import write_text
+from ffn_edge.runtime.machine.machine import this_machine
 from ffn_edge.train.report import Row
 
 if TYPE_CHECKING:

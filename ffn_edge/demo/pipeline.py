@@ -14,27 +14,27 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from ffn_edge.atomic import write_text
 from ffn_edge.bundle import Bundle
-from ffn_edge.cpu_threads import fixed_threads
+from ffn_edge.demo.clips import Action, render_clips, render_stream
 from ffn_edge.demo.load import BackgroundLoad
+from ffn_edge.device.cpu_threads import fixed_threads
 from ffn_edge.errors import ExportError, FfnEdgeError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.clips import clips_from_videos
 from ffn_edge.export.verify import Verified, verify
+from ffn_edge.files.atomic import write_text
+from ffn_edge.media.video_list import videos_of
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.progress import NowAndThen
-from ffn_edge.runtime.engine import EngineOptions
+from ffn_edge.runtime.engines.engine import EngineOptions
 from ffn_edge.runtime.policy.interface import Limits
-from ffn_edge.runtime.profile import Profile, profile_bundle
+from ffn_edge.runtime.profile.profile import Profile, profile_bundle
 from ffn_edge.runtime.run import RunOptions, open_session
 from ffn_edge.runtime.session import Result
-from ffn_edge.train.clips import Action, render_clips, render_stream
 from ffn_edge.train.loop import BEST, LAST, train
 from ffn_edge.train.methods import method_of
 from ffn_edge.train.recipe import Recipe, load_recipe
 from ffn_edge.train.report import Row, evaluate_checkpoint
-from ffn_edge.video_list import videos_of
 
 # Where accuracy is measured; 4, 8 and 16 are trained.
 EVALUATED = (2, 4, 6, 8, 10, 12, 14, 16, 18, 20)

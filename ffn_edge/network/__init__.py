@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from ffn_edge.ablations import ABLATIONS
 from ffn_edge.errors import NetworkError
 from ffn_edge.frames import check_frame_counts
-from ffn_edge.network import slowfast, tea, tsm, uniformer
-from ffn_edge.network.conversion import specialize
-from ffn_edge.network.family import Family
+from ffn_edge.network.families import slowfast, tea, tsm, uniformer
+from ffn_edge.network.families.family import Family
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.published import import_published
+from ffn_edge.network.specialize import specialize
 from ffn_edge.network.unshared import UnsharedNetwork
 
 _FAMILIES = {

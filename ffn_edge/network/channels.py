@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchvision.models.convnext import LayerNorm2d  # type: ignore[import-untyped]
 from torchvision.ops import stochastic_depth  # type: ignore[import-untyped]
 
-from ffn_edge.network.specialized import WeightAlteration
+from ffn_edge.network.layers import WeightAlteration
 
 # The number of dimensions that an adaptive average pooling averages over.
 POOLINGS: dict[Any, int] = {

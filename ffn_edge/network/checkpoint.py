@@ -15,11 +15,12 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from ffn_edge import schema
-from ffn_edge.atomic import atomic_file
 from ffn_edge.bundle import MOST_SHORT_SIDE, Accuracy
-from ffn_edge.classes import read_classes
 from ffn_edge.errors import CheckpointError, FfnEdgeError, reason_of
+from ffn_edge.files import schema
+from ffn_edge.files.atomic import atomic_file
+from ffn_edge.files.schema import Between, Positive, Rgb, RgbAbove0
+from ffn_edge.media.classes import read_classes
 from ffn_edge.network import (
     ARCHITECTURES,
     FrameFlexibleNetwork,
@@ -27,7 +28,7 @@ from ffn_edge.network import (
     family_of,
     import_published,
 )
-from ffn_edge.network.family import IMAGENET_MEAN, IMAGENET_STD
+from ffn_edge.network.families.family import IMAGENET_MEAN, IMAGENET_STD
 from ffn_edge.network.torch_file import (
     FORMAT,
     differences,
@@ -35,7 +36,6 @@ from ffn_edge.network.torch_file import (
     load_tensors,
     load_torch_file,
 )
-from ffn_edge.schema import Between, Positive, Rgb, RgbAbove0
 
 SCHEMA_VERSION = 1
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ffn_edge.errors import NetworkError
 from ffn_edge.frames import check_frame_counts, nearest_frame_count
-from ffn_edge.network.specialization import Specialization, specialization_of
-from ffn_edge.network.specialized import Route, Segment
+from ffn_edge.network.layers import Route, Segment
+from ffn_edge.network.report import Specialization, specialization_of
 
 Layout = Literal["frames", "clip"]
 

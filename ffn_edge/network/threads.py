@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from ffn_edge.cores import cpu_quota
-from ffn_edge.cpu_threads import choose_threads, fixed_threads
+from ffn_edge.device.cores import cpu_quota
+from ffn_edge.device.cpu_threads import choose_threads, fixed_threads
 
 Measured = Callable[[], AbstractContextManager[None]]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ffn_edge.errors import CheckpointError, reason_of
-from ffn_edge.regular_file import open_regular
+from ffn_edge.files.regular_file import open_regular
 
 # What a checkpoint of ours says that it is.
 FORMAT = "ffn-edge checkpoint"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ffn_edge.network.ffn import FrameFlexibleNetwork
-from ffn_edge.network.specialization import Specialization
+from ffn_edge.network.report import Specialization
 
 
 class UnsharedNetwork(FrameFlexibleNetwork):

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.counted import counted
-from ffn_edge.errors import EngineError
-from ffn_edge.plan_cache import (
+from ffn_edge.device.plan_cache import (
     PRECISIONS,
     REFITS,
     Plan,
@@ -22,10 +20,11 @@ from ffn_edge.plan_cache import (
     plan_key,
     read_sidecar,
 )
+from ffn_edge.device.tensorrt_api import PRODUCTS
+from ffn_edge.errors import EngineError, counted
 from ffn_edge.runtime.doctor.probes import Facts, existing
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
-from ffn_edge.runtime.engine import Backend, EngineOptions
-from ffn_edge.tensorrt_api import PRODUCTS
+from ffn_edge.runtime.engines.engine import Backend, EngineOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ import itertools
 from pathlib import Path
 
 from ffn_edge.bundle import Bundle
-from ffn_edge.plan_cache import PlanCache
+from ffn_edge.device.plan_cache import PlanCache
+from ffn_edge.device.tensorrt_api import MODULES, PRODUCTS
 from ffn_edge.runtime.doctor.engines import (
     Opened,
     bundle_lines,
@@ -34,7 +35,6 @@ from ffn_edge.runtime.doctor.software import (
     package_lines,
     python_lines,
 )
-from ffn_edge.tensorrt_api import MODULES, PRODUCTS
 
 _THIS_MACHINE = Probes()
 

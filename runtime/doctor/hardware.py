@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ffn_edge.host_memory import memory_sizes
-from ffn_edge.jetson import fastest_power_mode, power_mode_in
+from ffn_edge.device.host_memory import memory_sizes
+from ffn_edge.device.jetson import fastest_power_mode, power_mode_in
 from ffn_edge.runtime.doctor.probes import Facts, existing
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
-from ffn_edge.runtime.health import Health
+from ffn_edge.runtime.machine.health import Health
 from ffn_edge.runtime.power.ina import find_rails
 from ffn_edge.runtime.power.rapl import find_packages
 

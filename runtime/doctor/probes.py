@@ -12,14 +12,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffn_edge.gpu import Gpu, find_gpu
-from ffn_edge.jetson import board_model, l4t_release, output_of, power_mode_in
-from ffn_edge.opencv import build_information
+from ffn_edge.device.gpu import Gpu, find_gpu
+from ffn_edge.device.jetson import board_model, l4t_release, output_of, power_mode_in
+from ffn_edge.device.sysfs import text_of
+from ffn_edge.device.tensorrt_api import Api, Target, has_module, load
+from ffn_edge.media.opencv import build_information
 from ffn_edge.runtime.doctor.report import Failure, Status, attempt
-from ffn_edge.runtime.engine import OpenEngines, open_engines
-from ffn_edge.runtime.onnxruntime_engine import installed_version
-from ffn_edge.sysfs import text_of
-from ffn_edge.tensorrt_api import Api, Target, has_module, load
+from ffn_edge.runtime.engines.engine import OpenEngines, open_engines
+from ffn_edge.runtime.engines.onnxruntime import installed_version
 
 _TARGETS: tuple[Target, ...] = ("tensorrt", "rtx")  # the one that is preferred first
 

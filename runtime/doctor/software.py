@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffn_edge import schema
+from ffn_edge.device.sysfs import text_of
+from ffn_edge.device.tensorrt_api import MODULES, PRODUCTS, Api
 from ffn_edge.errors import EngineError
-from ffn_edge.regular_file import read_text
+from ffn_edge.files import schema
+from ffn_edge.files.regular_file import read_text
 from ffn_edge.runtime.doctor.probes import Facts
 from ffn_edge.runtime.doctor.report import Failure, Line, Status, attempt
-from ffn_edge.sysfs import text_of
-from ffn_edge.tensorrt_api import MODULES, PRODUCTS, Api
 
 _OLDEST_PYTHON, _NEWEST_PYTHON = (3, 10), (3, 12)
 _DEVICE_FILES = (

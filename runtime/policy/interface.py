@@ -14,7 +14,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from ffn_edge.bundle import standard_error
 from ffn_edge.errors import FfnEdgeError, FrameCountError
-from ffn_edge.schema import Above0, Between, Count, NotNegative, Positive, Share
+from ffn_edge.files.schema import Above0, Between, Count, NotNegative, Positive, Share
 
 State = TypeVar("State")
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ffn_edge.device.sysfs import KernelFile, number_in, text_of, why
 from ffn_edge.errors import SensorError
 from ffn_edge.runtime.power.meter import Averaging, PowerReading
-from ffn_edge.sysfs import KernelFile, number_in, text_of, why
 
 _DRIVERS = "sys/bus/i2c/drivers"
 # Each reading is a transfer on the I2C bus, so what the total does not need is read seldom.

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ffn_edge.device.sysfs import KernelFile, number_in, text_of, why
 from ffn_edge.errors import SensorError
 from ffn_edge.runtime.power.meter import Averaging, PowerReading
-from ffn_edge.sysfs import KernelFile, number_in, text_of, why
 
 _ZONES = "sys/class/powercap"
 _NO_RANGE = 1 << 64  # of a counter that does not tell where it wraps

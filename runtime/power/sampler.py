@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from ffn_edge.errors import SensorError
-from ffn_edge.runtime.health import Health, HealthReading
+from ffn_edge.runtime.machine.health import Health, HealthReading
 from ffn_edge.runtime.policy.interface import Sensed
 from ffn_edge.runtime.power.account import EnergyAccount
 from ffn_edge.runtime.power.meter import Meter, PowerReading

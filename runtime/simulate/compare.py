@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ffn_edge.cores import usable_processors
+from ffn_edge.device.cores import usable_processors
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.runtime.policy.policies import named
 from ffn_edge.runtime.simulate.board import BoardSpec

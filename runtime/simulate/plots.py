@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ffn_edge.errors import FfnEdgeError
-from ffn_edge.figure import save_figure
+from ffn_edge.files.figure import save_figure
 from ffn_edge.runtime.policy.policies import named
 from ffn_edge.runtime.simulate.board import BoardSpec
 from ffn_edge.runtime.simulate.drive import Course, Run, simulate

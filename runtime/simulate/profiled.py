@@ -9,7 +9,7 @@ import numpy as np
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.runtime.policy.interface import OperatingPoint
-from ffn_edge.runtime.profile import load_profile
+from ffn_edge.runtime.profile.profile import load_profile
 from ffn_edge.runtime.simulate.board import SYNTHETIC, BoardSpec
 
 

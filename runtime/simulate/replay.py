@@ -8,7 +8,7 @@ from statistics import median
 
 from ffn_edge.runtime.policy.interface import Limits, Sensed
 from ffn_edge.runtime.simulate.board import BoardSpec
-from ffn_edge.runtime.simulate.trace import Trace
+from ffn_edge.runtime.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)

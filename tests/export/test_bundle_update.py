@@ -20,8 +20,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ffn_edge import cli, network, tensorrt_api
-from ffn_edge.atomic import write_text
+from ffn_edge import cli, network
 from ffn_edge.bundle import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -31,17 +30,19 @@ from ffn_edge.bundle import (
     Bundle,
     InputContract,
 )
+from ffn_edge.device import tensorrt_api
 from ffn_edge.errors import BundleError, ExportError
 from ffn_edge.export import bundle_update
 from ffn_edge.export.bundle_update import update_bundle
 from ffn_edge.export.fold import FoldedNetwork, fold
 from ffn_edge.export.graph import graph_from_folded
+from ffn_edge.files.atomic import write_text
+from ffn_edge.media.video import VideoWriter
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import Checkpoint, save_checkpoint
 from ffn_edge.network.ffn import Layout
 from ffn_edge.network.transfer import start_from
-from ffn_edge.runtime.engine import EngineOptions, open_engines
-from ffn_edge.video import VideoWriter
+from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
 from tests.emulator import Emulator
 
 

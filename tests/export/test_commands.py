@@ -12,14 +12,14 @@ import torch
 from click.testing import CliRunner
 
 from ffn_edge.bundle import Bundle
+from ffn_edge.commands.export import export
+from ffn_edge.commands.verify import verify
 from ffn_edge.errors import BundleError, CheckpointError, ExportError
-from ffn_edge.export.commands import export
 from ffn_edge.export.report import export_table
 from ffn_edge.export.verify import NETWORK_TOLERANCE
+from ffn_edge.media.video import VideoWriter
 from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint
 from ffn_edge.terminal import Terminal
-from ffn_edge.verify_command import verify
-from ffn_edge.video import VideoWriter
 
 
 def test_export_writes_a_bundle_and_reports_it(checkpoint_file: Path, tmp_path: Path) -> None:

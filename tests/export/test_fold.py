@@ -15,7 +15,7 @@ from ffn_edge import network
 from ffn_edge.export.fold import FoldedNetwork, fold
 from ffn_edge.export.folded_layers import affine_of
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.specialized import SpecializedNorm, WeightAlteration
+from ffn_edge.network.layers import SpecializedNorm, WeightAlteration
 
 Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
 

@@ -16,7 +16,7 @@ from torchvision.ops import StochasticDepth
 from ffn_edge import network
 from ffn_edge.export.fold import FoldedNetwork, fold
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.specialized import Route, WeightAlteration
+from ffn_edge.network.layers import Route, WeightAlteration
 
 Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
 # From a network, for its layers by name, and features (rows, 8, 6, 6) to those (rows, 8).

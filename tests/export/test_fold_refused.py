@@ -12,7 +12,7 @@ from ffn_edge import network
 from ffn_edge.errors import ExportError, NetworkError
 from ffn_edge.export.fold import fold
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.specialized import Route, TemporalShift
+from ffn_edge.network.layers import Route, TemporalShift
 
 
 def test_a_frame_count_that_was_not_trained_is_refused(tiny: FrameFlexibleNetwork) -> None:

@@ -17,14 +17,14 @@ import torch
 from click.testing import CliRunner
 
 from ffn_edge import network
-from ffn_edge.build_command import build as build_command
 from ffn_edge.bundle import Bundle
+from ffn_edge.commands.build import build as build_command
+from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.errors import EngineError, ExportError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
-from ffn_edge.plan_cache import PlanCache
 
 Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
 RTX = {precision: BuildOptions(target="rtx", precision=precision) for precision in ("fp16", "fp32")}
@@ -208,7 +208,7 @@ import os, signal, sys
 from pathlib import Path
 from ffn_edge.bundle import Bundle
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
-from ffn_edge.plan_cache import PlanCache
+from ffn_edge.device.plan_cache import PlanCache
 
 def progress(phase, done, total):
     if done:

@@ -16,10 +16,10 @@ from ffn_edge.errors import ExportError, VideoError
 from ffn_edge.export.clips import clips_from_videos, synthetic_clips
 from ffn_edge.export.verify import COMPOSED_TOLERANCE, NETWORK_TOLERANCE, compare, verify
 from ffn_edge.frames import segment_centres
+from ffn_edge.media.picture import prepare_frame
+from ffn_edge.media.video import VideoReader, VideoWriter
 from ffn_edge.network import build
 from ffn_edge.network.checkpoint import Checkpoint, load_checkpoint
-from ffn_edge.picture import prepare_frame
-from ffn_edge.video import VideoReader, VideoWriter
 
 CONTRACT = InputContract(
     batch=1, height=32, width=32, short_side=40, mean=(0.5,) * 3, std=(0.25,) * 3

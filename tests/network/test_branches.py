@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ffn_edge import network
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.specialized import WeightAlteration
+from ffn_edge.network.layers import WeightAlteration
 
 
 def altered(model: FrameFlexibleNetwork) -> list[str]:

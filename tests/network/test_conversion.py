@@ -17,7 +17,7 @@ from ffn_edge import network
 from ffn_edge.errors import NetworkError
 from ffn_edge.export.fold import fold
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.specialized import (
+from ffn_edge.network.layers import (
     AlterationPoint,
     SpecializedNorm,
     TemporalShift,

@@ -13,7 +13,7 @@ from ffn_edge import network
 from ffn_edge.errors import CheckpointError
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.cost import count_macs
-from ffn_edge.network.specialized import TemporalShift
+from ffn_edge.network.layers import TemporalShift
 
 SMALL, LARGE = "tsm_mobilenet_v3_small", "tsm_mobilenet_v3_large"
 

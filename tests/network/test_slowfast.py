@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ffn_edge import network
 from ffn_edge.bundle import Bundle
+from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.errors import CheckpointError, NetworkError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.fold import fold
@@ -26,10 +27,9 @@ from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.network.cost import count_macs
+from ffn_edge.network.families.slowfast import Lateral, SlowFast, slow_indices
+from ffn_edge.network.layers import Route
 from ffn_edge.network.published import published_name
-from ffn_edge.network.slowfast import Lateral, SlowFast, slow_indices
-from ffn_edge.network.specialized import Route
-from ffn_edge.plan_cache import PlanCache
 from ffn_edge.train.objective import MultiFrequencyLoss
 from ffn_edge.train.recipe import load_recipe
 from ffn_edge.train.step import Order, backward

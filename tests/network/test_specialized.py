@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ffn_edge.network.specialized import (
+from ffn_edge.network.layers import (
     BranchStart,
     Route,
     Segment,

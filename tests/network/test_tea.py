@@ -16,15 +16,15 @@ from torch import Tensor
 
 from ffn_edge import network
 from ffn_edge.bundle import Bundle
+from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.errors import CheckpointError, NetworkError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
+from ffn_edge.network.families.tea import TEA, MotionDifference, TemporalConvolution
+from ffn_edge.network.layers import Route, temporal_shift
 from ffn_edge.network.published import published_name
-from ffn_edge.network.specialized import Route, temporal_shift
-from ffn_edge.network.tea import TEA, MotionDifference, TemporalConvolution
-from ffn_edge.plan_cache import PlanCache
 from ffn_edge.train.objective import MultiFrequencyLoss
 from ffn_edge.train.recipe import load_recipe
 from ffn_edge.train.step import Order, backward

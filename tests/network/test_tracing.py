@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ffn_edge import network
 from ffn_edge.errors import NetworkError
-from ffn_edge.network.specialized import WeightAlteration
+from ffn_edge.network.layers import WeightAlteration
 from ffn_edge.network.tracing import traced
 
 

@@ -16,6 +16,7 @@ from torchvision.ops import StochasticDepth
 
 from ffn_edge import network
 from ffn_edge.bundle import Bundle
+from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.errors import CheckpointError, NetworkError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.fold import fold
@@ -23,9 +24,8 @@ from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.network.cost import count_macs
-from ffn_edge.network.specialized import SpecializedNorm, WeightAlteration
-from ffn_edge.network.uniformer import AttentionBlock, ConvolutionBlock, UniFormer
-from ffn_edge.plan_cache import PlanCache
+from ffn_edge.network.families.uniformer import AttentionBlock, ConvolutionBlock, UniFormer
+from ffn_edge.network.layers import SpecializedNorm, WeightAlteration
 from ffn_edge.train.objective import MultiFrequencyLoss
 from ffn_edge.train.recipe import load_recipe
 from ffn_edge.train.step import Order, backward

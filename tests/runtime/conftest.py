@@ -24,8 +24,8 @@ from ffn_edge.bundle import (
     SubNetwork,
     file_record,
 )
-from ffn_edge.runtime import profile
-from ffn_edge.video import VideoWriter
+from ffn_edge.media.video import VideoWriter
+from ffn_edge.runtime.profile.profile import profile
 from ffn_edge.weight_file import read_header
 
 SIZE = 16

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ffn_edge.bundle import Bundle, InputContract
+from ffn_edge.commands.calibrate import calibrate
 from ffn_edge.errors import DataError, EngineError
-from ffn_edge.runtime.calibrate_command import calibrate
-from ffn_edge.runtime.calibration import CALIBRATION, load_calibration
-from ffn_edge.video import VideoReader
+from ffn_edge.media.video import VideoReader
+from ffn_edge.runtime.cascade.calibration import CALIBRATION, load_calibration
 
 COLOURS = ("red", "green", "blue")
 

@@ -13,7 +13,7 @@ import pytest
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import FfnEdgeError
-from ffn_edge.runtime.calibration import (
+from ffn_edge.runtime.cascade.calibration import (
     CALIBRATION,
     Calibration,
     Cascade,
@@ -21,7 +21,7 @@ from ffn_edge.runtime.calibration import (
     load_calibration,
     save_calibration,
 )
-from ffn_edge.runtime.confidence import Labels, Logits, margins
+from ffn_edge.runtime.cascade.confidence import Labels, Logits, margins
 
 CLIPS, CLASSES = 400, 3
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ffn_edge.frames import segment_centres
-from ffn_edge.runtime.clip_buffer import ClipBuffer, HostRing, window_capacity
+from ffn_edge.runtime.stream.clip_buffer import ClipBuffer, HostRing, window_capacity
 
 
 def new_buffer(window_s: float = 2.0, fps: float = 10.0, size: int = 2) -> ClipBuffer:

@@ -21,10 +21,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ffn_edge.bundle import Bundle
+from ffn_edge.commands.engine_options import seconds_until
+from ffn_edge.commands.profile import profile
+from ffn_edge.commands.run import run
 from ffn_edge.errors import BundleError, FfnEdgeError, VideoError
-from ffn_edge.runtime.commands import profile, run
-from ffn_edge.runtime.options import seconds_until
-from ffn_edge.video import VideoReader
+from ffn_edge.media.video import VideoReader
 
 
 @pytest.fixture
@@ -207,7 +208,7 @@ def test_the_examples_in_the_help_parse(bundle: Bundle) -> None:
 # A real process, since signals go to one. It says on stderr when it is about to start.
 SCRIPT = """
 import sys
-from ffn_edge.runtime.commands import run
+from ffn_edge.commands.run import run
 run(sys.argv[1:], standalone_mode=False)
 """
 
@@ -452,6 +453,6 @@ def test_the_time_until_then_is_what_passes_and_not_what_clocks_show(
 ) -> None:
     moment = datetime.fromisoformat(now).replace(fold=fold)
     clock = type("Clock", (datetime,), {"now": classmethod(lambda cls, tz: moment.astimezone(tz))})
-    monkeypatch.setattr("ffn_edge.runtime.options.datetime", clock)
+    monkeypatch.setattr("ffn_edge.commands.engine_options.datetime", clock)
     found = seconds_until(None, None, text)  # type: ignore[arg-type]
     assert found == pytest.approx(hours * 3600)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ffn_edge.runtime.confidence import (
+from ffn_edge.runtime.cascade.confidence import (
     Floats,
     Labels,
     accuracy,

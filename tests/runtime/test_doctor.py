@@ -17,15 +17,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ffn_edge.bundle import MANIFEST, Bundle, FileRecord, file_record
+from ffn_edge.commands import doctor as command
+from ffn_edge.device.gpu import Gpu
+from ffn_edge.device.plan_cache import PlanCache, Sidecar, plan_key
+from ffn_edge.device.tensorrt_api import Api, Target
 from ffn_edge.errors import EngineError, FfnEdgeError
-from ffn_edge.gpu import Gpu
-from ffn_edge.plan_cache import PlanCache, Sidecar, plan_key
-from ffn_edge.runtime.doctor import command
 from ffn_edge.runtime.doctor.examine import examine
 from ffn_edge.runtime.doctor.probes import Probes, Python
 from ffn_edge.runtime.doctor.report import Line, Report
-from ffn_edge.runtime.engine import Backend, EngineOptions, OpenEngines
-from ffn_edge.tensorrt_api import Api, Target
+from ffn_edge.runtime.engines.engine import Backend, EngineOptions, OpenEngines
 
 ORIN = Gpu(name="Orin", sm="87", memory_bytes=8 << 30)
 RAILS = ("VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC")

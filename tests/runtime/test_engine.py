@@ -10,8 +10,8 @@ import pytest
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import BundleError, EngineError
-from ffn_edge.runtime.engine import EngineOptions, open_engines
-from ffn_edge.runtime.onnxruntime_engine import HeldWeights, OnnxRuntimeEngine
+from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
+from ffn_edge.runtime.engines.onnxruntime import HeldWeights, OnnxRuntimeEngine
 
 
 def clip(frames: int, channel: int) -> np.ndarray:

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from ffn_edge.runtime.calibration import Calibration, Cascade, Confidence
-from ffn_edge.runtime.confidence import Logits
-from ffn_edge.runtime.escalation import (
+from ffn_edge.runtime.cascade.calibration import Calibration, Cascade, Confidence
+from ffn_edge.runtime.cascade.confidence import Logits
+from ffn_edge.runtime.cascade.escalation import (
     Escalation,
     State,
     accept,

@@ -16,13 +16,13 @@ import onnxruntime
 import pytest
 
 from ffn_edge.bundle import Bundle
+from ffn_edge.device.gpu import Device, find_gpu
+from ffn_edge.device.plan_cache import PlanCache
+from ffn_edge.device.tensorrt_api import Target, is_installed, load
 from ffn_edge.errors import EngineError
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
-from ffn_edge.gpu import Device, find_gpu
-from ffn_edge.plan_cache import PlanCache
-from ffn_edge.runtime.engine import EngineOptions, open_engines
-from ffn_edge.runtime.tensorrt_group import prove
-from ffn_edge.tensorrt_api import Target, is_installed, load
+from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
+from ffn_edge.runtime.engines.tensorrt_group import prove
 
 pytestmark = pytest.mark.gpu
 

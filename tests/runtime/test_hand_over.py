@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from ffn_edge.runtime.hand_over import HandOver
+from ffn_edge.runtime.stream.hand_over import HandOver
 
 
 def test_every_item_is_handled_in_its_turn_where_none_may_be_dropped() -> None:
@@ -68,7 +68,7 @@ def test_what_fails_is_raised_where_the_next_item_is_put() -> None:
 def test_python_waits_for_a_thread_that_nobody_closed() -> None:
     program = """
 import time
-from ffn_edge.runtime.hand_over import HandOver
+from ffn_edge.runtime.stream.hand_over import HandOver
 hand = HandOver(lambda item: (time.sleep(0.3), print(item, flush=True)), "test")
 hand.put("first", drop=True)
 time.sleep(0.1)

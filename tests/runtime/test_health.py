@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ffn_edge.runtime.health import Health, HealthReading
+from ffn_edge.runtime.machine.health import Health, HealthReading
 
 Write = Callable[[str, object], Path]
 

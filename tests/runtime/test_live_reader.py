@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from ffn_edge.errors import VideoError
-from ffn_edge.runtime.live_reader import LiveReader, live_readers
-from ffn_edge.runtime.sources import Frame
+from ffn_edge.runtime.stream.live_reader import LiveReader, live_readers
+from ffn_edge.runtime.stream.sources import Frame
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 

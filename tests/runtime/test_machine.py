@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ffn_edge.runtime.machine import ClockRange, Clocks, CpuTime, clocks_now, cpu_time
+from ffn_edge.runtime.machine.machine import ClockRange, Clocks, CpuTime, clocks_now, cpu_time
 
 CPU = "sys/devices/system/cpu/cpufreq/policy{}/scaling_{}_freq"
 MEMORY = "sys/kernel/debug/bpmp/debug/clk/emc/"
@@ -122,7 +122,7 @@ def test_under_a_quota_others_take_only_what_this_process_might_have_had(
     monkeypatch.setattr("os.sysconf", lambda name: 100)
     monkeypatch.setattr("time.process_time", lambda: 0.0)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3})
-    monkeypatch.setattr("ffn_edge.runtime.machine.cpu_quota", lambda root: 2.0)
+    monkeypatch.setattr("ffn_edge.runtime.machine.machine.cpu_quota", lambda root: 2.0)
 
     def after(idle: int) -> CpuTime:
         """Ten seconds of four processors, of which so many hundredths were idle."""

@@ -11,13 +11,17 @@ import pytest
 
 from ffn_edge.bundle import Bundle, InputContract
 from ffn_edge.errors import FfnEdgeError, SensorError
-from ffn_edge.runtime import power_profile
-from ffn_edge.runtime import profile as profile_module
-from ffn_edge.runtime.engine import Engine, EngineOptions, OpenEngines, cpu_backend, open_engines
-from ffn_edge.runtime.machine import ClockRange, Clocks
+from ffn_edge.runtime.engines.engine import (
+    Engine,
+    EngineOptions,
+    OpenEngines,
+    cpu_backend,
+    open_engines,
+)
+from ffn_edge.runtime.machine.machine import ClockRange, Clocks
 from ffn_edge.runtime.power.meter import Averaging, Meter, NullMeter, PowerReading
-from ffn_edge.runtime.power_profile import PowerProfile
-from ffn_edge.runtime.profile import (
+from ffn_edge.runtime.profile.power import PowerProfile
+from ffn_edge.runtime.profile.profile import (
     PROFILE,
     Conditions,
     Latency,
@@ -31,6 +35,8 @@ from ffn_edge.runtime.profile import (
     profile_undisturbed,
     save_profile,
 )
+from ffn_edge.runtime.profile.profile import power as power_profile
+from ffn_edge.runtime.profile.profile import profile as profile_module
 from ffn_edge.runtime.run import learn_setting
 
 CONTRACT = InputContract(batch=1, height=4, width=4, short_side=4, mean=(0.0,) * 3, std=(1.0,) * 3)

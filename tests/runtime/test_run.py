@@ -16,14 +16,15 @@ import pytest
 
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import FfnEdgeError, VideoError
-from ffn_edge.runtime.calibrate import calibrate_bundle
-from ffn_edge.runtime.calibration import load_calibration
-from ffn_edge.runtime.engine import EngineOptions, cpu_backend, open_engines
+from ffn_edge.runtime.cascade.calibrate import calibrate_bundle
+from ffn_edge.runtime.cascade.calibration import load_calibration
+from ffn_edge.runtime.cascade.second_look import SecondLook
+from ffn_edge.runtime.engines.engine import EngineOptions, cpu_backend, open_engines
 from ffn_edge.runtime.policy.interface import Decision, Limits
 from ffn_edge.runtime.power.ina import InaMeter
 from ffn_edge.runtime.power.meter import Averaging, NullMeter, PowerReading
-from ffn_edge.runtime.power_profile import PowerProfile
-from ffn_edge.runtime.profile import Latency, save_profile
+from ffn_edge.runtime.profile.power import PowerProfile
+from ffn_edge.runtime.profile.profile import Latency, save_profile
 from ffn_edge.runtime.run import (
     RunOptions,
     learn_setting,
@@ -31,12 +32,11 @@ from ffn_edge.runtime.run import (
     run_session,
     setting_from_latencies,
 )
-from ffn_edge.runtime.second_look import SecondLook
 from ffn_edge.runtime.session import Result
-from ffn_edge.runtime.simulate.trace import read_trace
 from ffn_edge.runtime.sinks import AnnotatedVideo, result_fields
-from ffn_edge.runtime.sources import Frame, Source
+from ffn_edge.runtime.stream.sources import Frame, Source
 from ffn_edge.runtime.summary import Summary
+from ffn_edge.runtime.trace import read_trace
 
 ENGINES = EngineOptions(backend="onnxruntime", threads=1)
 COLOURS = ("red", "green", "blue")
@@ -237,8 +237,8 @@ def test_power_of_another_meters_scope_is_not_used_and_said(
     needs_power: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ffn_edge.runtime.power_profile.SETTLE_S", 0.05)
-    monkeypatch.setattr("ffn_edge.runtime.power_profile.MEASURE_S", 0.1)
+    monkeypatch.setattr("ffn_edge.runtime.profile.power.SETTLE_S", 0.05)
+    monkeypatch.setattr("ffn_edge.runtime.profile.power.MEASURE_S", 0.1)
     said: list[str] = []
     with open_engines(profiled, ENGINES) as engines:
         setting = learn_setting(
@@ -278,8 +278,8 @@ def test_power_of_the_same_scope_is_used(profiled: Bundle, board: Path) -> None:
 def test_the_power_is_measured_where_the_profile_lacks_it(
     bundle: Bundle, board: Path, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ffn_edge.runtime.power_profile.SETTLE_S", 0.05)
-    monkeypatch.setattr("ffn_edge.runtime.power_profile.MEASURE_S", 0.1)
+    monkeypatch.setattr("ffn_edge.runtime.profile.power.SETTLE_S", 0.05)
+    monkeypatch.setattr("ffn_edge.runtime.profile.power.MEASURE_S", 0.1)
     sink = Recorder()
     said = run(bundle, video, Limits(power_w=20.0), sink, root=board, max_seconds=10.0)
     assert "measuring power" in said
@@ -289,8 +289,8 @@ def test_the_power_is_measured_where_the_profile_lacks_it(
 def test_the_power_is_measured_where_a_file_may_ask_for_it(
     bundle: Bundle, board: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ffn_edge.runtime.power_profile.SETTLE_S", 0.05)
-    monkeypatch.setattr("ffn_edge.runtime.power_profile.MEASURE_S", 0.1)
+    monkeypatch.setattr("ffn_edge.runtime.profile.power.SETTLE_S", 0.05)
+    monkeypatch.setattr("ffn_edge.runtime.profile.power.MEASURE_S", 0.1)
     path = tmp_path / "limits.json"
     path.write_text('{"power_w": 20}')
     sink = Recorder()

@@ -17,13 +17,13 @@ import pytest
 from ffn_edge.bundle import Bundle
 from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
 from ffn_edge.runtime import session as session_module
-from ffn_edge.runtime import sources
 from ffn_edge.runtime.answers import Answers
-from ffn_edge.runtime.engine import EngineOptions
+from ffn_edge.runtime.engines.engine import EngineOptions
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.run import RunOptions, open_session, run_session
 from ffn_edge.runtime.session import Result, top_classes
-from ffn_edge.runtime.sources import Frame, Source, Stream
+from ffn_edge.runtime.stream import sources
+from ffn_edge.runtime.stream.sources import Frame, Source, Stream
 from ffn_edge.runtime.summary import Summary
 
 Watch = Callable[..., list[Result]]

@@ -17,14 +17,14 @@ import pytest
 
 from ffn_edge import progress
 from ffn_edge.errors import FfnEdgeError, VideoError
+from ffn_edge.media.video import VideoReader
 from ffn_edge.runtime import sinks
-from ffn_edge.runtime.live_reader import live_readers
 from ffn_edge.runtime.policy.interface import Decision, Limits, Observation, Sensed
 from ffn_edge.runtime.session import Prediction, Result
 from ffn_edge.runtime.sinks import AnnotatedVideo, JsonLines, LiveView, ProgressLines
-from ffn_edge.runtime.sources import Frame, Stream, VideoStream
+from ffn_edge.runtime.stream.live_reader import live_readers
+from ffn_edge.runtime.stream.sources import Frame, Stream, VideoStream
 from ffn_edge.terminal import Terminal
-from ffn_edge.video import VideoReader
 
 NewResult = Callable[..., Result]
 

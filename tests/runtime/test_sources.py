@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from ffn_edge.errors import VideoError
-from ffn_edge.runtime import sources
-from ffn_edge.runtime.sources import CameraStream, Stream, open_source
+from ffn_edge.runtime.stream import sources
+from ffn_edge.runtime.stream.sources import CameraStream, Stream, open_source
 
 
 def test_a_file_yields_every_frame_in_its_own_time(write_video: Callable[..., Path]) -> None:

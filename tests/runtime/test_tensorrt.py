@@ -26,20 +26,21 @@ import torch.nn.functional as F
 from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
-from ffn_edge import cli, network, tensorrt_api
+from ffn_edge import cli, network
 from ffn_edge.bundle import Bundle
 from ffn_edge.compose import compose
+from ffn_edge.device import tensorrt_api
+from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.errors import EngineError, ExportError, OutOfMemoryError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.plan_graph import write_plan_graph
 from ffn_edge.export.tensorrt_plan import BuildOptions, Built, build_plans
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
-from ffn_edge.plan_cache import PlanCache
-from ffn_edge.runtime.engine import EngineOptions, OpenEngines, open_engines
+from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, open_engines
+from ffn_edge.runtime.engines.tensorrt_group import prove
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.run import RunOptions, open_session
-from ffn_edge.runtime.tensorrt_group import prove
 from tests.emulator import VERSIONS, Emulator
 
 ROOT = Path(__file__).parents[2]
@@ -830,10 +831,10 @@ def test_every_call_that_the_code_makes_was_checked_against_the_recorded_signatu
     named = set()
     for file in (
         "export/tensorrt_plan.py",
-        "runtime/tensorrt_engine.py",
-        "runtime/tensorrt_group.py",
-        "ffn_edge/gpu.py",
-        "ffn_edge/tensorrt_api.py",
+        "runtime/engines/tensorrt.py",
+        "runtime/engines/tensorrt_group.py",
+        "ffn_edge/device/gpu.py",
+        "ffn_edge/device/tensorrt_api.py",
     ):
         tree = ast.parse((ROOT / file).read_text())
         named |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
@@ -1052,7 +1053,7 @@ def test_engines_of_another_power_mode_are_warned_of_and_built_anew(
 ) -> None:
     modes = (
         "ffn_edge.export.tensorrt_plan.power_mode",
-        "ffn_edge.runtime.tensorrt_group.power_mode",
+        "ffn_edge.runtime.engines.tensorrt_group.power_mode",
     )
 
     def switch_to(mode: str | None) -> None:

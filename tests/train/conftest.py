@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ffn_edge.media.video import VideoWriter
 from ffn_edge.train.recipe import Recipe
-from ffn_edge.video import VideoWriter
 
 VIDEOS = 12
 

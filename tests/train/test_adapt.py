@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from ffn_edge import network
 from ffn_edge.bundle import Accuracy
+from ffn_edge.commands.adapt import adapt as command
 from ffn_edge.errors import CheckpointError, DataError, FfnEdgeError, RecipeError
 from ffn_edge.frames import Indices
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import Checkpoint, ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.train import adapt as adaptation
 from ffn_edge.train.adapt import adapt, recalibrate
-from ffn_edge.train.commands import adapt as command
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.loading import to_model_input

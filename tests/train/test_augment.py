@@ -7,8 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
+from ffn_edge.demo.scenes import ACTIONS
 from ffn_edge.errors import DataError
-from ffn_edge.picture import Box
+from ffn_edge.media.picture import Box
 from ffn_edge.train.augment import (
     MULTI_SCALE,
     Symmetries,
@@ -17,7 +18,6 @@ from ffn_edge.train.augment import (
     multi_scale_crop,
 )
 from ffn_edge.train.datasets import DATASETS, dataset_facts
-from ffn_edge.train.scenes import ACTIONS
 
 WHOLE = Box(0, 0, 64, 64)
 

@@ -15,11 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffn_edge.errors import DataError
-from ffn_edge.picture import prepare_frame
-from ffn_edge.train import clips, scenes
-from ffn_edge.train.clips import CLIP, FPS, TEST_SHARE, TRAINING_SHARE, render_clips, render_stream
-from ffn_edge.train.scenes import (
+from ffn_edge.demo import clips, scenes
+from ffn_edge.demo.clips import CLIP, FPS, TEST_SHARE, TRAINING_SHARE, render_clips, render_stream
+from ffn_edge.demo.scenes import (
     ACTIONS,
     FRAMES,
     PHOTOGRAPHS,
@@ -30,7 +28,9 @@ from ffn_edge.train.scenes import (
     action_poses,
     render_action,
 )
-from ffn_edge.video import VideoReader
+from ffn_edge.errors import DataError
+from ffn_edge.media.picture import prepare_frame
+from ffn_edge.media.video import VideoReader
 
 PAIRS = list(zip(ACTIONS[::2], ACTIONS[1::2], strict=True))
 
@@ -255,7 +255,7 @@ def test_an_interruption_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.Mo
 
 RENDERS = """
 import sys
-from ffn_edge.train.clips import render_clips
+from ffn_edge.demo.clips import render_clips
 
 if __name__ == "__main__":
     say = lambda *done: print("rendered", flush=True)

@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from ffn_edge.bundle import Accuracy
+from ffn_edge.commands.compare import compare as compare_command
+from ffn_edge.demo.clips import render_clips
 from ffn_edge.errors import DataError, FfnEdgeError, RecipeError
 from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint
 from ffn_edge.train import compare as compare_module
-from ffn_edge.train.clips import render_clips
 from ffn_edge.train.compare import RESULTS, Score, compare, mean_top1
-from ffn_edge.train.compare_command import compare as compare_command
 from ffn_edge.train.loop import BEST, LAST
 from ffn_edge.train.recipe import Recipe
 

@@ -12,16 +12,16 @@ import cv2
 import numpy as np
 import pytest
 
-from ffn_edge.classes import read_classes
+from ffn_edge.demo.clips import render_clips
 from ffn_edge.errors import DataError, FrameCountError
 from ffn_edge.frames import segment_centres
-from ffn_edge.train.clips import render_clips
+from ffn_edge.media.classes import read_classes
+from ffn_edge.media.video import VideoReader, VideoWriter
+from ffn_edge.media.video_list import UNLABELLED
 from ffn_edge.train.data import Sample, VideoDataset
 from ffn_edge.train.datasets import DatasetFacts, dataset_facts
 from ffn_edge.train.loop import _dataset as training_videos
 from ffn_edge.train.recipe import Recipe
-from ffn_edge.video import VideoReader, VideoWriter
-from ffn_edge.video_list import UNLABELLED
 
 CLASSES = ("a", "b", "c")
 FRAMES = 50
@@ -321,7 +321,9 @@ def test_a_broken_video_is_left_out_in_testing(listed: Path) -> None:
 
 
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("call", ["ffn_edge.images.read_bytes", "ffn_edge.frame_folder.read_image"])
+@pytest.mark.parametrize(
+    "call", ["ffn_edge.media.images.read_bytes", "ffn_edge.media.frame_folder.read_image"]
+)
 def test_an_image_that_the_disk_does_not_give_is_one_broken_video(
     folders: Path, train: bool, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

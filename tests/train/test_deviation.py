@@ -13,17 +13,17 @@ from click.testing import CliRunner, Result
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 
+from ffn_edge.commands.deviation import deviation as command
 from ffn_edge.errors import DataError, FfnEdgeError, FrameCountError, NetworkError
+from ffn_edge.media.video_list import Video
 from ffn_edge.network import FrameFlexibleNetwork, build, specialize
 from ffn_edge.network.checkpoint import ModelCard
-from ffn_edge.network.specialized import Route, SpecializedNorm
+from ffn_edge.network.layers import Route, SpecializedNorm
 from ffn_edge.train import moments as moments_module
 from ffn_edge.train.deviation import Deviation, Statistics, measure, norm_layers, shift
-from ffn_edge.train.deviation_command import deviation as command
 from ffn_edge.train.deviation_plot import plot_deviation
 from ffn_edge.train.deviation_report import _choose, deviation_of_checkpoint, json_of, tables_of
 from ffn_edge.train.loading import Batch, to_model_input
-from ffn_edge.video_list import Video
 
 Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from ffn_edge.errors import DataError
+from ffn_edge.media.video import VideoWriter
 from ffn_edge.train.data import Sample, VideoDataset
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.loader_process import stack
@@ -28,7 +29,6 @@ from ffn_edge.train.loading import (
     ResumableSampler,
     to_model_input,
 )
-from ffn_edge.video import VideoWriter
 
 SIZE = 32
 

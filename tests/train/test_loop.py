@@ -17,8 +17,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from ffn_edge.counted import counted
-from ffn_edge.errors import CheckpointError, DataError, RecipeError
+from ffn_edge.errors import CheckpointError, DataError, RecipeError, counted
 from ffn_edge.network import build
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.train.log import METRICS, RunLog

@@ -10,9 +10,9 @@ import torch
 from click.testing import CliRunner
 
 from ffn_edge import network
+from ffn_edge.commands.train import train as train_command
 from ffn_edge.errors import CheckpointError, RecipeError
 from ffn_edge.network.checkpoint import load_checkpoint
-from ffn_edge.train.commands import train as train_command
 from ffn_edge.train.log import METRICS
 from ffn_edge.train.loop import BEST, LAST
 from ffn_edge.train.methods import ALL_METHODS, Answering, method_of, train_method

@@ -9,11 +9,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from ffn_edge.commands.evaluate import evaluate
+from ffn_edge.commands.import_ import import_
 from ffn_edge.errors import CheckpointError, FfnEdgeError, NetworkError
 from ffn_edge.network import build
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.network.published import published_name
-from ffn_edge.train.commands import evaluate, import_
 from ffn_edge.train.report import evaluate_checkpoint
 
 

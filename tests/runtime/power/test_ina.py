@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ffn_edge import sysfs
+from ffn_edge.device import sysfs
 from ffn_edge.errors import SensorError
 from ffn_edge.runtime.power.ina import InaMeter
 from ffn_edge.runtime.power.meter import Averaging

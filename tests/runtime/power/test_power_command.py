@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from ffn_edge.runtime.power.command import power
+from ffn_edge.commands.power import power
 from ffn_edge.runtime.power.meter import PowerReading
 from ffn_edge.runtime.power.watch import Watched
 

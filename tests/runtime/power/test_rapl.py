@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from ffn_edge.device.sysfs import KernelFile
 from ffn_edge.errors import SensorError
 from ffn_edge.runtime.power.rapl import RaplMeter
-from ffn_edge.sysfs import KernelFile
 
 RANGE_UJ = 262_143_328_850
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ffn_edge.errors import SensorError
-from ffn_edge.runtime.health import Health, HealthReading
+from ffn_edge.runtime.machine.health import Health, HealthReading
 from ffn_edge.runtime.power import sampler as sampler_module
 from ffn_edge.runtime.power.ina import InaMeter
 from ffn_edge.runtime.power.meter import PowerReading

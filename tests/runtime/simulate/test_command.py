@@ -17,13 +17,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ffn_edge.bundle import Accuracy, Bundle
+from ffn_edge.commands.simulate import simulate
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.runtime.policy.interface import Limits, Observation
-from ffn_edge.runtime.profile import Latency
+from ffn_edge.runtime.profile.profile import Latency
 from ffn_edge.runtime.simulate import profiled
 from ffn_edge.runtime.simulate.board import SYNTHETIC
-from ffn_edge.runtime.simulate.command import simulate
-from ffn_edge.runtime.simulate.trace import TraceWriter
+from ffn_edge.runtime.trace import TraceWriter
 
 SHORT = ("--seeds", "1", "--hours", "0.01")
 

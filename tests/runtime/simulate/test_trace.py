@@ -15,7 +15,7 @@ from ffn_edge.runtime.policy.policies import named
 from ffn_edge.runtime.simulate.board import SYNTHETIC
 from ffn_edge.runtime.simulate.drive import simulate
 from ffn_edge.runtime.simulate.replay import Recording
-from ffn_edge.runtime.simulate.trace import TraceWriter, read_trace
+from ffn_edge.runtime.trace import TraceWriter, read_trace
 
 SETTING = Setting(
     points=(

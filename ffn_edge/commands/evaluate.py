@@ -1,0 +1,58 @@
+"""`ffn-edge evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from ffn_edge.cli import say
+from ffn_edge.commands.option_types import UserPath, Whole
+from ffn_edge.commands.training_options import FILE, machine_options
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command()
+@click.argument("checkpoint", type=FILE)
+@click.option("--list", "list_file", required=True, type=FILE, help="List file of labelled videos.")
+@click.option(
+    "--root", type=UserPath(), help="Folder that the list's paths start from; else the list's own."
+)
+@click.option("--dataset", help="Facts of a data set; else those of the training's.")
+@click.option("--frames", help="List or range: 2-20.  [default: those that were trained]")
+@click.option("--batch-size", type=Whole(), default=16, show_default=True, help="Videos at a time.")
+@machine_options
+@click.option("--plot", type=UserPath(dir_okay=False), help="Write accuracy against cost here.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def evaluate(
+    checkpoint: str, as_json: bool, plot: str | None, frames: str | None, **options: object
+) -> None:
+    """Measure accuracy at any frame count.
+
+    A frame count that was not trained is served by the nearest sub-network.
+
+    \b
+    Example:
+      ffn-edge evaluate runs/first/best.pt --list data/test.txt --frames 2-20 --plot accuracy.png
+    """
+    from ffn_edge.files.figure import check_figure
+    from ffn_edge.frames import parse_frames
+    from ffn_edge.train.report import evaluate_checkpoint, plot_accuracy, table_of
+
+    if plot:
+        check_figure(plot)
+    counts = parse_frames(frames) if frames else None
+    rows = evaluate_checkpoint(checkpoint, counts, **options)  # type: ignore[arg-type]
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(row) for row in rows]))
+    else:
+        from ffn_edge.terminal import Terminal
+
+        Terminal().print(table_of(rows))
+    if plot:
+        plot_accuracy({checkpoint: rows}, plot)
+        say(f"wrote {plot}")

@@ -1,0 +1,79 @@
+"""Paths and numbers on the command line."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import click
+
+from ffn_edge.device.cpu_threads import VARIABLE
+from ffn_edge.files.atomic import check_writable
+
+
+class UserPath(click.Path):
+    """A path as a user writes it: "~" is the home folder, also where no shell has expanded it."""
+
+    def __init__(self, *, written: bool = False, **settings: object) -> None:
+        """Take what `click.Path` takes.
+
+        Args:
+            written: it is a file or a folder that the command will write; one that cannot be is
+                refused before any work. Not for what may be a device, such as /dev/null.
+            settings: of `click.Path`.
+        """
+        super().__init__(**settings)  # type: ignore[arg-type]
+        self._written = written
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path.
+
+        Raises:
+            WriteError: it is to be written, and cannot be.
+        """
+        path = super().convert(os.path.expanduser(value), param, ctx)
+        if self._written:
+            check_writable(os.fsdecode(path))
+        return path
+
+
+class Whole(click.IntRange):
+    """A whole number that a machine can count to."""
+
+    def __init__(self, least: int = 1, most: int = 1_000_000) -> None:
+        super().__init__(least, most)
+
+
+class Number(click.FloatRange):
+    """A number above 0. What is no number is in no range, but click compares the other way."""
+
+    def __init__(self, most: float = 1e9, **settings: bool) -> None:
+        super().__init__(0, most, min_open=True, **settings)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number."""
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found):
+            self.fail(f"{value} is no number.", param, ctx)
+        return found
+
+
+def fix_threads(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
+    """Let PyTorch, which is not imported yet, take this many threads: an option's callback."""
+    if value is not None:
+        os.environ[VARIABLE] = str(value)
+    return value
+
+
+threads_option = click.option(
+    "--threads", type=Whole(1, 1024), expose_value=False, callback=fix_threads,
+    help="CPU threads to compute with.  [default: what is quickest, measured as it goes]",
+)  # fmt: skip

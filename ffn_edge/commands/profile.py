@@ -1,0 +1,94 @@
+"""`ffn-edge profile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from ffn_edge.bundle import Bundle, Manifest
+from ffn_edge.commands.engine_options import (
+    engine_options,
+    root_option,
+    take_engine_options,
+)
+from ffn_edge.commands.option_types import UserPath, Whole
+from ffn_edge.errors import counted
+from ffn_edge.files.atomic import check_writable
+from ffn_edge.progress import progress
+from ffn_edge.runtime.profile.profile import PROFILE, Profile, profile_bundle
+from ffn_edge.terminal import Terminal
+
+
+@click.command(short_help="Measure each engine's latency and power here.")
+@click.argument("bundle", type=UserPath(path_type=Path))
+@click.option("--runs", type=Whole(), default=50, show_default=True, help="Of each engine.")
+@root_option
+@engine_options
+@click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
+def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) -> None:
+    """Measure each engine's latency and power here.
+
+    The distributions go to BUNDLE/profile.json, where `ffn-edge run` finds them. Where other
+    programs disturb, it measures again, at most twice, and the profile says so.
+
+    \b
+    Example:
+      ffn-edge profile bundle --runs 100 --threads 2
+    """
+    engines = take_engine_options(options)
+    loaded = Bundle.load(bundle)
+    check_writable(bundle / PROFILE)
+    console = Terminal(stderr=True)
+    with progress(console, "profiling") as show:
+        measured = profile_bundle(
+            loaded, engines, runs=runs, root=root,
+            on_round=lambda done: show(done, runs),
+            say=console.say,
+        )  # fmt: skip
+    console.say(f"wrote {bundle / PROFILE}")
+    if as_json:
+        click.echo(measured.to_json(), nl=False)
+    else:
+        Terminal().print(_profile_table(measured, loaded.manifest))
+
+
+def _profile_table(measured: Profile, manifest: Manifest) -> Table:
+    where, power = measured.conditions, measured.power
+    settings = [f"power mode {where.power_mode}"] if where.power_mode else []
+    settings += [
+        f"{what} clock {clock}"
+        for what, clock in (
+            ("CPU", where.clocks.cpu), ("GPU", where.clocks.gpu), ("memory", where.clocks.memory)
+        )
+        if clock
+    ]  # fmt: skip
+    if measured.end.temperature_c is not None:
+        settings.append(f"{measured.end.temperature_c:.0f} °C at the end")
+    caption = [
+        f"{where.machine.cpu}, {counted(where.threads, 'thread')}, {where.backend} "
+        f"{where.backend_version} in {where.precision} on {where.device}",
+        *([", ".join(settings)] if settings else []),
+        *([f"not of an idle machine: {measured.disturbance}"] if measured.disturbance else []),
+    ]
+    table = Table(title="latency in ms")
+    headings = ["frames", "GMAC", "p50", "p90", "p95", "p99"]
+    if power.idle_w is None:
+        caption.append(f"power: not measured, because {power.fault}")
+    else:
+        headings += ["W above idle", "J per clip"]
+        caption.append(f"idle: {power.idle_w:.2f} W; {power.meter}, {power.scope}")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for frames, latency in measured.latencies.items():
+        figures = latency.summary()
+        row = [f"{manifest.sub_networks[frames].macs / 1e9:.2f}"]
+        row += [f"{figures[name]:.2f}" for name in ("p50", "p90", "p95", "p99")]
+        energy_j = measured.energy_j(frames)
+        if energy_j is not None:
+            row += [f"{power.above_idle_w[frames]:.2f}", f"{energy_j:.3g}"]
+        table.add_row(str(frames), *row)
+    table.caption = "\n".join(caption)
+    return table

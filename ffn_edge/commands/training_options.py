@@ -1,0 +1,99 @@
+"""Options of several commands: those of a recipe, and what of the machine computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from ffn_edge.commands.option_types import UserPath, Whole, threads_option
+from ffn_edge.device.cores import usable_processors
+
+if TYPE_CHECKING:
+    from ffn_edge.train.recipe import Recipe
+
+# More loader processes than cores get in each other's way.
+WORKERS = min(4, usable_processors())
+# Looked for before PyTorch is imported, which takes seconds.
+FILE = UserPath(exists=True, dir_okay=False)
+
+
+def read_settings(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
+    """Read --set NAME=VALUE."""
+    pairs = [value.partition("=") for value in values]
+    for name, equals, _ in pairs:
+        if not equals:
+            raise click.BadParameter(f"{name!r} is not NAME=VALUE", ctx=ctx, param=param)
+    return {name.strip(): text.strip() for name, _, text in pairs}
+
+
+def machine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what of a machine computes."""
+    for option in (
+        threads_option,
+        click.option(
+            "--workers",
+            type=Whole(0, 1024),
+            default=WORKERS,
+            show_default=True,
+            help="Decoding processes.",
+        ),
+        click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one."),
+    ):
+        command = option(command)
+    return command
+
+
+def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options with which a command line completes or changes a recipe."""
+    for option in reversed(
+        (
+            click.option(
+                "--train-list",
+                type=FILE,
+                help="List: `path label`, or `path num_frames label`.",
+            ),
+            click.option(
+                "--val-list", type=FILE, help="List file to validate on after each epoch."
+            ),
+            click.option(
+                "--classes",
+                type=FILE,
+                help="Class names, one per line, in the labels' order.",
+            ),
+            click.option(
+                "--root",
+                type=UserPath(),
+                help="Folder that the lists' paths start from; else their own.",
+            ),
+            click.option("--frames", help="Frame counts to train, such as 4,8,16."),
+            click.option("--weights", help="A name such as IMAGENET1K_V1, or a file."),
+            click.option("--epochs", type=Whole(), help="Passes over the training list."),
+            click.option("--batch-size", type=Whole(), help="Videos per optimiser step, in all."),
+            click.option(
+                "--set",
+                "settings",
+                multiple=True,
+                callback=read_settings,
+                help="NAME=VALUE of a recipe.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def chosen_recipe(
+    name: str, *, settings: dict[str, str], frames: str | None, **fields: object
+) -> Recipe:
+    """Return the recipe that the arguments of `recipe_options` ask for."""
+    from ffn_edge.frames import parse_frames
+    from ffn_edge.train.recipe import load_recipe
+
+    changes = {field: value for field, value in fields.items() if value is not None}
+    if frames:
+        changes["frame_counts"] = parse_frames(frames)
+    return load_recipe(name).with_settings(settings).replace(**changes)

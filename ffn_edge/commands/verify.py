@@ -1,0 +1,133 @@
+"""`ffn-edge verify`: it compares what export wrote with what the runtime opens, so it stands above.
+
+Parse, call, print.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ffn_edge.cli import say
+from ffn_edge.commands.engine_options import engine_options, take_engine_options
+from ffn_edge.commands.option_types import Number, UserPath, Whole
+from ffn_edge.errors import ExportError, counted
+from ffn_edge.known_answer import TOLERANCES
+from ffn_edge.media.video_list import videos_of
+from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
+
+if TYPE_CHECKING:
+    from ffn_edge.bundle import Bundle
+    from ffn_edge.export.verify import EngineToVerify
+    from ffn_edge.network.checkpoint import Checkpoint
+
+
+@click.command(short_help="Compare PyTorch, graph, composition and engine.")
+@click.argument("bundle", type=UserPath(file_okay=False))
+@click.option(
+    "--checkpoint",
+    type=UserPath(exists=True, dir_okay=False),
+    help="What the bundle was exported from: its network is compared too.",
+)
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    help="A video, a folder of them, a pattern in quotes, or a *.txt list; may be repeated. Left "
+    "out, synthetic clips.",
+)
+@click.option(
+    "--clips",
+    type=Whole(1, 10_000),
+    default=8,
+    show_default=True,
+    help="How many clips to compare on, at each frame count.",
+)
+@click.option(
+    "--tolerance",
+    type=Number(),
+    help="Of PyTorch against the graph, relative; left out, 1e-4, or 1e-2 for fp16 weights.",
+)
+@engine_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def verify(
+    bundle: str,
+    checkpoint: str | None,
+    sources: tuple[str, ...],
+    clips: int,
+    tolerance: float | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compare PyTorch, graph, composition and engine.
+
+    For each frame count, the checkpoint's network in PyTorch, the bundle's graph in ONNX Runtime,
+    the same graph with weights composed beforehand and TensorRT's engine, where there is one,
+    must give the same logits.
+
+    \b
+    Examples:
+      ffn-edge verify bundle --checkpoint runs/first/best.pt --source clips/test.txt
+      ffn-edge verify bundle --source street.mp4 --source park.mp4 --json
+      ffn-edge verify bundle --backend tensorrt                 # on the device
+    """
+    from ffn_edge.bundle import Bundle
+    from ffn_edge.export.clips import clips_from_videos, synthetic_clips
+    from ffn_edge.export.report import verify_fields, verify_table
+    from ffn_edge.export.verify import verify as run
+
+    opened = Bundle.load(bundle)
+    contract, frame_counts = opened.manifest.input, opened.manifest.frame_counts
+    if sources:
+        videos = [video for source in sources for video in videos_of(source)]
+        say(f"reading {counted(len(videos), 'video')}")
+        clip_set = clips_from_videos(videos, contract, frame_counts, clips)
+    else:
+        clip_set = synthetic_clips(contract, frame_counts, clips)
+    with ExitStack() as stack:
+        found = run(
+            opened,
+            clip_set,
+            checkpoint=_checkpoint(checkpoint) if checkpoint else None,
+            engine=_engine(stack, opened, take_engine_options(options)),
+            tolerance=tolerance,
+            progress=say,
+        )
+    if as_json:
+        click.echo(json.dumps(verify_fields(opened, clip_set, found)))
+    else:
+        from ffn_edge.terminal import Terminal
+
+        Terminal().print(verify_table(opened, clip_set, found))
+    failed = [str(each.frames) for each in found if not each.passed]
+    if failed:
+        raise ExportError(
+            f"{opened.path} differs beyond the tolerance at {', '.join(failed)} frames",
+            "was it exported from this checkpoint, by this release? Export it again.",
+        )
+
+
+def _checkpoint(path: str) -> Checkpoint:
+    from ffn_edge.network.checkpoint import load_checkpoint  # needs PyTorch
+
+    return load_checkpoint(path)
+
+
+def _engine(stack: ExitStack, bundle: Bundle, options: EngineOptions) -> EngineToVerify | None:
+    """Open the engines, unless they are ONNX Runtime's, which runs the graph anyway."""
+    from ffn_edge.export.verify import EngineToVerify
+
+    if options.backend == "onnxruntime":
+        return None
+    engines = stack.enter_context(open_engines(bundle, options, say=say))
+    if engines.backend.name == "onnxruntime":
+        say(f"the graph itself is what runs here: {engines.backend.reason}")
+        return None
+    return EngineToVerify(
+        name=f"{engines.backend.name} {engines.backend.precision}",
+        tolerance=TOLERANCES[engines.backend.precision],
+        infer={frames: engine.infer for frames, engine in engines.items()},
+    )

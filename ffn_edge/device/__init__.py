@@ -1,0 +1,1 @@
+"""The machine: its GPU, its processors, what the kernel tells, the cache of engines."""

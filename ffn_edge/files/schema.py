@@ -1,0 +1,319 @@
+"""From JSON to dataclasses: the declared types are the schema, checked here and nowhere else.
+
+    class Accuracy:
+        top1: Share                     # Annotated[float, Between(0, 1)]
+        clips: Count
+    accuracy: dict[int, Accuracy]       # {"8": {"top1": 0.9, "clips": 600}}
+
+A field's type may be a scalar, a `Literal`, a tuple, a mapping, another dataclass, or a union, of
+which the first that fits counts; numbers may be `Annotated` with bounds. They are finite, whole
+ones have 64 bits, and texts can be shown on a terminal. A field that is missing has its default;
+one that is not declared is passed over: a newer release may have written it. What holds between
+fields is the dataclass's own `__post_init__`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from ffn_edge.errors import FfnEdgeError, reason_of
+from ffn_edge.files.regular_file import read_text
+
+T = TypeVar("T")
+_MOST_FINITE, _MOST_WHOLE = sys.float_info.max, (1 << 63) - 1
+_LEAST_ABOVE_0 = sys.float_info.min
+_Parser = Callable[[object, str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """The bounds of a number, both included: without any, all that are finite."""
+
+    least: float = -_MOST_FINITE
+    most: float = _MOST_FINITE
+
+
+Count = Annotated[int, Between(0)]
+Positive = Annotated[int, Between(1)]
+Share = Annotated[float, Between(0, 1)]
+NotNegative = Annotated[float, Between(0)]
+Above0 = Annotated[float, Between(_LEAST_ABOVE_0)]
+Rgb = tuple[float, float, float]
+RgbAbove0 = tuple[Above0, Above0, Above0]
+
+
+def load(text: str | bytes) -> Any:
+    """Return what a JSON text says; bytes are in UTF-8.
+
+    Raises:
+        ValueError: it is no JSON, or is nested too deep.
+    """
+    try:
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def parse(kind: type[T], value: object, name: str = "") -> T:
+    """Return a value of JSON, or of a file of plain values, as what it must be.
+
+    Args:
+        kind: a dataclass, or what a field of one may be declared as.
+        value: to check.
+        name: of the value, for the message.
+
+    Raises:
+        ValueError: it is something else, or out of its bounds.
+    """
+    kinds: Any = kind
+    found: T = _parser(kinds)(value, name)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format(Generic[T]):
+    """A kind of JSON file that says which version of its schema it follows.
+
+    Attributes:
+        cls: the dataclass that it holds.
+        versions: those that its "schema_version" may be.
+        kind: what it is, such as "a profile".
+        hint: what to do where it is none.
+        hint_for_others: what to do where it follows another version; empty is the same.
+        error: what to raise.
+    """
+
+    cls: type[T]
+    versions: tuple[int, ...] = (1,)
+    kind: str
+    hint: str
+    hint_for_others: str = ""
+    error: type[FfnEdgeError] = FfnEdgeError
+
+    def read(self, path: Path, missing: str = "") -> T:
+        """Return what a file holds.
+
+        Args:
+            path: of the file.
+            missing: what to say where there is none.
+
+        Raises:
+            FfnEdgeError: or `error`: it cannot be read, or see `from_text`.
+        """
+        try:
+            text = read_text(path)
+        except UnicodeError as failure:
+            raise self.error(f"{path} is no text in UTF-8", self.hint) from failure
+        except OSError as failure:
+            message = f"{path} cannot be read: {reason_of(failure)}"
+            if missing and isinstance(failure, FileNotFoundError):
+                message = missing
+            raise self.error(message, self.hint) from failure
+        return self.from_text(text, str(path))
+
+    def from_text(self, text: str | bytes, where: str) -> T:
+        """Return what a text holds that was found at `where`.
+
+        Raises:
+            FfnEdgeError: or `error`: it is none, is damaged, or follows another version.
+        """
+        try:
+            raw = load(text)
+            found = raw["schema_version"]
+        except (ValueError, KeyError, TypeError) as failure:
+            raise self.error(f"{where} is not {self.kind}", self.hint) from failure
+        if isinstance(found, bool) or found not in self.versions:
+            raise self.error(
+                f"{where} has schema version {found!r:.50}; "
+                f"this release reads {' and '.join(map(str, self.versions))}",
+                self.hint_for_others or self.hint,
+            )
+        try:
+            return parse(self.cls, raw)
+        except (ValueError, FfnEdgeError) as failure:
+            reason = getattr(failure, "message", failure)  # without a hint of its own
+            raise self.error(f"{where} is damaged: {reason}", self.hint) from failure
+
+
+@cache
+def _parser(kind: Any) -> _Parser:
+    """Return the function that turns a value into what `kind` declares."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _number(*arguments)
+    if origin in (Union, types.UnionType):
+        return _any_of(arguments)
+    if origin is Literal:
+        return _one_of(arguments)
+    if origin is tuple:
+        return _tuple(arguments)
+    if origin is Sequence:
+        return _tuple((*arguments, ...))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return _mapping(*arguments)
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind)
+    if kind in (int, float):
+        return _number(kind, Between())
+    return {str: _str, bool: _bool, Any: lambda value, name: value}[kind]
+
+
+def _wrong(value: object, name: str, wanted: str) -> ValueError:
+    return ValueError(f"{name or 'the whole':.100} is {value!r:.50}, not {wanted}")
+
+
+def _number(kind: type[int] | type[float], bounds: Between) -> _Parser:
+    least, most = bounds.least, bounds.most
+    kinds = int if kind is int else int | float
+    wanted = "a whole number" if kind is int else "a number"
+    if bounds.least == _LEAST_ABOVE_0:
+        wanted += " above 0"
+    elif bounds.least > -_MOST_FINITE:
+        wanted += f" of at least {bounds.least:g}"
+    if bounds.most < _MOST_FINITE:
+        wanted += f" and at most {bounds.most:g}"
+
+    def parser(value: object, name: str) -> int | float:
+        if kind is int and isinstance(value, int) and not -_MOST_WHOLE <= value <= _MOST_WHOLE:
+            raise _wrong(value, name, "a whole number of 64 bits")
+        # True is 1 to Python. What is not a number is in no bounds.
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+            raise _wrong(value, name, wanted)
+        try:
+            return kind(value)
+        except OverflowError as error:  # a whole number that no float reaches
+            raise _wrong(value, name, wanted) from error
+
+    return parser
+
+
+def _str(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise _wrong(value, name, "a text")
+    # A lone surrogate could not be written anywhere; an escape sequence would act on the terminal.
+    if re.search(r"[\0-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", value):
+        raise _wrong(value, name, "a text that can be shown")
+    return value
+
+
+def _bool(value: object, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(value, name, "true or false")
+    return value
+
+
+def _any_of(kinds: tuple[Any, ...]) -> _Parser:
+    inner = [_parser(kind) for kind in kinds if kind is not types.NoneType]
+    or_none = len(inner) < len(kinds)
+
+    def parser(value: object, name: str) -> Any:
+        if value is None and or_none:
+            return None
+        for parser_of_kind in inner[:-1]:
+            with suppress(ValueError):
+                return parser_of_kind(value, name)
+        return inner[-1](value, name)
+
+    return parser
+
+
+def _one_of(choices: tuple[Any, ...]) -> _Parser:
+    def parser(value: object, name: str) -> Any:
+        if not isinstance(value, str) or value not in choices:
+            raise _wrong(value, name, f"one of {', '.join(choices)}")
+        return value
+
+    return parser
+
+
+def _tuple(kinds: tuple[Any, ...]) -> _Parser:
+    any_length = kinds[-1] is Ellipsis
+    inner = [_parser(kind) for kind in kinds if kind is not Ellipsis]
+
+    def parser(value: object, name: str) -> Any:
+        if not isinstance(value, list | tuple) or (not any_length and len(value) != len(inner)):
+            raise _wrong(value, name, "a list" if any_length else f"a list of {len(inner)}")
+        each = inner * len(value) if any_length else inner
+        return tuple(
+            parser_of_item(item, f"{name}[{place}]")
+            for place, (parser_of_item, item) in enumerate(zip(each, value, strict=True))
+        )
+
+    return parser
+
+
+def _mapping(key_kind: Any, kind: Any) -> _Parser:
+    inner = _parser(kind)
+
+    def parser(value: object, name: str) -> Any:
+        if not isinstance(value, dict):
+            raise _wrong(value, name, "an object")
+        return {
+            _key(key, key_kind, name): inner(item, f"{name}.{key}") for key, item in value.items()
+        }
+
+    return parser
+
+
+def _key(key: object, kind: Any, name: str) -> Any:
+    """Return a key; JSON writes a number as its digits."""
+    if kind is int and isinstance(key, str) and re.fullmatch(r"0|[1-9]\d{0,17}", key):
+        return int(key)
+    return _parser(kind)(key, f"a key of {name or 'the whole'}")
+
+
+def parse_fields(cls: type, values: Mapping[str, object], name: str = "") -> dict[str, Any]:
+    """Return the values of a dataclass's fields, as far as they are there, as what they must be.
+
+    Raises:
+        ValueError: one is something else, or out of its bounds.
+    """
+    start = name and f"{name}."
+    return {
+        key: parser(values[key], start + key)
+        for key, parser in _parsers(cls).items()
+        if key in values
+    }
+
+
+@cache
+def _parsers(cls: Any) -> dict[str, _Parser]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {each.name: _parser(hints[each.name]) for each in dataclasses.fields(cls) if each.init}
+
+
+def _dataclass(cls: Any) -> _Parser:
+    needed = {
+        each.name
+        for each in dataclasses.fields(cls)
+        if each.init and each.default is each.default_factory is dataclasses.MISSING
+    }
+
+    def parser(value: object, name: str) -> Any:
+        if not isinstance(value, dict):
+            raise _wrong(value, name, "an object")
+        if missing := needed - value.keys():
+            raise ValueError(f"{name and name[:100] + '.'}{sorted(missing)[0]} is missing")
+        return cls(**parse_fields(cls, value, name))
+
+    return parser

@@ -1,0 +1,41 @@
+"""Text files that a user writes: lists of videos, names of classes."""
+
+from __future__ import annotations
+
+import os
+
+from ffn_edge.errors import DataError, FfnEdgeError, reason_of
+from ffn_edge.files.regular_file import read_text
+
+# Of two million videos.
+MOST_LIST_BYTES = 1 << 28
+
+
+def read_lines(
+    path: str | os.PathLike[str], what: str, form: str, error: type[FfnEdgeError] = DataError
+) -> list[str]:
+    """Return the lines of a text file in UTF-8, stripped.
+
+    Args:
+        path: of the file.
+        what: it should be, such as "a list of videos".
+        form: of its lines, such as "one `path` a line".
+        error: what to raise.
+
+    Raises:
+        FfnEdgeError: `error`: it is missing, cannot be read, or is no text in UTF-8.
+    """
+    try:
+        text = read_text(path, MOST_LIST_BYTES)
+        if "\0" in text:  # UTF-16, mostly
+            raise UnicodeError
+    except FileNotFoundError as failure:
+        reason, hint = "there is no such file", "check the path."
+        raise error(f"{path} cannot be read as {what}: {reason}", hint) from failure
+    except OSError as failure:
+        hint = "name a file that you may read."
+        raise error(f"{path} cannot be read as {what}: {reason_of(failure)}", hint) from failure
+    except UnicodeError as failure:
+        reason, hint = "it is no text in UTF-8", f"save it as text in UTF-8: {form}."
+        raise error(f"{path} cannot be read as {what}: {reason}", hint) from failure
+    return [line.strip() for line in text.splitlines()]

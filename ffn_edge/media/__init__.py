@@ -1,0 +1,1 @@
+"""Videos and pictures: what is read, written and resized."""

@@ -1,0 +1,106 @@
+"""Lists whose videos can be read, and clips of several frame counts from one decode of a video.
+
+Legend: N frames of a video, T frames of a clip, frames of S x S pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+
+from ffn_edge.errors import DataError, VideoError, counted
+from ffn_edge.frames import segment_centres
+from ffn_edge.media.frame_folder import FrameFolder
+from ffn_edge.media.images import Images
+from ffn_edge.media.picture import prepare_frame
+from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_list import Video, read_list
+
+_OPENED = 8  # videos of a list, before it is used
+
+
+def open_video(video: Video, *, frame_pattern: str | None = None) -> VideoReader | FrameFolder:
+    """Return the reader of a line of a list: of a video file, not yet open, or a frame folder.
+
+    Args:
+        video: what to read.
+        frame_pattern: of the names of a folder's images; see `FrameFolder`.
+
+    Raises:
+        VideoError: the frame folder cannot be used.
+    """
+    if video.num_frames is None:
+        return VideoReader(video.path, threads=1)
+    return FrameFolder(video.path, num_frames=video.num_frames, pattern=frame_pattern)
+
+
+def read_checked_list(
+    list_file: str | os.PathLike[str],
+    *,
+    num_classes: int | None,
+    root: str | os.PathLike[str] | None = None,
+    frame_pattern: str | None = None,
+) -> tuple[Video, ...]:
+    """Read a list, and open a few of its videos: one of another kind is found out at once.
+
+    As `read_list` does it, every label is checked, and that there is something at every path, by
+    one listing of each folder. Of up to 8 videos, spread over the list, a frame is read.
+
+    Args:
+        list_file: see `read_list`.
+        num_classes: the same.
+        root: the same.
+        frame_pattern: see `open_video`.
+
+    Raises:
+        DataError: see `read_list`; or more than half of those few cannot be read.
+    """
+    videos = read_list(list_file, num_classes=num_classes, root=root)
+    few = videos[:: math.ceil(len(videos) / _OPENED)]
+    broken = []
+    for video in few:
+        try:
+            with open_video(video, frame_pattern=frame_pattern) as reader:
+                next(iter(reader))
+        except (VideoError, OSError) as error:
+            broken.append(getattr(error, "message", str(error)))
+    if len(broken) > len(few) / 2:
+        named = f", with its images named {frame_pattern}" if frame_pattern else ""
+        raise DataError(
+            f"{list_file}: of {counted(len(few), 'video')} tried, {len(broken)} cannot be read: "
+            f"{'; '.join(broken[:3])}" + ("; …" if len(broken) > 3 else ""),
+            "copy them again; or is this the list of another data set? A line has a number of "
+            f"frames if, and only if, it names a folder of images{named}.",
+        )
+    return videos
+
+
+def centre_clips(
+    video: Video,
+    frame_counts: Iterable[int],
+    *,
+    short_side: int,
+    size: int,
+    frame_pattern: str | None = None,
+) -> dict[int, Images]:
+    """Return what a network sees of a video at test time: by T, uint8 (T, S, S, 3), RGB.
+
+    The frames that `VideoDataset` takes for evaluation, and prepared as it does.
+
+    Args:
+        video: what to read.
+        frame_counts: the T that are wanted.
+        short_side: see `prepare_frame`.
+        size: S.
+        frame_pattern: see `open_video`.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    frame_counts = tuple(frame_counts)
+    with open_video(video, frame_pattern=frame_pattern) as reader:
+        return reader.sample(
+            lambda n: {t: segment_centres(n, t) for t in frame_counts},
+            lambda frame: prepare_frame(frame, short_side, size),
+        )

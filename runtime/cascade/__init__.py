@@ -1,0 +1,1 @@
+"""Answer with few frames, look again where unsure."""

@@ -1,0 +1,1 @@
+"""What runs a frame count: ONNX Runtime or TensorRT."""

@@ -1,0 +1,186 @@
+"""The engine for every CPU: a bundle's graph in ONNX Runtime, which the runtime imports only here.
+
+Several sessions live side by side and one runs at a time. What that asks for, as tried with ONNX
+Runtime 1.32 on two cores (`benchmarks/runtime_overhead.py` measures the result):
+
+- A session's threads never spin (`session.intra_op.allow_spinning` 0). Spinning is the default, and
+  on an idle machine a network of 3 ms gains up to a fifth by it, one of 200 ms nothing; but beside
+  one busy process the former takes 3.6 ms without and 12 to 16 with it (`benchmarks/busy.py`). It
+  would also hold a core for milliseconds while the next session wants it, so that the first
+  inference after a switch takes 1.1 to 2.5 times as long.
+- All sessions take their scratch memory from one arena, so that it is the largest engine's and
+  not the sum. The memory patterns of single sessions are off: each would reserve a block of its
+  own in it. Together this halves the memory of three ResNet-50 sessions, at the same speed.
+- `session.dynamic_block_base` and I/O binding gained nothing, and are left out.
+- Left to open the weight file itself, ONNX Runtime maps it, and a file that is cut short then ends
+  the process (SIGBUS). So it opens no file: it gets the bytes of the graph, and every tensor from
+  `HeldWeights`. That holds the shared weights once in memory, for all engines, and opens as fast.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterable, Mapping
+from types import ModuleType, TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ffn_edge.bundle import Manifest
+from ffn_edge.compose import Array
+from ffn_edge.errors import EngineError
+from ffn_edge.runtime.stream.clip_buffer import Clip, check_clip
+
+_INPUT, _OUTPUT = "frames", "logits"
+_ERRORS_ONLY = 3  # a warning of ONNX Runtime is for its developers
+
+
+def installed_version() -> str:
+    """Return the version of ONNX Runtime.
+
+    Raises:
+        EngineError: it is not installed, or does not load.
+    """
+    return str(_onnxruntime().__version__)
+
+
+def _onnxruntime() -> ModuleType:
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise EngineError(
+            f"ONNX Runtime cannot be imported ({error})", 'pip install "ffn-edge[cpu]"'
+        ) from error
+
+
+@functools.cache
+def _share_scratch() -> None:
+    """Give this process one arena for the scratch memory of all its engines.
+
+    It stays with the process when they close, for those that are opened next.
+    """
+    ort = _onnxruntime()
+    cpu = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    ort.create_and_register_allocator(cpu, ort.OrtArenaCfg({}))
+
+
+def session_options(threads: int) -> Any:
+    """Return ONNX Runtime's options for sessions that live side by side; see above."""
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _ERRORS_ONLY
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    _share_scratch()
+    return options
+
+
+class HeldWeights:
+    """Tensors as ONNX Runtime takes them, each read once, for all engines of a bundle."""
+
+    def __init__(self, tensors: Mapping[str, Array]) -> None:
+        self._tensors = tensors
+        self._held: dict[str, Any] = {}
+
+    def of(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return tensors by name.
+
+        Raises:
+            BundleError: a file was cut short since it was opened.
+        """
+        values = {}
+        for name in names:
+            if name not in self._held:
+                value = _onnxruntime().OrtValue.ortvalue_from_numpy(self._tensors[name])
+                self._held[name] = value
+            values[name] = self._held[name]
+        return values
+
+
+class OnnxRuntimeEngine:
+    """One graph of a bundle on the CPU. See `engine.Engine`."""
+
+    def __init__(
+        self,
+        graph: bytes,
+        weights: Mapping[str, Any],
+        *,
+        frames: int,
+        manifest: Manifest,
+        threads: int,
+    ) -> None:
+        """Remember what to open.
+
+        Args:
+            graph: an ONNX model from the bundle, checked.
+            weights: what it takes from the weight files, from `HeldWeights`.
+            frames: T, its frame count.
+            manifest: the bundle's, for the shapes that the graph has.
+            threads: of the CPU.
+        """
+        contract = manifest.input
+        self.frames = frames
+        self.device_ms: float | None = None  # the host's clock tells all
+        self._input_shape = (contract.batch, frames, contract.height, contract.width, 3)
+        self._graph = graph
+        # ONNX Runtime reads them where they are, as long as the session lives.
+        self._weights = weights
+        self._threads = threads
+        self._session: Any = None
+
+    def __enter__(self) -> OnnxRuntimeEngine:
+        """Load the graph and fold its weights.
+
+        Raises:
+            EngineError: ONNX Runtime is missing or refuses the graph.
+        """
+        ort = _onnxruntime()
+        options = session_options(self._threads)
+        try:
+            options.add_external_initializers(list(self._weights), list(self._weights.values()))
+            self._session = ort.InferenceSession(
+                self._graph,
+                options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,  # it would say on stdout that it tries the same again
+            )
+        except Exception as error:  # its exceptions have no base class of their own
+            raise EngineError(
+                f"ONNX Runtime {ort.__version__} cannot open the graph for {self.frames} frames: "
+                f"{error}",
+                "check the bundle with `ffn-edge verify`; an older ONNX Runtime may lack an "
+                "operator: pip install --upgrade onnxruntime.",
+            ) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._session = None  # its threads and memory go with it
+
+    def infer(self, frames: Clip) -> npt.NDArray[np.float32]:
+        """Classify clips: uint8 (N, T, H, W, 3), RGB -> float32 (N, classes).
+
+        Raises:
+            EngineError: `frames` has another shape or type, or the graph failed.
+        """
+        check_clip(frames, self._input_shape)
+        if self._session is None:
+            raise EngineError("the engine is not open", "use it inside `with`.")
+        try:
+            logits: npt.NDArray[np.float32] = self._session.run([_OUTPUT], {_INPUT: frames})[0]
+        except Exception as error:
+            raise EngineError(
+                f"ONNX Runtime failed on {self.frames} frames: {error}",
+                "check the bundle with `ffn-edge verify`.",
+            ) from error
+        return logits

@@ -1,0 +1,348 @@
+"""One TensorRT engine: a plan without weights, refitted from the bundle's weight file, and run.
+
+    plan ─ deserialise ─ refit: compose layer by layer, upload, hand over ─ context ─ infer
+
+The composed weights go to the device one layer at a time and are handed to the refitter there,
+so host memory never holds a second model. Device memory does, until the refit ends; on a Jetson
+both are the same chips. Engines that run one at a time share their scratch
+memory, their input and their output; `tensorrt_group` owns those.
+
+Legend: N clips of T frames, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ffn_edge.bundle import Manifest
+from ffn_edge.compose import Array, ComposedHash, blocks, compose
+from ffn_edge.device.gpu import Device, aligned, out_of_memory_hint
+from ffn_edge.device.plan_cache import Plan, PlanWeight
+from ffn_edge.device.tensorrt_api import Api, is_out_of_memory
+from ffn_edge.errors import EngineError, OutOfMemoryError, UnknownWeightsError
+from ffn_edge.runtime.stream.clip_buffer import Clip, PlacedClip, check_clip
+from ffn_edge.weight_file import WeightFile
+
+_INPUT, _OUTPUT = "frames", "logits"
+_DTYPES = {
+    "float32": "FLOAT",
+    "float16": "HALF",
+    "int32": "INT32",
+    "int64": "INT64",
+    "bool": "BOOL",
+}
+_REBUILD = "build it again with `ffn-edge build`."
+
+
+class EngineMemory:
+    """Where engines that run one at a time read a clip and write logits.
+
+    Attributes:
+        input: device address of uint8 (N, T, H, W, 3), room for the largest T.
+        output: device address of float32 (N, classes).
+        staging: page-locked uint8, as large as `input`; free whenever the stream is idle.
+        logits: page-locked float32 (N, classes).
+    """
+
+    def __init__(self, device: Device, manifest: Manifest, most_frames: int) -> None:
+        """Allocate.
+
+        Raises:
+            OutOfMemoryError: there is too little.
+        """
+        contract = manifest.input
+        size = contract.batch * most_frames * contract.height * contract.width * 3
+        shape = (contract.batch, len(manifest.classes))
+        self.input = int(device.allocate(size))
+        self.output = int(device.allocate(4 * math.prod(shape)))
+        self.staging: npt.NDArray[np.uint8] = device.pinned((size,), np.uint8)
+        self.logits: npt.NDArray[np.float32] = device.pinned(shape, np.float32)
+
+
+class TensorRTEngine:
+    """One frame count's engine. See `engine.Engine`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        frames: int,
+        manifest: Manifest,
+        tensors: WeightFile,
+        api: Api,
+        device: Device,
+        memory: EngineMemory,
+        make_ready: Callable[[TensorRTEngine], None],
+        make_room: Callable[[], bool],
+    ) -> None:
+        """Remember what to open.
+
+        Args:
+            plan: from the cache.
+            frames: T, its frame count.
+            manifest: the bundle's.
+            tensors: the bundle's weight file.
+            api: the TensorRT that built the plan.
+            device: open.
+            memory: shared with the other engines of the bundle.
+            make_ready: is called before each inference; sees to it that this engine is open and
+                has scratch memory.
+            make_room: is called when memory runs out; says whether it freed any.
+        """
+        contract = manifest.input
+        self.frames = frames
+        self.device_ms: float | None = None
+        self._shape = (contract.batch, frames, contract.height, contract.width, 3)
+        self._plan = plan
+        self._manifest = manifest
+        self._tensors = tensors
+        self._api = api
+        self._device = device
+        self._memory = memory
+        self._make_ready = make_ready
+        self._make_room = make_room
+        # The only references to TensorRT's objects: an error's traceback must not keep them alive
+        # until after the device is closed.
+        self._allocator: Any = None
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._refitter: Any = None
+        self._context: Any = None
+        self._kernels: Any = None
+        self._compiled = b""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the engine is on the device."""
+        return self._context is not None
+
+    def __enter__(self) -> TensorRTEngine:
+        """Bring the engine to the device, with its weights.
+
+        Raises:
+            EngineError: TensorRT refuses the plan, or the weights are not what it was built for.
+            OutOfMemoryError: there is too little memory.
+        """
+        self._api.errors()
+        try:
+            self._runtime = self._api.make("Runtime", self._api.log)
+            if self._device.gpu.is_integrated:
+                self._allocator = self._api.allocator(self._device)
+                self._runtime.gpu_allocator = self._allocator
+            self._engine = self._runtime.deserialize_cuda_engine(self._plan.read())
+            if self._engine is None:
+                raise self._failure("cannot load the plan")
+            self._check_ports()
+            if self._plan.sidecar.key.refit != "none":
+                self._refit()
+            self._compiled = self._plan.read_kernels()
+            self._context, self._kernels = self._api.context(self._engine, self._compiled)
+            if self._context is None:
+                raise self._failure("cannot make an execution context")
+            for name, address in ((_INPUT, self._memory.input), (_OUTPUT, self._memory.output)):
+                if not self._context.set_tensor_address(name, address):
+                    raise self._failure(f"refuses the address of {name}")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._context = None
+        self._kernels = None
+        self._refitter = None
+        self._engine = None
+        self._runtime = None
+        self._allocator = None
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The scratch memory that the open engine needs."""
+        return int(self._engine.device_memory_size_v2)
+
+    def use_scratch(self, address: int, size: int) -> None:
+        """Give the open engine its scratch memory, which others may use when it does not run."""
+        self._context.set_device_memory(address, size)
+
+    def keep_kernels(self) -> None:
+        """Keep what RTX has compiled in this start for the next one."""
+        if self._kernels is not None:
+            compiled = bytes(memoryview(self._kernels.serialize()))
+            if compiled != self._compiled:
+                self._plan.write_kernels(compiled)
+                self._compiled = compiled
+
+    def infer(self, frames: Clip) -> npt.NDArray[np.float32]:
+        """Classify clips: uint8 (N, T, H, W, 3), RGB, or placed by a ring -> float32 (N, classes).
+
+        `device_ms` is then how long the device took, copies included, and the loading of the
+        engine if that was necessary.
+
+        Raises:
+            EngineError: `frames` has another shape or type, or the device failed.
+            OutOfMemoryError: there is too little memory.
+        """
+        check_clip(frames, self._shape)
+        try:
+            return self._run(frames)
+        except OutOfMemoryError:
+            if not self._make_room():
+                raise
+        return self._run(frames)
+
+    def _run(self, frames: Clip) -> npt.NDArray[np.float32]:
+        self._make_ready(self)
+        if not isinstance(frames, PlacedClip):
+            staging = self._memory.staging[: frames.size]
+            np.copyto(staging, frames.reshape(-1))
+            self._device.start_clock()
+            self._device.upload_async(self._memory.input, staging)
+        if not self._context.execute_async_v3(self._device.stream_handle):
+            raise self._failure("did not run")
+        self._device.download_async(self._memory.logits, self._memory.output)
+        self.device_ms = self._device.stop_clock()
+        return self._memory.logits.copy()
+
+    def _check_ports(self) -> None:
+        """Hold the engine's own input and output against the manifest's."""
+        found = {}
+        for index in range(self._engine.num_io_tensors):
+            name = self._engine.get_tensor_name(index)
+            shape = tuple(self._engine.get_tensor_shape(name))
+            found[name] = (self._engine.get_tensor_dtype(name).name, shape)
+        outputs = (self._manifest.input.batch, len(self._manifest.classes))
+        expected = {_INPUT: ("UINT8", self._shape), _OUTPUT: ("FLOAT", outputs)}
+        if found != expected:
+            raise EngineError(
+                f"{self._plan.path} has the inputs and outputs {found}; its bundle says {expected}",
+                _REBUILD,
+            )
+
+    def _refit(self) -> None:
+        """Give the engine all its weights, by way of the device.
+
+        Raises:
+            UnknownWeightsError: the engine wants a weight that its sidecar does not name, or of
+                another type or size.
+            EngineError: a weight is missing, or the weights are not those of the manifest.
+        """
+        key = self._plan.sidecar.key
+        self._refitter = self._api.make("Refitter", self._engine, self._api.log)
+        # Identical weights were valid when the plan was built, and the hash tells identity.
+        self._refitter.weights_validation = key.refit == "any"
+        wanted = set(self._refitter.get_all_weights())
+        listed = {weight.name: weight for weight in self._plan.sidecar.weights}
+        misfits = [name for name in wanted if not self._is_as_listed(name, listed.get(name))]
+        if misfits:
+            raise UnknownWeightsError(
+                f"the engine {self._plan.path} wants weights that the bundle does not have: "
+                f"{_listed(misfits)}",
+                _REBUILD,
+            )
+        # Handed-over weights must outlive the refit: one allocation for all of them.
+        sizes = {name: _bytes(listed[name]) for name in wanted}
+        arena = self._device.allocate(sum(aligned(size) for size in sizes.values()))
+        try:
+            offset = 0
+            for weight, values in self._weights():
+                if weight.name in wanted:
+                    self._hand_over(weight, values, int(arena) + offset)
+                    offset += aligned(sizes[weight.name])
+                    wanted.discard(weight.name)
+                del values  # before the next is composed
+            missing = wanted | set(self._refitter.get_missing_weights())
+            if missing:
+                raise EngineError(
+                    f"the bundle has no weights for {_listed(missing)} of {self._plan.path}",
+                    _REBUILD,
+                )
+            self._device.wait_for_all()  # TensorRT reads the weights on a stream of its own
+            if not self._refitter.refit_cuda_engine():
+                raise self._failure("did not take the weights")
+        finally:
+            self._refitter = None
+            self._device.free(arena)
+
+    def _weights(self) -> Iterator[tuple[PlanWeight, Array]]:
+        """Yield what the plan's sidecar names, one at a time, float32 where it was composed.
+
+        Raises:
+            EngineError: at the end of the composed ones, if they are not what the plan was built
+                with.
+        """
+        sidecar = self._plan.sidecar
+        composed = {each.name: each for each in sidecar.weights if each.source == "composed"}
+        digest = ComposedHash()
+        for name, array in compose(self._tensors, self._manifest.layers, self.frames):
+            digest.update(name, array)
+            if name in composed:
+                yield composed[name], array
+            del array  # before the next is composed
+        # For "identical" the plan's key has the same hash, or it would not have been found.
+        if digest.hexdigest() != self._manifest.sub_networks[self.frames].composed_sha256:
+            raise EngineError(
+                f"the weights for {self.frames} frames are not those of the bundle's manifest",
+                "was the weight file altered while in use? Start again.",
+            )
+        for weight in sidecar.weights:
+            if weight.source == "stored":
+                yield weight, self._tensors[weight.name]
+            elif weight.source == "constant":
+                yield weight, np.asarray(weight.values, weight.dtype)
+
+    def _hand_over(self, weight: PlanWeight, values: Array, address: int) -> None:
+        """Upload one weight, rounded to the engine's type, and name it to the refitter."""
+        if values.size != weight.count:
+            raise EngineError(
+                f"{weight.name} of {self._plan.path} is {weight.count} values; the bundle has "
+                f"{values.size}",
+                _REBUILD,
+            )
+        target = address
+        for block in blocks(values):
+            rounded = np.ascontiguousarray(block, weight.dtype)
+            self._device.upload(target, rounded)
+            target += rounded.nbytes
+        trt = self._api.module
+        handed = trt.Weights(self._type_of(weight), address, weight.count)
+        if not self._refitter.set_named_weights(weight.name, handed, trt.TensorLocation.DEVICE):
+            raise self._failure(f"refuses the weights of {weight.name}")
+
+    def _is_as_listed(self, name: str, weight: PlanWeight | None) -> bool:
+        """Return whether the engine wants a weight as the sidecar has it."""
+        if weight is None:
+            return False
+        prototype = self._refitter.get_weights_prototype(name)
+        is_same_type = prototype.dtype == self._type_of(weight)
+        return bool(is_same_type and prototype.size == weight.count)
+
+    def _type_of(self, weight: PlanWeight) -> Any:
+        return getattr(self._api.module.DataType, _DTYPES[weight.dtype])
+
+    def _failure(self, what: str) -> EngineError:
+        """Return the error for what TensorRT just did not do."""
+        said = self._api.errors()
+        message = f"{self._api.name} {what} ({self._plan.path}): {said or 'no reason'}"
+        if is_out_of_memory(said):
+            return OutOfMemoryError(message, out_of_memory_hint(self._device.gpu))
+        return EngineError(message, _REBUILD)
+
+
+def _listed(names: Iterable[str]) -> str:
+    first, *others = sorted(names)
+    return f"{first} and {len(others)} others" if others else first
+
+
+def _bytes(weight: PlanWeight) -> int:
+    return int(weight.count * np.dtype(weight.dtype).itemsize)

@@ -1,0 +1,298 @@
+"""The TensorRT engines of a bundle, side by side on one device.
+
+They run one at a time, so they share one scratch memory (the largest that any of them needs, not
+the sum), one input and one output. All are resident, unless memory is short: then one is, and a
+switch loads and refits the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ffn_edge.bundle import Bundle
+from ffn_edge.device.gpu import Device, Gpu
+from ffn_edge.device.jetson import power_mode
+from ffn_edge.device.plan_cache import PRECISIONS, REFITS, Plan, PlanCache, default_folder, plan_key
+from ffn_edge.device.tensorrt_api import Api, Target, load
+from ffn_edge.errors import EngineError, OutOfMemoryError
+from ffn_edge.known_answer import TOLERANCES, deviation, fault, known_clips, known_logits
+from ffn_edge.runtime.engines.device_ring import DeviceRing
+from ffn_edge.runtime.engines.tensorrt import EngineMemory, TensorRTEngine
+from ffn_edge.runtime.stream.clip_buffer import Ring
+
+RESIDENT = ("all", "one")
+
+
+class TensorRTGroup:
+    """The engines of a bundle, opened by a context manager.
+
+    Attributes:
+        engines: by ascending frame count.
+        api: the TensorRT that runs them.
+        gpu: the device.
+        precision: of the plans that were found.
+        resident: "all", or "one" if that was asked for or memory is short.
+        deviations: by frame count, how far an engine's known answers are off: the largest
+            |Δlogit|, relative to the largest logit of the clip.
+        logit_errors: the same, not relative.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        target: Target,
+        frame_counts: Iterable[int],
+        *,
+        precision: str | None = None,
+        resident: str = "all",
+        cache: Path | None = None,
+        plans: Mapping[int, Plan] | None = None,
+        say: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        """Remember what to open.
+
+        Args:
+            bundle: what to run.
+            target: "tensorrt" or "rtx".
+            frame_counts: which engines, ascending.
+            precision: "fp16" or "fp32"; None is fp16 if it was built, and else fp32.
+            resident: "all", or "one": the others are loaded when they are asked for.
+            cache: where the plans are; None is the default folder.
+            plans: by frame count, in place of those in the cache; all of one precision.
+            say: is told what to be warned of.
+        """
+        self.engines: dict[int, TensorRTEngine] = {}
+        self._bundle = bundle
+        self._target = target
+        self._frame_counts = tuple(frame_counts)
+        self._wanted_precision = precision
+        self.resident = resident
+        self._cache = PlanCache(cache)
+        self._given = plans
+        self.deviations: dict[int, float] = {}
+        self.logit_errors: dict[int, float] = {}
+        self._say = say
+        self._device = Device()
+        self._memory: EngineMemory | None = None
+        self._scratch: Any = None
+        self._scratch_bytes = 0
+
+    def __enter__(self) -> TensorRTGroup:
+        """Bring the engines to the device, and see that each gives its known answers.
+
+        Raises:
+            EngineError: TensorRT, PyCUDA, a GPU or a plan is missing, a plan does not fit, or an
+                engine gives wrong answers.
+            OutOfMemoryError: one engine alone is too large.
+        """
+        try:
+            if not self._opened():
+                self._close()
+                self._opened()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def _opened(self) -> bool:
+        """Open; return False if memory ran out and fewer engines are worth a try."""
+        try:
+            self._open()
+        except OutOfMemoryError as error:
+            if self.resident == "one":
+                raise
+            self._keep_one(error)
+            return False
+        return True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    @contextmanager
+    def ring(self, capacity: int) -> Iterator[Ring]:
+        """Yield a ring of frames on the device, for clips of any of the engines.
+
+        Args:
+            capacity: how many frames it holds.
+
+        Raises:
+            OutOfMemoryError: there is too little memory.
+        """
+        contract = self._bundle.manifest.input
+        assert self._memory is not None
+        sizes = (capacity, contract.height, contract.width)
+        try:
+            ring = DeviceRing(self._device, self._memory, *sizes)
+        except OutOfMemoryError:
+            if not self._make_room():
+                raise
+            ring = DeviceRing(self._device, self._memory, *sizes)
+        try:
+            yield ring
+        finally:
+            ring.close()
+
+    def _open(self) -> None:
+        self._device.__enter__()  # first: without a GPU there is no need to load TensorRT
+        self.gpu: Gpu = self._device.gpu
+        self.api: Api = load(self._target)
+        plans = self._find_plans() if self._given is None else self._given
+        self.precision = next(iter(plans.values())).sidecar.key.precision
+        manifest = self._bundle.manifest
+        self._memory = EngineMemory(self._device, manifest, max(plans))
+        tensors = self._bundle.tensors()
+        self.engines = {
+            frames: TensorRTEngine(
+                plan, frames=frames, manifest=manifest, tensors=tensors, api=self.api,
+                device=self._device, memory=self._memory,
+                make_ready=self._make_ready, make_room=self._make_room,
+            )
+            for frames, plan in plans.items()
+        }  # fmt: skip
+        if self.resident == "all":
+            for engine in self.engines.values():
+                engine.__enter__()
+            self._share_scratch()
+        for engine in self.engines.values():
+            self._check_answers(engine, known_logits(tensors, engine.frames))
+            engine.keep_kernels()
+
+    def _close(self) -> None:
+        """Release in order: engines, memory, the device."""
+        self._device.settle()  # to destroy what still runs is undefined
+        for engine in self.engines.values():
+            engine.__exit__(None, None, None)
+        self._memory = None
+        self._scratch, self._scratch_bytes = None, 0
+        self._device.__exit__(None, None, None)
+
+    def _find_plans(self) -> dict[int, Plan]:
+        """Find a plan for each frame count, all of one precision.
+
+        Raises:
+            EngineError: one was not built, or is damaged.
+        """
+        wanted = (self._wanted_precision,) if self._wanted_precision else PRECISIONS
+        missing: _NotBuiltError | None = None
+        for precision in wanted:
+            try:
+                plans = {
+                    frames: self._find_plan(frames, precision) for frames in self._frame_counts
+                }
+            except _NotBuiltError as error:
+                missing = missing or error
+                continue
+            sidecars = (plan.sidecar for plan in plans.values())
+            mode = power_mode()
+            other = next(filter(None, (each.built_in_another_mode(mode) for each in sidecars)), "")
+            if other:
+                self._say(f"the engines were {other}: `ffn-edge build` tunes them for it")
+            return plans
+        assert missing is not None
+        raise missing
+
+    def _find_plan(self, frames: int, precision: str) -> Plan:
+        keys = [
+            plan_key(self.api, self.gpu, self._bundle, frames, precision, refit) for refit in REFITS
+        ]
+        for key in keys:
+            plan = self._cache.find(key)
+            if plan is not None:
+                return plan
+        choices = "" if self._target == "tensorrt" else f" --target {self._target}"
+        if self._wanted_precision:
+            choices += f" --precision {self._wanted_precision}"
+        if self._cache.folder != default_folder():
+            choices += f" --cache {self._cache.folder}"
+        raise _NotBuiltError(
+            self._cache.nearest(keys),
+            f"build on this machine: ffn-edge build {self._bundle.path}{choices}",
+        )
+
+    def _make_ready(self, engine: TensorRTEngine) -> None:
+        """See that an engine is open and has scratch memory."""
+        if engine.is_open:
+            return
+        self._device.synchronize()  # a clip may be on its way to the shared input
+        for other in self.engines.values():
+            other.__exit__(None, None, None)
+        engine.__enter__()
+        try:
+            self._share_scratch()
+        except BaseException:  # without scratch memory it must not count as open
+            engine.__exit__(None, None, None)
+            raise
+
+    def _share_scratch(self) -> None:
+        """Give every open engine the same scratch memory, as large as any of them needs."""
+        loaded = [engine for engine in self.engines.values() if engine.is_open]
+        needed = max(engine.scratch_bytes for engine in loaded)
+        if self._scratch is None or needed > self._scratch_bytes:
+            if self._scratch is not None:
+                self._device.free(self._scratch)
+                self._scratch, self._scratch_bytes = None, 0
+            self._scratch = self._device.allocate(needed)
+            self._scratch_bytes = needed
+        for engine in loaded:
+            engine.use_scratch(int(self._scratch), self._scratch_bytes)
+
+    def _check_answers(self, engine: TensorRTEngine, expected: npt.NDArray[np.float32]) -> None:
+        """Raise an EngineError unless an engine gives the logits that export stored."""
+        manifest, frames = self._bundle.manifest, engine.frames
+        logits = np.stack([engine.infer(clip) for clip in known_clips(manifest.input, frames)])
+        wrong = fault(logits, expected, TOLERANCES[self.precision])
+        self.deviations[frames] = deviation(logits, expected)
+        self.logit_errors[frames] = float(np.abs(logits - expected).max())
+        if wrong is not None:
+            raise EngineError(
+                f"the engine for {frames} frames is not to be trusted: {wrong}",
+                "delete the cache of plans and build again with `ffn-edge build`; if fp16 is the "
+                "cause, --precision fp32.",
+            )
+
+    def _make_room(self) -> bool:
+        """Give up all engines, from now on to keep one at a time; say whether there were more."""
+        if self.resident == "one":
+            return False
+        self._keep_one(None)
+        self._device.settle()
+        for engine in self.engines.values():
+            engine.__exit__(None, None, None)
+        return True
+
+    def _keep_one(self, error: OutOfMemoryError | None) -> None:
+        reason = error.message if error else "out of memory"
+        self._say(f"{reason}; keeping one engine at a time, so that switching takes longer")
+        self.resident = "one"
+
+
+def prove(plan: Plan, bundle: Bundle) -> float:
+    """Open a plan as `ffn-edge run` does, refit it and run the known clips.
+
+    Returns:
+        Its deviation; see `TensorRTGroup`.
+
+    Raises:
+        EngineError: it does not open, or gives wrong answers.
+    """
+    key = plan.sidecar.key
+    frames = key.frames
+    target: Target = "rtx" if key.target == "rtx" else "tensorrt"
+    with TensorRTGroup(bundle, target, (frames,), resident="one", plans={frames: plan}) as group:
+        return group.deviations[frames]
+
+
+class _NotBuiltError(EngineError):
+    """No plan fits."""

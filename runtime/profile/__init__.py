@@ -1,0 +1,1 @@
+"""The measured latency, power and memory of each frame count."""

@@ -1,0 +1,147 @@
+"""What the machine draws at rest, and each engine above that: measured in blocks.
+
+A sensor shows a mean over some time, up to a second, and an inference is shorter than that. So
+each engine runs back to back for as long as the sensor needs, and the mean of many samples is
+its power; one sample an inference would tell nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ffn_edge.errors import SensorError
+from ffn_edge.runtime.engines.engine import Backend
+from ffn_edge.runtime.machine.health import Health
+from ffn_edge.runtime.policy.interface import Sensed
+from ffn_edge.runtime.power.find import open_meter
+from ffn_edge.runtime.power.meter import Averaging, Meter
+from ffn_edge.runtime.power.nvml import visible_gpu
+from ffn_edge.runtime.power.sampler import Sampler
+
+# A graphics card's sensor shows the mean of the last second or so, and clocks take some time to
+# rise. Only then is measured.
+SETTLE_S = 1.0
+MEASURE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerProfile:
+    """The power of each engine, or why it is not known.
+
+    Attributes:
+        meter: what measured it, or "none".
+        scope: what the meter covers, in words.
+        averaging: how its sensor forms what it shows.
+        idle_w: what the machine draws while no engine works; None if it was not measured.
+        above_idle_w: by frame count, what its engine adds while it works, not below 0; empty if
+            it was not measured.
+        fault: why it was not measured; None if it was.
+
+    Raises:
+        ValueError: a power that cannot be, or neither powers nor a fault.
+    """
+
+    meter: str
+    scope: str
+    averaging: Averaging = field(default_factory=Averaging)
+    idle_w: float | None = None
+    above_idle_w: Mapping[int, float] = field(default_factory=dict)
+    fault: str | None = None
+
+    def __post_init__(self) -> None:
+        powers = [*self.above_idle_w.values(), *([] if self.idle_w is None else [self.idle_w])]
+        if not all(0 <= power_w < math.inf for power_w in powers):
+            raise ValueError("a power is a number of watts that is not negative")
+        is_measured = {self.idle_w is not None, bool(self.above_idle_w), self.fault is None}
+        if len(is_measured) == 2:
+            raise ValueError("there is either the power at rest and of each engine, or a fault")
+
+    def is_by(self, meter: Meter) -> bool:
+        """Return whether a meter's watts can be compared with these: it covers the same."""
+        return (self.meter, self.scope) == (meter.name, meter.scope)
+
+
+class Sensor(Protocol):
+    """What tells the mean power since it was last asked: a `Sampler`."""
+
+    def sense(self, now: float) -> Sensed:
+        """Return what was sensed since the last call. See `Sampler`."""
+
+
+def meter_for(backend: Backend, root: Path = Path("/")) -> Meter:
+    """Open the best meter for what runs the engines. See `open_meter`.
+
+    Args:
+        backend: what runs the engines; a graphics card is asked only where they run on it.
+        root: where the machine's file system begins.
+    """
+    return open_meter(root, gpu=None if backend.device == "CPU" else visible_gpu())
+
+
+def measure_power(
+    work: Mapping[int, Callable[[], object]],
+    meter: Meter,
+    health: Health,
+    say: Callable[[str], None],
+) -> PowerProfile:
+    """Measure the machine at rest, and then while each engine works.
+
+    Without a meter that works this takes no time.
+
+    Args:
+        work: by frame count, runs one inference.
+        meter: what to ask ...
+        health: ... beside the temperatures.
+        say: is told what is measured, and how long it takes.
+    """
+    try:
+        meter.read(time.monotonic())
+        seconds = (len(work) + 1) * (SETTLE_S + MEASURE_S)
+        say(f"measuring power for {seconds:.0f} s with {meter.name}: {meter.scope}")
+        with Sampler(meter, health) as sensor:
+            idle_w, above_idle_w = powers(work, sensor)
+    except SensorError as error:
+        return PowerProfile(meter=meter.name, scope=meter.scope, fault=error.message)
+    return PowerProfile(
+        meter=meter.name, scope=meter.scope, averaging=meter.averaging, idle_w=idle_w,
+        above_idle_w=above_idle_w,
+    )  # fmt: skip
+
+
+def powers(
+    work: Mapping[int, Callable[[], object]], sensor: Sensor
+) -> tuple[float, dict[int, float]]:
+    """Return the power at rest, and by frame count what its engine adds to it, in watts.
+
+    Whole milliwatts: no sensor tells more.
+
+    Raises:
+        SensorError: the sensor failed meanwhile.
+    """
+    idle_w = _mean_power(lambda: time.sleep(0.05), sensor)
+    return idle_w, {
+        frames: round(max(0.0, _mean_power(infer, sensor) - idle_w), 3)
+        for frames, infer in work.items()
+    }
+
+
+def _mean_power(do: Callable[[], object], sensor: Sensor) -> float:
+    _repeat(do, SETTLE_S)
+    sensor.sense(time.monotonic())
+    _repeat(do, MEASURE_S)
+    sensed = sensor.sense(time.monotonic())
+    if sensed.power_w is None or sensed.fault is not None:
+        raise SensorError(sensed.fault or "the sensor showed nothing")
+    return round(sensed.power_w, 3)
+
+
+def _repeat(do: Callable[[], object], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    do()
+    while time.monotonic() < end:
+        do()

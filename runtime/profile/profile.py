@@ -1,0 +1,478 @@
+"""How long each engine takes on this machine, and what power: measured, kept, and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ffn_edge.bundle import Bundle, InputContract, Manifest
+from ffn_edge.errors import FfnEdgeError
+from ffn_edge.files.atomic import write_text
+from ffn_edge.files.schema import Above0, Format
+from ffn_edge.runtime.engines.engine import (
+    Backend,
+    Engine,
+    EngineOptions,
+    OpenEngines,
+    open_engines,
+)
+from ffn_edge.runtime.machine.health import Health
+from ffn_edge.runtime.machine.machine import cpu_time
+from ffn_edge.runtime.power.meter import Averaging, Meter
+from ffn_edge.runtime.profile.conditions import (
+    Conditions,
+    Moment,
+    conditions_now,
+    this_moment,
+)
+from ffn_edge.runtime.profile.power import PowerProfile, measure_power, meter_for
+from ffn_edge.runtime.stream.clip_buffer import Frames
+
+SCHEMA_VERSION = 2
+PROFILE = "profile.json"
+
+# More work takes more time, or something interfered: so much less is not noise.
+_OUT_OF_ORDER = 1.25
+# Of an idle machine's inferences, half take no longer than this times the fastest tenth.
+_USUAL_SPREAD = 1.5
+# Others may take this share of the processors: a desktop at rest, or a camera's driver.
+_SHARE_OF_OTHERS = 0.1
+# A disturbed measurement is repeated: so often, and by `ffn-edge profile` after so long.
+_ATTEMPTS, _PAUSE_S = 3, 2.0
+
+_DEFAULTS = EngineOptions()
+_ROOT = Path("/")
+_PROFILE_AGAIN = "measure again with `ffn-edge profile`."
+_NO_POWER = PowerProfile(meter="none", scope="nothing", fault="only latency was measured")
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """The distribution of one engine's latency: every sample, in ascending milliseconds."""
+
+    samples_ms: tuple[float, ...]
+
+    @property
+    def median_ms(self) -> float:
+        """The 0.5 quantile."""
+        return self.quantile_ms(0.5)
+
+    def quantile_ms(self, quantile: float) -> float:
+        """Return an empirical quantile, interpolated."""
+        return float(np.quantile(self.samples_ms, quantile))
+
+    def summary(self) -> dict[str, float]:
+        """Return the figures that people read, in milliseconds."""
+        return {
+            "p50": self.median_ms,
+            "p90": self.quantile_ms(0.90),
+            "p95": self.quantile_ms(0.95),
+            "p99": self.quantile_ms(0.99),
+            "mean": float(np.mean(self.samples_ms)),
+            "min": self.samples_ms[0],
+            "max": self.samples_ms[-1],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """The operating points: latency and power of each engine, and what they belong to.
+
+    Attributes:
+        conditions: what they belong to.
+        latencies: by frame count.
+        power: of the same engines, or why it was not measured.
+        begin: when the measurement began ...
+        end: ... and ended.
+        created: date and time.
+        disturbance: by what it shows that others used the machine meanwhile; None is by nothing.
+    """
+
+    conditions: Conditions
+    latencies: dict[int, Latency]
+    power: PowerProfile
+    begin: Moment
+    end: Moment
+    created: str
+    disturbance: str | None = None
+
+    def energy_j(self, frames: int) -> float | None:
+        """Return what one inference takes, above the idle machine; None if it is not known.
+
+        Whole microjoules.
+        """
+        power_w = self.power.above_idle_w.get(frames)
+        if power_w is None:
+            return None
+        return round(power_w * self.latencies[frames].median_ms / 1e3, 6)
+
+    def to_json(self) -> str:
+        """Return the text of `profile.json`."""
+        fields = {
+            "schema_version": SCHEMA_VERSION,
+            "created": self.created,
+            "conditions": dataclasses.asdict(self.conditions),
+            "begin": dataclasses.asdict(self.begin),
+            "end": dataclasses.asdict(self.end),
+            "disturbance": self.disturbance,
+            "meter": {
+                "name": self.power.meter,
+                "scope": self.power.scope,
+                **dataclasses.asdict(self.power.averaging),
+                "fault": self.power.fault,
+            },
+            "idle_w": self.power.idle_w,
+            "power_w": {frames: self.power.above_idle_w.get(frames) for frames in self.latencies},
+            "energy_j": {frames: self.energy_j(frames) for frames in self.latencies},
+            "latency_ms": {
+                # Whole microseconds: a clock tells no more.
+                frames: _rounded({**latency.summary(), "samples": latency.samples_ms})
+                for frames, latency in self.latencies.items()
+            },
+        }
+        return json.dumps(fields, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = PROFILE) -> Profile:
+        """Read the text of a `profile.json`.
+
+        Raises:
+            FfnEdgeError: it is damaged, or has a schema version that this release does not know.
+        """
+        return _FORMAT.from_text(text, where).profile()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Samples:
+    samples: tuple[Above0, ...]
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            raise ValueError("an engine has no latency")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Meter(Averaging):
+    name: str
+    scope: str
+    fault: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """What is read of `profile.json`; the rest follows from it."""
+
+    created: str
+    conditions: Conditions
+    begin: Moment
+    end: Moment
+    disturbance: str | None = None
+    meter: _Meter
+    idle_w: float | None
+    power_w: dict[int, float | None]
+    latency_ms: dict[int, _Samples]
+
+    def __post_init__(self) -> None:
+        if not self.latency_ms or self.latency_ms.keys() != self.power_w.keys():
+            raise ValueError("it has no engine, or a power without a latency")
+        self.profile()
+
+    def profile(self) -> Profile:
+        powers = {t: power_w for t, power_w in self.power_w.items() if power_w is not None}
+        if powers and powers != self.power_w:
+            raise ValueError("the power of some engines is missing")
+        return Profile(
+            conditions=self.conditions,
+            latencies={
+                t: Latency(tuple(sorted(latency.samples))) for t, latency in self.latency_ms.items()
+            },
+            power=PowerProfile(
+                meter=self.meter.name,
+                scope=self.meter.scope,
+                averaging=Averaging(
+                    samples=self.meter.samples, update_interval_ms=self.meter.update_interval_ms
+                ),
+                idle_w=self.idle_w,
+                above_idle_w=powers,
+                fault=self.meter.fault,
+            ),
+            begin=self.begin,
+            end=self.end,
+            created=self.created,
+            disturbance=self.disturbance,
+        )
+
+
+_FORMAT = Format(cls=_File, versions=(SCHEMA_VERSION,), kind="a profile", hint=_PROFILE_AGAIN)
+
+
+def profile_engines(
+    engines: Mapping[int, Engine],
+    contract: InputContract,
+    *,
+    runs: int = 50,
+    warm_up: int = 3,
+    by_turns: bool = True,
+    on_round: Callable[[int], None] | None = None,
+) -> dict[int, Latency]:
+    """Measure the latency of each engine.
+
+    The engines take turns, so that a clock that drifts or a program that comes and goes hits
+    all alike; unless a switch costs something that is not an engine's latency.
+
+    Args:
+        engines: open, by frame count.
+        contract: the bundle's input.
+        runs: how many inferences to measure, of each engine.
+        warm_up: how many to run before, unmeasured.
+        by_turns: whether the engines take turns, or come one after the other.
+        on_round: is called, for a progress bar, with how many times `len(engines)` inferences
+            were measured; `runs` is all.
+    """
+    if runs < 1:
+        raise FfnEdgeError(f"a profile needs at least one run; got {runs}", "--runs 50")
+    clips = _noise(engines, contract)
+    samples: dict[int, list[float]] = {frames: [] for frames in engines}
+    numbers = range(-warm_up, runs)
+    if by_turns:
+        schedule = [(number, frames) for number in numbers for frames in engines]
+    else:
+        schedule = [(number, frames) for frames in engines for number in numbers]
+    measured = 0
+    for number, frames in schedule:
+        start = time.perf_counter()
+        engines[frames].infer(clips[frames])
+        elapsed_ms = (time.perf_counter() - start) * 1e3
+        if number >= 0:
+            samples[frames].append(elapsed_ms)
+            measured += 1
+            if on_round is not None and measured % len(engines) == 0:
+                on_round(measured // len(engines))
+    return {frames: Latency(tuple(sorted(taken))) for frames, taken in samples.items()}
+
+
+def profile_undisturbed(
+    engines: OpenEngines,
+    manifest: Manifest,
+    *,
+    runs: int,
+    warm_up: int = 3,
+    pause_s: float = 0.0,
+    root: Path = _ROOT,
+    on_round: Callable[[int], None] | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> tuple[dict[int, Latency], str | None]:
+    """Measure the latency of each engine, and again, at most twice, where something disturbs.
+
+    Args:
+        engines: open.
+        manifest: the bundle's.
+        runs: see `profile_engines`.
+        warm_up: see `profile_engines`.
+        pause_s: how long to wait before a repetition.
+        root: where the machine's file system begins.
+        on_round: see `profile_engines`.
+        say: is told what disturbs.
+
+    Returns:
+        The fastest of the measurements, since others can only add to a latency; and what
+        disturbed it, as `disturbance` says it.
+    """
+    macs = {frames: manifest.sub_networks[frames].macs for frames in engines}
+    found: list[tuple[float, dict[int, Latency], str | None]] = []
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            say(f"{found[-1][2]}; measuring again")
+            time.sleep(pause_s)
+        before = cpu_time(root)
+        latencies = profile_engines(
+            engines,
+            manifest.input,
+            runs=runs,
+            warm_up=warm_up,
+            by_turns=engines.switch_is_free,
+            on_round=on_round,
+        )
+        why = disturbance(latencies, macs, cpu_time(root).share_of_others(before))
+        found.append((sum(each.median_ms for each in latencies.values()), latencies, why))
+        if why is None:
+            return latencies, None
+    _, latencies, why = min(found, key=lambda each: each[0])
+    say(f"warning: these are not the latencies of an idle machine: {why}")
+    return latencies, why
+
+
+def disturbance(
+    latencies: Mapping[int, Latency], macs: Mapping[int, int], share_of_others: float
+) -> str | None:
+    """Say by what it shows that others used the machine while latencies were measured.
+
+    Args:
+        latencies: by frame count.
+        macs: of each.
+        share_of_others: of the processors' time, in 0..1.
+
+    Returns:
+        Words; None if nothing shows.
+    """
+    signs = []
+    if share_of_others > _SHARE_OF_OTHERS:
+        signs.append(f"other programs took {share_of_others:.0%} of the processor")
+    counts = sorted(latencies, key=lambda frames: macs[frames])
+    for less, more in combinations(counts, 2):
+        less_ms, more_ms = latencies[less].median_ms, latencies[more].median_ms
+        if macs[less] < macs[more] and less_ms > _OUT_OF_ORDER * more_ms:
+            signs.append(f"{less} frames took longer than {more} ({less_ms:.3g}, {more_ms:.3g} ms)")
+            break
+    for frames, latency in latencies.items():
+        fast_ms = latency.quantile_ms(0.1)
+        if latency.median_ms > _USUAL_SPREAD * fast_ms:
+            signs.append(
+                f"{frames} frames took {fast_ms:.3g} ms at times, and usually "
+                f"{latency.median_ms:.3g}"
+            )
+            break
+    return "; ".join(signs) or None
+
+
+def profile_power(
+    engines: Mapping[int, Engine],
+    contract: InputContract,
+    meter: Meter,
+    root: Path,
+    say: Callable[[str], None],
+) -> PowerProfile:
+    """Measure the machine's power at rest and with each engine. See `measure_power`."""
+    clips = _noise(engines, contract)
+    work = {t: functools.partial(engine.infer, clips[t]) for t, engine in engines.items()}
+    return measure_power(work, meter, Health(root), say)
+
+
+def _noise(engines: Iterable[int], contract: InputContract) -> dict[int, Frames]:
+    """Return a clip for each frame count. What it shows does not matter to an engine's speed."""
+    rng = np.random.default_rng(0)
+    size = (contract.height, contract.width, 3)
+    return {t: rng.integers(0, 256, (contract.batch, t, *size), np.uint8) for t in engines}
+
+
+def profile_bundle(
+    bundle: Bundle,
+    options: EngineOptions = _DEFAULTS,
+    *,
+    runs: int = 50,
+    root: Path = _ROOT,
+    on_round: Callable[[int], None] | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Profile:
+    """Measure the engines of a bundle and write `profile.json` into its folder, atomically.
+
+    Args:
+        bundle: what to measure.
+        options: what runs the engines.
+        runs: how many inferences of each engine.
+        root: where the machine's file system begins, for its sensors.
+        on_round: see `profile_engines`.
+        say: is told what is measured, and what to be warned of.
+
+    Raises:
+        EngineError: the backend is not installed, or cannot run the bundle.
+        FfnEdgeError: the folder cannot be written.
+    """
+    begin = this_moment(root)
+    with (
+        open_engines(bundle, options, say=say) as engines,
+        closing(meter_for(engines.backend, root)) as meter,
+    ):
+        # First, while nothing has warmed the machine: it should be at rest for this.
+        power = profile_power(engines, bundle.manifest.input, meter, root, say)
+        latencies, disturbed = profile_undisturbed(
+            engines,
+            bundle.manifest,
+            runs=runs,
+            pause_s=_PAUSE_S,
+            root=root,
+            on_round=on_round,
+            say=say,
+        )
+    return save_profile(
+        bundle,
+        engines.backend,
+        latencies,
+        power=power,
+        begin=begin,
+        disturbance=disturbed,
+        root=root,
+    )
+
+
+def save_profile(
+    bundle: Bundle,
+    backend: Backend,
+    latencies: dict[int, Latency],
+    *,
+    power: PowerProfile = _NO_POWER,
+    begin: Moment | None = None,
+    disturbance: str | None = None,
+    root: Path = _ROOT,
+) -> Profile:
+    """Write `profile.json` into the bundle's folder, atomically, and return what was written.
+
+    Args:
+        bundle: what was measured.
+        backend: what ran its engines.
+        latencies: by frame count.
+        power: of the same engines, if it was measured.
+        begin: when the measurement began; None is now.
+        disturbance: see `Profile`.
+        root: where the machine's file system begins, for its sensors.
+
+    Raises:
+        FfnEdgeError: the folder cannot be written.
+    """
+    end = this_moment(root)
+    profile = Profile(
+        conditions=conditions_now(bundle, backend, root),
+        latencies=latencies,
+        power=power,
+        begin=begin or end,
+        end=end,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        disturbance=disturbance,
+    )
+    write_text(bundle.path / PROFILE, profile.to_json())
+    return profile
+
+
+def load_profile(folder: Path) -> Profile | None:
+    """Read the profile in a bundle's folder; None if there is none.
+
+    Raises:
+        FfnEdgeError: it cannot be read.
+    """
+    path = folder / PROFILE
+    if not os.path.lexists(path):
+        return None
+    return _FORMAT.read(path).profile()
+
+
+def _rounded(value: Any) -> Any:
+    match value:
+        case float():
+            return round(value, 3)
+        case dict():
+            return {key: _rounded(item) for key, item in value.items()}
+        case tuple():
+            return [_rounded(item) for item in value]
+    return value
