@@ -21,7 +21,7 @@ from typing import Any
 import click
 from machine import describe_machine
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.export.bundle_writer import export_bundle

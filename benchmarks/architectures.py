@@ -28,7 +28,7 @@ import torch
 from machine import describe_machine
 
 from ffn_edge import network
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.demo.clips import render_clips
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.device.tensorrt_api import Target, load

@@ -22,7 +22,7 @@ from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.runtime.engines.engine import EngineOptions
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.profile.profile import profile_bundle

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ffn_edge import network
-from ffn_edge.bundle import WEIGHTS, Bundle
+from ffn_edge.bundle.bundle import WEIGHTS, Bundle
 from ffn_edge.export.bundle_update import update_bundle
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard

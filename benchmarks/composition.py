@@ -22,8 +22,8 @@ from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
-from ffn_edge.bundle import Bundle
-from ffn_edge.compose import ComposedHash, blocks, compose
+from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.compose import ComposedHash, blocks, compose
 
 TARGET_GB_S = 0.5
 

@@ -35,7 +35,7 @@ from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
-from ffn_edge.bundle import Bundle, InputContract
+from ffn_edge.bundle.bundle import Bundle, InputContract
 from ffn_edge.demo.load import BackgroundLoad
 from ffn_edge.frames import segment_centres
 from ffn_edge.media.picture import prepare_frame

@@ -21,7 +21,7 @@ from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.demo.clips import Action
 from ffn_edge.demo.pipeline import (
     STREAM_SECONDS,

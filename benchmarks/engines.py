@@ -32,7 +32,7 @@ from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
 from ffn_edge.runtime.engines.onnxruntime import session_options

@@ -25,7 +25,7 @@ from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.media.video_list import read_list
 from ffn_edge.runtime.cascade.calibrate import answer_videos
 from ffn_edge.runtime.cascade.calibration import Calibration, calibrate

@@ -8,8 +8,8 @@ import onnx
 import torch
 
 from ffn_edge import network
-from ffn_edge.bundle import Bundle
-from ffn_edge.compose import compose
+from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.compose import compose
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.composed_graph import plain_graph
 from ffn_edge.network import FrameFlexibleNetwork

@@ -38,7 +38,7 @@ from rich.table import Table
 from samples import card, small_network
 
 from ffn_edge import network as ffn
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.demo.clips import render_clips
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.device.tensorrt_api import is_installed

@@ -23,7 +23,7 @@ from example import example_bundle, example_network
 from machine import describe_machine
 
 from ffn_edge import network
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.plan_graph import GRAPH, write_plan_graph
 from ffn_edge.network.checkpoint import ModelCard

@@ -25,7 +25,7 @@ from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.cores import usable_cores
 from ffn_edge.media.video import VideoWriter
 from ffn_edge.runtime.engines.engine import Engine, EngineOptions, open_engines
@@ -65,7 +65,7 @@ for session in sessions * 3:
 _RUN = """
 import sys
 import ffn_edge.commands.run
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.runtime.engines.engine import EngineOptions
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.run import RunOptions, open_session

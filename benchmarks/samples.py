@@ -34,8 +34,8 @@ from mutations import (
 from torch import Tensor, nn
 
 from ffn_edge import network as ffn
-from ffn_edge.bundle import Accuracy, Bundle, FileRecord
-from ffn_edge.compose import compose
+from ffn_edge.bundle.bundle import Accuracy, Bundle, FileRecord
+from ffn_edge.bundle.compose import compose
 from ffn_edge.device.plan_cache import PlanCache, PlanKey, PlanWeight, Sidecar
 from ffn_edge.errors import EngineError
 from ffn_edge.export.bundle_update import update_bundle

@@ -27,8 +27,8 @@ from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
-from ffn_edge.bundle import Bundle
-from ffn_edge.compose import compose
+from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.compose import compose
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.device.tensorrt_api import load
 from ffn_edge.export.plan_graph import write_plan_graph

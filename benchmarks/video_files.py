@@ -2,7 +2,7 @@
 
     python benchmarks/video_files.py
 
-The files are those of tests/test_video_files.py, rendered here (synthetic): each frame shows its
+The files are those of tests/media/test_video_files.py, rendered here (synthetic): each frame shows its
 number. Numbers that are right, and at the right place, are counted; times are compared with those
 that ffmpeg gives.
 """
@@ -22,7 +22,7 @@ from ffn_edge.errors import VideoError
 from ffn_edge.media.opencv import opencv
 from ffn_edge.media.video import VideoReader
 
-TESTS = runpy.run_path(str(Path(__file__).parents[1] / "tests/test_video_files.py"))
+TESTS = runpy.run_path(str(Path(__file__).parents[1] / "tests/media/test_video_files.py"))
 
 
 def read_by_opencv(path: Path) -> tuple[list[np.ndarray], int, np.ndarray]:

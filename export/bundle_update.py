@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 import ffn_edge
-from ffn_edge.bundle import (
+from ffn_edge.bundle.bundle import (
     MANIFEST,
     SCHEMA_VERSION_WITH_VECTORS,
     WEIGHTS,
@@ -35,6 +35,8 @@ from ffn_edge.bundle import (
     file_record,
     read_manifest,
 )
+from ffn_edge.bundle.known_answer import answer_name
+from ffn_edge.bundle.weight_file import WeightFile, read_header
 from ffn_edge.errors import BundleError, ExportError, reason_of
 from ffn_edge.export.bundle_writer import (
     check_before_use,
@@ -48,10 +50,8 @@ from ffn_edge.export.fold import FoldedNetwork, fold
 from ffn_edge.export.graph import graph_from_folded, save_graph
 from ffn_edge.files.atomic import atomic_file, locked, write_text
 from ffn_edge.frames import check_frame_counts
-from ffn_edge.known_answer import answer_name
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
-from ffn_edge.weight_file import WeightFile, read_header
 
 _PER_FRAME_COUNT = re.compile(r"(frames_[\d-]+\.safetensors|graph_[\d-]+\.onnx)")
 _EXPORT_WHOLE = "export the whole checkpoint as a bundle of its own: -o FOLDER."

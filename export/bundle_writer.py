@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import ffn_edge
-from ffn_edge.bundle import (
+from ffn_edge.bundle.bundle import (
     MANIFEST,
     WEIGHTS,
     Bundle,
@@ -26,18 +26,18 @@ from ffn_edge.bundle import (
     file_record,
     read_manifest,
 )
-from ffn_edge.compose import Array, compose, composed_sha256
+from ffn_edge.bundle.compose import Array, compose, composed_sha256
+from ffn_edge.bundle.known_answer import answer_name, known_clips
+from ffn_edge.bundle.weight_file import WeightFile, read_header
 from ffn_edge.errors import BundleError, ExportError, reason_of
 from ffn_edge.export.fold import FoldedNetwork, fold
 from ffn_edge.export.graph import GraphModule, graph_from_folded, save_graph
 from ffn_edge.files.atomic import atomic_folder
 from ffn_edge.frames import check_frame_counts
-from ffn_edge.known_answer import answer_name, known_clips
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.network.cost import count_macs
 from ffn_edge.network.ffn import Layout
-from ffn_edge.weight_file import WeightFile, read_header
 
 WEIGHTS_DTYPES: Mapping[str, WeightsDtype] = {"fp32": "float32", "fp16": "float16"}
 
@@ -209,7 +209,7 @@ def known_answer(
 ) -> Tensor:
     """Classify the known clips with the tensors as they are stored: float32 (2, N, classes).
 
-    See `ffn_edge.known_answer`.
+    See `ffn_edge.bundle.known_answer`.
     """
     module = GraphModule(sub, contract, layout).eval()
     tensors = [stored[name] for name in sub.tensors]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.bundle import InputContract
+from ffn_edge.bundle.bundle import InputContract
 from ffn_edge.errors import counted
 from ffn_edge.frames import segment_centres
 from ffn_edge.media.picture import prepare_frame

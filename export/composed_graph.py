@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ffn_edge.compose import Array
+from ffn_edge.bundle.compose import Array
 
 INPUT, OUTPUT = "frames", "logits"
 
@@ -21,7 +21,7 @@ def composed_graph(model: onnx.ModelProto, composed: Mapping[str, Array]) -> onn
 
     Args:
         model: a bundle's graph; left as it is.
-        composed: the weights by name, from `ffn_edge.compose.compose`.
+        composed: the weights by name, from `ffn_edge.bundle.compose.compose`.
     """
     result = rewired(model, composed)
     missing = read_by_nodes(result) & set(composed)
@@ -41,7 +41,7 @@ def plain_graph(
     Args:
         model: a bundle's graph; left as it is.
         tensors: of the bundle, for what no layer modulates, such as a LayerNorm's affine.
-        composed: the weights by name, from `ffn_edge.compose.compose`.
+        composed: the weights by name, from `ffn_edge.bundle.compose.compose`.
     """
     result = composed_graph(model, composed)
     for tensor in result.graph.initializer:

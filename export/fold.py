@@ -25,7 +25,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from ffn_edge.compose import BIAS, S_IN, S_OUT, vector_name
+from ffn_edge.bundle.compose import BIAS, S_IN, S_OUT, vector_name
 from ffn_edge.errors import ExportError
 from ffn_edge.export.folded_layers import (
     Affine,

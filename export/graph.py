@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ffn_edge.bundle import InputContract
+from ffn_edge.bundle.bundle import InputContract
+from ffn_edge.bundle.weight_file import TensorEntry
 from ffn_edge.errors import ExportError
 from ffn_edge.export.composed_graph import INPUT, OUTPUT
 from ffn_edge.export.fold import FoldedNetwork
 from ffn_edge.network.ffn import Layout, mean_over_frames
-from ffn_edge.weight_file import TensorEntry
 
 # The newest opset that TensorRT 10.3 (JetPack 6) and ONNX Runtime 1.18 both read in full.
 OPSET = 18

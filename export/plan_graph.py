@@ -18,8 +18,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from ffn_edge.bundle import Bundle
-from ffn_edge.compose import Array, ComposedHash, blocks, compose, composed_shapes
+from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.compose import Array, ComposedHash, blocks, compose, composed_shapes
 from ffn_edge.device.plan_cache import PlanWeight
 from ffn_edge.errors import ExportError
 from ffn_edge.export.composed_graph import read_by_nodes, rewired

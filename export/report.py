@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ffn_edge.bundle import MANIFEST, WEIGHTS, Bundle
+from ffn_edge.bundle.bundle import MANIFEST, WEIGHTS, Bundle
 from ffn_edge.export.clips import ClipSet
 from ffn_edge.export.verify import Verified
 

@@ -22,7 +22,8 @@ from types import TracebackType
 from typing import Any
 
 import ffn_edge
-from ffn_edge.bundle import Bundle, FileRecord
+from ffn_edge.bundle.bundle import Bundle, FileRecord
+from ffn_edge.bundle.known_answer import known_logits
 from ffn_edge.device.gpu import Device, Gpu, find_gpu
 from ffn_edge.device.host_memory import memory_sizes
 from ffn_edge.device.jetson import power_mode
@@ -32,7 +33,6 @@ from ffn_edge.errors import EngineError, ExportError, OutOfMemoryError, UnknownW
 from ffn_edge.export.plan_graph import GRAPH, write_plan_graph
 from ffn_edge.files.atomic import atomic_file
 from ffn_edge.files.regular_file import read_bytes
-from ffn_edge.known_answer import known_logits
 from ffn_edge.signals import on_signals
 
 _PLAN = "engine.plan"

@@ -4,7 +4,7 @@ Four ways to the same logits, per frame count T, on the same clips:
 
     PyTorch    the checkpoint's network in float32, normalising as its card says
     graph      the bundle's ONNX graph, whose Mul nodes modulate the shared weights
-    composed   the same graph, whose weights `ffn_edge.compose` modulated in NumPy beforehand
+    composed   the same graph, whose weights `ffn_edge.bundle.compose` modulated in NumPy beforehand
     engine     what the runtime opens on this machine, if it is not ONNX Runtime itself
 
 Legend: clips are uint8 (clips, T, H, W, 3), RGB, prepared as the bundle's input contract says.
@@ -21,14 +21,14 @@ import numpy.typing as npt
 import onnx
 import onnxruntime  # type: ignore[import-untyped]
 
-from ffn_edge.bundle import Bundle
-from ffn_edge.compose import Array, compose, composed_sha256
+from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.compose import Array, compose, composed_sha256
+from ffn_edge.bundle.graph_check import external_tensors
 from ffn_edge.device.cores import usable_cores
 from ffn_edge.device.cpu_threads import fixed_threads
 from ffn_edge.errors import ExportError, counted
 from ffn_edge.export.clips import Clips, ClipSet
 from ffn_edge.export.composed_graph import INPUT, OUTPUT, plain_graph
-from ffn_edge.graph_check import external_tensors
 
 if TYPE_CHECKING:
     from ffn_edge.network.checkpoint import Checkpoint

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.errors import EngineError, FfnEdgeError, VideoError, counted
 from ffn_edge.media.video import UNSTATED_FPS
 from ffn_edge.runtime.cascade.calibration import load_calibration

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.bundle import Manifest
+from ffn_edge.bundle.bundle import Manifest
 from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
 from ffn_edge.media.picture import prepare_frame
 from ffn_edge.media.video_list import none_could_be_read

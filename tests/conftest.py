@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ffn_edge import network
-from ffn_edge.bundle import Accuracy, Bundle
+from ffn_edge.bundle.bundle import Accuracy, Bundle
 from ffn_edge.device.cpu_threads import VARIABLE
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.network import FrameFlexibleNetwork

@@ -18,7 +18,7 @@ from benchmarks.mutations import (
     seal,
     to_text,
 )
-from ffn_edge.bundle import MANIFEST, WEIGHTS, Bundle
+from ffn_edge.bundle.bundle import MANIFEST, WEIGHTS, Bundle
 from ffn_edge.errors import BundleError
 
 Mutate = Callable[[bytes, Random], tuple[bytes, str]]

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ffn_edge.bundle import Accuracy
+from ffn_edge.bundle.bundle import Accuracy
 from ffn_edge.errors import CheckpointError, DataError, RecipeError
 from ffn_edge.files.atomic import check_writable
 from ffn_edge.frames import check_frame_counts

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ffn_edge.bundle import Accuracy, standard_error
+from ffn_edge.bundle.bundle import Accuracy, standard_error
 from ffn_edge.demo.clips import render_clips
 from ffn_edge.errors import RecipeError
 from ffn_edge.files import schema

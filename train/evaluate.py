@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from ffn_edge.bundle import Accuracy
+from ffn_edge.bundle.bundle import Accuracy
 from ffn_edge.errors import DataError, NetworkError
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.network.threads import Measured

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from ffn_edge.bundle import file_record
+from ffn_edge.bundle.bundle import file_record
 from ffn_edge.errors import RecipeError, VideoError
 from ffn_edge.files.regular_file import read_bytes
 from ffn_edge.files.text_file import MOST_LIST_BYTES

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from torch import nn
 
-from ffn_edge.bundle import Accuracy
+from ffn_edge.bundle.bundle import Accuracy
 from ffn_edge.files.figure import save_figure
 from ffn_edge.frames import nearest_frame_count
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint

@@ -13,7 +13,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from ffn_edge.bundle import Accuracy
+from ffn_edge.bundle.bundle import Accuracy
 from ffn_edge.errors import CheckpointError
 from ffn_edge.files import schema
 from ffn_edge.files.schema import Count, NotNegative, Positive

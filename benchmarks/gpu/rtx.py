@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.example import example_bundle, example_network
 from benchmarks.gpu.report import Report, run_part
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.gpu import Gpu, find_gpu
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.device.tensorrt_api import is_installed

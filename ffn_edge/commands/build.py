@@ -91,7 +91,7 @@ def build(
     """
     from rich.progress import Progress
 
-    from ffn_edge.bundle import Bundle
+    from ffn_edge.bundle.bundle import Bundle
     from ffn_edge.device.plan_cache import PlanCache
     from ffn_edge.export.build_report import (
         BuildProgress,

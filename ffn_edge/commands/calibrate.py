@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.commands.engine_options import engine_options, take_engine_options
 from ffn_edge.commands.option_types import UserPath
 from ffn_edge.errors import counted

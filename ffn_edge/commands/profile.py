@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from ffn_edge.bundle import Bundle, Manifest
+from ffn_edge.bundle.bundle import Bundle, Manifest
 from ffn_edge.commands.engine_options import (
     engine_options,
     root_option,

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.commands.engine_options import (
     engine_options,
     root_option,

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ffn_edge.bundle.known_answer import TOLERANCES
 from ffn_edge.cli import say
 from ffn_edge.commands.engine_options import engine_options, take_engine_options
 from ffn_edge.commands.option_types import Number, UserPath, Whole
 from ffn_edge.errors import ExportError, counted
-from ffn_edge.known_answer import TOLERANCES
 from ffn_edge.media.video_list import videos_of
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
 
 if TYPE_CHECKING:
-    from ffn_edge.bundle import Bundle
+    from ffn_edge.bundle.bundle import Bundle
     from ffn_edge.export.verify import EngineToVerify
     from ffn_edge.network.checkpoint import Checkpoint
 
@@ -74,7 +74,7 @@ def verify(
       ffn-edge verify bundle --source street.mp4 --source park.mp4 --json
       ffn-edge verify bundle --backend tensorrt                 # on the device
     """
-    from ffn_edge.bundle import Bundle
+    from ffn_edge.bundle.bundle import Bundle
     from ffn_edge.export.clips import clips_from_videos, synthetic_clips
     from ffn_edge.export.report import verify_fields, verify_table
     from ffn_edge.export.verify import verify as run

@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib import pyplot
 
 import ffn_edge
-from ffn_edge.bundle import standard_error
+from ffn_edge.bundle.bundle import standard_error
 from ffn_edge.demo.pipeline import (
     LEAST_DEADLINE,
     MISS_RATE,

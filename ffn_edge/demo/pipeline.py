@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.demo.clips import Action, render_clips, render_stream
 from ffn_edge.demo.load import BackgroundLoad
 from ffn_edge.device.cpu_threads import fixed_threads

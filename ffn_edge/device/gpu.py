@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from ffn_edge.compose import Array
+from ffn_edge.bundle.compose import Array
 from ffn_edge.errors import EngineError, OutOfMemoryError
 
 _ALIGNMENT = 256  # of device addresses, as cuMemAlloc gives them

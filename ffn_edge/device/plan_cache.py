@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal
 
 from filelock import FileLock, Timeout
 
-from ffn_edge.bundle import Bundle, FileRecord, check_file, file_record
+from ffn_edge.bundle.bundle import Bundle, FileRecord, check_file, file_record
 from ffn_edge.device.gpu import Gpu
 from ffn_edge.device.jetson import board_model, l4t_release
 from ffn_edge.device.tensorrt_api import Api

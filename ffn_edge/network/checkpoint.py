@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from ffn_edge.bundle import MOST_SHORT_SIDE, Accuracy
+from ffn_edge.bundle.bundle import MOST_SHORT_SIDE, Accuracy
 from ffn_edge.errors import CheckpointError, FfnEdgeError, reason_of
 from ffn_edge.files import schema
 from ffn_edge.files.atomic import atomic_file

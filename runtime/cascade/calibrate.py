@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffn_edge.bundle import Bundle, InputContract
+from ffn_edge.bundle.bundle import Bundle, InputContract
 from ffn_edge.errors import DataError, EngineError, VideoError, reason_of
 from ffn_edge.media.clips import centre_clips, read_checked_list
 from ffn_edge.media.video_list import Video

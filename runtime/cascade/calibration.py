@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.files.atomic import write_text
 from ffn_edge.files.schema import Above0, Format, NotNegative, Positive, Share

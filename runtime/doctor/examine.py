@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.device.tensorrt_api import MODULES, PRODUCTS
 from ffn_edge.runtime.doctor.engines import (

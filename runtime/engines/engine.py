@@ -14,11 +14,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.graph_check import external_tensors
 from ffn_edge.device.cores import usable_cores
 from ffn_edge.device.tensorrt_api import Target, is_installed
 from ffn_edge.errors import EngineError
-from ffn_edge.graph_check import external_tensors
 from ffn_edge.runtime.engines.onnxruntime import (
     HeldWeights,
     OnnxRuntimeEngine,

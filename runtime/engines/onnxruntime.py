@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.bundle import Manifest
-from ffn_edge.compose import Array
+from ffn_edge.bundle.bundle import Manifest
+from ffn_edge.bundle.compose import Array
 from ffn_edge.errors import EngineError
 from ffn_edge.runtime.stream.clip_buffer import Clip, check_clip
 

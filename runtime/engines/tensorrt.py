@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.bundle import Manifest
-from ffn_edge.compose import Array, ComposedHash, blocks, compose
+from ffn_edge.bundle.bundle import Manifest
+from ffn_edge.bundle.compose import Array, ComposedHash, blocks, compose
+from ffn_edge.bundle.weight_file import WeightFile
 from ffn_edge.device.gpu import Device, aligned, out_of_memory_hint
 from ffn_edge.device.plan_cache import Plan, PlanWeight
 from ffn_edge.device.tensorrt_api import Api, is_out_of_memory
 from ffn_edge.errors import EngineError, OutOfMemoryError, UnknownWeightsError
 from ffn_edge.runtime.stream.clip_buffer import Clip, PlacedClip, check_clip
-from ffn_edge.weight_file import WeightFile
 
 _INPUT, _OUTPUT = "frames", "logits"
 _DTYPES = {

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.known_answer import TOLERANCES, deviation, fault, known_clips, known_logits
 from ffn_edge.device.gpu import Device, Gpu
 from ffn_edge.device.jetson import power_mode
 from ffn_edge.device.plan_cache import PRECISIONS, REFITS, Plan, PlanCache, default_folder, plan_key
 from ffn_edge.device.tensorrt_api import Api, Target, load
 from ffn_edge.errors import EngineError, OutOfMemoryError
-from ffn_edge.known_answer import TOLERANCES, deviation, fault, known_clips, known_logits
 from ffn_edge.runtime.engines.device_ring import DeviceRing
 from ffn_edge.runtime.engines.tensorrt import EngineMemory, TensorRTEngine
 from ffn_edge.runtime.stream.clip_buffer import Ring

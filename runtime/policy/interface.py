@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, TypeVar
 
-from ffn_edge.bundle import standard_error
+from ffn_edge.bundle.bundle import standard_error
 from ffn_edge.errors import FfnEdgeError, FrameCountError
 from ffn_edge.files.schema import Above0, Between, Count, NotNegative, Positive, Share
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.jetson import power_mode
 from ffn_edge.runtime.engines.engine import Backend
 from ffn_edge.runtime.machine.health import Health

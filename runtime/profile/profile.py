@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ffn_edge.bundle import Bundle, InputContract, Manifest
+from ffn_edge.bundle.bundle import Bundle, InputContract, Manifest
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.files.atomic import write_text
 from ffn_edge.files.schema import Above0, Format

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.runtime.policy.interface import OperatingPoint
 from ffn_edge.runtime.profile.profile import load_profile

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.demo import load, page, pipeline
 from ffn_edge.demo.clips import Action, render_stream
 from ffn_edge.demo.load import BackgroundLoad

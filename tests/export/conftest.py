@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.network.checkpoint import Checkpoint, load_checkpoint
 

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from ffn_edge import network
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard

@@ -21,7 +21,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from ffn_edge import cli, network
-from ffn_edge.bundle import (
+from ffn_edge.bundle.bundle import (
     MANIFEST,
     SCHEMA_VERSION,
     SCHEMA_VERSION_WITH_VECTORS,

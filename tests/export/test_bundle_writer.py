@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from ffn_edge import network
-from ffn_edge.bundle import MANIFEST, WEIGHTS, Bundle
-from ffn_edge.compose import compose, composed_sha256
+from ffn_edge.bundle.bundle import MANIFEST, WEIGHTS, Bundle
+from ffn_edge.bundle.compose import compose, composed_sha256
 from ffn_edge.errors import ExportError, FrameCountError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.network import FrameFlexibleNetwork
@@ -184,7 +184,7 @@ def test_a_network_whose_graph_no_bundle_may_hold_leaves_what_stood_there(
     checkpoint: Checkpoint, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = content_of(bundle_copy)
-    monkeypatch.setattr("ffn_edge.graph_check._OPERATORS", frozenset({"Conv"}))
+    monkeypatch.setattr("ffn_edge.bundle.graph_check._OPERATORS", frozenset({"Conv"}))
 
     with pytest.raises(ExportError, match="cannot hold this network"):
         export_bundle(checkpoint.network, checkpoint.card, bundle_copy)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.commands.export import export
 from ffn_edge.commands.verify import verify
 from ffn_edge.errors import BundleError, CheckpointError, ExportError

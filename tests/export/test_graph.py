@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ffn_edge import network
-from ffn_edge.bundle import WEIGHTS, Bundle
-from ffn_edge.compose import compose
+from ffn_edge.bundle.bundle import WEIGHTS, Bundle
+from ffn_edge.bundle.compose import compose
+from ffn_edge.bundle.known_answer import TOLERANCES, fault, known_clips, known_logits
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.errors import ExportError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.composed_graph import composed_graph
 from ffn_edge.export.plan_graph import write_plan_graph
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
-from ffn_edge.known_answer import TOLERANCES, fault, known_clips, known_logits
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 

@@ -8,12 +8,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ffn_edge.bundle import Bundle
-from ffn_edge.compose import compose
+from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.compose import compose
+from ffn_edge.bundle.known_answer import TOLERANCES, fault, known_clips, known_logits
 from ffn_edge.errors import ExportError
 from ffn_edge.export.composed_graph import composed_graph
 from ffn_edge.export.half_precision import half, in_half
-from ffn_edge.known_answer import TOLERANCES, fault, known_clips, known_logits
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 

@@ -14,11 +14,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from ffn_edge import network
-from ffn_edge.bundle import Bundle
-from ffn_edge.compose import compose
+from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.compose import compose
+from ffn_edge.bundle.known_answer import TOLERANCES, fault, known_clips, known_logits
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.plan_graph import GRAPH, for_the_parser, write_plan_graph
-from ffn_edge.known_answer import TOLERANCES, fault, known_clips, known_logits
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from tests.emulator.graph import read_graph

@@ -17,7 +17,7 @@ import torch
 from click.testing import CliRunner
 
 from ffn_edge import network
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.commands.build import build as build_command
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.errors import EngineError, ExportError
@@ -206,7 +206,7 @@ def test_an_interruption_that_comes_too_late_to_cancel_a_build_ends_it_all_the_s
 _INTERRUPTED = """
 import os, signal, sys
 from pathlib import Path
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.device.plan_cache import PlanCache
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ffn_edge.bundle import MANIFEST, Bundle, InputContract
+from ffn_edge.bundle.bundle import MANIFEST, Bundle, InputContract
 from ffn_edge.errors import ExportError, VideoError
 from ffn_edge.export.clips import clips_from_videos, synthetic_clips
 from ffn_edge.export.verify import COMPOSED_TOLERANCE, NETWORK_TOLERANCE, compare, verify

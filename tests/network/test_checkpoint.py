@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from ffn_edge.bundle import Accuracy
+from ffn_edge.bundle.bundle import Accuracy
 from ffn_edge.errors import CheckpointError, DataError, FfnEdgeError, NetworkError
 from ffn_edge.network import ARCHITECTURES, FrameFlexibleNetwork, build, specialize
 from ffn_edge.network.checkpoint import (

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ffn_edge import network
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.errors import CheckpointError, NetworkError
 from ffn_edge.export.bundle_writer import export_bundle

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
-from ffn_edge.bundle import (
+from ffn_edge.bundle.bundle import (
     MANIFEST,
     SCHEMA_VERSION,
     WEIGHTS,
@@ -24,9 +24,9 @@ from ffn_edge.bundle import (
     SubNetwork,
     file_record,
 )
+from ffn_edge.bundle.weight_file import read_header
 from ffn_edge.media.video import VideoWriter
 from ffn_edge.runtime.profile.profile import profile
-from ffn_edge.weight_file import read_header
 
 SIZE = 16
 FRAME_COUNTS = (2, 4, 8)

@@ -11,7 +11,7 @@ import cv2
 import pytest
 from click.testing import CliRunner, Result
 
-from ffn_edge.bundle import Bundle, InputContract
+from ffn_edge.bundle.bundle import Bundle, InputContract
 from ffn_edge.commands.calibrate import calibrate
 from ffn_edge.errors import DataError, EngineError
 from ffn_edge.media.video import VideoReader

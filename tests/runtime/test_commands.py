@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.commands.engine_options import seconds_until
 from ffn_edge.commands.profile import profile
 from ffn_edge.commands.run import run

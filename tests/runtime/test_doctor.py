@@ -16,7 +16,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from ffn_edge.bundle import MANIFEST, Bundle, FileRecord, file_record
+from ffn_edge.bundle.bundle import MANIFEST, Bundle, FileRecord, file_record
 from ffn_edge.commands import doctor as command
 from ffn_edge.device.gpu import Gpu
 from ffn_edge.device.plan_cache import PlanCache, Sidecar, plan_key

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.gpu import Device, find_gpu
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.device.tensorrt_api import Target, is_installed, load

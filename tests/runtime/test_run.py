@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.errors import FfnEdgeError, VideoError
 from ffn_edge.runtime.cascade.calibrate import calibrate_bundle
 from ffn_edge.runtime.cascade.calibration import load_calibration

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
 from ffn_edge.runtime import session as session_module
 from ffn_edge.runtime.answers import Answers

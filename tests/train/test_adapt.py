@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
 from ffn_edge import network
-from ffn_edge.bundle import Accuracy
+from ffn_edge.bundle.bundle import Accuracy
 from ffn_edge.commands.adapt import adapt as command
 from ffn_edge.errors import CheckpointError, DataError, FfnEdgeError, RecipeError
 from ffn_edge.frames import Indices

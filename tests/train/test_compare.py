@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from ffn_edge.bundle import Accuracy
+from ffn_edge.bundle.bundle import Accuracy
 from ffn_edge.commands.compare import compare as compare_command
 from ffn_edge.demo.clips import render_clips
 from ffn_edge.errors import DataError, FfnEdgeError, RecipeError

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 
-from ffn_edge.bundle import Accuracy, Bundle
+from ffn_edge.bundle.bundle import Accuracy, Bundle
 from ffn_edge.commands.simulate import simulate
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.runtime.policy.interface import Limits, Observation

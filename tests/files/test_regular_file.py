@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.weight_file import WeightFile
 from ffn_edge.device.plan_cache import read_sidecar
 from ffn_edge.errors import FfnEdgeError, VideoError
 from ffn_edge.files.regular_file import open_regular, read_bytes, read_text
@@ -25,7 +26,6 @@ from ffn_edge.runtime.limits_file import LimitsFile
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.profile.profile import load_profile
 from ffn_edge.runtime.trace import read_trace
-from ffn_edge.weight_file import WeightFile
 
 
 def test_a_file_is_read_with_or_without_a_byte_order_mark(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 import pytest
 
-from ffn_edge.bundle import (
+from ffn_edge.bundle.bundle import (
     MANIFEST,
     SCHEMA_VERSION,
     SCHEMA_VERSION_WITH_VECTORS,
@@ -26,7 +26,7 @@ from ffn_edge.bundle import (
     file_record,
     standard_error,
 )
-from ffn_edge.compose import check_layers
+from ffn_edge.bundle.compose import check_layers
 from ffn_edge.errors import BundleError
 
 

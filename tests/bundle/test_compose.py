@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from ffn_edge.compose import (
+from ffn_edge.bundle.compose import (
     Array,
     FreshTensors,
     blocks,
@@ -29,7 +29,7 @@ rng = np.random.default_rng(0)
 # values need no random generator: their bits must not depend on anything.
 _COMPOSES = """
 import numpy as np
-from ffn_edge.compose import compose, composed_sha256
+from ffn_edge.bundle.compose import compose, composed_sha256
 
 def values(shape, step):
     count = int(np.prod(shape))

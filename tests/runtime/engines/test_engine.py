@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.errors import BundleError, EngineError
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
 from ffn_edge.runtime.engines.onnxruntime import HeldWeights, OnnxRuntimeEngine

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from ffn_edge.bundle import Bundle, InputContract
+from ffn_edge.bundle.bundle import Bundle, InputContract
+from ffn_edge.bundle.known_answer import TOLERANCES, fault, known_clips, known_logits
 from ffn_edge.errors import EngineError
-from ffn_edge.known_answer import TOLERANCES, fault, known_clips, known_logits
 from ffn_edge.network import FrameFlexibleNetwork
 
 CONTRACT = InputContract(batch=2, height=24, width=32, short_side=40, mean=(0.5,), std=(0.25,))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.compose import Array, FreshTensors, blocks
+from ffn_edge.bundle.compose import Array, FreshTensors, blocks
 from ffn_edge.errors import BundleError, reason_of
 from ffn_edge.files import schema
 from ffn_edge.files.regular_file import MOST_TEXT_BYTES, open_regular

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.bundle import InputContract
-from ffn_edge.compose import Array, vector_name
+from ffn_edge.bundle.bundle import InputContract
+from ffn_edge.bundle.compose import Array, vector_name
 from ffn_edge.errors import EngineError
 
 # Largest |Δlogit| / |logit| of a clip against the stored answer, by the precision of the engine.

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ffn_edge.bundle import (
+from ffn_edge.bundle.bundle import (
     WEIGHTS,
     Bundle,
 )
-from ffn_edge.compose import Array
+from ffn_edge.bundle.compose import Array
+from ffn_edge.bundle.weight_file import WeightFile, read_header
 from ffn_edge.errors import BundleError
-from ffn_edge.weight_file import WeightFile, read_header
 
 
 def header(content: object) -> bytes:

@@ -27,8 +27,8 @@ from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
 from ffn_edge import cli, network
-from ffn_edge.bundle import Bundle
-from ffn_edge.compose import compose
+from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.compose import compose
 from ffn_edge.device import tensorrt_api
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.errors import EngineError, ExportError, OutOfMemoryError
@@ -43,7 +43,7 @@ from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.run import RunOptions, open_session
 from tests.emulator import VERSIONS, Emulator
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Frames = npt.NDArray[np.uint8]
 Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
 
@@ -616,7 +616,7 @@ def test_a_bundle_without_known_answers_is_to_be_exported_again(
     orin: Emulator, exported: Bundle, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(exported, options.cache)
-    monkeypatch.setattr("ffn_edge.known_answer.answer_name", lambda frames: "nowhere")
+    monkeypatch.setattr("ffn_edge.bundle.known_answer.answer_name", lambda frames: "nowhere")
     with (
         pytest.raises(EngineError, match="no known answer for 2 frames"),
         open_engines(exported, options),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffn_edge.bundle import Bundle, InputContract
+from ffn_edge.bundle.bundle import Bundle, InputContract
 from ffn_edge.errors import FfnEdgeError, SensorError
 from ffn_edge.runtime.engines.engine import (
     Engine,

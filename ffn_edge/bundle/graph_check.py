@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from ffn_edge.errors import BundleError
 
 if TYPE_CHECKING:
-    from ffn_edge.bundle import Manifest
-    from ffn_edge.weight_file import TensorEntry
+    from ffn_edge.bundle.bundle import Manifest
+    from ffn_edge.bundle.weight_file import TensorEntry
 
 INPUT, OUTPUT = "frames", "logits"
 

@@ -27,14 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ffn_edge.compose import check_layers
+from ffn_edge.bundle.compose import check_layers
+from ffn_edge.bundle.graph_check import MOST_BYTES as MOST_GRAPH_BYTES
+from ffn_edge.bundle.graph_check import check_graph
+from ffn_edge.bundle.weight_file import EXPORT_AGAIN, RENAME, WeightFile
 from ffn_edge.errors import BundleError, reason_of
 from ffn_edge.files.regular_file import MOST_TEXT_BYTES, open_regular, read_bytes
 from ffn_edge.files.schema import Between, Count, Format, Positive, Rgb, RgbAbove0, Share
 from ffn_edge.frames import check_frame_counts
-from ffn_edge.graph_check import MOST_BYTES as MOST_GRAPH_BYTES
-from ffn_edge.graph_check import check_graph
-from ffn_edge.weight_file import EXPORT_AGAIN, RENAME, WeightFile
 
 # A bundle as it is exported. One with vector files is of the next version: a release that does not
 # know them would compose its weights from the wrong vectors, and must refuse it.

@@ -16,7 +16,7 @@ from types import ModuleType
 
 import pytest
 
-from ffn_edge.bundle import Bundle, FileRecord
+from ffn_edge.bundle.bundle import Bundle, FileRecord
 from ffn_edge.device.gpu import Gpu
 from ffn_edge.device.plan_cache import (
     Plan,

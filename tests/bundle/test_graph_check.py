@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ffn_edge.bundle import WEIGHTS, Bundle
+from ffn_edge.bundle.bundle import WEIGHTS, Bundle
+from ffn_edge.bundle.graph_check import MOST_BYTES, check_graph, external_tensors
 from ffn_edge.errors import BundleError
-from ffn_edge.graph_check import MOST_BYTES, check_graph, external_tensors
 
 Change = Callable[[onnx.ModelProto], None]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ffn_edge.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.runtime.cascade.calibration import (
     CALIBRATION,
