@@ -2,7 +2,7 @@
 
     python benchmarks/video_files.py
 
-The files are those of tests/media/test_video_files.py, rendered here (synthetic): each frame shows its
+The files are those of tests/media/test_video_files.py, rendered here (synthetic): each shows its
 number. Numbers that are right, and at the right place, are counted; times are compared with those
 that ffmpeg gives.
 """

@@ -26,7 +26,7 @@ from ffn_edge.bundle.bundle import (
 )
 from ffn_edge.bundle.weight_file import read_header
 from ffn_edge.media.video import VideoWriter
-from ffn_edge.runtime.profile.profile import profile
+from ffn_edge.runtime.profile import profile
 
 SIZE = 16
 FRAME_COUNTS = (2, 4, 8)
