@@ -36,7 +36,7 @@ from ffn_edge.runtime.profile.profile import (
     profile_undisturbed,
     save_profile,
 )
-from ffn_edge.runtime.profile.profile import power as power_profile
+from ffn_edge.runtime.profile import power as power_profile
 from ffn_edge.runtime.run import learn_setting
 
 CONTRACT = InputContract(batch=1, height=4, width=4, short_side=4, mean=(0.0,) * 3, std=(1.0,) * 3)
