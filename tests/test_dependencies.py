@@ -16,11 +16,12 @@ ROOT = Path(__file__).parents[1]
 STAGES = ("train", "export", "runtime")
 # From the ground up: a room imports from those before it.
 ROOMS = (
-    "", "files", "bundle", "device", "media", "network", "train", "export",
-    "runtime.machine", "runtime.stream", "runtime.policy", "runtime.power", "runtime.engines",
-    "runtime.cascade", "runtime.profile", "runtime", "runtime.simulate", "runtime.doctor",
-    "demo", "commands",
-)  # fmt: skip
+    "",
+    *("files", "bundle", "device", "media", "network", "train", "export"),
+    *("runtime.machine", "runtime.stream", "runtime.policy", "runtime.power", "runtime.engines"),
+    *("runtime.cascade", "runtime.profile", "runtime", "runtime.simulate", "runtime.doctor"),
+    *("demo", "commands"),
+)
 
 
 def modules() -> dict[str, Path]:

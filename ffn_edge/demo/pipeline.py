@@ -206,9 +206,13 @@ def run_demo(
         named = [(video.path, classes[video.label]) for video in listed]
         demo.shown = shown_clips(demo.bundle, named, options)
         run_session(
-            demo.bundle, str(stream), runs["adaptive"], options,
-            summary=Summary(), annotate=demo.annotated,
-        )  # fmt: skip
+            demo.bundle,
+            str(stream),
+            runs["adaptive"],
+            options,
+            summary=Summary(),
+            annotate=demo.annotated,
+        )
     write_text(folder / "demo.json", json.dumps(_figures(demo), indent=1) + "\n")
     return demo
 
