@@ -26,8 +26,10 @@ class _Train(ModuleType):
     ) -> TrainResult:
         """Train a network; write `best.pt`, `last.pt` and `metrics.jsonl` to a folder.
 
-            ffn_edge.train("demo", "runs/demo", train_list="clips/train.txt",
-                           val_list="clips/val.txt", classes="clips/classes.txt", epochs=15)
+            lists = {"train_list": "demo/clips/train.txt", "val_list": "demo/clips/val.txt"}
+            ffn_edge.train(
+                "demo", "runs/mine", classes="demo/clips/classes.txt", epochs=1, **lists
+            )
 
         Args:
             recipe: the name of a shipped recipe, the path of a Python file that defines `recipe`
