@@ -16,7 +16,7 @@ from ffn_edge.device.plan_cache import (
     PlanCache,
     PlanKey,
     Sidecar,
-    misfit,
+    misfits,
     plan_key,
     read_sidecar,
 )
@@ -158,7 +158,7 @@ def _misfit(facts: Facts, key: PlanKey) -> str:
     api = facts.ready.get(key.target)
     if api is None or isinstance(facts.gpu, Failure):
         return f"{PRODUCTS.get(key.target, key.target)} does not work here"
-    return misfit(key, api, facts.gpu, facts.root)
+    return " and ".join(misfits(key, key.on(api, facts.gpu, facts.root)))
 
 
 def _stray_lines(cache: PlanCache, known: set[str]) -> Iterator[Line]:
