@@ -26,8 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from sensing import emulate_orin_nx
 
+from benchmarks.simulation import baselines, scenarios
+from benchmarks.simulation.board import SYNTHETIC
+from benchmarks.simulation.run import simulate
 from ffn_edge.runtime.machine.health import Health
-from ffn_edge.runtime.policy import policies
 from ffn_edge.runtime.policy.adaptive import Adaptive
 from ffn_edge.runtime.policy.interface import (
     Controller,
@@ -39,9 +41,6 @@ from ffn_edge.runtime.policy.interface import (
 )
 from ffn_edge.runtime.power.ina import InaMeter
 from ffn_edge.runtime.power.sampler import Sampler
-from ffn_edge.runtime.simulate import scenarios
-from ffn_edge.runtime.simulate.board import SYNTHETIC
-from ffn_edge.runtime.simulate.drive import simulate
 
 MISS_RATE = 0.05
 # A deadline that moves, a budget that is kept, misses that the guard answers.
@@ -98,8 +97,8 @@ def decisions() -> Table:
     table.add_column("policy")
     for heading in ("decide", "observe", "together"):
         table.add_column(heading, justify="right")
-    for name in policies.NAMES:
-        timed = Timed(policies.named(name))
+    for name in baselines.NAMES:
+        timed = Timed(baselines.named(name))
         for course in COURSES:
             simulate(scenarios.named(course), timed, 0, MISS_RATE)
         table.add_row(name, *timed.cells())
