@@ -136,16 +136,14 @@ def share_of_a_core(seconds: float) -> Table:
             )
         elapsed_s = time.perf_counter() - start
         used_s = time.process_time() - begin_s - emulation_s
-        state = sampler.snapshot()
+        schedule = sampler.schedule
     table = Table(title=f"20 readings and 10 inferences a second for {elapsed_s:.0f} s, no engine")
     table.add_column("figure")
     table.add_column("value", justify="right")
     table.add_row("one core's share (target <= 1 %)", f"{used_s / elapsed_s:.2%}")
     for label, cell in zip(("decide", "observe", "together"), timed.cells(), strict=True):
         table.add_row(f"{label}, median / 99 % in µs, after a rest", cell)
-    table.add_row(
-        "readings / failed / missed", f"{state.samples} / {state.failed} / {state.missed}"
-    )
+    table.add_row("readings / missed", f"{schedule.rounds} / {schedule.missed}")
     return table
 
 
