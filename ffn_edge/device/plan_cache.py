@@ -105,13 +105,7 @@ class PlanKey:
         return f"{self.architecture}-{self.frames}-{self.precision}-{digest[:16]}"
 
     def on(self, api: Api, gpu: Gpu, root: Path = _ROOT) -> PlanKey:
-        """Return the key that the same plan has where it is built on a machine.
-
-        Args:
-            api: the TensorRT there, of the same product.
-            gpu: the device there.
-            root: where that machine's file system begins.
-        """
+        """Return the key that the same plan has where it is built with `api` for `gpu`."""
         return dataclasses.replace(self, **_machine(api, None if self.sm == "any" else gpu, root))
 
 
@@ -133,7 +127,6 @@ def plan_key(
         frames: T.
         precision: "fp16" or "fp32".
         refit: see `PlanKey`.
-        root: where the machine's file system begins.
     """
     manifest = bundle.manifest
     sub_network = manifest.sub_networks[frames]
