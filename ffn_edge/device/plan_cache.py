@@ -127,6 +127,7 @@ def plan_key(
         frames: T.
         precision: "fp16" or "fp32".
         refit: see `PlanKey`.
+        root: see `ffn_edge.device`.
     """
     manifest = bundle.manifest
     sub_network = manifest.sub_networks[frames]
