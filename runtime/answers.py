@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ffn_edge.runtime.classifier import Probabilities, Result
 from ffn_edge.runtime.line_file import LineFile
-from ffn_edge.runtime.session import Probabilities, Result
 
 _SHOWN_SPANS = 3
 _COLUMNS = (

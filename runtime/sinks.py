@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
@@ -19,11 +19,13 @@ from ffn_edge.media.opencv import opencv
 from ffn_edge.media.picture import draw_label
 from ffn_edge.media.video import VideoWriter
 from ffn_edge.progress import NowAndThen
+from ffn_edge.runtime.classifier import Result
 from ffn_edge.runtime.line_file import LineFile
-from ffn_edge.runtime.session import Result
 from ffn_edge.runtime.stream.hand_over import HandOver
 from ffn_edge.runtime.stream.sources import Frame, Stream
 from ffn_edge.terminal import Terminal
+
+_log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -137,13 +139,13 @@ class LiveView:
 class ProgressLines:
     """A line now and then of how far a video is, where there is no terminal to redraw."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = NowAndThen(say)
+    def __init__(self) -> None:
+        self._now_and_then = NowAndThen(_log.info)
         self._start = time.monotonic()
 
     def write(self, result: Result) -> None:
-        """Take a result, and say what time it is of, if it is time to."""
-        self._say(lambda: self._line(result))
+        """Take a result, and log what time it is of, if it is time to."""
+        self._now_and_then(lambda: self._line(result))
 
     def _line(self, result: Result) -> str:
         rate = result.elapsed_s / (time.monotonic() - self._start)

@@ -44,10 +44,8 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
     console = Terminal(stderr=True)
     with progress(console, "profiling") as show:
         measured = profile_bundle(
-            loaded, engines, runs=runs, root=root,
-            on_round=lambda done: show(done, runs),
-            say=console.say,
-        )  # fmt: skip
+            loaded, engines, runs=runs, root=root, on_round=lambda done: show(done, runs)
+        )
     console.say(f"wrote {bundle / PROFILE}")
     if as_json:
         click.echo(measured.to_json(), nl=False)

@@ -17,7 +17,6 @@ from ffn_edge.device.tensorrt_api import MODULES, PRODUCTS
 from ffn_edge.runtime.doctor.engines import (
     Opened,
     bundle_lines,
-    describe,
     open_bundle,
     plan_lines,
 )
@@ -94,7 +93,7 @@ def _of_bundle(facts: Facts, opened: Opened | Failure) -> tuple[str | None, str]
         return None, opened.message
     if isinstance(facts.opencv, Failure):
         return None, facts.opencv.message
-    return opened.backend.name, describe(opened.backend)
+    return opened.backend.name, opened.backend.in_words
 
 
 def _of_any(facts: Facts) -> tuple[str | None, str]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -79,7 +78,6 @@ class TensorRTEngine:
         device: Device,
         memory: EngineMemory,
         make_ready: Callable[[TensorRTEngine], None],
-        make_room: Callable[[], bool],
     ) -> None:
         """Remember what to open.
 
@@ -93,7 +91,6 @@ class TensorRTEngine:
             memory: shared with the other engines of the bundle.
             make_ready: is called before each inference; sees to it that this engine is open and
                 has scratch memory.
-            make_room: is called when memory runs out; says whether it freed any.
         """
         contract = manifest.input
         self.frames = frames
@@ -106,7 +103,6 @@ class TensorRTEngine:
         self._device = device
         self._memory = memory
         self._make_ready = make_ready
-        self._make_room = make_room
         # The only references to TensorRT's objects: an error's traceback must not keep them alive
         # until after the device is closed.
         self._allocator: Any = None
@@ -149,16 +145,11 @@ class TensorRTEngine:
                 if not self._context.set_tensor_address(name, address):
                     raise self._failure(f"refuses the address of {name}")
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._context = None
         self._kernels = None
         self._refitter = None
@@ -194,14 +185,6 @@ class TensorRTEngine:
             OutOfMemoryError: there is too little memory.
         """
         check_clip(frames, self._shape)
-        try:
-            return self._run(frames)
-        except OutOfMemoryError:
-            if not self._make_room():
-                raise
-        return self._run(frames)
-
-    def _run(self, frames: Clip) -> npt.NDArray[np.float32]:
         self._make_ready(self)
         if not isinstance(frames, PlacedClip):
             staging = self._memory.staging[: frames.size]

@@ -7,6 +7,7 @@ its power; one sample an inference would tell nothing.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ from ffn_edge.runtime.power.find import open_meter
 from ffn_edge.runtime.power.meter import Averaging, Meter
 from ffn_edge.runtime.power.nvml import visible_gpu
 from ffn_edge.runtime.power.sampler import Sampler
+
+_log = logging.getLogger(__name__)
 
 # A graphics card's sensor shows the mean of the last second or so, and clocks take some time to
 # rise. Only then is measured.
@@ -87,7 +90,6 @@ def measure_power(
     work: Mapping[int, Callable[[], object]],
     meter: Meter,
     health: Health,
-    say: Callable[[str], None],
 ) -> PowerProfile:
     """Measure the machine at rest, and then while each engine works.
 
@@ -97,12 +99,11 @@ def measure_power(
         work: by frame count, runs one inference.
         meter: what to ask ...
         health: ... beside the temperatures.
-        say: is told what is measured, and how long it takes.
     """
     try:
         meter.read(time.monotonic())
         seconds = (len(work) + 1) * (SETTLE_S + MEASURE_S)
-        say(f"measuring power for {seconds:.0f} s with {meter.name}: {meter.scope}")
+        _log.info("measuring power for %.0f s with %s: %s", seconds, meter.name, meter.scope)
         with Sampler(meter, health) as sensor:
             idle_w, above_idle_w = powers(work, sensor)
     except SensorError as error:

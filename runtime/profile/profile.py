@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -39,6 +40,8 @@ from ffn_edge.runtime.profile.conditions import (
 )
 from ffn_edge.runtime.profile.power import PowerProfile, measure_power, meter_for
 from ffn_edge.runtime.stream.clip_buffer import Frames
+
+_log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
 PROFILE = "profile.json"
@@ -272,7 +275,6 @@ def profile_undisturbed(
     pause_s: float = 0.0,
     root: Path = _ROOT,
     on_round: Callable[[int], None] | None = None,
-    say: Callable[[str], None] = lambda message: None,
 ) -> tuple[dict[int, Latency], str | None]:
     """Measure the latency of each engine, and again, at most twice, where something disturbs.
 
@@ -284,7 +286,6 @@ def profile_undisturbed(
         pause_s: how long to wait before a repetition.
         root: where the machine's file system begins.
         on_round: see `profile_engines`.
-        say: is told what disturbs.
 
     Returns:
         The fastest of the measurements, since others can only add to a latency; and what
@@ -294,7 +295,7 @@ def profile_undisturbed(
     found: list[tuple[float, dict[int, Latency], str | None]] = []
     for attempt in range(_ATTEMPTS):
         if attempt:
-            say(f"{found[-1][2]}; measuring again")
+            _log.info("%s; measuring again", found[-1][2])
             time.sleep(pause_s)
         before = cpu_time(root)
         latencies = profile_engines(
@@ -310,7 +311,7 @@ def profile_undisturbed(
         if why is None:
             return latencies, None
     _, latencies, why = min(found, key=lambda each: each[0])
-    say(f"warning: these are not the latencies of an idle machine: {why}")
+    _log.warning("these are not the latencies of an idle machine: %s", why)
     return latencies, why
 
 
@@ -352,12 +353,11 @@ def profile_power(
     contract: InputContract,
     meter: Meter,
     root: Path,
-    say: Callable[[str], None],
 ) -> PowerProfile:
     """Measure the machine's power at rest and with each engine. See `measure_power`."""
     clips = _noise(engines, contract)
     work = {t: functools.partial(engine.infer, clips[t]) for t, engine in engines.items()}
-    return measure_power(work, meter, Health(root), say)
+    return measure_power(work, meter, Health(root))
 
 
 def _noise(engines: Iterable[int], contract: InputContract) -> dict[int, Frames]:
@@ -374,7 +374,6 @@ def profile_bundle(
     runs: int = 50,
     root: Path = _ROOT,
     on_round: Callable[[int], None] | None = None,
-    say: Callable[[str], None] = lambda message: None,
 ) -> Profile:
     """Measure the engines of a bundle and write `profile.json` into its folder, atomically.
 
@@ -384,7 +383,6 @@ def profile_bundle(
         runs: how many inferences of each engine.
         root: where the machine's file system begins, for its sensors.
         on_round: see `profile_engines`.
-        say: is told what is measured, and what to be warned of.
 
     Raises:
         EngineError: the backend is not installed, or cannot run the bundle.
@@ -392,11 +390,11 @@ def profile_bundle(
     """
     begin = this_moment(root)
     with (
-        open_engines(bundle, options, say=say) as engines,
+        open_engines(bundle, options) as engines,
         closing(meter_for(engines.backend, root)) as meter,
     ):
         # First, while nothing has warmed the machine: it should be at rest for this.
-        power = profile_power(engines, bundle.manifest.input, meter, root, say)
+        power = profile_power(engines, bundle.manifest.input, meter, root)
         latencies, disturbed = profile_undisturbed(
             engines,
             bundle.manifest,
@@ -404,7 +402,6 @@ def profile_bundle(
             pause_s=_PAUSE_S,
             root=root,
             on_round=on_round,
-            say=say,
         )
     return save_profile(
         bundle,
@@ -443,7 +440,7 @@ def save_profile(
     """
     end = this_moment(root)
     profile = Profile(
-        conditions=conditions_now(bundle, backend, root),
+        conditions=conditions_now(bundle.identity, backend, root),
         latencies=latencies,
         power=power,
         begin=begin or end,

@@ -21,6 +21,8 @@ from ffn_edge.media.video import Frame as Frame
 from ffn_edge.media.video_list import Video, find_videos
 from ffn_edge.runtime.stream.camera import Camera, is_camera
 
+Name = str | int | Path  # of a video or camera, as users write it
+
 
 class Stream(Protocol):
     """One video or camera: `with stream: for frame in stream`.
@@ -155,19 +157,13 @@ class CameraStream:
     live = True
     comes_back = True
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        short_side: int | None = None,
-        say: Callable[[str], None] = lambda message: None,
-    ) -> None:
+    def __init__(self, address: str, *, short_side: int | None = None) -> None:
         """Read the address; see `Camera`.
 
         Raises:
             VideoError: it is none.
         """
-        self._camera = Camera(address, short_side=short_side, say=say)
+        self._camera = Camera(address, short_side=short_side)
         self.name = self._camera.name
         self._start_s: float | None = None
 
@@ -221,33 +217,31 @@ class Source:
 
 
 def open_source(
-    text: str | Sequence[str],
+    names: Name | Sequence[Name],
     *,
     realtime: bool = False,
     fps: float = UNSTATED_FPS,
     short_side: int | None = None,
-    say: Callable[[str], None] = lambda message: None,
 ) -> Source:
     """Read what a user calls a source. No video or camera is opened yet.
 
     Args:
-        text: a camera's address (see `Camera`): a number ("0"), /dev/video0, "csi://0" or a
-            network stream's URL; or what names one or more videos (see `find_videos`): a file, a
-            folder, a pattern or a *.txt list. Or several of them, which are played in their order.
+        names: a camera's address (see `Camera`): a number, /dev/video0, "csi://0" or a network
+            stream's URL; or what names one or more videos (see `find_videos`): a file, a folder,
+            a pattern or a *.txt list. Or several of them, which are played in their order.
         realtime: play videos at their own pace, as a camera would.
         fps: frames a second of folders of images.
         short_side: of a camera's frames; see `Camera`.
-        say: see `Camera`.
 
     Raises:
         VideoError: there is no such video, or the address is none.
     """
     streams: list[Stream] = []
-    for each in [text] if isinstance(text, str) else text:
+    for each in map(str, [names] if isinstance(names, str | int | Path) else names):
         if is_camera(each):
-            streams.append(CameraStream(each, short_side=short_side, say=say))
+            streams.append(CameraStream(each, short_side=short_side))
             continue
-        for video in videos_named(each):
+        for video in _videos_named(each):
             streams.append(
                 VideoStream(video.path, realtime=realtime)
                 if video.num_frames is None
@@ -256,12 +250,8 @@ def open_source(
     return Source(streams=tuple(streams), skip_broken=len(streams) > 1)
 
 
-def videos_named(text: str) -> list[Video]:
-    """Return what `find_videos` finds, if it is there: before engines and outputs are opened.
-
-    Raises:
-        VideoError: there is no such video.
-    """
+def _videos_named(text: str) -> list[Video]:
+    """Return what `find_videos` finds, if it is there: before engines and outputs are opened."""
     videos = find_videos(text)
     if len(videos) == 1:
         _check_there(videos[0].path)

@@ -128,12 +128,10 @@ class Computer:
         return dataclasses.replace(probes, open_engines=self._open_engines)
 
     @contextmanager
-    def _open_engines(
-        self, bundle: Bundle, options: EngineOptions, *, say: Callable[[str], None]
-    ) -> Iterator[OpenEngines]:
+    def _open_engines(self, bundle: Bundle, options: EngineOptions) -> Iterator[OpenEngines]:
         assert options.cache == self.cache
-        say("out of memory; keeping one engine at a time")
-        yield OpenEngines({}, given(self.backend))
+        warnings = ["out of memory; keeping one engine at a time"]
+        yield OpenEngines({}, given(self.backend), warnings=warnings)
 
 
 def given(answer: Any) -> Any:

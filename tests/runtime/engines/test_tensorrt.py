@@ -39,7 +39,6 @@ from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, open_engines
 from ffn_edge.runtime.engines.tensorrt_group import prove
-from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.run import RunOptions, open_session
 from tests.emulator import VERSIONS, Emulator
 
@@ -155,7 +154,11 @@ def test_engines_that_share_a_weight_file_give_what_onnx_runtime_gives(
 
 
 def test_a_video_is_watched_on_every_version(
-    device: Emulator, exported: Bundle, tmp_path: Path, clip_video: Path
+    device: Emulator,
+    exported: Bundle,
+    tmp_path: Path,
+    clip_video: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     target = target_of(device.version)
     build(exported, tmp_path, target=target)
@@ -163,14 +166,12 @@ def test_a_video_is_watched_on_every_version(
         window_s=0.4, hop_s=0.1, engines=EngineOptions(backend=target, cache=tmp_path)
     )
     cpu = dataclasses.replace(chosen, engines=EngineOptions(backend="onnxruntime", threads=1))
-    said: list[str] = []
+    caplog.set_level("INFO")
 
     for frames in exported.manifest.frame_counts:
-        with open_session(
-            exported, str(clip_video), Limits(frames=frames), chosen, say=said.append
-        ) as session:
+        with open_session(exported, clip_video, frames=frames, options=chosen) as session:
             results = list(session)
-        with open_session(exported, str(clip_video), Limits(frames=frames), cpu) as session:
+        with open_session(exported, clip_video, frames=frames, options=cpu) as session:
             expected = list(session)
         # The device's ring gives the engine the very frames that the host's gives.
         assert [result.time_s for result in results] == [result.time_s for result in expected]
@@ -179,7 +180,10 @@ def test_a_video_is_watched_on_every_version(
             assert result.top[0].probability == pytest.approx(other.top[0].probability, abs=0.01)
             assert result.device_ms is not None
             assert 0 < result.device_ms <= result.engine_ms + 5
-    assert any(f"{target} {device.version.removeprefix('rtx-')} in fp16" in line for line in said)
+    assert any(
+        f"{target} {device.version.removeprefix('rtx-')} in fp16" in line
+        for line in caplog.messages
+    )
 
 
 def test_the_commands_work_from_build_to_verify(
@@ -339,15 +343,16 @@ def test_too_little_memory_for_all_keeps_one_and_says_so(
     orin: Emulator, exported: Bundle, options: EngineOptions
 ) -> None:
     build(exported, options.cache)
-    said: list[str] = []
     orin.fail("create_execution_context", nth=2, error="out of memory")
-    with open_engines(exported, options, say=said.append) as engines:
+    with open_engines(exported, options) as engines:
         for frames in (2, 4):
             clip = random_clip(exported, frames)
             expected = by_onnxruntime(exported.graph_path(frames), clip)
             assert relative(engines[frames].infer(clip), expected) < 1e-2
         assert orin.alive.count("IExecutionContext") == 1
-    assert any("out of memory" in line and "one engine at a time" in line for line in said)
+    assert any(
+        "out of memory" in line and "one engine at a time" in line for line in engines.warnings
+    )
 
 
 @pytest.mark.parametrize("nth", range(1, 12))
@@ -355,13 +360,12 @@ def test_an_allocation_that_fails_falls_back_or_is_one_clear_error(
     nth: int, orin: Emulator, exported: Bundle, options: EngineOptions
 ) -> None:
     build(exported, options.cache)
-    said: list[str] = []
     orin.fail("mem_alloc", nth=nth)
-    with open_engines(exported, options, say=said.append) as engines:
+    with open_engines(exported, options) as engines:
         engines[4].infer(random_clip(exported, 4))
         opened = orin.calls["driver.mem_alloc"]
     if nth <= opened - 7:  # it hit while opening: seven allocations, and then all anew
-        assert any("one engine at a time" in line for line in said)
+        assert any("one engine at a time" in line for line in engines.warnings)
 
 
 @pytest.mark.parametrize("nth", range(1, 7))
@@ -391,43 +395,6 @@ def test_memory_that_is_short_even_for_one_engine_is_one_clear_error(
     ):
         pass
     assert "end other programs" in caught.value.hint
-
-
-def test_memory_that_runs_out_while_running_gives_up_the_other_engines(
-    orin: Emulator, exported: Bundle, options: EngineOptions
-) -> None:
-    build(exported, options.cache)
-    said: list[str] = []
-    with open_engines(exported, options, say=said.append) as engines:
-        assert engines.new_ring is not None
-        clip = random_clip(exported, 4)
-        expected = engines[4].infer(clip)
-        with engines.new_ring(4) as ring:
-            for row in range(4):
-                ring.store(row, clip[0, row])
-            placed = ring.gather(np.arange(4))
-            orin.fail("execute_refused", error="out of memory")
-            assert np.array_equal(engines[4].infer(placed), expected)
-        assert orin.alive.count("IExecutionContext") == 1
-        assert len(said) == 1
-        assert "one engine at a time" in said[0]
-        orin.fail("execute_refused", error="out of memory")
-        with pytest.raises(OutOfMemoryError, match="out of memory"):
-            engines[4].infer(clip)
-
-
-def test_a_ring_that_does_not_fit_gives_up_the_other_engines(
-    orin: Emulator, exported: Bundle, options: EngineOptions
-) -> None:
-    build(exported, options.cache)
-    said: list[str] = []
-    with open_engines(exported, options, say=said.append) as engines:
-        assert engines.new_ring is not None
-        orin.fail("mem_alloc")
-        with engines.new_ring(4) as ring:
-            engines[4].infer(ring.gather(np.arange(4)))
-        assert len(said) == 1
-        assert "one engine at a time" in said[0]
 
 
 # ------------------------------------------------------------------------------ what it refuses
@@ -1061,9 +1028,8 @@ def test_engines_of_another_power_mode_are_warned_of_and_built_anew(
             monkeypatch.setattr(name, lambda: mode)
 
     def warnings() -> list[str]:
-        said: list[str] = []
-        with open_engines(exported, options, say=said.append):
-            return said
+        with open_engines(exported, options) as engines:
+            return list(engines.warnings)
 
     switch_to("15W")
     build(exported, options.cache)

@@ -220,11 +220,12 @@ def test_a_network_stream_is_read_by_ffmpeg(capture: type[FakeCapture]) -> None:
 
 
 @pytest.mark.usefixtures("jetson_decoder")
-def test_a_jetson_decodes_rtsp_in_hardware(capture: type[FakeCapture]) -> None:
-    said: list[str] = []
-    with Camera(STREAM, say=said.append):
+def test_a_jetson_decodes_rtsp_in_hardware(
+    capture: type[FakeCapture], caplog: pytest.LogCaptureFixture
+) -> None:
+    with Camera(STREAM):
         pass
-    assert said == []
+    assert caplog.messages == []
     ((pipeline, backend, _),) = capture.opened
     assert pipeline == (
         f'rtspsrc location="{STREAM}" protocols=tcp latency=0 '
@@ -237,15 +238,16 @@ def test_a_jetson_decodes_rtsp_in_hardware(capture: type[FakeCapture]) -> None:
 
 @pytest.mark.usefixtures("jetson_decoder")
 def test_a_jetson_decodes_h265_in_hardware_too_and_remembers_it(
-    capture: type[FakeCapture], monkeypatch: pytest.MonkeyPatch
+    capture: type[FakeCapture],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(capture, "isOpened", lambda self: "h265" in str(self.source))
-    said: list[str] = []
-    opened = Camera(STREAM, say=said.append)
+    opened = Camera(STREAM)
     for _ in range(2):
         with opened:
             pass
-    assert said == []
+    assert caplog.messages == []
     tried = [str(source).split(" ! ")[1:4] for source, *_ in capture.opened]
     assert tried == [
         ["rtph264depay", "h264parse", "nvv4l2decoder"],
@@ -256,17 +258,16 @@ def test_a_jetson_decodes_h265_in_hardware_too_and_remembers_it(
 
 @pytest.mark.usefixtures("jetson_decoder")
 def test_what_the_hardware_does_not_decode_is_left_to_ffmpeg_and_said_once(
-    capture: type[FakeCapture],
+    capture: type[FakeCapture], caplog: pytest.LogCaptureFixture
 ) -> None:
     capture.refused = (cv2.CAP_GSTREAMER,)
-    said: list[str] = []
-    opened = Camera(STREAM, say=said.append)
+    opened = Camera(STREAM)
     for _ in range(2):
         with opened:
             assert opened.read()[0, 0, 0] == 10
     backends = [cv2.CAP_GSTREAMER, cv2.CAP_GSTREAMER, cv2.CAP_FFMPEG]
     assert [backend for _, backend, _ in capture.opened] == backends * 2
-    (words,) = said
+    (words,) = caplog.messages
     assert "the processor decodes rtsp://cam.local:554/h264" in words
     assert "H265" in words
     assert "s3cret" not in words
@@ -274,14 +275,15 @@ def test_what_the_hardware_does_not_decode_is_left_to_ffmpeg_and_said_once(
 
 @pytest.mark.usefixtures("jetson_decoder")
 def test_without_gstreamer_a_jetson_decodes_by_ffmpeg_and_says_why(
-    capture: type[FakeCapture], monkeypatch: pytest.MonkeyPatch
+    capture: type[FakeCapture],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda b: b != cv2.CAP_GSTREAMER)
-    said: list[str] = []
-    with Camera(STREAM, say=said.append):
+    with Camera(STREAM):
         pass
     assert [backend for _, backend, _ in capture.opened] == [cv2.CAP_FFMPEG]
-    assert "without GStreamer" in said[0]
+    assert "without GStreamer" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(
@@ -686,34 +688,22 @@ def test_a_host_that_does_not_answer_is_refused() -> None:
         Camera(url).__enter__()
 
 
-def test_a_stream_comes_back_when_its_host_does() -> None:
+def test_a_stream_comes_back_when_its_host_does(caplog: pytest.LogCaptureFixture) -> None:
     def send(to: Any) -> None:
         for _ in range(50):
             send_picture(to, 50)
 
-    said: list[str] = []
     times: list[float] = []
     parts = 0
     with ExitStack() as first_host, ExitStack() as second_host:
         url = first_host.enter_context(serving(send))
         port = int(url.split(":")[2].split("/")[0])
-
-        def hear(message: str) -> None:
-            said.append(message)
-            if len(said) == 1:  # nobody answers for a while
-                first_host.close()
-                host = serving(send, port)
-                back = Timer(0.5, lambda: second_host.enter_context(host))
-                second_host.callback(back.join)
-                back.start()
-
         readers = second_host.enter_context(
             closing(
                 live_readers(
                     CameraStream(url),
                     lambda frame: times.append(frame.time_s),
                     lambda: parts == 2,
-                    say=hear,
                     pauses_s=(0.1,),
                 )
             )
@@ -723,8 +713,14 @@ def test_a_stream_comes_back_when_its_host_does() -> None:
             while reader.wait(1e9, lambda: False):
                 pass
             parts += 1
+            if parts == 1:  # nobody answers for a while
+                first_host.close()
+                back = Timer(0.5, lambda: second_host.enter_context(serving(send, port)))
+                second_host.callback(back.join)
+                back.start()
     assert len(times) <= 100  # a hundred at once: some are dropped
     assert max(b - a for a, b in pairwise(times)) > 0.5
     assert times == sorted(times)
-    assert said[0].startswith(f"{url} stopped sending frames; trying to open it again")
-    assert said[1].startswith(f"{url} is back after")
+    lost, back_again = caplog.messages[:2]
+    assert lost.startswith(f"{url} stopped sending frames")
+    assert back_again.startswith(f"{url} is back after")
