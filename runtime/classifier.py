@@ -215,10 +215,7 @@ def top_classes(
 ) -> tuple[Prediction, ...]:
     """Return the most probable classes, at most five, best first.
 
-    Args:
-        logits: (C,); they rank classes whose probabilities are too small to differ.
-        probabilities: their softmax, (C,).
-        classes: their names.
+    Logits (C,) rank those whose probabilities, (C,), are too small to differ.
     """
     best = np.argsort(-logits, kind="stable")[:_TOP]
     return tuple(Prediction(classes[i], float(probabilities[i])) for i in best)

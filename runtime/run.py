@@ -157,17 +157,7 @@ def source_for(
     *,
     whole: bool,
 ) -> Source:
-    """Open what is to be watched, unless that was done.
-
-    Args:
-        contract: the bundle's.
-        source: see `open_session`.
-        options: how to run.
-        whole: a camera's frames are for people too, and not for the network alone.
-
-    Raises:
-        VideoError: there is no such video or camera.
-    """
+    """Open what is to be watched, unless that was done; `whole` frames are for people too."""
     if isinstance(source, Source):
         return source
     # Twice what the network sees leaves its own scaling a whole factor.

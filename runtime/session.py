@@ -56,15 +56,7 @@ class Session:
         timing: Timing = _DEFAULT_TIMING,
         hooks: Hooks = NO_HOOKS,
     ) -> None:
-        """Put the parts together; nothing is opened yet.
-
-        Args:
-            source: what to watch.
-            classifier: makes a result of a window.
-            limits: what to keep; is asked before every inference.
-            timing: when to classify what.
-            hooks: what to call meanwhile.
-        """
+        """Put the parts together. `limits` are asked for before every inference."""
         self._source = source
         self._classifier = classifier
         self._limits = limits

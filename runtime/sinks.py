@@ -38,12 +38,7 @@ class JsonLines(LineFile):
     """Each result as a line of JSON."""
 
     def write(self, result: Result) -> None:
-        """Write a result.
-
-        Raises:
-            FfnEdgeError: the disk is full.
-            BrokenPipeError: nobody reads on.
-        """
+        """Write a result. Raises as `LineFile.write_text`."""
         self.write_line(result_fields(result))
 
 
@@ -98,12 +93,7 @@ class LiveView:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def write(self, result: Result) -> None:
@@ -187,11 +177,7 @@ class AnnotatedVideo:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Put the file in place.
-
-        Raises:
-            VideoError: it is not whole, as when the disk is full.
-        """
+        """Put the file in place, or raise a VideoError, as when the disk is full."""
         self._frames.close()
         failure = self._frames.error
         if self._writer is not None:
@@ -208,11 +194,7 @@ class AnnotatedVideo:
         )
 
     def frame(self, frame: Frame, stream: Stream) -> None:
-        """Leave a frame of the source to the file's thread; at once, if the source is live.
-
-        Raises:
-            VideoError: the file cannot be written.
-        """
+        """Leave a frame of the source to the file's thread; at once, if the source is live."""
         self._frames.put(_Labelled(frame, self._lines, stream.fps), drop=stream.live)
 
     def _append(self, labelled: _Labelled) -> None:

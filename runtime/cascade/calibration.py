@@ -88,11 +88,7 @@ class Cascade:
             raise ValueError("a cascade has rows of ascending thresholds; the first escalates none")
 
     def best_within(self, share: float) -> int:
-        """Return the row of the best accuracy that escalates at most `share`; ties to fewer.
-
-        Args:
-            share: not negative.
-        """
+        """Return the row of the best accuracy that escalates at most `share`; ties to fewer."""
         affordable = self.accuracies[: bisect_right(self.shares, share)]
         return affordable.index(max(affordable))
 
@@ -155,15 +151,6 @@ class Calibration:
         fields = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
         return json.dumps(fields, indent=1) + "\n"
 
-    @classmethod
-    def from_json(cls, text: str, where: str = CALIBRATION) -> Calibration:
-        """Read the text of a `calibration.json`.
-
-        Raises:
-            FfnEdgeError: it is damaged, or has a schema version that this release does not know.
-        """
-        return _FORMAT.from_text(text, where)
-
 
 _FORMAT = Format(
     cls=Calibration,
@@ -198,11 +185,7 @@ def calibrate(bundle: Bundle, logits: Mapping[int, Logits], labels: Labels) -> C
 
 
 def save_calibration(bundle: Bundle, calibration: Calibration) -> None:
-    """Write `calibration.json` into the bundle's folder, atomically.
-
-    Raises:
-        FfnEdgeError: the folder cannot be written.
-    """
+    """Write `calibration.json` into the bundle's folder, atomically."""
     write_text(bundle.path / CALIBRATION, calibration.to_json())
 
 

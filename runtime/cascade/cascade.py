@@ -151,13 +151,7 @@ class CascadeController:
     def __init__(self, calibration: Calibration, engines: OpenEngines, setting: Setting) -> None:
         """Begin with the thresholds of the validation clips.
 
-        Args:
-            calibration: of the bundle.
-            engines: open.
-            setting: what they cost, and how often they run.
-
-        Raises:
-            EngineError: one engine is open at a time.
+        Raises an EngineError where one engine is open at a time.
         """
         if not engines.switch_is_free:
             raise EngineError(
@@ -181,11 +175,7 @@ class CascadeController:
     def answer(
         self, decision: Decision, limits: Limits, infer: Infer
     ) -> tuple[Logits, tuple[tuple[int, float], ...]]:
-        """Run one engine or two.
-
-        Returns:
-            Logits, (C,); and what ran, each with its milliseconds.
-        """
+        """Run one engine or two; return logits, (C,), and what ran, each with its milliseconds."""
         found = None if limits.frames is not None else self._plan(decision, limits)
         if found is None:
             logits, latency_ms = infer(decision.frames)

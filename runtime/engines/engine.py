@@ -120,7 +120,7 @@ class Backend:
         )
 
 
-class OpenEngines(Mapping[int, Engine]):
+class OpenEngines(dict[int, Engine]):
     """Open engines by ascending frame count, and what they share.
 
     Attributes:
@@ -141,21 +141,12 @@ class OpenEngines(Mapping[int, Engine]):
         logit_errors: Mapping[int, float] | None = None,
         warnings: Sequence[str] = (),
     ) -> None:
-        self._engines = dict(engines)
+        super().__init__(engines)
         self.backend = backend
         self.new_ring = new_ring
         self.switch_is_free = switch_is_free
         self.logit_errors = logit_errors or {}
         self.warnings = warnings
-
-    def __getitem__(self, frames: int) -> Engine:
-        return self._engines[frames]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._engines)
-
-    def __len__(self) -> int:
-        return len(self._engines)
 
 
 _DEFAULTS = EngineOptions()
@@ -194,29 +185,19 @@ def open_engines(
 
 
 def _open_best(
-    stack: ExitStack,
-    bundle: Bundle,
-    wanted: Iterable[int],
-    options: EngineOptions,
+    stack: ExitStack, bundle: Bundle, wanted: Iterable[int], options: EngineOptions
 ) -> OpenEngines:
     """Open TensorRT's engines where they work, and else ONNX Runtime's."""
     reasons = []
     targets: tuple[Target, ...] = ("tensorrt", "rtx")
-    for target in targets:
-        if not is_installed(target):
-            continue
+    for target in filter(is_installed, targets):
         try:
             reason = "the fastest that works here"
             return _open_tensorrt(stack, bundle, target, wanted, options, reason)
         except EngineError as error:
             reasons.append(f"{target}: {error.message}")
-    return _open_onnxruntime(
-        stack,
-        bundle,
-        wanted,
-        options,
-        "not TensorRT, as " + ("; ".join(reasons) or "it is not installed"),
-    )
+    reason = "not TensorRT, as " + ("; ".join(reasons) or "it is not installed")
+    return _open_onnxruntime(stack, bundle, wanted, options, reason)
 
 
 def _open_tensorrt(

@@ -50,11 +50,7 @@ class EngineMemory:
     """
 
     def __init__(self, device: Device, manifest: Manifest, most_frames: int) -> None:
-        """Allocate.
-
-        Raises:
-            OutOfMemoryError: there is too little.
-        """
+        """Allocate, or raise an OutOfMemoryError."""
         contract = manifest.input
         size = contract.batch * most_frames * contract.height * contract.width * 3
         shape = (contract.batch, len(manifest.classes))
@@ -81,16 +77,8 @@ class TensorRTEngine:
     ) -> None:
         """Remember what to open.
 
-        Args:
-            plan: from the cache.
-            frames: T, its frame count.
-            manifest: the bundle's.
-            tensors: the bundle's weight file.
-            api: the TensorRT that built the plan.
-            device: open.
-            memory: shared with the other engines of the bundle.
-            make_ready: is called before each inference; sees to it that this engine is open and
-                has scratch memory.
+        `make_ready` is called before each inference, and sees to it that the engine is open and has
+        scratch memory.
         """
         contract = manifest.input
         self.frames = frames
@@ -175,14 +163,10 @@ class TensorRTEngine:
                 self._compiled = compiled
 
     def infer(self, frames: Clip) -> npt.NDArray[np.float32]:
-        """Classify clips: uint8 (N, T, H, W, 3), RGB, or placed by a ring -> float32 (N, classes).
+        """Classify clips. See `engine.Engine`.
 
         `device_ms` is then how long the device took, copies included, and the loading of the
         engine if that was necessary.
-
-        Raises:
-            EngineError: `frames` has another shape or type, or the device failed.
-            OutOfMemoryError: there is too little memory.
         """
         check_clip(frames, self._shape)
         self._make_ready(self)
@@ -213,13 +197,7 @@ class TensorRTEngine:
             )
 
     def _refit(self) -> None:
-        """Give the engine all its weights, by way of the device.
-
-        Raises:
-            UnknownWeightsError: the engine wants a weight that its sidecar does not name, or of
-                another type or size.
-            EngineError: a weight is missing, or the weights are not those of the manifest.
-        """
+        """Give the engine all its weights, by way of the device."""
         key = self._plan.sidecar.key
         self._refitter = self._api.make("Refitter", self._engine, self._api.log)
         # Identical weights were valid when the plan was built, and the hash tells identity.
@@ -258,12 +236,7 @@ class TensorRTEngine:
             self._device.free(arena)
 
     def _weights(self) -> Iterator[tuple[PlanWeight, Array]]:
-        """Yield what the plan's sidecar names, one at a time, float32 where it was composed.
-
-        Raises:
-            EngineError: at the end of the composed ones, if they are not what the plan was built
-                with.
-        """
+        """Yield what the plan's sidecar names, one at a time, float32 where it was composed."""
         sidecar = self._plan.sidecar
         composed = {each.name: each for each in sidecar.weights if each.source == "composed"}
         digest = ComposedHash()

@@ -58,17 +58,7 @@ class TensorRTGroup:
         cache: Path | None = None,
         plans: Mapping[int, Plan] | None = None,
     ) -> None:
-        """Remember what to open.
-
-        Args:
-            bundle: what to run.
-            target: "tensorrt" or "rtx".
-            frame_counts: which engines, ascending.
-            precision: "fp16" or "fp32"; None is fp16 if it was built, and else fp32.
-            resident: "all", or "one": the others are loaded when they are asked for.
-            cache: where the plans are; None is the default folder.
-            plans: by frame count, in place of those in the cache; all of one precision.
-        """
+        """Remember what to open: the cache's plans, or, in their place, those given."""
         self.engines: dict[int, TensorRTEngine] = {}
         self._bundle = bundle
         self._target = target
@@ -120,14 +110,7 @@ class TensorRTGroup:
 
     @contextmanager
     def ring(self, capacity: int) -> Iterator[Ring]:
-        """Yield a ring of frames on the device, for clips of any of the engines.
-
-        Args:
-            capacity: how many frames it holds.
-
-        Raises:
-            OutOfMemoryError: there is too little memory.
-        """
+        """Yield a ring of so many frames on the device, for clips of any of the engines."""
         contract = self._bundle.manifest.input
         assert self._memory is not None
         ring = DeviceRing(self._device, self._memory, capacity, contract.height, contract.width)
@@ -176,11 +159,7 @@ class TensorRTGroup:
         self._device.__exit__(None, None, None)
 
     def _find_plans(self) -> dict[int, Plan]:
-        """Find a plan for each frame count, all of one precision.
-
-        Raises:
-            EngineError: one was not built, or is damaged.
-        """
+        """Find a plan for each frame count, all of one precision."""
         wanted = (self._wanted_precision,) if self._wanted_precision else PRECISIONS
         missing: _NotBuiltError | None = None
         for precision in wanted:
@@ -265,13 +244,9 @@ class TensorRTGroup:
 
 
 def prove(plan: Plan, bundle: Bundle) -> float:
-    """Open a plan as `ffn-edge run` does, refit it and run the known clips.
+    """Open a plan as `ffn-edge run` does, refit it, run the known clips; return its deviation.
 
-    Returns:
-        Its deviation; see `TensorRTGroup`.
-
-    Raises:
-        EngineError: it does not open, or gives wrong answers.
+    Raises an EngineError where it does not open, or gives wrong answers.
     """
     key = plan.sidecar.key
     frames = key.frames

@@ -61,13 +61,7 @@ class Conditions:
 
 
 def conditions_now(identity: str, backend: Backend, root: Path = _ROOT) -> Conditions:
-    """Return the conditions under which a bundle runs here and now.
-
-    Args:
-        identity: of the bundle that runs.
-        backend: what runs its engines.
-        root: where the machine's file system begins, for its sensors.
-    """
+    """Return the conditions under which the bundle of this identity runs here and now."""
     return Conditions(
         bundle=identity,
         machine=this_machine(),

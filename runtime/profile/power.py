@@ -77,12 +77,7 @@ class Sensor(Protocol):
 
 
 def meter_for(backend: Backend, root: Path = Path("/")) -> Meter:
-    """Open the best meter for what runs the engines. See `open_meter`.
-
-    Args:
-        backend: what runs the engines; a graphics card is asked only where they run on it.
-        root: where the machine's file system begins.
-    """
+    """Open the best meter here; a graphics card's only where the engines run on it."""
     return open_meter(root, gpu=None if backend.device == "CPU" else visible_gpu())
 
 
@@ -93,12 +88,7 @@ def measure_power(
 ) -> PowerProfile:
     """Measure the machine at rest, and then while each engine works.
 
-    Without a meter that works this takes no time.
-
-    Args:
-        work: by frame count, runs one inference.
-        meter: what to ask ...
-        health: ... beside the temperatures.
+    `work` runs one inference of a frame count. Without a meter that works this takes no time.
     """
     try:
         meter.read(time.monotonic())
@@ -109,9 +99,12 @@ def measure_power(
     except SensorError as error:
         return PowerProfile(meter=meter.name, scope=meter.scope, fault=error.message)
     return PowerProfile(
-        meter=meter.name, scope=meter.scope, averaging=meter.averaging, idle_w=idle_w,
+        meter=meter.name,
+        scope=meter.scope,
+        averaging=meter.averaging,
+        idle_w=idle_w,
         above_idle_w=above_idle_w,
-    )  # fmt: skip
+    )
 
 
 def powers(
@@ -119,10 +112,7 @@ def powers(
 ) -> tuple[float, dict[int, float]]:
     """Return the power at rest, and by frame count what its engine adds to it, in watts.
 
-    Whole milliwatts: no sensor tells more.
-
-    Raises:
-        SensorError: the sensor failed meanwhile.
+    Whole milliwatts: no sensor tells more. Raises a SensorError if the sensor fails meanwhile.
     """
     idle_w = _mean_power(lambda: time.sleep(0.05), sensor)
     return idle_w, {

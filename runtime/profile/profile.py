@@ -147,15 +147,6 @@ class Profile:
         }
         return json.dumps(fields, indent=1) + "\n"
 
-    @classmethod
-    def from_json(cls, text: str, where: str = PROFILE) -> Profile:
-        """Read the text of a `profile.json`.
-
-        Raises:
-            FfnEdgeError: it is damaged, or has a schema version that this release does not know.
-        """
-        return _FORMAT.from_text(text, where).profile()
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Samples:
@@ -278,18 +269,8 @@ def profile_undisturbed(
 ) -> tuple[dict[int, Latency], str | None]:
     """Measure the latency of each engine, and again, at most twice, where something disturbs.
 
-    Args:
-        engines: open.
-        manifest: the bundle's.
-        runs: see `profile_engines`.
-        warm_up: see `profile_engines`.
-        pause_s: how long to wait before a repetition.
-        root: where the machine's file system begins.
-        on_round: see `profile_engines`.
-
-    Returns:
-        The fastest of the measurements, since others can only add to a latency; and what
-        disturbed it, as `disturbance` says it.
+    Returns the fastest of the measurements, since others can only add to a latency, and what
+    disturbed it. `pause_s` is waited before a repetition. See `profile_engines`.
     """
     macs = {frames: manifest.sub_networks[frames].macs for frames in engines}
     found: list[tuple[float, dict[int, Latency], str | None]] = []
@@ -318,15 +299,9 @@ def profile_undisturbed(
 def disturbance(
     latencies: Mapping[int, Latency], macs: Mapping[int, int], share_of_others: float
 ) -> str | None:
-    """Say by what it shows that others used the machine while latencies were measured.
+    """Say by what it shows that others used the machine meanwhile; None if nothing shows.
 
-    Args:
-        latencies: by frame count.
-        macs: of each.
-        share_of_others: of the processors' time, in 0..1.
-
-    Returns:
-        Words; None if nothing shows.
+    Latencies and MACs are by frame count, the share of the processors' time in 0..1.
     """
     signs = []
     if share_of_others > _SHARE_OF_OTHERS:
@@ -426,17 +401,7 @@ def save_profile(
 ) -> Profile:
     """Write `profile.json` into the bundle's folder, atomically, and return what was written.
 
-    Args:
-        bundle: what was measured.
-        backend: what ran its engines.
-        latencies: by frame count.
-        power: of the same engines, if it was measured.
-        begin: when the measurement began; None is now.
-        disturbance: see `Profile`.
-        root: where the machine's file system begins, for its sensors.
-
-    Raises:
-        FfnEdgeError: the folder cannot be written.
+    `begin` is when the measurement began; None is now.
     """
     end = this_moment(root)
     profile = Profile(
@@ -453,11 +418,7 @@ def save_profile(
 
 
 def load_profile(folder: Path) -> Profile | None:
-    """Read the profile in a bundle's folder; None if there is none.
-
-    Raises:
-        FfnEdgeError: it cannot be read.
-    """
+    """Read the profile in a bundle's folder; None if there is none."""
     path = folder / PROFILE
     if not os.path.lexists(path):
         return None

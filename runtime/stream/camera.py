@@ -172,11 +172,7 @@ class Camera:
         return self
 
     def _open(self, ways: list[_Way]) -> _Way | None:
-        """Return the first way that leads to the camera.
-
-        Raises:
-            VideoError: it is a video file.
-        """
+        """Return the first way that leads to the camera."""
         cv2 = opencv()
         for way in ways:
             self._capture: Any = cv2.VideoCapture(

@@ -97,11 +97,7 @@ class LiveReader:
         return self._frames.dropped
 
     def __enter__(self) -> LiveReader:
-        """Open the stream. Where `stopped` says so first, it is not open.
-
-        Raises:
-            VideoError: it cannot be opened, or does not answer.
-        """
+        """Open the stream, or raise a VideoError. Where `stopped` says so first, it is not open."""
         self._heard = time.monotonic()
         self._thread.start()
         try:

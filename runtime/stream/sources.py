@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from ffn_edge.errors import VideoError
 from ffn_edge.media.frame_folder import FrameFolder
@@ -43,12 +42,7 @@ class Stream(Protocol):
     @property
     def fps(self) -> float: ...  # noqa: D102
     def __enter__(self) -> Stream: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: Any) -> None: ...
     def __iter__(self) -> Iterator[Frame]: ...
 
 
@@ -68,21 +62,11 @@ class VideoStream:
         return self._reader.fps
 
     def __enter__(self) -> VideoStream:
-        """Open the file.
-
-        Raises:
-            VideoError: it is missing, or no video.
-        """
         self._reader.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._reader.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._reader.__exit__(*error)
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames; in real time, those that are already a frame late are dropped."""
@@ -97,14 +81,6 @@ class FolderStream:
     def __init__(
         self, folder: Path, num_frames: int, *, fps: float = UNSTATED_FPS, realtime: bool = False
     ) -> None:
-        """Remember the folder.
-
-        Args:
-            folder: holds the images, whose natural order is that of time.
-            num_frames: how many of them, from the first, are the video.
-            fps: frames a second, which images do not state.
-            realtime: see `VideoStream`.
-        """
         self.name = str(folder)
         self.live = realtime
         self.fps = fps
@@ -112,11 +88,6 @@ class FolderStream:
         self._num_frames = num_frames
 
     def __enter__(self) -> FolderStream:
-        """List the images.
-
-        Raises:
-            VideoError: the folder cannot be read, or holds too few.
-        """
         self._images = FrameFolder(self._folder, num_frames=self._num_frames)
         return self
 
@@ -124,11 +95,7 @@ class FolderStream:
         pass
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yield the frames; in real time, those that are already a frame late are dropped.
-
-        Raises:
-            VideoError: an image cannot be read.
-        """
+        """Yield the frames; in real time, those that are already a frame late are dropped."""
         in_time = _at_its_pace(self.fps) if self.live else None
         for index, image in enumerate(self._images):
             if in_time is None or in_time(index / self.fps):
@@ -158,11 +125,6 @@ class CameraStream:
     comes_back = True
 
     def __init__(self, address: str, *, short_side: int | None = None) -> None:
-        """Read the address; see `Camera`.
-
-        Raises:
-            VideoError: it is none.
-        """
         self._camera = Camera(address, short_side=short_side)
         self.name = self._camera.name
         self._start_s: float | None = None
@@ -173,28 +135,14 @@ class CameraStream:
         return self._camera.fps
 
     def __enter__(self) -> CameraStream:
-        """Open the camera.
-
-        Raises:
-            VideoError: there is none, it does not answer, or it is in use.
-        """
         self._camera.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._camera.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._camera.__exit__()
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yield frames for as long as the camera sends them.
-
-        Raises:
-            VideoError: it stopped.
-        """
+        """Yield frames for as long as the camera sends them; then raise a VideoError."""
         while True:
             image = self._camera.read()
             now = time.monotonic()

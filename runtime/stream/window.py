@@ -60,16 +60,7 @@ class Window:
         start_s: float,
         on_frame: Callable[[Frame, Stream], None] | None = None,
     ) -> None:
-        """Start empty.
-
-        Args:
-            stream: open.
-            ring: of `window_capacity(timing.window_s, stream.fps)` rows.
-            contract: how a frame is prepared.
-            timing: how long the window is, and how far it hops.
-            start_s: see `Window`.
-            on_frame: is called with every frame that is added.
-        """
+        """Start empty, with a ring of `window_capacity(timing.window_s, stream.fps)` rows."""
         self.stream = stream
         self.start_s = start_s
         self.newest_s = self.used_s = -math.inf
@@ -102,11 +93,7 @@ class Window:
     def clip(self, frames: int) -> Clip:
         """Return T frames that cover the window evenly; hops that are past are left out.
 
-        Args:
-            frames: T.
-
-        Returns:
-            uint8 (1, T, H, W, 3), RGB, valid until the next call.
+        uint8 (1, T, H, W, 3), RGB, valid until the next call.
         """
         clip, self.used_s = self._buffer.gather(frames)
         hops = math.floor((self.used_s - self.due_s) / self._hop_s) + 1
