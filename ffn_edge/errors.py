@@ -25,6 +25,11 @@ def printable(text: str) -> str:
 class FfnEdgeError(Exception):
     """What happened, what was expected, and in `hint` what to do about it.
 
+        try:
+            ffn_edge.Bundle.load("no bundle")
+        except ffn_edge.FfnEdgeError as error:
+            print(error.message, error.hint)
+
     Neither shows user and password of an address, wherever the text came from.
     """
 

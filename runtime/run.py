@@ -93,7 +93,8 @@ def open_session(
 ) -> Iterator[Session]:
     """Open a bundle's engines, learn their latency, and yield the session over a source.
 
-        with open_session("bundle", source="street.mp4", latency_ms=80) as session:
+        source = "demo/clips/test"  # a folder of videos; or one, or 0 for a camera
+        with ffn_edge.open_session("demo/bundle", source, latency_ms=80) as session:
             for result in session:
                 print(result.frames, result.latency_ms, result.top[0].class_name)
 

@@ -212,12 +212,20 @@ def read_manifest(folder: Path) -> Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on the disk. `Bundle.load` is the way in; it has been checked."""
+    """A bundle on the disk, which has been checked. `Bundle.load` is the way in.
+
+        bundle = ffn_edge.Bundle.load("demo/bundle")
+        print(bundle.manifest.frame_counts, bundle.manifest.classes)
+
+    Attributes:
+        path: the folder.
+        manifest: what it serves, what its graphs take, how accurate it was on validation clips.
+        identity: sha256 of manifest.json, which names the hash of every other file.
+    """
 
     path: Path
     manifest: Manifest
     identity: str
-    """sha256 of manifest.json, which names the hash of every other file."""
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:

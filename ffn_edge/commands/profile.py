@@ -59,10 +59,12 @@ def _profile_table(measured: Profile, manifest: Manifest) -> Table:
     settings += [
         f"{what} clock {clock}"
         for what, clock in (
-            ("CPU", where.clocks.cpu), ("GPU", where.clocks.gpu), ("memory", where.clocks.memory)
+            ("CPU", where.clocks.cpu),
+            ("GPU", where.clocks.gpu),
+            ("memory", where.clocks.memory),
         )
         if clock
-    ]  # fmt: skip
+    ]
     if measured.end.temperature_c is not None:
         settings.append(f"{measured.end.temperature_c:.0f} °C at the end")
     caption = [

@@ -84,7 +84,7 @@ def test_a_meter_that_fails_while_it_is_watched_is_told(orin_nx: Any) -> None:
 def test_a_spike_is_not_the_highest_power() -> None:
     class Spiking:
         name = scope = "a test"
-        watts = iter((5.0, 655.0, 6.0))
+        watts = iter((5.0, 3000.0, 6.0))
 
         def read(self, now: float) -> PowerReading:
             """Give the next."""

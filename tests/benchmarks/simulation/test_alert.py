@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ffn_edge.runtime.policy.alert import Alert
+from benchmarks.simulation.alert import Alert
 from ffn_edge.runtime.policy.interface import Limits, Observation, Sensed, Setting
 
 
