@@ -389,15 +389,20 @@ def test_memory_that_is_short_even_for_one_engine_is_one_clear_error(
     build(exported, options.cache)
     for nth in (1, 2):
         orin.fail("mem_alloc", nth=nth)
-    with (
-        pytest.raises(OutOfMemoryError, match="out of memory") as caught,
-        open_engines(exported, options),
-    ):
-        pass
-    assert "end other programs" in caught.value.hint
+    error = refusal(exported, options, "out of memory", OutOfMemoryError)
+    assert "end other programs" in error.hint
 
 
 # ------------------------------------------------------------------------------ what it refuses
+
+
+def refusal(
+    bundle: Bundle, options: EngineOptions, match: str, kind: type[EngineError] = EngineError
+) -> EngineError:
+    """Return why the engines of a bundle do not open."""
+    with pytest.raises(kind, match=match) as caught, open_engines(bundle, options):
+        pass
+    return caught.value
 
 
 @pytest.mark.parametrize(
@@ -418,12 +423,8 @@ def test_an_engine_that_fails_at_startup_is_refused(
 ) -> None:
     build(exported, options.cache)
     orin.fail(fault, nth=nth, error="internal error")
-    with (
-        pytest.raises(EngineError, match=message) as caught,
-        open_engines(exported, options),
-    ):
-        pass
-    assert "ffn-edge build" in caught.value.hint
+    error = refusal(exported, options, message)
+    assert "ffn-edge build" in error.hint
 
 
 @pytest.mark.parametrize("nth", [1, 3, 5])
@@ -467,12 +468,8 @@ def test_frames_of_another_shape_or_type_are_refused(
 def test_nothing_built_is_said_with_the_command_that_builds(
     orin: Emulator, exported: Bundle, options: EngineOptions
 ) -> None:
-    with (
-        pytest.raises(EngineError, match="no engine for 2 frames was built in") as caught,
-        open_engines(exported, options),
-    ):
-        pass
-    assert f"ffn-edge build {exported.path}" in caught.value.hint
+    error = refusal(exported, options, "no engine for 2 frames was built in")
+    assert f"ffn-edge build {exported.path}" in error.hint
 
 
 @pytest.mark.parametrize(
@@ -502,12 +499,8 @@ def test_a_damaged_plan_never_reaches_tensorrt(
 ) -> None:
     built = build(exported, options.cache)
     built[0].plan.path.write_bytes(damage)
-    with (
-        pytest.raises(EngineError, match=f"has {len(damage)} bytes") as caught,
-        open_engines(exported, options),
-    ):
-        pass
-    assert "ffn-edge build" in caught.value.hint
+    error = refusal(exported, options, f"has {len(damage)} bytes")
+    assert "ffn-edge build" in error.hint
     assert orin.calls["Runtime.deserialize_cuda_engine"] == 0
 
 
@@ -556,11 +549,7 @@ def test_an_engine_that_needs_a_weight_the_sidecar_lacks_is_refused(
         sidecar, weights=tuple(each for each in sidecar.weights if each.name != "conv1.weight")
     )
     built[0].plan.path.with_suffix(".json").write_text(fewer.to_json())
-    with (
-        pytest.raises(EngineError, match=r"does not have: conv1\.weight"),
-        open_engines(exported, options),
-    ):
-        pass
+    refusal(exported, options, r"does not have: conv1\.weight")
 
 
 def test_a_weight_of_another_type_is_refused(
@@ -572,11 +561,7 @@ def test_a_weight_of_another_type_is_refused(
         sidecar, weights=tuple(dataclasses.replace(w, dtype="float32") for w in sidecar.weights)
     )
     built[0].plan.path.with_suffix(".json").write_text(other.to_json())
-    with (
-        pytest.raises(EngineError, match=r"does not have: conv1\."),
-        open_engines(exported, options),
-    ):
-        pass
+    refusal(exported, options, r"does not have: conv1\.")
 
 
 def test_a_bundle_without_known_answers_is_to_be_exported_again(
@@ -584,11 +569,7 @@ def test_a_bundle_without_known_answers_is_to_be_exported_again(
 ) -> None:
     build(exported, options.cache)
     monkeypatch.setattr("ffn_edge.bundle.known_answer.answer_name", lambda frames: "nowhere")
-    with (
-        pytest.raises(EngineError, match="no known answer for 2 frames"),
-        open_engines(exported, options),
-    ):
-        pass
+    refusal(exported, options, "no known answer for 2 frames")
 
 
 # ------------------------------------------------------------------------------ building
@@ -747,12 +728,8 @@ def test_a_runtime_that_cannot_be_made_is_an_error_and_auto_goes_on(
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
     monkeypatch.setattr(tensorrt_api.load("tensorrt").module, "Runtime", broken)
-    with (
-        pytest.raises(EngineError, match="cannot make a Runtime: pybind11") as caught,
-        open_engines(exported, options),
-    ):
-        pass
-    assert "driver" in caught.value.hint
+    error = refusal(exported, options, "cannot make a Runtime: pybind11")
+    assert "driver" in error.hint
     assert opened_automatically(exported, options.cache).backend.name == "onnxruntime"
 
 
@@ -761,12 +738,8 @@ def test_the_hint_names_what_was_asked_for(
 ) -> None:
     build(exported, options.cache, precision="fp16")
     asked = dataclasses.replace(options, precision="fp32")
-    with (
-        pytest.raises(EngineError, match="in fp16, not fp32") as caught,
-        open_engines(exported, asked),
-    ):
-        pass
-    assert f"--precision fp32 --cache {options.cache}" in caught.value.hint
+    error = refusal(exported, asked, "in fp16, not fp32")
+    assert f"--precision fp32 --cache {options.cache}" in error.hint
 
 
 # ------------------------------------------------------------------------------ signatures

@@ -417,24 +417,9 @@ def test_what_is_no_camera_is_refused(address: str) -> None:
 
 
 @contextmanager
-def serving(
-    send: Callable[[Any], None],
-    port: int = 0,
-    kind: str = "multipart/x-mixed-replace;boundary=frame",
-) -> Iterator[str]:
-    """Serve a motion JPEG by HTTP, as many cameras do; `send` writes its body."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.end_headers()
-            send(self.wfile)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+def running(handler: type[BaseHTTPRequestHandler], port: int = 0) -> Iterator[str]:
+    """Run a web server; yield its URL."""
+    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         server.daemon_threads = True
         thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -443,6 +428,57 @@ def serving(
         finally:
             server.shutdown()
             thread.join()
+
+
+class Host(BaseHTTPRequestHandler):
+    """A web server of one recording, or of what a test makes of it."""
+
+    headers_sent: Mapping[str, str] = {}
+    body = b"\x1aE\xdf\xa3 and so on"
+    password: str | None = None
+    asked: list[str]
+    protocol_version = "HTTP/1.0"
+
+    def do_GET(self) -> None:  # noqa: D102
+        self.asked.append(self.headers.get("Authorization", ""))
+        if self.password and not self.asked[-1]:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", self.password)
+            self.end_headers()
+            return
+        self.send_response(200)
+        for name, value in self.headers_sent.items():
+            self.send_header(name, value)
+        self.end_headers()
+        with suppress(OSError):
+            self.send()
+
+    def send(self) -> None:
+        """Write what follows the headers."""
+        self.wfile.write(self.body)
+
+    def log_message(self, *_: object) -> None:  # noqa: D102
+        pass
+
+
+@contextmanager
+def hosting(port: int = 0, **changes: Any) -> Iterator[tuple[str, list[str]]]:
+    """Run a `Host` with other attributes; yield its URL and the authorizations that it got."""
+    asked: list[str] = []
+    with running(type("Changed", (Host,), {**changes, "asked": asked}), port) as url:
+        yield url, asked
+
+
+@contextmanager
+def serving(
+    send: Callable[[Any], None],
+    port: int = 0,
+    kind: str = "multipart/x-mixed-replace;boundary=frame",
+) -> Iterator[str]:
+    """Serve a motion JPEG by HTTP, as many cameras do; `send` writes its body."""
+    changes = {"headers_sent": {"Content-Type": kind}, "send": lambda host: send(host.wfile)}
+    with hosting(port, **changes) as (url, _):
+        yield url
 
 
 def send_picture(to: Any, value: int) -> None:
@@ -482,49 +518,6 @@ def test_a_real_file_over_http_is_refused(tmp_path: Path) -> None:
     ):
         Camera(url).__enter__()
     assert "download it first" in caught.value.hint
-
-
-class Host(BaseHTTPRequestHandler):
-    """A web server of one recording, or of what a test makes of it."""
-
-    headers_sent: Mapping[str, str] = {}
-    body = b"\x1aE\xdf\xa3 and so on"
-    password: str | None = None
-    asked: list[str]
-    protocol_version = "HTTP/1.0"
-
-    def do_GET(self) -> None:  # noqa: D102
-        self.asked.append(self.headers.get("Authorization", ""))
-        if self.password and not self.asked[-1]:
-            self.send_response(401)
-            self.send_header("WWW-Authenticate", self.password)
-            self.end_headers()
-            return
-        self.send_response(200)
-        for name, value in self.headers_sent.items():
-            self.send_header(name, value)
-        self.end_headers()
-        with suppress(OSError):
-            self.wfile.write(self.body)
-
-    def log_message(self, *_: object) -> None:  # noqa: D102
-        pass
-
-
-@contextmanager
-def hosting(**changes: Any) -> Iterator[tuple[str, list[str]]]:
-    """Run a `Host` with other attributes; yield its URL and the authorizations that it got."""
-    asked: list[str] = []
-    handler = type("Changed", (Host,), {**changes, "asked": asked})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/a", asked
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.mark.parametrize(
@@ -574,35 +567,25 @@ def test_where_the_host_does_not_say_it_is_taken_for_a_camera(
 
 def test_a_camera_for_one_client_is_opened_after_it_was_asked() -> None:
     clients = Semaphore(1)
-    refused: list[int] = []
 
     class Single(Host):
         asked: ClassVar[list[str]] = []
+        headers_sent: ClassVar = {"Content-Type": "multipart/x-mixed-replace;boundary=frame"}
 
         def do_GET(self) -> None:
-            if not clients.acquire(blocking=False):
-                refused.append(1)
+            if clients.acquire(blocking=False):
+                super().do_GET()
+                clients.release()
+            else:
                 self.send_error(503)
-                return
-            with suppress(OSError):
-                self.send_response(200)
-                self.send_header("Content-Type", "multipart/x-mixed-replace;boundary=frame")
-                self.end_headers()
-                for _ in range(200):
-                    send_picture(self.wfile, 50)
-                    time.sleep(0.02)
-            clients.release()
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Single) as server:
-        server.daemon_threads = True
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            with Camera(f"http://127.0.0.1:{server.server_port}/camera") as opened:
-                assert opened.read().mean() == pytest.approx(50, abs=3)
-        finally:
-            server.shutdown()
-            thread.join()
+        def send(self) -> None:
+            for _ in range(200):
+                send_picture(self.wfile, 50)
+                time.sleep(0.02)
+
+    with running(Single) as url, Camera(url) as opened:
+        assert opened.read().mean() == pytest.approx(50, abs=3)
 
 
 def test_a_camera_that_comes_back_is_not_asked_again() -> None:
