@@ -45,7 +45,7 @@ from ffn_edge.media.video_list import Video, read_list
 from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, open_engines
 from ffn_edge.runtime.policy.interface import Controller, Limits, Observation, Setting
 from ffn_edge.runtime.profile.profile import Latency
-from ffn_edge.runtime.run import setting_from_latencies
+from ffn_edge.runtime.profile.setting import setting_from_latencies
 from ffn_edge.runtime.stream.clip_buffer import Frames
 
 HOP_S = 0.1

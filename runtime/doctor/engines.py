@@ -21,7 +21,7 @@ from ffn_edge.device.plan_cache import (
     read_sidecar,
 )
 from ffn_edge.device.tensorrt_api import PRODUCTS
-from ffn_edge.errors import EngineError, counted
+from ffn_edge.errors import counted
 from ffn_edge.runtime.doctor.host import Host, existing
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
 from ffn_edge.runtime.engines.engine import Backend, EngineOptions
@@ -41,17 +41,9 @@ def opened(host: Host, bundle: Bundle, cache: PlanCache) -> Opened | Failure:
 
 
 def _opened(host: Host, bundle: Bundle, cache: PlanCache) -> Opened:
-    contract = bundle.manifest.input
-    if contract.batch != 1 or contract.height != contract.width:  # as `Session` says
-        raise EngineError(
-            f"the bundle takes {contract.batch} clips of {contract.width}x{contract.height} at "
-            "once; `ffn-edge run` gives one square clip at a time",
-            "export it again without --batch.",
-        )
-    warnings: list[str] = []
-    options = EngineOptions(cache=cache.folder)
-    with host.open_engines(bundle, options, say=warnings.append) as engines:
-        return Opened(engines.backend, tuple(warnings))
+    bundle.manifest.input.check_streamable()
+    with host.open_engines(bundle, EngineOptions(cache=cache.folder)) as engines:
+        return Opened(engines.backend, tuple(engines.warnings))
 
 
 def bundle_lines(
@@ -68,17 +60,9 @@ def bundle_lines(
     if isinstance(opened, Failure):
         yield Line("engines", opened.message, "problem", opened.remedy)
     elif opened is not None:
-        yield Line("engines", describe(opened.backend))
+        yield Line("engines", opened.backend.in_words)
         for warning in opened.warnings:
             yield Line("engines", warning, "note")
-
-
-def describe(backend: Backend) -> str:
-    """Say in words what runs the engines, and why."""
-    return (
-        f"{backend.name} {backend.version} in {backend.precision} on {backend.device}, "
-        f"{counted(backend.threads, 'thread')}: {backend.reason}"
-    )
 
 
 def plan_lines(host: Host, cache: PlanCache, bundle: Bundle | None) -> Iterator[Line]:

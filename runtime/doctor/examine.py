@@ -78,7 +78,7 @@ def _of_bundle(host: Host, opened: Opened | Failure) -> tuple[str | None, str]:
         return None, opened.message
     if isinstance(host.opencv, Failure):
         return None, host.opencv.message
-    return opened.backend.name, engines.describe(opened.backend)
+    return opened.backend.name, opened.backend.in_words
 
 
 def _of_any(host: Host) -> tuple[str | None, str]:

@@ -148,12 +148,10 @@ class ComputerHost(Host):
         return given(self.computer.free_bytes)
 
     @contextmanager
-    def _open_engines(
-        self, bundle: Bundle, options: EngineOptions, *, say: Callable[[str], None]
-    ) -> Iterator[OpenEngines]:
+    def _open_engines(self, bundle: Bundle, options: EngineOptions) -> Iterator[OpenEngines]:
         assert options.cache == self.computer.cache
-        say("out of memory; keeping one engine at a time")
-        yield OpenEngines({}, given(self.computer.backend))
+        warnings = ["out of memory; keeping one engine at a time"]
+        yield OpenEngines({}, given(self.computer.backend), warnings=warnings)
 
 
 def given(answer: Any) -> Any:
