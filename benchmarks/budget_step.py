@@ -11,6 +11,7 @@ more work does draw more. The budget steps down and up again by way of `--limits
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import statistics
 import tempfile
@@ -23,11 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.runtime.classifier import Result
 from ffn_edge.runtime.engines.engine import EngineOptions
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.profile.profile import profile_bundle
 from ffn_edge.runtime.run import RunOptions, run_session
-from ffn_edge.runtime.session import Result
 from ffn_edge.runtime.summary import Summary
 
 IDLE_W, JOULES_A_CPU_SECOND = 4.0, 40.0
@@ -97,6 +98,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each budget")
     arguments = parser.parse_args()
     console = Console()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     console.print(describe_machine(), soft_wrap=True)
     bundle = Bundle.load(arguments.bundle)
     engines = EngineOptions(backend="onnxruntime", threads=1)
@@ -134,7 +136,7 @@ def run(
     steps = Steps(file, budgets_w, arguments.seconds)
     run_session(
         bundle,
-        str(arguments.stream),
+        arguments.stream,
         Limits(),
         RunOptions(
             engines=engines,
@@ -146,7 +148,6 @@ def run(
         ),
         summary=Summary(),
         sinks=[steps],
-        say=lambda message: console.print(message, soft_wrap=True) if console else None,
     )
     table = Table(title="a power budget that steps (emulated sensor, real run)")
     for heading in ("budget", "mean power", "time at each frame count", "why, in the middle"):

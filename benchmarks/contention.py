@@ -35,6 +35,7 @@ from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.simulation import baselines
 from ffn_edge.bundle.bundle import Bundle, InputContract
 from ffn_edge.demo.load import BackgroundLoad
 from ffn_edge.frames import segment_centres
@@ -42,10 +43,9 @@ from ffn_edge.media.picture import prepare_frame
 from ffn_edge.media.video import VideoReader
 from ffn_edge.media.video_list import Video, read_list
 from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, open_engines
-from ffn_edge.runtime.policy import policies
 from ffn_edge.runtime.policy.interface import Controller, Limits, Observation, Setting
 from ffn_edge.runtime.profile.profile import Latency
-from ffn_edge.runtime.run import setting_from_latencies
+from ffn_edge.runtime.profile.setting import setting_from_latencies
 from ffn_edge.runtime.stream.clip_buffer import Frames
 
 HOP_S = 0.1
@@ -146,7 +146,7 @@ def run(
     repetitions: int,
 ) -> dict[str, Outcomes]:
     """Let the policies take turns under the load."""
-    controllers = {name: Controller(policies.named(name), setting) for name in names}
+    controllers = {name: Controller(baselines.named(name), setting) for name in names}
     shape = (repetitions, len(LEVELS), max(1, round(level_s / HOP_S)))
     found = {name: np.zeros((4, *shape)) for name in names}
     draw = random.Random(0)
@@ -290,7 +290,7 @@ def main(
     clips = read_clips(
         read_list(list_file, num_classes=len(manifest.classes)), manifest.input, counts
     )
-    names = (*policies.NAMES, *(f"static-{frames}" for frames in counts))
+    names = (*baselines.NAMES, *(f"static-{frames}" for frames in counts))
     options = EngineOptions(backend="onnxruntime", threads=threads)
     with open_engines(bundle, options) as engines:
         latencies = profile_at_pace(engines, clips, len(names))

@@ -11,6 +11,7 @@ nothing else; takes about five minutes on two cores.
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -55,12 +56,13 @@ COLUMNS: dict[str, Callable[[TimelineRun], float]] = {
 def main(demo: Path, repetitions: int, seconds: float) -> None:
     """Measure, and print a table."""
     console = Console()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     console.print(describe_machine())
     stream = demo / "stream.mp4"
     described = json.loads(stream.with_suffix(".json").read_text(encoding="utf-8"))
     actions = [Action(**each) for each in described["actions"] if each["end_s"] <= seconds]
     bundle = Bundle.load(demo / "bundle")
-    profile = profile_bundle(bundle, engine_options(), runs=100, say=console.print)
+    profile = profile_bundle(bundle, engine_options(), runs=100)
     deadline_ms = rehearsed_deadline(bundle, stream, profile)
     limits = limits_of_runs(deadline_ms, profile.latencies)
     runs: dict[str, list[TimelineRun]] = {name: [] for name in limits}

@@ -14,6 +14,7 @@ of two fixed ones, drawn at random, that costs the same.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,8 @@ from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.media.video_list import read_list
 from ffn_edge.runtime.cascade.calibrate import answer_videos
 from ffn_edge.runtime.cascade.calibration import Calibration, calibrate
+from ffn_edge.runtime.cascade.cascade import CascadePlan, Drift, corrected, is_sure, join, plan
 from ffn_edge.runtime.cascade.confidence import Labels, accuracy, calibration_error, margins
-from ffn_edge.runtime.cascade.escalation import Escalation, State, accept, answer, observe, plan
 from ffn_edge.runtime.engines.engine import EngineOptions, Logits, open_engines
 
 Right = npt.NDArray[np.float64]  # (clips,): 1 where the answer is right, or how likely it is
@@ -54,18 +55,20 @@ class Clips:
 
 
 def escalate(
-    escalation: Escalation, clips: Clips, order: Iterable[int], *, learn: bool = True
+    planned: CascadePlan, clips: Clips, order: Iterable[int], *, learn: bool = True
 ) -> tuple[Right, float]:
     """Run a cascade over clips in this order: where it is right, and the share it escalated."""
-    state, right, escalated = State(), [], 0
+    drift: Drift = {}
+    right, escalated = [], 0
+    frames, more_frames = planned.pair
     for i in order:
-        first = clips.logits[escalation.first][i]
-        sure = accept(escalation, state, first)
-        second = None if sure else clips.logits[escalation.second][i]
+        first = clips.logits[frames][i]
+        sure = is_sure(planned, drift, first)
+        second = None if sure else clips.logits[more_frames][i]
         if learn:
-            state = observe(escalation, state, escalated=not sure)
+            drift = corrected(planned, drift, escalated=not sure)
         escalated += not sure
-        right.append(answer(escalation, first, second).argmax() == clips.labels[i])
+        right.append(join(planned, first, second).argmax() == clips.labels[i])
     return np.asarray(right, float), escalated / len(right)
 
 
@@ -131,8 +134,9 @@ def curve_table(clips: Clips, costs: Mapping[int, float], calibration: Calibrati
             right, share, cost, frames = clips.right(chosen), 0.0, costs[chosen], f"{chosen}"
         else:
             right, share = escalate(found, clips, range(len(clips.labels)))
-            cost = costs[found.first] + share * costs[found.second]
-            frames = f"{found.first}, {found.second}"
+            few, more = found.pair
+            cost = costs[few] + share * costs[more]
+            frames = f"{few}, {more}"
         table.add_row(
             f"{budget:.4f}",
             frames,
@@ -166,7 +170,7 @@ def drift_table(clips: Clips, calibration: Calibration) -> Table:
     for cascade in calibration.cascades:
         temperature = calibration.confidences[cascade.first].temperature
         row = cascade.best_within(BUDGETED_SHARE)
-        escalation = Escalation(
+        planned = CascadePlan(
             cascade=cascade,
             temperature=temperature,
             share=cascade.shares[row],
@@ -176,12 +180,12 @@ def drift_table(clips: Clips, calibration: Calibration) -> Table:
         ranks = np.argsort(margins(clips.logits[cascade.first], temperature))
         for name, half in zip(("hard", "easy"), np.array_split(ranks, 2), strict=True):
             order = np.random.default_rng(0).permutation(np.tile(half, 10))
-            before, uncorrected = escalate(escalation, clips, order, learn=False)
-            right, corrected = escalate(escalation, clips, order)
+            before, uncorrected = escalate(planned, clips, order, learn=False)
+            right, corrected = escalate(planned, clips, order)
             table.add_row(
                 f"{cascade.first}, {cascade.second}",
                 name,
-                f"{escalation.share:.1%}",
+                f"{planned.share:.1%}",
                 f"{uncorrected:.1%}",
                 f"{before.mean():.1%}",
                 f"{corrected:.1%}",
@@ -198,11 +202,12 @@ def drift_table(clips: Clips, calibration: Calibration) -> Table:
 def main(folder: Path, val: Path, test: Path, threads: int | None) -> None:
     """Measure, and print three tables."""
     console = Console()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     bundle = Bundle.load(folder)
     manifest = bundle.manifest
     costs = {t: sub.macs / 1e9 for t, sub in manifest.sub_networks.items()}
     answered = []
-    with open_engines(bundle, EngineOptions(threads=threads), say=console.print) as engines:
+    with open_engines(bundle, EngineOptions(threads=threads)) as engines:
         for list_file in (val, test):
             videos = read_list(list_file, num_classes=len(manifest.classes))
             answered.append(Clips(*answer_videos(engines, manifest.input, videos)))

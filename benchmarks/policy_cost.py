@@ -26,8 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from sensing import emulate_orin_nx
 
+from benchmarks.simulation import baselines, scenarios
+from benchmarks.simulation.board import SYNTHETIC
+from benchmarks.simulation.run import simulate
 from ffn_edge.runtime.machine.health import Health
-from ffn_edge.runtime.policy import policies
 from ffn_edge.runtime.policy.adaptive import Adaptive
 from ffn_edge.runtime.policy.interface import (
     Controller,
@@ -39,12 +41,9 @@ from ffn_edge.runtime.policy.interface import (
 )
 from ffn_edge.runtime.power.ina import InaMeter
 from ffn_edge.runtime.power.sampler import Sampler
-from ffn_edge.runtime.simulate import scenarios
-from ffn_edge.runtime.simulate.board import SYNTHETIC
-from ffn_edge.runtime.simulate.drive import simulate
 
 MISS_RATE = 0.05
-# A deadline that moves, a budget that is kept, misses that the guard answers.
+# A deadline that moves, a budget that is kept, misses that a cooldown answers.
 COURSES = ("contention", "power", "spikes")
 HOP_S = 0.1
 
@@ -98,8 +97,8 @@ def decisions() -> Table:
     table.add_column("policy")
     for heading in ("decide", "observe", "together"):
         table.add_column(heading, justify="right")
-    for name in policies.NAMES:
-        timed = Timed(policies.named(name))
+    for name in baselines.NAMES:
+        timed = Timed(baselines.named(name))
         for course in COURSES:
             simulate(scenarios.named(course), timed, 0, MISS_RATE)
         table.add_row(name, *timed.cells())
@@ -137,16 +136,14 @@ def share_of_a_core(seconds: float) -> Table:
             )
         elapsed_s = time.perf_counter() - start
         used_s = time.process_time() - begin_s - emulation_s
-        state = sampler.snapshot()
+        schedule = sampler.schedule
     table = Table(title=f"20 readings and 10 inferences a second for {elapsed_s:.0f} s, no engine")
     table.add_column("figure")
     table.add_column("value", justify="right")
     table.add_row("one core's share (target <= 1 %)", f"{used_s / elapsed_s:.2%}")
     for label, cell in zip(("decide", "observe", "together"), timed.cells(), strict=True):
         table.add_row(f"{label}, median / 99 % in µs, after a rest", cell)
-    table.add_row(
-        "readings / failed / missed", f"{state.samples} / {state.failed} / {state.missed}"
-    )
+    table.add_row("readings / missed", f"{schedule.rounds} / {schedule.missed}")
     return table
 
 
@@ -209,9 +206,12 @@ def kibibytes(label: str) -> int:
 
 @click.command(help=__doc__)
 @click.option(
-    "--seconds", type=click.FloatRange(1), default=30.0, show_default=True,
+    "--seconds",
+    type=click.FloatRange(1),
+    default=30.0,
+    show_default=True,
     help="At ten inferences a second.",
-)  # fmt: skip
+)
 @click.option("--hours", type=click.FloatRange(1), default=24.0, show_default=True)
 def main(seconds: float, hours: float) -> None:
     """Measure, and print three tables."""

@@ -28,15 +28,17 @@ from rich.table import Table
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.cores import usable_cores
 from ffn_edge.media.video import VideoWriter
-from ffn_edge.runtime.engines.engine import Engine, EngineOptions, open_engines
+from ffn_edge.runtime.classifier import Classifier, class_probabilities, top_classes
+from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, cpu_backend, open_engines
 from ffn_edge.runtime.policy.adaptive import Adaptive
 from ffn_edge.runtime.policy.interface import Controller, Limits, Observation
 from ffn_edge.runtime.profile.profile import profile_engines
-from ffn_edge.runtime.run import setting_from_latencies
-from ffn_edge.runtime.session import Session, Timing, top_classes
+from ffn_edge.runtime.profile.setting import setting_from_latencies
+from ffn_edge.runtime.session import Session
 from ffn_edge.runtime.sinks import JsonLines
 from ffn_edge.runtime.stream.clip_buffer import ClipBuffer, HostRing, window_capacity
 from ffn_edge.runtime.stream.sources import Frame, Source
+from ffn_edge.runtime.stream.window import Timing
 
 FPS = 30.0
 WINDOW_S = 2.0
@@ -65,14 +67,11 @@ for session in sessions * 3:
 _RUN = """
 import sys
 import ffn_edge.commands.run
-from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.runtime.engines.engine import EngineOptions
-from ffn_edge.runtime.policy.interface import Limits
-from ffn_edge.runtime.run import RunOptions, open_session
+from ffn_edge.runtime.run import open_session
 threads, bundle, video = sys.argv[1:]
-options = RunOptions(engines=EngineOptions(threads=int(threads)), hop_s=1.0)
-context = open_session(Bundle.load(bundle), video, Limits(), options)
-with context as session:
+engines = EngineOptions(threads=int(threads))
+with open_session(bundle, video, engines=engines, hop_s=1.0) as session:
     assert len(list(session)) >= 2
 """
 
@@ -143,16 +142,15 @@ def around_the_engine(bundle: Bundle, folder: Path) -> Table:
     """Run the real loop around engines that cost nothing, then each of its parts alone."""
     manifest = bundle.manifest
     frames = max(manifest.frame_counts)
-    engines: dict[int, Engine] = {
-        count: NoEngine(count, len(manifest.classes)) for count in manifest.frame_counts
-    }
+    engines = OpenEngines(
+        {count: NoEngine(count, len(manifest.classes)) for count in manifest.frame_counts},
+        cpu_backend(),
+    )
     setting = setting_from_latencies(bundle, profile_engines(engines, manifest.input, runs=5))
     limits = Limits(latency_ms=1e6)
     session = Session(
         Source(streams=(MemoryStream(60.0),)),
-        engines,
-        manifest,
-        Controller(Adaptive(), setting),
+        Classifier(engines, manifest, Controller(Adaptive(), setting)),
         lambda: limits,
         Timing(hop_s=1 / FPS),
     )
@@ -192,7 +190,9 @@ def around_the_engine(bundle: Bundle, folder: Path) -> Table:
         "gather the clip": timed(lambda: buffer.gather(frames)),
         "decide": timed(lambda: controller.decide(limits, 250.0)),
         "observe": timed(observe),
-        "read the logits": timed(lambda: top_classes(logits, manifest.classes)),
+        "read the logits": timed(
+            lambda: top_classes(logits, class_probabilities(logits), manifest.classes)
+        ),
         "write a JSON line": output_ms,
         "all, in the loop (target <= 1 ms)": total_ms,
     }
@@ -215,7 +215,7 @@ def timed(action: Callable[[], object], times: int = 1000) -> list[float]:
     return milliseconds
 
 
-def after_a_switch(bundle: Bundle, engines: dict[int, Engine], rounds: int) -> Table:
+def after_a_switch(bundle: Bundle, engines: OpenEngines, rounds: int) -> Table:
     """Compare the first inference after a switch with those that follow."""
     contract = bundle.manifest.input
     rng = np.random.default_rng(0)

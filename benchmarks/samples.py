@@ -49,6 +49,7 @@ from ffn_edge.media.video_list import find_videos, read_list
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.runtime.cascade.calibration import calibrate, load_calibration, save_calibration
+from ffn_edge.runtime.classifier import class_probabilities, top_classes
 from ffn_edge.runtime.engines.engine import EngineOptions, cpu_backend, open_engines
 from ffn_edge.runtime.limits_file import LimitsFile
 from ffn_edge.runtime.policy.interface import (
@@ -60,7 +61,6 @@ from ffn_edge.runtime.policy.interface import (
 )
 from ffn_edge.runtime.profile.power import PowerProfile
 from ffn_edge.runtime.profile.profile import Latency, load_profile, save_profile
-from ffn_edge.runtime.session import top_classes
 from ffn_edge.runtime.trace import TraceWriter, read_trace
 from ffn_edge.train.log import RunLog
 
@@ -232,7 +232,7 @@ def read_all(samples: Path, folder: Path) -> None:
     read_classes(records / "classes.txt")
     read_list(records / "list.txt", num_classes=12)
     find_videos(records / "list.txt")
-    LimitsFile(records / "limits.json", Limits(), lambda text: None)()
+    LimitsFile(records / "limits.json", Limits())()
     PlanCache(records / "cache").find(_KEY)
     for path in (records / "images").iterdir():
         read_image(path)
@@ -359,7 +359,8 @@ def _use_bundle(path: Path) -> None:
         for frames, engine in engines.items():
             clip = np.zeros((contract.batch, frames, contract.height, contract.width, 3), np.uint8)
             clip[..., ::3, :] = 200
-            best = top_classes(engine.infer(clip)[0], manifest.classes)
+            logits = engine.infer(clip)[0]
+            best = top_classes(logits, class_probabilities(logits), manifest.classes)
             if not all(0 <= each.probability <= 1 for each in best):
                 raise AssertionError(f"answered with no probability: {best}")
     tensors = bundle.tensors()
@@ -469,7 +470,7 @@ def _trace(records: Path, folder: Path, rng: Random) -> Case:
 def _limits(records: Path, folder: Path, rng: Random) -> Case:
     path = _copy(records / "limits.json", folder)
     said = _spoil(path, rng)
-    return Case("", said, (("limits", lambda: LimitsFile(path, Limits(), lambda text: None)()),))
+    return Case("", said, (("limits", lambda: LimitsFile(path, Limits())()),))
 
 
 def _classes(records: Path, folder: Path, rng: Random) -> Case:

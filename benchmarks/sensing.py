@@ -123,17 +123,17 @@ def thread(root: Path, seconds: float) -> Table:
             time.sleep(0.1)
             sampler.sense(time.monotonic())
         elapsed_s, end = time.perf_counter() - start, os.times()
-        state = sampler.snapshot()
+        schedule = sampler.schedule
     meter.close()
     used_s = end.user - begin.user + end.system - begin.system
     table = Table(title=f"20 readings a second for {elapsed_s:.0f} s, asked 10 times a second")
     table.add_column("figure")
     table.add_column("value", justify="right")
     table.add_row("one core's share (target <= 1 %)", f"{used_s / elapsed_s:.2%}")
-    table.add_row("readings", str(state.samples))
-    table.add_row("missed", str(state.missed))
-    table.add_row("late, on average", f"{state.late_ms:.2f} ms")
-    table.add_row("late, at worst", f"{state.latest_ms:.2f} ms")
+    table.add_row("readings", str(schedule.rounds))
+    table.add_row("missed", str(schedule.missed))
+    table.add_row("late, on average", f"{schedule.late_s * 1e3:.2f} ms")
+    table.add_row("late, at worst", f"{schedule.latest_s * 1e3:.2f} ms")
     return table
 
 

@@ -50,7 +50,7 @@ def cost_of(runs: tuple[Run, ...], meter: Meter) -> Cost:
         for run in runs:
             train(run.recipe, Path(folder) / run.name)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
-        joules = sampler.snapshot().energy_j
+        joules = sampler.sense(time.monotonic()).energy_j or 0.0
         stored = sum((Path(folder) / run.name / BEST).stat().st_size for run in runs)
     return Cost(seconds, cpu_seconds, joules, stored)
 

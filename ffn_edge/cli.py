@@ -43,7 +43,7 @@ _COMMANDS = {
     "power": ("nvml", "Show what power can be measured here."),
     "profile": ("cpu", "Measure each engine's latency and power here."),
     "calibrate": ("cpu,video", "Learn from labelled clips how sure each answer is."),
-    "simulate": ("plot", "Compare policies on a simulated board."),
+    "simulate": ("", "Replay a recorded run under other limits."),
     "run": ("cpu,video", "Recognise actions, adapting the frame count."),
     "demo": ("train,export,demo", "Show it all on rendered clips, with a report."),
 }

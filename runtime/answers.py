@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from ffn_edge.runtime.classifier import Probabilities, Result
 from ffn_edge.runtime.line_file import LineFile
-from ffn_edge.runtime.session import Probabilities, Result
 
 _SHOWN_SPANS = 3
-_COLUMNS = (
-    "video", "video_class", "video_probability", "start_s", "end_s", "class", "probability"
-)  # fmt: skip
+_COLUMNS = ["video", "video_class", "video_probability", "start_s", "end_s", "class", "probability"]
 
 
 @dataclass(slots=True)
@@ -56,11 +54,7 @@ class Answer:
     spans: Sequence[Span]
 
     def line(self, all_spans: str = "--csv FILE") -> str:
-        """Return the answer in a line for people, with its longest spans.
-
-        Args:
-            all_spans: where the others are.
-        """
+        """Return the answer in a line for people; `all_spans` is where to find all its spans."""
         answer = f"{self.video}: {self.class_name} {self.probability:.2f}"
         if len(self.spans) == 1:
             return f"{answer} ({_seconds(self.spans[0])})"
@@ -102,12 +96,6 @@ class Answers:
     """
 
     def __init__(self, classes: Sequence[str], window_s: float) -> None:
-        """Start without an answer.
-
-        Args:
-            classes: the names of the C classes.
-            window_s: the time that a window spans.
-        """
         self.all: list[Answer] = []
         self.on_answer: Callable[[Answer], None] | None = None
         self._classes = classes
@@ -161,21 +149,12 @@ class AnswersCsv(LineFile):
     """Answers as CSV with a header: a row for each span, in UTF-8."""
 
     def __enter__(self) -> AnswersCsv:
-        """Open the file and write the header.
-
-        Raises:
-            FfnEdgeError: it cannot be written.
-        """
         super().__enter__()
         self._write_rows([_COLUMNS])
         return self
 
     def write(self, answer: Answer) -> None:
-        """Write the rows of a video.
-
-        Raises:
-            FfnEdgeError: the disk is full.
-        """
+        """Write the rows of a video. Raises as `LineFile.write_text`."""
         fields = answer.fields()
         video = (answer.video, answer.class_name, fields["probability"])
         self._write_rows([(*video, *span.values()) for span in fields["spans"]])

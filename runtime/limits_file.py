@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from ffn_edge.errors import FfnEdgeError, reason_of
 from ffn_edge.files import schema
 from ffn_edge.files.regular_file import read_text
 from ffn_edge.runtime.policy.interface import Limits
+
+_log = logging.getLogger(__name__)
 
 # A camera's battery or a supervisor may change these. A fixed frame count may not: the other
 # engines were not opened.
@@ -25,33 +27,31 @@ class LimitsFile:
     Replace the file whole (write another, rename it), so that it is never read half written.
     """
 
-    def __init__(self, path: Path, base: Limits, say: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, base: Limits) -> None:
         """Read the file for the first time.
 
         Args:
             path: it must be there.
             base: the limits where the file says nothing; null is no deadline or budget.
-            say: is told of every change, and of a file that cannot be used.
 
         Raises:
             FfnEdgeError: the file cannot be used.
         """
         self._path = path
         self._base = base
-        self._say = say
         self._version = self._stat()
         self._limits = self._read()
 
     def __call__(self) -> Limits:
-        """Return the limits of now. A file that is gone or wrong changes nothing, and is said."""
+        """Return the limits of now. A file that is gone or wrong changes nothing, and is logged."""
         version = self._stat()
         if version != self._version:
             self._version = version
             try:
                 self._limits = self._read()
-                self._say(f"limits: {describe(self._limits)}, as {self._path} says")
+                _log.info("limits: %s, as %s says", describe(self._limits), self._path)
             except FfnEdgeError as error:
-                self._say(f"{error.message}; the limits stay: {describe(self._limits)}")
+                _log.warning("%s; the limits stay: %s", error.message, describe(self._limits))
         return self._limits
 
     def _stat(self) -> tuple[int, int, int] | None:

@@ -19,21 +19,11 @@ class LineFile:
     """Lines to a file or a stream: `with LineFile(path) as lines: lines.write_line({...})`."""
 
     def __init__(self, target: TextIO | Path) -> None:
-        """Remember the target.
-
-        Args:
-            target: an open text file, or a path that is written from its start. Not atomic:
-                every line is whole by itself, and is there when the run is cut off.
-        """
         self._target = target
         self._stack = ExitStack()
 
     def __enter__(self: _Self) -> _Self:
-        """Open the file.
-
-        Raises:
-            WriteError: it cannot be written.
-        """
+        """Open the file, or raise a WriteError."""
         if isinstance(self._target, Path):
             with written(self._target):
                 self._target.parent.mkdir(parents=True, exist_ok=True)
@@ -58,12 +48,7 @@ class LineFile:
                 raise
 
     def write_line(self, fields: Mapping[str, Any]) -> None:
-        """Write a line of JSON.
-
-        Raises:
-            WriteError: the disk is full.
-            BrokenPipeError: nobody reads on.
-        """
+        """Write a line of JSON. See `write_text`."""
         self.write_text(json.dumps(fields) + "\n")
 
     def write_text(self, text: str) -> None:

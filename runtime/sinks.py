@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
@@ -19,11 +19,13 @@ from ffn_edge.media.opencv import opencv
 from ffn_edge.media.picture import draw_label
 from ffn_edge.media.video import VideoWriter
 from ffn_edge.progress import NowAndThen
+from ffn_edge.runtime.classifier import Result
 from ffn_edge.runtime.line_file import LineFile
-from ffn_edge.runtime.session import Result
 from ffn_edge.runtime.stream.hand_over import HandOver
 from ffn_edge.runtime.stream.sources import Frame, Stream
 from ffn_edge.terminal import Terminal
+
+_log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -36,12 +38,7 @@ class JsonLines(LineFile):
     """Each result as a line of JSON."""
 
     def write(self, result: Result) -> None:
-        """Write a result.
-
-        Raises:
-            FfnEdgeError: the disk is full.
-            BrokenPipeError: nobody reads on.
-        """
+        """Write a result. Raises as `LineFile.write_text`."""
         self.write_line(result_fields(result))
 
 
@@ -96,12 +93,7 @@ class LiveView:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def write(self, result: Result) -> None:
@@ -137,13 +129,13 @@ class LiveView:
 class ProgressLines:
     """A line now and then of how far a video is, where there is no terminal to redraw."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = NowAndThen(say)
+    def __init__(self) -> None:
+        self._now_and_then = NowAndThen(_log.info)
         self._start = time.monotonic()
 
     def write(self, result: Result) -> None:
-        """Take a result, and say what time it is of, if it is time to."""
-        self._say(lambda: self._line(result))
+        """Take a result, and log what time it is of, if it is time to."""
+        self._now_and_then(lambda: self._line(result))
 
     def _line(self, result: Result) -> str:
         rate = result.elapsed_s / (time.monotonic() - self._start)
@@ -185,11 +177,7 @@ class AnnotatedVideo:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Put the file in place.
-
-        Raises:
-            VideoError: it is not whole, as when the disk is full.
-        """
+        """Put the file in place, or raise a VideoError, as when the disk is full."""
         self._frames.close()
         failure = self._frames.error
         if self._writer is not None:
@@ -206,11 +194,7 @@ class AnnotatedVideo:
         )
 
     def frame(self, frame: Frame, stream: Stream) -> None:
-        """Leave a frame of the source to the file's thread; at once, if the source is live.
-
-        Raises:
-            VideoError: the file cannot be written.
-        """
+        """Leave a frame of the source to the file's thread; at once, if the source is live."""
         self._frames.put(_Labelled(frame, self._lines, stream.fps), drop=stream.live)
 
     def _append(self, labelled: _Labelled) -> None:

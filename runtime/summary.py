@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from ffn_edge.errors import VideoError, counted, printable
-from ffn_edge.runtime.session import Result
+from ffn_edge.runtime.classifier import Result
 
 _BIN = math.log(1.01)  # latencies are counted in bins of 1 %
 

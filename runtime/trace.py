@@ -43,16 +43,7 @@ class TraceWriter(LineFile):
         self._limits: Limits | None = None
 
     def begin(self, setting: Setting, limits: Limits, conditions: Mapping[str, Any]) -> None:
-        """Write the first line.
-
-        Args:
-            setting: what the policy was told.
-            limits: at the beginning.
-            conditions: the bundle and the machine; any JSON.
-
-        Raises:
-            FfnEdgeError: the disk is full.
-        """
+        """Write the first line: what the policy was told, and under which conditions, any JSON."""
         self._limits = limits
         self.write_line(
             {
@@ -64,11 +55,7 @@ class TraceWriter(LineFile):
         )
 
     def write(self, observation: Observation) -> None:
-        """Write an inference.
-
-        Raises:
-            FfnEdgeError: the disk is full.
-        """
+        """Write an inference."""
         fields = {
             "now": observation.now,
             "frames": observation.frames,

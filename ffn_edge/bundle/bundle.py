@@ -67,6 +67,15 @@ class InputContract:
     mean: Rgb
     std: RgbAbove0
 
+    def check_streamable(self) -> None:
+        """Raise a BundleError unless it takes what a stream gives: one square clip at a time."""
+        if self.batch != 1 or self.height != self.width:
+            raise BundleError(
+                f"the bundle takes {self.batch} clips of {self.width}x{self.height} at once; "
+                "a stream gives one square clip at a time",
+                "export it again without --batch.",
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:

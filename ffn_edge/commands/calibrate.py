@@ -59,7 +59,7 @@ def calibrate(
     console = Terminal(stderr=True)
     say = console.say
     with progress(console, "calibrating") as show:
-        learnt = calibrate_bundle(loaded, list_file, engines, root=root, on_video=show, say=say)
+        learnt = calibrate_bundle(loaded, list_file, engines, root=root, on_video=show)
     if learnt.clips < _FEW_CLIPS:
         say(f"{learnt.clips} clips are few: take {_FEW_CLIPS} or more for thresholds that hold.")
     say(f"wrote {bundle / CALIBRATION}")

@@ -44,12 +44,7 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
     console = Terminal(stderr=True)
     with progress(console, "profiling") as show:
         measured = profile_bundle(
-            loaded,
-            engines,
-            runs=runs,
-            root=root,
-            on_round=lambda done: show(done, runs),
-            say=console.say,
+            loaded, engines, runs=runs, root=root, on_round=lambda done: show(done, runs)
         )
     console.say(f"wrote {bundle / PROFILE}")
     if as_json:

@@ -24,10 +24,8 @@ from ffn_edge.commands.option_types import Number, UserPath, Whole
 from ffn_edge.media.video import UNSTATED_FPS
 from ffn_edge.runtime.answers import Answers, AnswersCsv
 from ffn_edge.runtime.policy.interface import Limits
-from ffn_edge.runtime.run import RunOptions, run_session
+from ffn_edge.runtime.run import RunOptions, run_session, source_for
 from ffn_edge.runtime.sinks import JsonLines, LiveView, ProgressLines, Sink
-from ffn_edge.runtime.stream.camera import is_camera
-from ffn_edge.runtime.stream.sources import videos_named
 from ffn_edge.runtime.summary import Summary
 from ffn_edge.terminal import Terminal
 
@@ -173,15 +171,17 @@ def run(
       ffn-edge run bundle --source clip.mp4 --frames 8 --annotate out.mp4
     """
     loaded = Bundle.load(bundle)
-    videos = [video.path for text in sources if not is_camera(text) for video in videos_named(text)]
+    run_options = RunOptions(engines=take_engine_options(options), **options)
+    source = source_for(loaded.manifest.input, sources, run_options, whole=annotate is not None)
+    videos = [Path(stream.name) for stream in source.streams if not stream.comes_back]
     if csv_file is not None and not videos:
         raise click.UsageError("--csv is for answers to videos, and a camera has no end.")
     _check_files(
         {"--output": output, "--csv": csv_file, "--annotate": annotate, "--record": record},
-        {"--limits": options["limits_file"]},
+        {"--limits": run_options.limits_file},
         {"--source": videos, "BUNDLE": [bundle]},
     )
-    if frames is not None and options["escalate"]:
+    if frames is not None and run_options.escalate:
         raise click.UsageError("--escalate chooses frame counts, and --frames fixes one.")
     console = Terminal(stderr=True)
     say = console.say
@@ -194,9 +194,8 @@ def run(
         battery_j=None if battery_wh is None else battery_wh * 3600,
         until_s=None if until_s is None else time.monotonic() + until_s,
     )
-    engines = take_engine_options(options)
     to_stdout = output is None and (as_json or not sys.stdout.isatty())
-    answers = Answers(loaded.manifest.classes, options["window_s"])
+    answers = Answers(loaded.manifest.classes, run_options.window_s)
     try:
         with ExitStack() as stack:
             sinks: list[Sink] = []
@@ -208,19 +207,18 @@ def run(
             if console.is_terminal and not (to_stdout and sys.stdout.isatty()):
                 sinks.append(stack.enter_context(LiveView(console)))
             if not console.is_terminal:
-                video_sinks.append(ProgressLines(say))
+                video_sinks.append(ProgressLines())
             stack.callback(answers.end_video)
             run_session(
                 loaded,
-                sources,
+                source,
                 limits,
-                RunOptions(engines=engines, **options),
+                run_options,
                 summary=summary,
                 sinks=sinks,
                 video_sinks=video_sinks,
                 annotate=annotate,
                 record=record,
-                say=say,
             )
     finally:  # a run that fails has inferences to tell of, too
         if summary.inferences:

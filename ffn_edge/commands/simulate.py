@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,151 +12,69 @@ import click
 from rich import box
 from rich.table import Table
 
-from ffn_edge.commands.option_types import Number, UserPath, Whole
-from ffn_edge.errors import FfnEdgeError, FrameCountError, counted
-from ffn_edge.files.figure import check_figure
-from ffn_edge.progress import progress
-from ffn_edge.runtime.policy import policies
-from ffn_edge.runtime.policy.interface import OperatingPoint
-from ffn_edge.runtime.simulate import scenarios
-from ffn_edge.runtime.simulate.board import SYNTHETIC
-from ffn_edge.runtime.simulate.compare import Comparison, Row, compare, rows
-from ffn_edge.runtime.simulate.drive import Course
-from ffn_edge.runtime.simulate.profiled import board_from_bundle
-from ffn_edge.runtime.simulate.replay import Recording
+from ffn_edge.commands.option_types import Number, UserPath
+from ffn_edge.errors import FfnEdgeError, counted
+from ffn_edge.runtime.simulate.figures import Figures
+from ffn_edge.runtime.simulate.replay import replay
 from ffn_edge.runtime.trace import read_trace
 from ffn_edge.terminal import Terminal
 
-_TABLE_WIDTH = 170
+_log = logging.getLogger(__name__)
 
 
-@click.command(short_help="Compare policies on a simulated board.")
+@click.command(short_help="Replay a recorded run under other limits.")
 @click.option(
-    "--scenario", "scenario_names", default="all", show_default=True,
-    help="Names with commas between: " + ", ".join(each.name for each in scenarios.ALL) + ".",
-)  # fmt: skip
+    "--trace",
+    "trace_path",
+    type=UserPath(dir_okay=False, path_type=Path),
+    required=True,
+    help="What `ffn-edge run --record` wrote.",
+)
+@click.option("--latency-ms", type=Number(), help="The deadline, instead of the recorded one.")
+@click.option("--power-w", type=Number(), help="The power budget, instead of the recorded one.")
 @click.option(
-    "--policy", "policy_names", default="all", show_default=True,
-    help="Names with commas between: " + ", ".join(policies.NAMES) + " or static-8.",
-)  # fmt: skip
-@click.option("--seeds", type=Whole(), default=20, show_default=True, help="Runs.")
-@click.option(
-    "--miss-rate", "miss_rates", default="0.01,0.05", show_default=True,
+    "--miss-rate",
+    "miss_rates",
+    default="0.01,0.05",
+    show_default=True,
     help="The shares of inferences that may miss the deadline.",
-)  # fmt: skip
-@click.option("--hours", type=Number(), help="The length of a run.")
-@click.option(
-    "--profile", "bundle", type=UserPath(path_type=Path),
-    help="Simulate the engines of this bundle, as they were profiled.",
-)  # fmt: skip
-@click.option(
-    "--trace", "trace_path", type=UserPath(dir_okay=False, path_type=Path),
-    help="Replay what `ffn-edge run --record` wrote, instead of the scenarios.",
-)  # fmt: skip
-@click.option(
-    "--plot", type=UserPath(dir_okay=False, path_type=Path),
-    help="Draw a run of each scenario, to PLOT with the scenario's name before the suffix.",
-)  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def simulate(
-    scenario_names: str,
-    policy_names: str,
-    seeds: int,
+    trace_path: Path,
+    latency_ms: float | None,
+    power_w: float | None,
     miss_rates: str,
-    hours: float | None,
-    bundle: Path | None,
-    trace_path: Path | None,
-    plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare policies on a simulated board.
+    """Replay a recorded run under other limits.
 
-    The code that chooses is the one that runs on the device; the board and its values are made
-    up. Every policy meets the same noise. The oracle knows each latency beforehand.
+    The code that chooses is the one that runs on the device; it meets the slowdown, the heat and
+    the power of the recorded run. Beside it stands each frame count alone.
 
     \b
     Examples:
-      ffn-edge simulate --scenario all --policy all --plot out.png
-      ffn-edge simulate --scenario spikes --policy adaptive,alert --seeds 5
-      ffn-edge simulate --trace trace.jsonl
+      ffn-edge run bundle --source 0 --record trace.jsonl
+      ffn-edge simulate --trace trace.jsonl --latency-ms 60
     """
-    console = Terminal(stderr=True)
-    if plot is not None:
-        check_figure(plot)
-    spec = SYNTHETIC
-    if bundle is not None:
-        spec, note = board_from_bundle(bundle)
-        if note:
-            console.say(note)
-    courses = _courses(scenario_names, hours)
-    points: Sequence[OperatingPoint] = spec.points
-    if trace_path is not None:
-        if hours is not None or bundle is not None:
-            raise click.UsageError("a trace has a length and engines of its own")
-        trace = read_trace(trace_path)
-        courses, seeds = [Recording(trace)], 1  # nothing is random
-        points = trace.setting.points
-        if trace.broken:
-            console.say(
-                f"{trace_path}: left out {counted(len(trace.broken), 'broken line')}; "
-                f"{trace.broken[0]}"
-            )
-    comparison = Comparison(
-        courses=courses,
-        policies=_policies(policy_names, points),
-        seeds=range(seeds),
-        miss_rates=_miss_rates(miss_rates),
-        spec=spec,
-        keep=hours is None,
-    )
-    with progress(console, "simulating") as show:
-        results = compare(comparison, show)
+    trace = read_trace(trace_path)
+    if trace.broken:
+        left_out = counted(len(trace.broken), "broken line")
+        _log.warning("%s: left out %s; %s", trace_path, left_out, trace.broken[0])
+    asked = {"latency_ms": latency_ms, "power_w": power_w}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    alone = {f"static-{each.frames}": {"frames": each.frames} for each in trace.setting.points}
     found = {
-        course.name: {rate: rows(results, comparison, course.name, rate)
-                      for rate in comparison.miss_rates}
-        for course in courses
-    }  # fmt: skip
+        rate: {
+            name: replay(trace, **changes, **frames, miss_rate=rate)
+            for name, frames in {**alone, "adaptive": {}}.items()
+        }
+        for rate in _miss_rates(miss_rates)
+    }
     if as_json:
-        click.echo(json.dumps(_fields(found, seeds)))
+        click.echo(json.dumps({"scenarios": {trace.name: _fields(found)}}))
     else:
-        # A table that is folded to 80 columns cannot be read.
-        # In a narrow terminal its lines wrap, but nothing is lost.
-        output = Terminal(width=_TABLE_WIDTH)
-        for course in courses:
-            output.print(_table(course, found[course.name]))
-    if plot is not None:
-        from ffn_edge.runtime.simulate.plots import plot_course
-
-        for course in courses:
-            path = plot.with_stem(f"{plot.stem}-{course.name}")
-            plot_course(course, path, spec=spec, miss_rate=comparison.miss_rates[0])
-            console.say(f"wrote {path}")
-
-
-def _courses(names: str, hours: float | None) -> list[Course]:
-    chosen = (
-        scenarios.ALL
-        if names == "all"
-        else [scenarios.named(name) for name in dict.fromkeys(names.split(","))]
-    )
-    if hours is None:
-        return list(chosen)
-    return [replace(scenario, length_s=hours * 3600) for scenario in chosen]
-
-
-def _policies(names: str, points: Sequence[OperatingPoint]) -> list[str]:
-    served = [f"static-{point.frames}" for point in points]
-    if names == "all":
-        return [*served, *reversed(policies.NAMES)]
-    chosen = list(dict.fromkeys(names.split(",")))
-    for name in chosen:
-        policies.named(name)
-        if name.startswith("static-") and name not in served:
-            raise FrameCountError(
-                f"no engine for {name.removeprefix('static-')} frames is simulated",
-                f"choose one of {', '.join(served)}.",
-            )
-    return chosen
+        Terminal().print(_table(trace.name, found))
 
 
 def _miss_rates(text: str) -> list[float]:
@@ -171,68 +89,57 @@ def _miss_rates(text: str) -> list[float]:
     return rates
 
 
-def _table(course: Course, found: dict[float, list[Row]]) -> Table:
-    """Lay out one scenario: the targets one below the other, the worst run in brackets."""
+def _table(name: str, found: dict[float, dict[str, Figures]]) -> Table:
     table = Table(
-        title=course.name,
+        title=name,
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
         collapse_padding=True,
-        caption="in brackets the worst run, or the 99 % quantile of decisions;  * more than 1.5 "
-        "times the target's misses, or 2 % above the budget, where the oracle keeps it\n"
-        "burst: most misses in a row;  P(m|m): the chance that a miss follows a miss;  regret: "
-        "points of accuracy below the oracle;  over J: joules beyond the budget;  10 s %: the "
-        "largest excess of any ten seconds;  settling s: after a change",
+        caption="burst: most misses in a row;  10 s %: the largest excess of any ten seconds over "
+        "the power budget",
     )
-    frames = next(iter(found.values()))[0].share
     table.add_column("policy", no_wrap=True)
+    frames = next(iter(next(iter(found.values())).values())).share
     for heading in (
-        "misses %", "burst", "P(m|m)", "accuracy %", "regret", "power W", "over J", "10 s %",
-        "switches/min", "settling s", "decision µs", f"% at {'/'.join(map(str, frames))}",
-    ):  # fmt: skip
-        table.add_column(heading, justify="right", no_wrap=True)
-    for miss_rate, lines in found.items():
+        "misses %",
+        "burst",
+        "accuracy %",
+        "power W",
+        "10 s %",
+        "switches/min",
+        f"% at {'/'.join(map(str, frames))}",
+    ):
+        table.add_column(heading, justify="right")
+    for miss_rate, by_policy in found.items():
         table.add_section()
         table.add_row(f"target {miss_rate:.3g}", style="bold")
-        for row in lines:
-            table.add_row(*_cells(row), style="bold" if row.policy == "adaptive" else None)
+        for policy, figures in by_policy.items():
+            table.add_row(
+                f"  {policy}",
+                f"{100 * figures.miss_rate:.2f}",
+                str(figures.longest_burst),
+                f"{100 * figures.accuracy:.2f}",
+                "–" if figures.mean_power_w is None else f"{figures.mean_power_w:.2f}",
+                "–" if figures.excess is None else f"{100 * figures.excess:.1f}",
+                f"{figures.switches_per_min:.1f}",
+                "/".join(f"{100 * share:.0f}" for share in figures.share.values()),
+            )
     return table
 
 
-def _cells(row: Row) -> list[str]:
-    def cell(name: str, digits: int, scale: float = 1.0, *, worst: bool = True) -> str:
-        if name not in row.mean:
-            return "–"
-        text = f"{scale * row.mean[name]:.{digits}f}"
-        return f"{text} ({scale * row.worst[name]:.{digits}f})" if worst else text
-
-    shares = "/".join(f"{100 * share:.0f}" for share in row.share.values())
-    return [
-        f"  {row.policy}",
-        cell("miss_rate", 2, 100) + ("*" if row.too_many_misses else ""),
-        cell("longest_burst", 1),
-        cell("miss_after_miss", 2, worst=False),
-        cell("accuracy", 2, 100, worst=False),
-        cell("regret", 2, 100),
-        cell("mean_power_w", 2, worst=False),
-        cell("over_j", 1, worst=False),
-        cell("excess", 1, 100) + ("*" if row.over_budget else ""),
-        cell("switches_per_min", 1, worst=False),
-        cell("settling_s", 1, worst=False),
-        f"{cell('decision_us', 0, worst=False)} ({cell('decision_p99_us', 0, worst=False)})",
-        shares,
-    ]
-
-
-def _fields(found: dict[str, dict[float, list[Row]]], seeds: int) -> dict[str, Any]:
-    """Return what `--json` prints: scenario, miss rate, policy, figures."""
+def _fields(found: dict[float, dict[str, Figures]]) -> dict[str, Any]:
+    """Return what `--json` prints of a trace: miss rate, policy, figures and shares."""
     return {
-        "seeds": seeds,
-        "scenarios": {
-            course: {
-                f"{rate:g}": {row.policy: row.fields() for row in lines}
-                for rate, lines in by_rate.items()
-            }
-            for course, by_rate in found.items()
-        },
+        f"{miss_rate:g}": {
+            policy: {"mean": _known(figures), "share": figures.share}
+            for policy, figures in by_policy.items()
+        }
+        for miss_rate, by_policy in found.items()
     }
+
+
+def _known(figures: Figures) -> dict[str, float]:
+    derived = {"miss_rate": figures.miss_rate, "miss_after_miss": figures.miss_after_miss}
+    named = {**asdict(figures), **derived}
+    del named["share"]
+    return {name: value for name, value in named.items() if value is not None}

@@ -122,7 +122,7 @@ def _engine(stack: ExitStack, bundle: Bundle, options: EngineOptions) -> EngineT
 
     if options.backend == "onnxruntime":
         return None
-    engines = stack.enter_context(open_engines(bundle, options, say=say))
+    engines = stack.enter_context(open_engines(bundle, options))
     if engines.backend.name == "onnxruntime":
         say(f"the graph itself is what runs here: {engines.backend.reason}")
         return None

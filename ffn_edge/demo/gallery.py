@@ -12,9 +12,8 @@ import numpy.typing as npt
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.frames import segment_centres
 from ffn_edge.media.video import VideoReader
-from ffn_edge.runtime.policy.interface import Limits
+from ffn_edge.runtime.classifier import Prediction
 from ffn_edge.runtime.run import RunOptions, open_session
-from ffn_edge.runtime.session import Prediction
 
 CLIPS = 6
 _FRAMES_SHOWN = 4
@@ -48,7 +47,7 @@ def shown_clips(
             )[0]
         answers = {}
         for count in bundle.manifest.frame_counts:
-            with open_session(bundle, str(path), Limits(frames=count), options) as session:
+            with open_session(bundle, path, options=options, frames=count) as session:
                 answers[count] = list(session)[-1].top[0]
         shown.append(ShownClip(action, frames, answers))
     return shown

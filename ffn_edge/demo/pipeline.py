@@ -27,11 +27,11 @@ from ffn_edge.files.atomic import write_text
 from ffn_edge.media.video_list import read_list, videos_of
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.progress import NowAndThen
+from ffn_edge.runtime.classifier import Result
 from ffn_edge.runtime.engines.engine import EngineOptions
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.profile.profile import Profile, profile_bundle
 from ffn_edge.runtime.run import RunOptions, open_session, run_session
-from ffn_edge.runtime.session import Result
 from ffn_edge.runtime.summary import Summary
 from ffn_edge.train.loop import BEST, LAST, train
 from ffn_edge.train.methods import method_of
@@ -191,7 +191,7 @@ def run_demo(
         if not all(found.passed for found in demo.verified):
             raise ExportError("the bundle is not the network", "see `ffn-edge verify` on it.")
     with stage("profile its engines"):
-        demo.profile = profile_bundle(demo.bundle, engine_options(), runs=100, say=say)
+        demo.profile = profile_bundle(demo.bundle, engine_options(), runs=100)
     with stage("run on the stream with a background load, adaptively and with fixed frames"):
         deadline_ms = rehearsed_deadline(demo.bundle, stream, demo.profile)
         runs = limits_of_runs(deadline_ms, counts)
@@ -288,7 +288,7 @@ def _results(
     options = RunOptions(max_seconds=length_s, engines=engine_options())
     with (
         BackgroundLoad(per_core=2) as load,
-        open_session(bundle, str(stream), limits, options) as session,
+        open_session(bundle, stream, limits=limits, options=options) as session,
     ):
         load.set_level(1.0 if load_s[0] <= 0 else 0.0)
         for result in session:

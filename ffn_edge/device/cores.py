@@ -18,9 +18,6 @@ def usable_cores(root: Path = _ROOT) -> int:
 
     Two hardware threads of one core share its arithmetic units; counting both would make a
     matrix product slower.
-
-    Args:
-        root: where the file system begins.
     """
     most = usable_processors(root)
     if not hasattr(os, "sched_getaffinity"):  # macOS, Windows
@@ -39,9 +36,6 @@ def usable_processors(root: Path = _ROOT) -> int:
     """Count the hardware threads that this process may use: for processes beside each other.
 
     A quota of one and a half processors is two: what is left of the second is of use.
-
-    Args:
-        root: where the file system begins.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # macOS, Windows: None
     allowed = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
@@ -54,9 +48,6 @@ def cpu_quota(root: Path = _ROOT) -> float:
     A group gets no more than those around it: the tightest counts. `math.inf` is no quota.
     https://docs.kernel.org/admin-guide/cgroup-v2.html and
     https://docs.kernel.org/scheduler/sched-bwc.html
-
-    Args:
-        root: where the file system begins.
     """
     return min((_quota_of(group) for group in _groups(root)), default=math.inf)
 

@@ -9,10 +9,6 @@ from ffn_edge.device.sysfs import text_of
 
 
 def memory_sizes(root: Path = Path("/")) -> dict[str, int]:
-    """Return the entries of /proc/meminfo in bytes, such as MemAvailable; none elsewhere.
-
-    Args:
-        root: where the file system begins.
-    """
+    """Return the entries of /proc/meminfo in bytes, such as MemAvailable; none elsewhere."""
     text = text_of(root / "proc/meminfo") or ""
     return {name: int(kib) * 1024 for name, kib in re.findall(r"(?m)^(\w+):\s+(\d{1,18}) kB", text)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ffn_edge.device.sysfs import text_of
@@ -18,9 +18,6 @@ def l4t_release(root: Path = _ROOT) -> str | None:
     """Return the release of Jetson Linux (L4T), such as "36.4.0"; None on another machine.
 
     TensorRT plans are bound to it: the same TensorRT version has come with several releases.
-
-    Args:
-        root: where the file system begins.
     """
     text = text_of(root / "etc/nv_tegra_release") or ""
     match = re.search(r"# R(\d{1,9}) \(release\), REVISION: (\d{1,9}(?:\.\d{1,9})*)", text)
@@ -50,16 +47,10 @@ def output_of(command: Sequence[str]) -> str | None:
     return done.stdout
 
 
-def power_mode(
-    root: Path = _ROOT,
-    output_of: Callable[[Sequence[str]], str | None] = output_of,
-) -> str | None:
+def power_mode(root: Path = _ROOT) -> str | None:
     """Return the power mode of a Jetson, such as "MAXN"; None where it is not known.
 
-    Args:
-        root: where the machine's file system begins. A program tells the power mode, so that of
-            a copied tree is not known.
-        output_of: what a program prints; None if there is no such program.
+    A program tells it, so that of a copied tree is not known.
     """
     if root != _ROOT:
         return None
@@ -78,13 +69,8 @@ def power_mode_in(printed: str) -> str | None:
 def fastest_power_mode(root: Path = _ROOT) -> tuple[int, str] | None:
     """Return the id and the name of the power mode without limits, as `nvpmodel -m` takes it.
 
-    Its id is not the same on every board: 2 on an Orin Nano since JetPack 6.2, 0 on others.
-
-    Args:
-        root: where the file system begins.
-
-    Returns:
-        MAXN_SUPER, or else MAXN; None where there is neither.
+    It is MAXN_SUPER, or else MAXN; None where there is neither. Its id is not the same on every
+    board: 2 on an Orin Nano since JetPack 6.2, 0 on others.
     """
     text = text_of(root / "etc/nvpmodel.conf") or ""
     # "< POWER_MODEL ID=2 NAME=MAXN_SUPER >"; a line that is a comment begins with "#".

@@ -104,6 +104,10 @@ class PlanKey:
         digest = _sha256_of(dataclasses.asdict(self))
         return f"{self.architecture}-{self.frames}-{self.precision}-{digest[:16]}"
 
+    def on(self, api: Api, gpu: Gpu, root: Path = _ROOT) -> PlanKey:
+        """Return the key that the same plan has where it is built with `api` for `gpu`."""
+        return dataclasses.replace(self, **_machine(api, None if self.sm == "any" else gpu, root))
+
 
 def plan_key(
     api: Api,
@@ -123,15 +127,13 @@ def plan_key(
         frames: T.
         precision: "fp16" or "fp32".
         refit: see `PlanKey`.
-        root: where the machine's file system begins.
+        root: see `ffn_edge.device`.
     """
     manifest = bundle.manifest
     sub_network = manifest.sub_networks[frames]
     return PlanKey(
         target=api.target,
-        tensorrt_version=api.version,
-        **_device(None if api.plan_fits_any_gpu else gpu, root),
-        l4t=l4t_release(root),
+        **_machine(api, None if api.plan_fits_any_gpu else gpu, root),
         precision=precision,
         refit=refit,
         architecture=manifest.architecture,
@@ -141,35 +143,49 @@ def plan_key(
     )
 
 
-def _device(gpu: Gpu | None, root: Path) -> dict[str, Any]:
-    """Return what a `PlanKey` says of the device; None is any."""
+def _machine(api: Api, gpu: Gpu | None, root: Path) -> dict[str, Any]:
+    """Return what a `PlanKey` says of the machine; a GPU of None is any."""
     if gpu is None:
-        return {"sm": "any", "gpu": "any", "board": None, "multiprocessors": 0, "memory_gib": 0}
-    return {
-        "sm": gpu.sm,
-        "gpu": gpu.name,
-        "board": board_model(root),
-        "multiprocessors": gpu.multiprocessors,
-        "memory_gib": 1 << (gpu.memory_bytes - 1 >> 30).bit_length(),
-    }
+        device = {"sm": "any", "gpu": "any", "board": None, "multiprocessors": 0, "memory_gib": 0}
+    else:
+        device = {
+            "sm": gpu.sm,
+            "gpu": gpu.name,
+            "board": board_model(root),
+            "multiprocessors": gpu.multiprocessors,
+            "memory_gib": 1 << (gpu.memory_bytes - 1 >> 30).bit_length(),
+        }
+    return {"tensorrt_version": api.version, "l4t": l4t_release(root), **device}
 
 
-def misfit(key: PlanKey, api: Api, gpu: Gpu, root: Path = _ROOT) -> str:
-    """Say why a plan of `key` does not run on a machine; nothing if it does.
+_MISFITS = {
+    "target": "for {0}, not {1}",
+    "tensorrt_version": "of TensorRT {0}; this is {1}",
+    "sm": "for a GPU of SM {0}; this one has SM {1}",
+    "gpu": "for {0}; this is {1}",
+    "board": "for the board {0}; this is {1}",
+    "multiprocessors": "for a GPU of {0} multiprocessors; this one has {1} (a power mode may "
+    "switch some off)",
+    "memory_gib": "for a GPU of at most {0} GiB; this one is of {1} GiB",
+    "l4t": "of L4T {0}; this is {1}",
+    "recipe": "of another release of ffn-edge",
+    "precision": "in {0}, not {1}",
+    "refit": "built with --refit {0}, not {1}",
+    "architecture": "of {0}, not {1}",
+    "frames": "for {0} frames, not {1}",
+    "graph_sha256": "of another graph: the bundle was exported anew since",
+    "composed_sha256": "of other weights: the bundle's weights changed since (build again, or "
+    "build once with --refit any for weights that will change)",
+}
 
-    Args:
-        key: of a plan for the same product as `api`.
-        api: the TensorRT there.
-        gpu: the device there.
-        root: where that machine's file system begins.
-    """
-    here = dataclasses.replace(
-        key,
-        tensorrt_version=api.version,
-        **_device(None if key.sm == "any" else gpu, root),
-        l4t=l4t_release(root),
-    )
-    return " and ".join(_differences(key, here))
+
+def misfits(key: PlanKey, here: PlanKey) -> list[str]:
+    """Say why a plan of `key` does not serve where one of `here` is wanted; nothing if it does."""
+    return [
+        text.format(getattr(key, field) or "none", getattr(here, field) or "none")
+        for field, text in _MISFITS.items()
+        if getattr(key, field) != getattr(here, field)
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -404,7 +420,7 @@ class PlanCache:
             for key in keys:
                 same = ("architecture", "frames", "refit")
                 if all(getattr(sidecar.key, each) == getattr(key, each) for each in same):
-                    differences = _differences(sidecar.key, key)
+                    differences = misfits(sidecar.key, key)
                     if best is None or len(differences) < len(best):
                         best = differences
         wanted = keys[0]
@@ -415,31 +431,6 @@ class PlanCache:
 
     def _paths(self, key: PlanKey) -> tuple[Path, Path]:
         return self.folder / f"{key.name}.plan", self.folder / f"{key.name}.json"
-
-
-def _differences(built: PlanKey, wanted: PlanKey) -> list[str]:
-    """Say in words how a plan differs from the one that is wanted."""
-    pairs = {
-        "target": "for {0}, not {1}",
-        "tensorrt_version": "of TensorRT {0}; this is {1}",
-        "sm": "for a GPU of SM {0}; this one has SM {1}",
-        "gpu": "for {0}; this is {1}",
-        "board": "for the board {0}; this is {1}",
-        "multiprocessors": "for a GPU of {0} multiprocessors; this one has {1} (a power mode may "
-        "switch some off)",
-        "memory_gib": "for a GPU of at most {0} GiB; this one is of {1} GiB",
-        "l4t": "of L4T {0}; this is {1}",
-        "recipe": "of another release of ffn-edge",
-        "precision": "in {0}, not {1}",
-        "graph_sha256": "of another graph: the bundle was exported anew since",
-        "composed_sha256": "of other weights: the bundle's weights changed since (build again, or "
-        "build once with --refit any for weights that will change)",
-    }
-    return [
-        text.format(getattr(built, field) or "none", getattr(wanted, field) or "none")
-        for field, text in pairs.items()
-        if getattr(built, field) != getattr(wanted, field)
-    ]
 
 
 def read_sidecar(path: Path) -> Sidecar:

@@ -7,7 +7,6 @@ then unknown, as if the file were not there. None of them is waited for.
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
@@ -33,15 +32,10 @@ class KernelFile:
         Raises:
             OSError: it cannot be read.
         """
+        if self._descriptor is None:
+            self._descriptor = _opened(self.path)
         try:
-            return os.pread(self._open(), _NUMBER_BYTES, 0)
-        except OSError as error:
-            self.close()
-            if error.errno != errno.ENODEV:
-                raise
-        # The driver was reloaded: what was open is the file of a device that is gone.
-        try:
-            return os.pread(self._open(), _NUMBER_BYTES, 0)
+            return os.pread(self._descriptor, _NUMBER_BYTES, 0)
         except OSError:
             self.close()
             raise
@@ -60,11 +54,6 @@ class KernelFile:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-    def _open(self) -> int:
-        if self._descriptor is None:
-            self._descriptor = _opened(self.path)
-        return self._descriptor
 
 
 def text_of(path: Path) -> str | None:

@@ -5,19 +5,21 @@ Legend: N videos, T frames of a clip, C classes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ffn_edge.bundle.bundle import Bundle, InputContract
-from ffn_edge.errors import DataError, EngineError, VideoError, reason_of
+from ffn_edge.errors import DataError, VideoError, reason_of
 from ffn_edge.media.clips import centre_clips, read_checked_list
 from ffn_edge.media.video_list import Video
 from ffn_edge.runtime.cascade.calibration import Calibration, calibrate, save_calibration
 from ffn_edge.runtime.cascade.confidence import Labels
 from ffn_edge.runtime.engines.engine import Engine, EngineOptions, Logits, open_engines
 
+_log = logging.getLogger(__name__)
 _DEFAULTS = EngineOptions()
 
 
@@ -28,7 +30,6 @@ def calibrate_bundle(
     *,
     root: Path | None = None,
     on_video: Callable[[int, int], None] | None = None,
-    say: Callable[[str], None] = lambda message: None,
 ) -> Calibration:
     """Run every engine on labelled videos, and write `calibration.json` into the bundle's folder.
 
@@ -38,23 +39,18 @@ def calibrate_bundle(
         options: what runs the engines.
         root: the folder that the list's paths are relative to; the list's own if None.
         on_video: see `answer_videos`.
-        say: is told what to be warned of.
 
     Raises:
         DataError: the list is wrong, or none of its videos can be read.
-        EngineError: the backend is not installed, or cannot run the bundle, or this takes several
-            clips at once.
+        BundleError: the bundle takes several clips at once.
+        EngineError: the backend is not installed, or cannot run the bundle.
         FfnEdgeError: the answers say nothing of the labels, or the folder cannot be written.
     """
     contract = bundle.manifest.input
-    if contract.batch != 1:
-        raise EngineError(
-            f"the bundle takes {contract.batch} clips at once; calibration gives one at a time",
-            "export it again without --batch.",
-        )
+    contract.check_streamable()
     videos = read_checked_list(list_file, num_classes=len(bundle.manifest.classes), root=root)
-    with open_engines(bundle, options, say=say) as engines:
-        logits, labels = answer_videos(engines, contract, videos, on_video=on_video, say=say)
+    with open_engines(bundle, options) as engines:
+        logits, labels = answer_videos(engines, contract, videos, on_video=on_video)
     calibration = calibrate(bundle, logits, labels)
     save_calibration(bundle, calibration)
     return calibration
@@ -66,16 +62,14 @@ def answer_videos(
     videos: Sequence[Video],
     *,
     on_video: Callable[[int, int], None] | None = None,
-    say: Callable[[str], None] = lambda message: None,
 ) -> tuple[dict[int, Logits], Labels]:
     """Classify the same videos at every frame count, as `ffn-edge evaluate` does.
 
     Args:
         engines: open, by frame count.
         contract: the bundle's input.
-        videos: with their labels. One that cannot be read is left out, and said.
+        videos: with their labels. One that cannot be read is left out, and logged.
         on_video: is called, for a progress bar, with (videos done, videos in all).
-        say: is told what to be warned of.
 
     Returns:
         By frame count the logits, float32 (N, C), and the labels, int64 (N,).
@@ -92,9 +86,9 @@ def answer_videos(
                 video, engines, short_side=contract.short_side, size=contract.height
             )
         except VideoError as error:
-            say(f"skipped: {error.message}")
+            _log.warning("skipped: %s", error.message)
         except OSError as error:
-            say(f"skipped: {video.path} cannot be read: {reason_of(error)}")
+            _log.warning("skipped: %s cannot be read: %s", video.path, reason_of(error))
         else:
             for frames, clip in clips.items():
                 answers[frames].append(engines[frames].infer(clip[None])[0])

@@ -1,4 +1,4 @@
-"""What validation clips tell of a bundle's answers: how sure to be, and when a second look pays.
+"""What validation clips tell of a bundle's answers: how sure to be, and when more frames pay.
 
 Kept as `calibration.json` beside the bundle's manifest, which it belongs to.
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,11 +36,6 @@ SCHEMA_VERSION = 1
 CALIBRATION = "calibration.json"
 
 _SHARES = 32  # equal steps of the share that a cascade escalates
-# In nats, of all clips together: how much likelier than by chance the labels must be. For one scale
-# labels drawn at random get there once in 1000 draws at most, since the gain is the logarithm of a
-# likelihood ratio (Markov). That the scale is fitted to them makes it no more: of many clips, twice
-# the gain is chi-squared with one degree of freedom (Wilks), which is once in 10 000.
-_LEAST_GAIN = math.log(1000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,19 +82,13 @@ class Cascade:
     accuracies: tuple[Share, ...]
 
     def __post_init__(self) -> None:
-        _check(any(self.weights), "one of the weights is positive")
         lengths = {len(self.thresholds), len(self.shares), len(self.accuracies)}
-        _check(len(lengths) == 1 and lengths.pop() > 1, "a cascade's columns are equally long")
-        _check(self.shares[0] == 0, "a cascade's first row escalates none")
-        for column in (self.thresholds, self.shares):
-            _check(list(column) == sorted(column), "thresholds and shares ascend")
+        ascend = all(list(each) == sorted(each) for each in (self.thresholds, self.shares))
+        if len(lengths) > 1 or self.shares[:1] != (0.0,) or not ascend:
+            raise ValueError("a cascade has rows of ascending thresholds; the first escalates none")
 
     def best_within(self, share: float) -> int:
-        """Return the row of the best accuracy that escalates at most `share`; ties to fewer.
-
-        Args:
-            share: not negative.
-        """
+        """Return the row of the best accuracy that escalates at most `share`; ties to fewer."""
         affordable = self.accuracies[: bisect_right(self.shares, share)]
         return affordable.index(max(affordable))
 
@@ -137,10 +125,8 @@ class Calibration:
 
     def __post_init__(self) -> None:
         pairs = [(cascade.first, cascade.second) for cascade in self.cascades]
-        _check(
-            sorted(pairs) == list(itertools.combinations(sorted(self.confidences), 2)),
-            "a calibration has a cascade of each two frame counts",
-        )
+        if sorted(pairs) != list(itertools.combinations(sorted(self.confidences), 2)):
+            raise ValueError("a calibration has a cascade of each two frame counts")
 
     def below_rounding(self, logit_errors: Mapping[int, float]) -> list[Cascade]:
         """Return the cascades whose choice an engine's rounding may decide.
@@ -165,15 +151,6 @@ class Calibration:
         fields = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
         return json.dumps(fields, indent=1) + "\n"
 
-    @classmethod
-    def from_json(cls, text: str, where: str = CALIBRATION) -> Calibration:
-        """Read the text of a `calibration.json`.
-
-        Raises:
-            FfnEdgeError: it is damaged, or has a schema version that this release does not know.
-        """
-        return _FORMAT.from_text(text, where)
-
 
 _FORMAT = Format(
     cls=Calibration,
@@ -192,8 +169,7 @@ def calibrate(bundle: Bundle, logits: Mapping[int, Logits], labels: Labels) -> C
         labels: of the clips.
 
     Raises:
-        FfnEdgeError: an answer is no number, there is one class alone, or the answers say no more
-            of the labels than they would of random ones.
+        FfnEdgeError: an answer is not a number, or the answers are no better than chance.
     """
     confidences = {t: _learn_confidence(t, answers, labels) for t, answers in logits.items()}
     return Calibration(
@@ -209,11 +185,7 @@ def calibrate(bundle: Bundle, logits: Mapping[int, Logits], labels: Labels) -> C
 
 
 def save_calibration(bundle: Bundle, calibration: Calibration) -> None:
-    """Write `calibration.json` into the bundle's folder, atomically.
-
-    Raises:
-        FfnEdgeError: the folder cannot be written.
-    """
+    """Write `calibration.json` into the bundle's folder, atomically."""
     write_text(bundle.path / CALIBRATION, calibration.to_json())
 
 
@@ -244,14 +216,9 @@ def _learn_confidence(frames: int, answers: Logits, labels: Labels) -> Confidenc
             "`ffn-edge verify` tells whether the engines compute what the network does.",
         )
     classes = answers.shape[-1]
-    if classes < 2:
-        raise FfnEdgeError(
-            "a bundle of one class is always sure: there is nothing to calibrate",
-            "run it without --escalate.",
-        )
     (scale,) = fit_scales(answers[None], labels)
-    right, loss = accuracy(answers, labels), log_loss(answers * scale, labels)
-    if not (scale > 0 and len(labels) * (math.log(classes) - loss) > _LEAST_GAIN):
+    right = accuracy(answers, labels)
+    if right <= 1 / classes or scale == 0:
         raise FfnEdgeError(
             f"the answers of {frames} frames, right for {right:.1%} of {len(labels)} clips of "
             f"{classes} classes, cannot be told from chance",
@@ -262,7 +229,7 @@ def _learn_confidence(frames: int, answers: Logits, labels: Labels) -> Confidenc
         temperature=float(1 / scale),
         accuracy=right,
         log_loss_before=log_loss(answers, labels),
-        log_loss_after=loss,
+        log_loss_after=log_loss(answers * scale, labels),
         error_before=calibration_error(answers, labels),
         error_after=calibration_error(answers * scale, labels),
     )
@@ -289,8 +256,3 @@ def _learn_cascade(
         shares=tuple(escalated.mean(axis=-1).tolist()),
         accuracies=tuple(right.mean(axis=-1).tolist()),
     )
-
-
-def _check(holds: bool, rule: str) -> None:
-    if not holds:
-        raise ValueError(rule)

@@ -16,13 +16,13 @@ from ffn_edge.device.plan_cache import (
     PlanCache,
     PlanKey,
     Sidecar,
-    misfit,
+    misfits,
     plan_key,
     read_sidecar,
 )
 from ffn_edge.device.tensorrt_api import PRODUCTS
-from ffn_edge.errors import EngineError, counted
-from ffn_edge.runtime.doctor.probes import Facts, existing
+from ffn_edge.errors import counted
+from ffn_edge.runtime.doctor.host import Host, existing
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
 from ffn_edge.runtime.engines.engine import Backend, EngineOptions
 
@@ -35,23 +35,15 @@ class Opened:
     warnings: tuple[str, ...]
 
 
-def open_bundle(facts: Facts, bundle: Bundle, cache: PlanCache) -> Opened:
-    """Open the engines of a bundle as `ffn-edge run` does; TensorRT's prove their answers.
+def opened(host: Host, bundle: Bundle, cache: PlanCache) -> Opened | Failure:
+    """Open the engines of a bundle as `ffn-edge run` does; TensorRT's prove their answers."""
+    return attempt(lambda: _opened(host, bundle, cache))
 
-    Raises:
-        FfnEdgeError: `ffn-edge run` would not work.
-    """
-    contract = bundle.manifest.input
-    if contract.batch != 1 or contract.height != contract.width:  # as `Session` says
-        raise EngineError(
-            f"the bundle takes {contract.batch} clips of {contract.width}x{contract.height} at "
-            "once; `ffn-edge run` gives one square clip at a time",
-            "export it again without --batch.",
-        )
-    warnings: list[str] = []
-    options = EngineOptions(cache=cache.folder)
-    with facts.probes.open_engines(bundle, options, say=warnings.append) as engines:
-        return Opened(engines.backend, tuple(warnings))
+
+def _opened(host: Host, bundle: Bundle, cache: PlanCache) -> Opened:
+    bundle.manifest.input.check_streamable()
+    with host.open_engines(bundle, EngineOptions(cache=cache.folder)) as engines:
+        return Opened(engines.backend, tuple(engines.warnings))
 
 
 def bundle_lines(
@@ -68,52 +60,46 @@ def bundle_lines(
     if isinstance(opened, Failure):
         yield Line("engines", opened.message, "problem", opened.remedy)
     elif opened is not None:
-        yield Line("engines", describe(opened.backend))
+        yield Line("engines", opened.backend.in_words)
         for warning in opened.warnings:
             yield Line("engines", warning, "note")
 
 
-def describe(backend: Backend) -> str:
-    """Say in words what runs the engines, and why."""
-    return (
-        f"{backend.name} {backend.version} in {backend.precision} on {backend.device}, "
-        f"{counted(backend.threads, 'thread')}: {backend.reason}"
-    )
-
-
-def plan_lines(facts: Facts, cache: PlanCache, bundle: Bundle | None) -> Iterator[Line]:
+def plan_lines(host: Host, cache: PlanCache, bundle: Bundle | None) -> Iterator[Line]:
     """Report the cache of TensorRT's engines, and those of a bundle that are not in it."""
     sidecars = list(cache.sidecars())
     count = counted(len(sidecars), "engine")
     yield Line("cache", f"{cache.folder}: {count}")
     there = existing(cache.folder)
-    if facts.ready and not facts.probes.may(there, os.W_OK | os.X_OK):
+    if host.ready and not host.may(there, os.W_OK | os.X_OK):
         yield Line(
-            "cache", f"this user may not write to {there}: `ffn-edge build` would fail", "problem",
+            "cache",
+            f"this user may not write to {there}: `ffn-edge build` would fail",
+            "problem",
             "name another folder with --cache or FFN_EDGE_CACHE.",
-        )  # fmt: skip
-    wanted = None if bundle is None else _wanted(facts, bundle)
+        )
+    wanted = None if bundle is None else _wanted(host, bundle)
     for sidecar in sidecars:
         plan = attempt(functools.partial(cache.find, sidecar.key))
         if plan is not None:  # else it was renamed, and is a stray
-            yield _plan_line(facts, cache, sidecar, plan, wanted)
+            yield _plan_line(host, cache, sidecar, plan, wanted)
     yield from _stray_lines(cache, {sidecar.key.name for sidecar in sidecars})
     if bundle is None or wanted is None:
         return
     for frames, keys in wanted.items():
         # A Failure is true as well: what is damaged has had its line.
         if not any(attempt(functools.partial(cache.find, key)) for key in keys):
-            yield _missing_line(facts, cache, bundle, frames, keys)
+            yield _missing_line(host, cache, bundle, frames, keys)
 
 
-def _wanted(facts: Facts, bundle: Bundle) -> dict[int, list[PlanKey]]:
+def _wanted(host: Host, bundle: Bundle) -> dict[int, list[PlanKey]]:
     """Return what would serve a bundle here: for each frame count, the one preferred first."""
-    if isinstance(facts.gpu, Failure) or not facts.ready:
+    if isinstance(host.gpu, Failure) or not host.ready:
         return {}
     return {
         frames: [
-            plan_key(api, facts.gpu, bundle, frames, precision, refit, facts.root)
-            for api in facts.ready.values()
+            plan_key(api, host.gpu, bundle, frames, precision, refit, host.root)
+            for api in host.ready.values()
             for precision in PRECISIONS
             for refit in REFITS
         ]
@@ -122,7 +108,7 @@ def _wanted(facts: Facts, bundle: Bundle) -> dict[int, list[PlanKey]]:
 
 
 def _plan_line(
-    facts: Facts,
+    host: Host,
     cache: PlanCache,
     sidecar: Sidecar,
     plan: Plan | Failure,
@@ -135,14 +121,14 @@ def _plan_line(
     found = f"{product} {key.tensorrt_version}, {gpu}, {sidecar.plan.bytes / 1e6:.1f} MB"
     if isinstance(plan, Failure):
         return Line(name, f"{found}; {plan.message}", "problem", plan.remedy)
-    reason = _misfit(facts, key)
+    reason = _misfit(host, key)
     if reason:
         if key.sm == "any":  # it was perhaps built here for another machine
             remedy = "for a machine with an RTX GPU: copy the folder there."
         else:
             remedy = f"of no use here: rm {cache.folder / key.name}.*"
         return Line(name, f"{found}; does not fit: {reason}", "note", remedy)
-    other = sidecar.built_in_another_mode(facts.power_mode)
+    other = sidecar.built_in_another_mode(host.power_mode)
     if other:
         remedy = "ffn-edge build BUNDLE tunes it for this one."
         return Line(name, f"{found}; {other}", "note", remedy)
@@ -153,12 +139,12 @@ def _plan_line(
     return Line(name, f"{found}; fits this machine, but is of another bundle")
 
 
-def _misfit(facts: Facts, key: PlanKey) -> str:
+def _misfit(host: Host, key: PlanKey) -> str:
     """Say why an engine cannot be used on this machine; nothing if it can."""
-    api = facts.ready.get(key.target)
-    if api is None or isinstance(facts.gpu, Failure):
+    api = host.ready.get(key.target)
+    if api is None or isinstance(host.gpu, Failure):
         return f"{PRODUCTS.get(key.target, key.target)} does not work here"
-    return misfit(key, api, facts.gpu, facts.root)
+    return " and ".join(misfits(key, key.on(api, host.gpu, host.root)))
 
 
 def _stray_lines(cache: PlanCache, known: set[str]) -> Iterator[Line]:
@@ -172,12 +158,14 @@ def _stray_lines(cache: PlanCache, known: set[str]) -> Iterator[Line]:
 
 
 def _missing_line(
-    facts: Facts, cache: PlanCache, bundle: Bundle, frames: int, keys: list[PlanKey]
+    host: Host, cache: PlanCache, bundle: Bundle, frames: int, keys: list[PlanKey]
 ) -> Line:
     """Say why no engine serves a frame count of a bundle here, and how to build one."""
     target = keys[0].target
     option = "" if target == "tensorrt" else f" --target {target}"
     return Line(
-        f"{frames} frames", cache.nearest([key for key in keys if key.target == target]),
-        facts.without_tensorrt, f"build on this machine: ffn-edge build {bundle.path}{option}",
-    )  # fmt: skip
+        f"{frames} frames",
+        cache.nearest([key for key in keys if key.target == target]),
+        host.without_tensorrt,
+        f"build on this machine: ffn-edge build {bundle.path}{option}",
+    )

@@ -9,74 +9,53 @@ Nothing of a machine makes it raise: what cannot be read or imported is a line o
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.device.tensorrt_api import MODULES, PRODUCTS
-from ffn_edge.runtime.doctor.engines import (
-    Opened,
-    bundle_lines,
-    describe,
-    open_bundle,
-    plan_lines,
-)
-from ffn_edge.runtime.doctor.hardware import (
-    board_lines,
-    camera_lines,
-    resource_lines,
-    sensor_lines,
-)
-from ffn_edge.runtime.doctor.probes import Facts, Probes, gather
-from ffn_edge.runtime.doctor.report import Failure, Report, attempt, group
-from ffn_edge.runtime.doctor.software import (
-    gpu_lines,
-    opencv_lines,
-    package_lines,
-    python_lines,
-)
-
-_THIS_MACHINE = Probes()
+from ffn_edge.runtime.doctor import engines, hardware, software
+from ffn_edge.runtime.doctor.engines import Opened
+from ffn_edge.runtime.doctor.host import Host
+from ffn_edge.runtime.doctor.report import Failure, Group, Line, Report, attempt
 
 
 def examine(
-    path: Path | None = None,
-    *,
-    cache: Path | None = None,
-    root: Path = Path("/"),
-    probes: Probes = _THIS_MACHINE,
+    path: Path | None = None, *, cache: Path | None = None, host: Host | None = None
 ) -> Report:
     """Look at a machine and, if one is named, at a bundle on it.
 
     Args:
         path: a bundle, whose engines are opened; None is none in particular.
         cache: where TensorRT's engines are kept; None is the default folder.
-        root: where the machine's file system begins.
-        probes: what is asked other than by reading files.
+        host: the machine; None is this one.
     """
-    facts = gather(root, probes)
+    host = host or Host()
     plans = PlanCache(cache)
     folders = {"disk, engines": plans.folder}
     groups = [
-        group("Python", python_lines(facts)),
-        group("Packages", package_lines(facts)),
-        group("Board", board_lines(facts)),
-        group("GPU", gpu_lines(facts)),
-        group("Video", itertools.chain(opencv_lines(facts), camera_lines(facts))),
-        group("Sensors", sensor_lines(facts)),
+        _group("Python", software.python_lines(host)),
+        _group("Packages", software.package_lines(host)),
+        _group("Board", hardware.board_lines(host)),
+        _group("GPU", software.gpu_lines(host)),
+        _group("Video", itertools.chain(software.opencv_lines(host), hardware.camera_lines(host))),
+        _group("Sensors", hardware.sensor_lines(host)),
     ]
-    bundle = opened = None
+    bundle: Bundle | Failure | None = None
+    opened: Opened | Failure | None = None
     if path is not None:
         folders["disk, bundle"] = path
         bundle = attempt(lambda: Bundle.load(path))
-        opened = bundle if isinstance(bundle, Failure) else _attempt_open(facts, bundle, plans)
+        opened = bundle if isinstance(bundle, Failure) else engines.opened(host, bundle, plans)
+    whole = bundle if isinstance(bundle, Bundle) else None
     groups += [
-        group("Memory and disk", resource_lines(facts, folders)),
-        group("Engines", plan_lines(facts, plans, bundle if isinstance(bundle, Bundle) else None)),
+        _group("Memory and disk", hardware.resource_lines(host, folders)),
+        _group("Engines", engines.plan_lines(host, plans, whole)),
     ]
     if path is not None and bundle is not None and opened is not None:
-        groups.append(group("Bundle", bundle_lines(path, bundle, opened)))
-    backend, reason = _of_any(facts) if opened is None else _of_bundle(facts, opened)
+        groups.append(_group("Bundle", engines.bundle_lines(path, bundle, opened)))
+    backend, reason = _of_any(host) if opened is None else _of_bundle(host, opened)
     command = "ffn-edge run" if path is None else f"ffn-edge run {path}"
     works = "would work" if backend else "would not work"
     return Report(
@@ -84,40 +63,45 @@ def examine(
     )
 
 
-def _attempt_open(facts: Facts, bundle: Bundle, plans: PlanCache) -> Opened | Failure:
-    return attempt(lambda: open_bundle(facts, bundle, plans))
+def _group(name: str, lines: Iterable[Line]) -> Group:
+    """Collect the lines of a group; a check that fails itself is its last line."""
+    collected: list[Line] = []
+    failed = attempt(lambda: collected.extend(lines))
+    if isinstance(failed, Failure):
+        collected.append(Line(name, f"this check failed: {failed.message}", "problem"))
+    return Group(name, tuple(collected))
 
 
-def _of_bundle(facts: Facts, opened: Opened | Failure) -> tuple[str | None, str]:
+def _of_bundle(host: Host, opened: Opened | Failure) -> tuple[str | None, str]:
     """Return what would run a bundle, and why; None and why not."""
     if isinstance(opened, Failure):
         return None, opened.message
-    if isinstance(facts.opencv, Failure):
-        return None, facts.opencv.message
-    return opened.backend.name, describe(opened.backend)
+    if isinstance(host.opencv, Failure):
+        return None, host.opencv.message
+    return opened.backend.name, opened.backend.in_words
 
 
-def _of_any(facts: Facts) -> tuple[str | None, str]:
+def _of_any(host: Host) -> tuple[str | None, str]:
     """Return what would run some bundle, and why; None and why not."""
-    if isinstance(facts.opencv, Failure):
-        return None, facts.opencv.message
-    for target, api in facts.ready.items():
-        assert not isinstance(facts.gpu, Failure)
+    if isinstance(host.opencv, Failure):
+        return None, host.opencv.message
+    for target, api in host.ready.items():
+        assert not isinstance(host.gpu, Failure)
         return target, (
-            f"{PRODUCTS[target]} {api.version} on {facts.gpu.name}, once `ffn-edge build` has "
+            f"{PRODUCTS[target]} {api.version} on {host.gpu.name}, once `ffn-edge build` has "
             "built a bundle's engines"
         )
-    why = _why_not_tensorrt(facts)
-    if isinstance(facts.onnxruntime, Failure):
-        return None, f"{facts.onnxruntime.message}, and {why}"
-    return "onnxruntime", f"ONNX Runtime {facts.onnxruntime} on the CPU, as {why}"
+    why = _why_not_tensorrt(host)
+    if isinstance(host.onnxruntime, Failure):
+        return None, f"{host.onnxruntime.message}, and {why}"
+    return "onnxruntime", f"ONNX Runtime {host.onnxruntime} on the CPU, as {why}"
 
 
-def _why_not_tensorrt(facts: Facts) -> str:
-    for target, api in facts.tensorrt.items():
+def _why_not_tensorrt(host: Host) -> str:
+    for target, api in host.tensorrt.items():
         if not isinstance(api, Failure):
-            assert isinstance(facts.gpu, Failure)  # else it would be used
-            return f"{PRODUCTS[target]} cannot reach a GPU: {facts.gpu.message}"
-        if facts.probes.has_module(MODULES[target]):
+            assert isinstance(host.gpu, Failure)  # else it would be used
+            return f"{PRODUCTS[target]} cannot reach a GPU: {host.gpu.message}"
+        if host.has_module(MODULES[target]):
             return api.message
     return "TensorRT is not installed"

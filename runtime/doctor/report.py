@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -98,12 +98,3 @@ def attempt(probe: Callable[[], _T]) -> _T | Failure:
         return Failure(error.message, error.hint, error)
     except Exception as error:
         return Failure(f"{type(error).__name__}: {error}", "", error)
-
-
-def group(name: str, lines: Iterable[Line]) -> Group:
-    """Collect the lines of a group; a check that fails itself is its last line."""
-    collected: list[Line] = []
-    failed = attempt(lambda: collected.extend(lines))
-    if isinstance(failed, Failure):
-        collected.append(Line(name, f"this check failed: {failed.message}", "problem"))
-    return Group(name, tuple(collected))

@@ -23,18 +23,7 @@ class DeviceRing:
     def __init__(
         self, device: Device, memory: EngineMemory, capacity: int, height: int, width: int
     ) -> None:
-        """Allocate.
-
-        Args:
-            device: open, by the thread that will call `gather`.
-            memory: the engines'; a clip is put into its input.
-            capacity: how many frames it holds.
-            height: H of a frame.
-            width: W of a frame.
-
-        Raises:
-            OutOfMemoryError: there is too little memory.
-        """
+        """Allocate, in the thread that will call `gather`; or raise an OutOfMemoryError."""
         self._device = device
         self._memory = memory
         self._host = np.zeros((capacity, height, width, 3), np.uint8)
@@ -48,13 +37,9 @@ class DeviceRing:
         self._is_new[row] = True
 
     def gather(self, rows: npt.NDArray[np.int64]) -> PlacedClip:
-        """Put rows of the ring, one behind the other, where the engines read a clip.
+        """Put T rows, one behind the other, where the engines read a clip.
 
-        New frames are uploaded first; all of it only starts here, and is done when the engine
-        runs.
-
-        Args:
-            rows: T of them; any may repeat.
+        New frames are uploaded first; all of it only starts here, and is done when the engine runs.
         """
         device, size = self._device, self._size
         device.synchronize()  # the staging memory is free

@@ -5,7 +5,7 @@ Legend: N clips of T frames, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.bundle.graph_check import external_tensors
 from ffn_edge.device.cores import usable_cores
 from ffn_edge.device.tensorrt_api import Target, is_installed
-from ffn_edge.errors import EngineError
+from ffn_edge.errors import EngineError, counted
 from ffn_edge.runtime.engines.onnxruntime import (
     HeldWeights,
     OnnxRuntimeEngine,
@@ -111,8 +111,16 @@ class Backend:
     threads: int
     reason: str
 
+    @property
+    def in_words(self) -> str:
+        """What runs the engines, and why."""
+        return (
+            f"{self.name} {self.version} in {self.precision} on {self.device}, "
+            f"{counted(self.threads, 'thread')}: {self.reason}"
+        )
 
-class OpenEngines(Mapping[int, Engine]):
+
+class OpenEngines(dict[int, Engine]):
     """Open engines by ascending frame count, and what they share.
 
     Attributes:
@@ -121,6 +129,7 @@ class OpenEngines(Mapping[int, Engine]):
         switch_is_free: whether the first inference after a switch takes no longer than others.
         logit_errors: by frame count, the largest |Δlogit| seen against export's known answers;
             empty where the engines do not round.
+        warnings: what was logged on their opening that a user may act on.
     """
 
     def __init__(
@@ -130,21 +139,14 @@ class OpenEngines(Mapping[int, Engine]):
         new_ring: NewRing | None = None,
         switch_is_free: bool = True,
         logit_errors: Mapping[int, float] | None = None,
+        warnings: Sequence[str] = (),
     ) -> None:
-        self._engines = dict(engines)
+        super().__init__(engines)
         self.backend = backend
         self.new_ring = new_ring
         self.switch_is_free = switch_is_free
         self.logit_errors = logit_errors or {}
-
-    def __getitem__(self, frames: int) -> Engine:
-        return self._engines[frames]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._engines)
-
-    def __len__(self) -> int:
-        return len(self._engines)
+        self.warnings = warnings
 
 
 _DEFAULTS = EngineOptions()
@@ -156,7 +158,6 @@ def open_engines(
     options: EngineOptions = _DEFAULTS,
     *,
     frame_counts: Iterable[int] | None = None,
-    say: Callable[[str], None] = lambda message: None,
 ) -> Iterator[OpenEngines]:
     """Open the engines of a bundle; all close when the block ends.
 
@@ -164,7 +165,6 @@ def open_engines(
         bundle: what to run.
         options: what runs it.
         frame_counts: which engines to open; None is all that the bundle serves.
-        say: is told what to be warned of.
 
     Raises:
         EngineError: the backend is not installed, or cannot run the bundle.
@@ -176,39 +176,28 @@ def open_engines(
     with ExitStack() as stack:
         match options.backend:
             case "tensorrt" | "rtx" as target:
-                engines = _open_tensorrt(stack, bundle, target, wanted, options, "asked for", say)
+                engines = _open_tensorrt(stack, bundle, target, wanted, options, "asked for")
             case "onnxruntime":
                 engines = _open_onnxruntime(stack, bundle, wanted, options, "asked for")
             case _:
-                engines = _open_best(stack, bundle, wanted, options, say)
+                engines = _open_best(stack, bundle, wanted, options)
         yield engines
 
 
 def _open_best(
-    stack: ExitStack,
-    bundle: Bundle,
-    wanted: Iterable[int],
-    options: EngineOptions,
-    say: Callable[[str], None],
+    stack: ExitStack, bundle: Bundle, wanted: Iterable[int], options: EngineOptions
 ) -> OpenEngines:
     """Open TensorRT's engines where they work, and else ONNX Runtime's."""
     reasons = []
     targets: tuple[Target, ...] = ("tensorrt", "rtx")
-    for target in targets:
-        if not is_installed(target):
-            continue
+    for target in filter(is_installed, targets):
         try:
             reason = "the fastest that works here"
-            return _open_tensorrt(stack, bundle, target, wanted, options, reason, say)
+            return _open_tensorrt(stack, bundle, target, wanted, options, reason)
         except EngineError as error:
             reasons.append(f"{target}: {error.message}")
-    return _open_onnxruntime(
-        stack,
-        bundle,
-        wanted,
-        options,
-        "not TensorRT, as " + ("; ".join(reasons) or "it is not installed"),
-    )
+    reason = "not TensorRT, as " + ("; ".join(reasons) or "it is not installed")
+    return _open_onnxruntime(stack, bundle, wanted, options, reason)
 
 
 def _open_tensorrt(
@@ -218,7 +207,6 @@ def _open_tensorrt(
     wanted: Iterable[int],
     options: EngineOptions,
     reason: str,
-    say: Callable[[str], None],
 ) -> OpenEngines:
     group = stack.enter_context(
         TensorRTGroup(
@@ -228,7 +216,6 @@ def _open_tensorrt(
             precision=options.precision,
             resident=options.resident,
             cache=options.cache,
-            say=say,
         )
     )
     backend = Backend(
@@ -245,6 +232,7 @@ def _open_tensorrt(
         group.ring,
         switch_is_free=group.resident == "all",
         logit_errors=group.logit_errors,
+        warnings=group.warnings,
     )
 
 

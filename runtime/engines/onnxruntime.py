@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Iterable, Mapping
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,7 @@ _ERRORS_ONLY = 3  # a warning of ONNX Runtime is for its developers
 
 
 def installed_version() -> str:
-    """Return the version of ONNX Runtime.
-
-    Raises:
-        EngineError: it is not installed, or does not load.
-    """
+    """Return the version of ONNX Runtime, or raise an EngineError."""
     return str(_onnxruntime().__version__)
 
 
@@ -89,11 +85,7 @@ class HeldWeights:
         self._held: dict[str, Any] = {}
 
     def of(self, names: Iterable[str]) -> dict[str, Any]:
-        """Return tensors by name.
-
-        Raises:
-            BundleError: a file was cut short since it was opened.
-        """
+        """Return tensors by name. Raises as `WeightFile`."""
         values = {}
         for name in names:
             if name not in self._held:
@@ -115,15 +107,6 @@ class OnnxRuntimeEngine:
         manifest: Manifest,
         threads: int,
     ) -> None:
-        """Remember what to open.
-
-        Args:
-            graph: an ONNX model from the bundle, checked.
-            weights: what it takes from the weight files, from `HeldWeights`.
-            frames: T, its frame count.
-            manifest: the bundle's, for the shapes that the graph has.
-            threads: of the CPU.
-        """
         contract = manifest.input
         self.frames = frames
         self.device_ms: float | None = None  # the host's clock tells all
@@ -135,11 +118,7 @@ class OnnxRuntimeEngine:
         self._session: Any = None
 
     def __enter__(self) -> OnnxRuntimeEngine:
-        """Load the graph and fold its weights.
-
-        Raises:
-            EngineError: ONNX Runtime is missing or refuses the graph.
-        """
+        """Load the graph and fold its weights, or raise an EngineError."""
         ort = _onnxruntime()
         options = session_options(self._threads)
         try:
@@ -159,20 +138,11 @@ class OnnxRuntimeEngine:
             ) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._session = None  # its threads and memory go with it
 
     def infer(self, frames: Clip) -> npt.NDArray[np.float32]:
-        """Classify clips: uint8 (N, T, H, W, 3), RGB -> float32 (N, classes).
-
-        Raises:
-            EngineError: `frames` has another shape or type, or the graph failed.
-        """
+        """Classify clips. See `engine.Engine`."""
         check_clip(frames, self._input_shape)
         if self._session is None:
             raise EngineError("the engine is not open", "use it inside `with`.")

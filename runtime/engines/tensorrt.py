@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -51,11 +50,7 @@ class EngineMemory:
     """
 
     def __init__(self, device: Device, manifest: Manifest, most_frames: int) -> None:
-        """Allocate.
-
-        Raises:
-            OutOfMemoryError: there is too little.
-        """
+        """Allocate, or raise an OutOfMemoryError."""
         contract = manifest.input
         size = contract.batch * most_frames * contract.height * contract.width * 3
         shape = (contract.batch, len(manifest.classes))
@@ -79,21 +74,11 @@ class TensorRTEngine:
         device: Device,
         memory: EngineMemory,
         make_ready: Callable[[TensorRTEngine], None],
-        make_room: Callable[[], bool],
     ) -> None:
         """Remember what to open.
 
-        Args:
-            plan: from the cache.
-            frames: T, its frame count.
-            manifest: the bundle's.
-            tensors: the bundle's weight file.
-            api: the TensorRT that built the plan.
-            device: open.
-            memory: shared with the other engines of the bundle.
-            make_ready: is called before each inference; sees to it that this engine is open and
-                has scratch memory.
-            make_room: is called when memory runs out; says whether it freed any.
+        `make_ready` is called before each inference, and sees to it that the engine is open and has
+        scratch memory.
         """
         contract = manifest.input
         self.frames = frames
@@ -106,7 +91,6 @@ class TensorRTEngine:
         self._device = device
         self._memory = memory
         self._make_ready = make_ready
-        self._make_room = make_room
         # The only references to TensorRT's objects: an error's traceback must not keep them alive
         # until after the device is closed.
         self._allocator: Any = None
@@ -149,16 +133,11 @@ class TensorRTEngine:
                 if not self._context.set_tensor_address(name, address):
                     raise self._failure(f"refuses the address of {name}")
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._context = None
         self._kernels = None
         self._refitter = None
@@ -184,24 +163,12 @@ class TensorRTEngine:
                 self._compiled = compiled
 
     def infer(self, frames: Clip) -> npt.NDArray[np.float32]:
-        """Classify clips: uint8 (N, T, H, W, 3), RGB, or placed by a ring -> float32 (N, classes).
+        """Classify clips. See `engine.Engine`.
 
         `device_ms` is then how long the device took, copies included, and the loading of the
         engine if that was necessary.
-
-        Raises:
-            EngineError: `frames` has another shape or type, or the device failed.
-            OutOfMemoryError: there is too little memory.
         """
         check_clip(frames, self._shape)
-        try:
-            return self._run(frames)
-        except OutOfMemoryError:
-            if not self._make_room():
-                raise
-        return self._run(frames)
-
-    def _run(self, frames: Clip) -> npt.NDArray[np.float32]:
         self._make_ready(self)
         if not isinstance(frames, PlacedClip):
             staging = self._memory.staging[: frames.size]
@@ -230,13 +197,7 @@ class TensorRTEngine:
             )
 
     def _refit(self) -> None:
-        """Give the engine all its weights, by way of the device.
-
-        Raises:
-            UnknownWeightsError: the engine wants a weight that its sidecar does not name, or of
-                another type or size.
-            EngineError: a weight is missing, or the weights are not those of the manifest.
-        """
+        """Give the engine all its weights, by way of the device."""
         key = self._plan.sidecar.key
         self._refitter = self._api.make("Refitter", self._engine, self._api.log)
         # Identical weights were valid when the plan was built, and the hash tells identity.
@@ -275,12 +236,7 @@ class TensorRTEngine:
             self._device.free(arena)
 
     def _weights(self) -> Iterator[tuple[PlanWeight, Array]]:
-        """Yield what the plan's sidecar names, one at a time, float32 where it was composed.
-
-        Raises:
-            EngineError: at the end of the composed ones, if they are not what the plan was built
-                with.
-        """
+        """Yield what the plan's sidecar names, one at a time, float32 where it was composed."""
         sidecar = self._plan.sidecar
         composed = {each.name: each for each in sidecar.weights if each.source == "composed"}
         digest = ComposedHash()

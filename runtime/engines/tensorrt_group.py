@@ -7,10 +7,10 @@ switch loads and refits the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ from ffn_edge.runtime.engines.device_ring import DeviceRing
 from ffn_edge.runtime.engines.tensorrt import EngineMemory, TensorRTEngine
 from ffn_edge.runtime.stream.clip_buffer import Ring
 
+_log = logging.getLogger(__name__)
+
 RESIDENT = ("all", "one")
 
 
@@ -42,6 +44,7 @@ class TensorRTGroup:
         deviations: by frame count, how far an engine's known answers are off: the largest
             |Δlogit|, relative to the largest logit of the clip.
         logit_errors: the same, not relative.
+        warnings: what was logged that a user may act on.
     """
 
     def __init__(
@@ -54,20 +57,8 @@ class TensorRTGroup:
         resident: str = "all",
         cache: Path | None = None,
         plans: Mapping[int, Plan] | None = None,
-        say: Callable[[str], None] = lambda message: None,
     ) -> None:
-        """Remember what to open.
-
-        Args:
-            bundle: what to run.
-            target: "tensorrt" or "rtx".
-            frame_counts: which engines, ascending.
-            precision: "fp16" or "fp32"; None is fp16 if it was built, and else fp32.
-            resident: "all", or "one": the others are loaded when they are asked for.
-            cache: where the plans are; None is the default folder.
-            plans: by frame count, in place of those in the cache; all of one precision.
-            say: is told what to be warned of.
-        """
+        """Remember what to open: the cache's plans, or, in their place, those given."""
         self.engines: dict[int, TensorRTEngine] = {}
         self._bundle = bundle
         self._target = target
@@ -78,7 +69,7 @@ class TensorRTGroup:
         self._given = plans
         self.deviations: dict[int, float] = {}
         self.logit_errors: dict[int, float] = {}
-        self._say = say
+        self.warnings: list[str] = []
         self._device = Device()
         self._memory: EngineMemory | None = None
         self._scratch: Any = None
@@ -93,52 +84,36 @@ class TensorRTGroup:
             OutOfMemoryError: one engine alone is too large.
         """
         try:
-            if not self._opened():
-                self._close()
-                self._opened()
+            self._open_all_or_one()
         except BaseException:
             self._close()
             raise
         return self
 
-    def _opened(self) -> bool:
-        """Open; return False if memory ran out and fewer engines are worth a try."""
+    def _open_all_or_one(self) -> None:
         try:
             self._open()
+            return
         except OutOfMemoryError as error:
             if self.resident == "one":
                 raise
-            self._keep_one(error)
-            return False
-        return True
+            self._warn(
+                f"{error.message}; keeping one engine at a time, so that switching takes longer"
+            )
+        # Here, where no error's traceback holds an engine any more.
+        self.resident = "one"
+        self._close()
+        self._open()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
 
     @contextmanager
     def ring(self, capacity: int) -> Iterator[Ring]:
-        """Yield a ring of frames on the device, for clips of any of the engines.
-
-        Args:
-            capacity: how many frames it holds.
-
-        Raises:
-            OutOfMemoryError: there is too little memory.
-        """
+        """Yield a ring of so many frames on the device, for clips of any of the engines."""
         contract = self._bundle.manifest.input
         assert self._memory is not None
-        sizes = (capacity, contract.height, contract.width)
-        try:
-            ring = DeviceRing(self._device, self._memory, *sizes)
-        except OutOfMemoryError:
-            if not self._make_room():
-                raise
-            ring = DeviceRing(self._device, self._memory, *sizes)
+        ring = DeviceRing(self._device, self._memory, capacity, contract.height, contract.width)
         try:
             yield ring
         finally:
@@ -155,12 +130,17 @@ class TensorRTGroup:
         tensors = self._bundle.tensors()
         self.engines = {
             frames: TensorRTEngine(
-                plan, frames=frames, manifest=manifest, tensors=tensors, api=self.api,
-                device=self._device, memory=self._memory,
-                make_ready=self._make_ready, make_room=self._make_room,
+                plan,
+                frames=frames,
+                manifest=manifest,
+                tensors=tensors,
+                api=self.api,
+                device=self._device,
+                memory=self._memory,
+                make_ready=self._make_ready,
             )
             for frames, plan in plans.items()
-        }  # fmt: skip
+        }
         if self.resident == "all":
             for engine in self.engines.values():
                 engine.__enter__()
@@ -173,17 +153,13 @@ class TensorRTGroup:
         """Release in order: engines, memory, the device."""
         self._device.settle()  # to destroy what still runs is undefined
         for engine in self.engines.values():
-            engine.__exit__(None, None, None)
+            engine.__exit__()
         self._memory = None
         self._scratch, self._scratch_bytes = None, 0
         self._device.__exit__(None, None, None)
 
     def _find_plans(self) -> dict[int, Plan]:
-        """Find a plan for each frame count, all of one precision.
-
-        Raises:
-            EngineError: one was not built, or is damaged.
-        """
+        """Find a plan for each frame count, all of one precision."""
         wanted = (self._wanted_precision,) if self._wanted_precision else PRECISIONS
         missing: _NotBuiltError | None = None
         for precision in wanted:
@@ -198,7 +174,7 @@ class TensorRTGroup:
             mode = power_mode()
             other = next(filter(None, (each.built_in_another_mode(mode) for each in sidecars)), "")
             if other:
-                self._say(f"the engines were {other}: `ffn-edge build` tunes them for it")
+                self._warn(f"the engines were {other}: `ffn-edge build` tunes them for it")
             return plans
         assert missing is not None
         raise missing
@@ -227,12 +203,12 @@ class TensorRTGroup:
             return
         self._device.synchronize()  # a clip may be on its way to the shared input
         for other in self.engines.values():
-            other.__exit__(None, None, None)
+            other.__exit__()
         engine.__enter__()
         try:
             self._share_scratch()
         except BaseException:  # without scratch memory it must not count as open
-            engine.__exit__(None, None, None)
+            engine.__exit__()
             raise
 
     def _share_scratch(self) -> None:
@@ -262,30 +238,15 @@ class TensorRTGroup:
                 "cause, --precision fp32.",
             )
 
-    def _make_room(self) -> bool:
-        """Give up all engines, from now on to keep one at a time; say whether there were more."""
-        if self.resident == "one":
-            return False
-        self._keep_one(None)
-        self._device.settle()
-        for engine in self.engines.values():
-            engine.__exit__(None, None, None)
-        return True
-
-    def _keep_one(self, error: OutOfMemoryError | None) -> None:
-        reason = error.message if error else "out of memory"
-        self._say(f"{reason}; keeping one engine at a time, so that switching takes longer")
-        self.resident = "one"
+    def _warn(self, message: str) -> None:
+        self.warnings.append(message)
+        _log.warning("%s", message)
 
 
 def prove(plan: Plan, bundle: Bundle) -> float:
-    """Open a plan as `ffn-edge run` does, refit it and run the known clips.
+    """Open a plan as `ffn-edge run` does, refit it, run the known clips; return its deviation.
 
-    Returns:
-        Its deviation; see `TensorRTGroup`.
-
-    Raises:
-        EngineError: it does not open, or gives wrong answers.
+    Raises an EngineError where it does not open, or gives wrong answers.
     """
     key = plan.sidecar.key
     frames = key.frames

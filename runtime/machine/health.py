@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ffn_edge.device.sysfs import number_in, text_of
-from ffn_edge.runtime.machine.machine import gpu_devices
+from ffn_edge.runtime.machine.machine import MEMORY_CLOCK, gpu_devices
 
 _ROOT = Path("/")
-_MEMORY_CLOCK = "sys/kernel/debug/bpmp/debug/clk/emc/rate"  # only root may read it
 # Thermal zones that always show the same: 100 °C on Nano, TX2 and Xavier.
 _DUMMIES = ("PMIC-Die",)
 # Cooling devices that take speed away. Of others, such as fans, a state above 0 is no news.
@@ -63,18 +62,14 @@ class Health:
     """The files that tell of heat and clocks. They are looked for once."""
 
     def __init__(self, root: Path = _ROOT) -> None:
-        """Look for the files.
-
-        Args:
-            root: where the machine's file system begins.
-        """
+        """Look for the files."""
         thermal = root / "sys/class/thermal"
         zones = _by_type(thermal.glob("thermal_zone*"))
         self._zones = {name: zone for name, zone in zones.items() if name not in _DUMMIES}
         self._cooling = _by_type(thermal.glob("cooling_device*"))
         self._events = sorted((root / "sys/class/hwmon").glob("hwmon*/oc[0-9]*_event_cnt"))
         self._gpu = next(iter(gpu_devices(root)), None)
-        self._memory = root / _MEMORY_CLOCK
+        self._memory = root / MEMORY_CLOCK / "rate"
         cpus = root / "sys/devices/system/cpu/cpufreq"
         self._cpus = sorted(cpus.glob("policy*/scaling_cur_freq"))
 

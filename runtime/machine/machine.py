@@ -1,4 +1,7 @@
-"""Which machine this is, and how it is set, as far as latency depends on it."""
+"""Which machine this is, and how it is set, as far as latency depends on it.
+
+`root` is where its file system begins.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from ffn_edge.device.sysfs import number_in, text_of
 # The GPU of a Jetson: "17000000.gpu", on earlier kernels "17000000.ga10b" (Orin) and the like; on a
 # Thor "gpu-gpc-0", the part that computes. "gpu-nvd-0" there is its video engines.
 _GPU_DEVICE = re.compile(r"(.*\.)?(gpu|ga10b|gv11b|gp10b|gm20b|gb10b)|gpu-gpc-\d+")
-_MEMORY_CLOCK = "sys/kernel/debug/bpmp/debug/clk/emc"
+MEMORY_CLOCK = "sys/kernel/debug/bpmp/debug/clk/emc"  # of a Jetson; only root may read it
 # Governors round: clocks this close are one.
 _SAME_CLOCK = 0.02
 
@@ -88,13 +91,9 @@ class Clocks:
 
 
 def clocks_now(root: Path = Path("/")) -> Clocks:
-    """Read the ranges of the clocks.
-
-    Args:
-        root: where the file system begins.
-    """
+    """Read the ranges of the clocks."""
     policies = root.glob("sys/devices/system/cpu/cpufreq/policy*")
-    memory = root / _MEMORY_CLOCK
+    memory = root / MEMORY_CLOCK
     # jetson_clocks locks the memory at its rate, whatever the range.
     is_locked = number_in(memory / "mrq_rate_locked") == 1
     low, high = ("rate", "rate") if is_locked else ("min_rate", "max_rate")
@@ -109,11 +108,7 @@ def clocks_now(root: Path = Path("/")) -> Clocks:
 
 
 def gpu_devices(root: Path = Path("/")) -> list[Path]:
-    """Return the folders of a Jetson's GPU, which tell its clock; none elsewhere.
-
-    Args:
-        root: where the file system begins.
-    """
+    """Return the folders of a Jetson's GPU, which tell its clock; none elsewhere."""
     devices = sorted((root / "sys/class/devfreq").glob("*"))
     return [each for each in devices if _GPU_DEVICE.fullmatch(each.name)]
 
@@ -156,11 +151,7 @@ class CpuTime:
 
 
 def cpu_time(root: Path = Path("/")) -> CpuTime:
-    """Read what the processors did.
-
-    Args:
-        root: where the file system begins.
-    """
+    """Read what the processors did."""
     own_s = time.process_time()
     total_s = idle_s = tick_s = 0.0
     processors = 0

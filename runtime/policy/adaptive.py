@@ -7,12 +7,12 @@
   is particular to an engine, its *residual*, is learned where a step up showed it.
 - The *tail* comes from the data: one-step errors of the last minutes, with a generalised Pareto
   distribution beyond the rarest. Misses come in bursts, and a policy can only dodge what follows
-  the first: so the tail is that of inferences which follow a usual one, and the *guard* answers
+  the first: so the tail is that of inferences which follow a usual one, and a *cooldown* answers
   the others. It drops at once to what would have kept the deadline with room to spare, and lets
   a frame count return when several inferences in a row would have kept it there.
-- The share of misses is held by *feedback*: each miss lowers the chance that the next decisions
-  take, each hit raises it again (adaptive conformal inference, Gibbs and Candès, NeurIPS 2021).
-  Where too many were missed, the tail includes what came in bursts, too.
+- The share of misses is held by *feedback*: each miss lowers alpha, the chance of a miss that the
+  next decisions take, and each hit raises it again (adaptive conformal inference, Gibbs and Candès,
+  NeurIPS 2021). In a backlog of misses, the tail includes what came in bursts, too.
 - Power is the profile plus what the machine draws beyond it, and a bucket of joules: see
   `power_model`. Where the power is not known, a power budget is kept by the fewest frames.
 """
@@ -41,9 +41,9 @@ from ffn_edge.runtime.policy.power_model import PowerModel
 
 # In a burst, a frame count must have room for an inference that is so much slower still.
 _HEADROOM = 1.5
-# The feedback's step; how far it may raise the chance of a miss that decisions take; and how deep
-# the debt of misses may become, below zero, where they are as careful as can be: 0.2 / 0.05, four.
-_FEEDBACK, _LARGEST_CHANCE, _DEEPEST_DEBT, _LEAST_CHANCE = 0.05, 0.25, -0.2, 0.002
+# The feedback's step; the range of alpha, which is below zero in a backlog of misses (0.2 / 0.05:
+# of four); and the least that decisions take for it.
+_FEEDBACK, _LARGEST_ALPHA, _DEEPEST_BACKLOG, _LEAST_ALPHA = 0.05, 0.25, -0.2, 0.002
 # Inferences in a row that must have kept the limits before a step up: where there is room to
 # spare, and at most. A step up that is undone within some inferences was a mistake: the next one
 # with as little room waits twice as long.
@@ -52,41 +52,61 @@ _ROOM, _PROBATION = 0.8, 30
 # A step up takes this share of the chance of a miss, and keeps this margin below the limits.
 _STEP_UP, _MARGIN = 0.5, 0.02
 # After a step up, so many inferences tell of the engine rather than of the machine.
-_LESSONS = 4
+_UPDATES = 4
 # A power that was not heard of for so long is not known; until then the model answers.
 _SILENCE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """What is known before an inference. The tuples follow `points`.
+class Engines:
+    """What is known of the engines before the first inference.
 
     Attributes:
-        points: the engines, by ascending frame count.
+        points: by ascending frame count.
         ranked: their indices, the most accurate first.
         period_s: from one inference to the next; 0 is back to back.
         switch_ms: how much longer the first inference after a switch takes.
-        latency: how long each engine would take now.
-        clean: how many inferences in a row would have kept the deadline, at each frame count.
-        chance: of a miss, that decisions take now, below zero for a debt of misses; None before
-            the first inference.
-        current: the index of the last inference's engine; None before the first.
-        since: how many inferences it has run without a break.
-        stepped_up: it was reached from a less accurate one, of its own accord.
-        patience: how many clean inferences a step up needs now.
-        power: what the machine would draw.
-        heat: how hot it is.
-        fault: why the power is not known.
-        alarm: why the guard was last called.
     """
 
     points: tuple[OperatingPoint, ...]
     ranked: tuple[int, ...]
     period_s: float
     switch_ms: float
+
+    def index_of(self, frames: int) -> int:
+        """Return where the engine of a frame count stands."""
+        return [point.frames for point in self.points].index(frames)
+
+    def is_better(self, index: int, other: int) -> bool:
+        """Whether an engine is more accurate than another."""
+        return self.ranked.index(index) < self.ranked.index(other)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptiveState:
+    """What is known before an inference. The tuples follow `engines.points`.
+
+    Attributes:
+        engines: what never changes.
+        latency: how long each engine would take now.
+        streaks: how many inferences in a row would have kept the deadline, at each frame count; 0
+            is a cooldown.
+        alpha: the chance of a miss that decisions take now, below zero for a backlog of misses;
+            None before the first inference.
+        current: the index of the last inference's engine; None before the first.
+        since: how many inferences it has run without a break.
+        stepped_up: it was reached from a less accurate one, of its own accord.
+        patience: how long a streak a step up needs now.
+        power: what the machine would draw.
+        heat: how hot it is.
+        fault: why the power is not known.
+        alarm: why the last cooldown began.
+    """
+
+    engines: Engines
     latency: LatencyModel
-    clean: tuple[int, ...]
-    chance: float | None = None
+    streaks: tuple[int, ...]
+    alpha: float | None = None
     current: int | None = None
     since: int = 0
     stepped_up: bool = False
@@ -98,14 +118,10 @@ class State:
 
     def power_w(self, index: int) -> float | None:
         """Return the mean power with an engine, from one inference to the next; None unknown."""
-        engine_w = self.points[index].power_w
+        engine_w, period_s = self.engines.points[index].power_w, self.engines.period_s
         if engine_w is None:
             return None
-        busy = (
-            min(1.0, self.latency.expected_ms(index) / 1e3 / self.period_s)
-            if self.period_s
-            else 1.0
-        )
+        busy = min(1.0, self.latency.expected_ms(index) / 1e3 / period_s) if period_s else 1.0
         return self.power.predicted_w(engine_w * busy)
 
 
@@ -115,7 +131,7 @@ class Adaptive:
 
     name: str = field(default="adaptive", init=False)
 
-    def start(self, setting: Setting) -> State:
+    def start(self, setting: Setting) -> AdaptiveState:
         """Return the state before the first inference."""
         # Fewer frames are less work: where they were measured to be slower, something interfered.
         fastest_ms = math.inf
@@ -125,62 +141,60 @@ class Adaptive:
             points.append(dataclasses.replace(point, base_ms=fastest_ms))
         points.reverse()
         frames = [point.frames for point in points]
-        return State(
-            points=tuple(points),
-            ranked=tuple(frames.index(point.frames) for point in by_accuracy(points)),
-            period_s=setting.period_s,
-            switch_ms=setting.switch_ms,
+        return AdaptiveState(
+            engines=Engines(
+                points=tuple(points),
+                ranked=tuple(frames.index(point.frames) for point in by_accuracy(points)),
+                period_s=setting.period_s,
+                switch_ms=setting.switch_ms,
+            ),
             latency=LatencyModel.start([point.base_ms for point in points], setting.ratios),
-            clean=(_MOST_PATIENCE,) * len(points),
+            streaks=(_MOST_PATIENCE,) * len(points),
             power=PowerModel(setting.idle_w or 0.0),
             heat=HeatModel(),
         )
 
-    def observe(self, state: State, observation: Observation) -> State:
+    def observe(self, state: AdaptiveState, observation: Observation) -> AdaptiveState:
         """Return the state after an inference."""
-        index = next(i for i, p in enumerate(state.points) if p.frames == observation.frames)
+        engines, limits, sensed = state.engines, observation.limits, observation.sensed
+        index = engines.index_of(observation.frames)
         before = state.current
         switched = before is not None and index != before
         stepped_up, since, patience = state.stepped_up, state.since + 1, state.patience
         if switched or before is None:
             undone = stepped_up and since <= _PROBATION
-            stepped_up = before is not None and _is_better(state, index, before)
+            stepped_up = before is not None and engines.is_better(index, before)
             if undone and not stepped_up:
                 patience = min(2 * patience, _MOST_PATIENCE)
             since = 1
         elif stepped_up and since == _PROBATION:
             patience = max(patience // 2, _PATIENCE)
 
-        usual_ms, engine_j = _usual(state, observation, index)
+        usual_ms, engine_j = _usual(state, observation)
         latency_ms = observation.latency_ms
         if switched:  # what the switch itself cost says nothing of the engine
-            latency_ms = max(latency_ms - state.switch_ms, usual_ms)
-        teaches = stepped_up and since <= _LESSONS and not observation.ran
-        rate = observation.limits.miss_rate
-        chance = rate if state.chance is None else state.chance
+            latency_ms = max(latency_ms - engines.switch_ms, usual_ms)
+        updates_engine = stepped_up and since <= _UPDATES and not observation.ran
+        alpha = limits.miss_rate if state.alpha is None else state.alpha
         latency = state.latency.observe(
             usual_ms,
             latency_ms,
             missed=observation.missed,
-            teaches=index if teaches else None,
-            in_debt=chance < 0,
+            updates_engine=index if updates_engine else None,
+            has_backlog=alpha < 0,
         )
-        if observation.limits.latency_ms is not None:
+        if limits.latency_ms is not None:
             # What the fewest frames alone missed, no other choice would have kept.
             had_choice = index > 0 or len(observation.ran) > 1
-            chance += _FEEDBACK * (rate - (observation.missed and had_choice))
-        sensed = observation.sensed
+            alpha += _FEEDBACK * (limits.miss_rate - (observation.missed and had_choice))
         heat = state.heat.observe(observation.now, sensed.temperature_c)
         alarm = "the board reported over-current" if sensed.over_current else heat.alarm
-        clean = _clean(state, observation, latency, alarm)
-        return State(
-            points=state.points,
-            ranked=state.ranked,
-            period_s=state.period_s,
-            switch_ms=state.switch_ms,
+        streaks = _streaks(state, observation, latency, alarm)
+        return dataclasses.replace(
+            state,
             latency=latency,
-            clean=clean,
-            chance=min(max(chance, _DEEPEST_DEBT), _LARGEST_CHANCE),
+            streaks=streaks,
+            alpha=min(max(alpha, _DEEPEST_BACKLOG), _LARGEST_ALPHA),
             current=index,
             since=since,
             stepped_up=stepped_up,
@@ -188,17 +202,17 @@ class Adaptive:
             power=state.power.observe(
                 observation.now,
                 sensed.power_w,
-                engine_j / max(state.period_s, latency_ms / 1e3),
-                observation.limits.budget_w(state.power.spent_j, observation.now),
-                saving_s=observation.limits.saving_s(observation.now),
+                engine_j / max(engines.period_s, latency_ms / 1e3),
+                limits.budget_w(state.power.spent_j, observation.now),
+                saving_s=limits.saving_s(observation.now),
                 switched=switched,
             ),
             heat=heat,
             fault=sensed.fault,
-            alarm=alarm or _why_guarded(state, observation, clean),
+            alarm=alarm or _why_cooling(state, observation, streaks),
         )
 
-    def decide(self, state: State, limits: Limits, now: float) -> Decision:
+    def decide(self, state: AdaptiveState, limits: Limits, now: float) -> Decision:
         """Choose the frame count of the next inference.
 
         A step down is immediate. A step up waits for several inferences in a row that would
@@ -207,25 +221,29 @@ class Adaptive:
         Raises:
             FrameCountError: `limits.frames` is none of the engines'.
         """
+        engines = state.engines
+        points = engines.points
         if limits.frames is not None:
-            return fixed(state.points, limits.frames)
+            return fixed(points, limits.frames)
         budget_w = limits.budget_w(state.power.spent_j, now)
         if budget_w is not None and (why := _unknown_power(state)):
             return _fewest(state, f"the power is not known, so the fewest frames: {why}")
-        chance = limits.miss_rate if state.chance is None else max(state.chance, _LEAST_CHANCE)
-        stay = (chance, state.latency.tail(chance))
+        alpha = limits.miss_rate if state.alpha is None else max(state.alpha, _LEAST_ALPHA)
+        stay = (alpha, state.latency.tail(alpha))
         # Errors of a time that is over would keep it down for as long as it lasted.
-        up = (_STEP_UP * chance, state.latency.tail_lately(_STEP_UP * chance))
+        up = stay
+        if state.current not in (None, engines.ranked[0]):
+            up = (_STEP_UP * alpha, state.latency.tail_lately(_STEP_UP * alpha))
         rejected: dict[int, str] = {}
         chosen = why_chosen = None
-        for index in state.ranked:
-            frames = state.points[index].frames
+        for index in engines.ranked:
+            frames = points[index].frames
             if chosen is not None:
-                rejected[frames] = why_not_as_good(state.points, frames, chosen)
+                rejected[frames] = why_not_as_good(points, frames, chosen)
                 continue
-            step_up = state.current is not None and _is_better(state, index, state.current)
-            chance_here, tail_here = up if step_up else stay
-            demands = list(_demands(state, index, limits, chance_here, tail_here))
+            step_up = state.current is not None and engines.is_better(index, state.current)
+            alpha_here, tail_here = up if step_up else stay
+            demands = list(_demands(state, index, limits, alpha_here, tail_here))
             if budget_w is not None:
                 saving_j = budget_w * limits.saving_s(now) if step_up else 0.0
                 demands.append(_power_demand(state, index, budget_w, saving_j))
@@ -235,7 +253,7 @@ class Adaptive:
             else:
                 rejected[frames] = words
         if chosen is None or why_chosen is None:
-            why = rejected[state.points[0].frames]
+            why = rejected[points[0].frames]
             return _fewest(
                 state, f"nothing keeps every limit, so the fewest frames: {why}", rejected
             )
@@ -245,12 +263,12 @@ class Adaptive:
             rejected=rejected,
             barred=frozenset(
                 point.frames
-                for index, point in enumerate(state.points)
-                if index and state.clean[index] == 0
+                for index, point in enumerate(points)
+                if index and state.streaks[index] == 0
             ),
             latencies_ms={
                 point.frames: state.latency.expected_ms(index) * stay[1]
-                for index, point in enumerate(state.points)
+                for index, point in enumerate(points)
             },
             engine_w=None
             if budget_w is None
@@ -258,10 +276,10 @@ class Adaptive:
         )
 
 
-def _fewest(state: State, why: str, rejected: dict[int, str] | None = None) -> Decision:
-    others = {p.frames: (rejected or {}).get(p.frames, why) for p in state.points[1:]}
+def _fewest(state: AdaptiveState, why: str, rejected: dict[int, str] | None = None) -> Decision:
+    others = {p.frames: (rejected or {}).get(p.frames, why) for p in state.engines.points[1:]}
     return Decision(
-        frames=state.points[0].frames,
+        frames=state.engines.points[0].frames,
         reason=why,
         rejected=others,
         warning=why,
@@ -278,19 +296,19 @@ class _Demand(NamedTuple):
 
 
 def _demands(
-    state: State, index: int, limits: Limits, chance: float, tail: float
+    state: AdaptiveState, index: int, limits: Limits, alpha: float, tail: float
 ) -> Iterator[_Demand]:
-    """Yield what an engine would take of the deadline: its tail has so large a chance of more."""
+    """Yield what an engine would take of the deadline: its tail has the chance alpha of more."""
     if limits.latency_ms is not None:
         predicted_ms = state.latency.expected_ms(index) * tail
         if state.current is not None and index != state.current:
-            predicted_ms += state.switch_ms
-        words = f"{100 * (1 - chance):.4g} % latency {predicted_ms:.3g} ms"
+            predicted_ms += state.engines.switch_ms
+        words = f"{100 * (1 - alpha):.4g} % latency {predicted_ms:.3g} ms"
         limit_ms = limits.latency_ms
         yield _Demand(predicted_ms / limit_ms, words, f"{limit_ms:.4g} ms")
 
 
-def _power_demand(state: State, index: int, budget_w: float, saving_j: float) -> _Demand:
+def _power_demand(state: AdaptiveState, index: int, budget_w: float, saving_j: float) -> _Demand:
     """Return what an engine would take of the budget.
 
     The first one beyond it may run as long as there are saved joules, once so many are saved: of
@@ -311,26 +329,28 @@ def _power_demand(state: State, index: int, budget_w: float, saving_j: float) ->
     return _Demand(power_w / allowed_w if allowed_w > 0 else math.inf, words, limit)
 
 
-def _judge(state: State, index: int, demands: list[_Demand], step_up: bool) -> tuple[bool, str]:
+def _judge(
+    state: AdaptiveState, index: int, demands: list[_Demand], step_up: bool
+) -> tuple[bool, str]:
     """Say whether an engine may run now, and why or why not."""
     for share, words, limit in demands:
         if share > 1:
             return False, f"{words} > {limit}"
         if step_up and share > 1 - _MARGIN:
             return False, f"{words} is too close to {limit} for a step up"
-    clean = state.clean[index]
-    if index and clean == 0:
-        return False, f"guarded: {state.alarm}"
+    streak = state.streaks[index]
+    if index and streak == 0:
+        return False, f"cooldown: {state.alarm}"
     if step_up:
         has_room = all(demand.share <= _ROOM for demand in demands)
-        wait = (_PATIENCE if has_room else state.patience) - min(clean, state.since)
+        wait = (_PATIENCE if has_room else state.patience) - min(streak, state.since)
         if wait > 0:
             return False, f"fits; a step up waits {wait} inferences more"
     kept = ", ".join(f"{words} <= {limit}" for _, words, limit in demands)
     return True, kept or "the most accurate that is not ruled out"
 
 
-def _unknown_power(state: State) -> str | None:
+def _unknown_power(state: AdaptiveState) -> str | None:
     """Say why the power is not known; None if it is, or cannot be yet."""
     heard, observed = state.power.heard, state.power.observed
     if heard is None or observed is None or observed - heard <= _SILENCE_S:
@@ -338,34 +358,28 @@ def _unknown_power(state: State) -> str | None:
     return state.fault or f"not measured for {observed - heard:.1f} s"
 
 
-def _usual(state: State, observation: Observation, index: int) -> tuple[float, float]:
+def _usual(state: AdaptiveState, observation: Observation) -> tuple[float, float]:
     """Return how long what ran usually takes, in ms, and the joules that its engines drew."""
     usual_ms = engine_j = 0.0
-    ran = observation.ran or ((observation.frames, observation.latency_ms),)
-    for frames, latency_ms in ran:
-        if frames != state.points[index].frames:
-            index = next(i for i, p in enumerate(state.points) if p.frames == frames)
+    for frames, latency_ms in observation.ran or ((observation.frames, observation.latency_ms),):
+        index = state.engines.index_of(frames)
         usual_ms += state.latency.usual_ms(index)
-        engine_j += (state.points[index].power_w or 0.0) * latency_ms / 1e3
+        engine_j += (state.engines.points[index].power_w or 0.0) * latency_ms / 1e3
     return usual_ms, engine_j
 
 
-def _is_better(state: State, index: int, other: int) -> bool:
-    return state.ranked.index(index) < state.ranked.index(other)
-
-
-def _why_guarded(state: State, observation: Observation, clean: tuple[int, ...]) -> str:
-    """Say what the guard answers, where it answers anything: the latest of it."""
+def _why_cooling(state: AdaptiveState, observation: Observation, streaks: tuple[int, ...]) -> str:
+    """Say what the latest cooldown answers, where there is one."""
     seen = f"{observation.latency_ms:.3g} ms with {observation.frames} frames"
     if observation.missed:
         return f"a miss of {seen}"
-    if any(now == 0 < before for now, before in zip(clean, state.clean, strict=True)):
+    if any(now == 0 < before for now, before in zip(streaks, state.streaks, strict=True)):
         return f"after {seen}, more would have been late"
     return state.alarm
 
 
-def _clean(
-    state: State, observation: Observation, latency: LatencyModel, alarm: str
+def _streaks(
+    state: AdaptiveState, observation: Observation, latency: LatencyModel, alarm: str
 ) -> tuple[int, ...]:
     """Count on, for each engine, the inferences in a row that would have kept the deadline.
 
@@ -374,17 +388,17 @@ def _clean(
     nothing.
     """
     if alarm:
-        return (0,) * len(state.clean)
+        return (0,) * len(state.streaks)
     headroom = 1.0
     if observation.missed:
         if not (state.latency.in_trouble or latency.bursts_are_likely):
-            return state.clean
+            return state.streaks
         headroom = _HEADROOM
     limit_ms = observation.limits.latency_ms
     if limit_ms is None:
-        return tuple(count + 1 for count in state.clean)
+        return tuple(count + 1 for count in state.streaks)
     slower = latency.ratios[-1] * headroom
     return tuple(
         count + 1 if latency.usual_ms(index) * slower <= limit_ms else 0
-        for index, count in enumerate(state.clean)
+        for index, count in enumerate(state.streaks)
     )

@@ -16,7 +16,7 @@ from ffn_edge.bundle.bundle import standard_error
 from ffn_edge.errors import FfnEdgeError, FrameCountError
 from ffn_edge.files.schema import Above0, Between, Count, NotNegative, Positive, Share
 
-State = TypeVar("State")
+StateT = TypeVar("StateT")
 
 # Of a battery, this share is kept back: the sensors of power are no better than that.
 _RESERVE = 0.01
@@ -64,6 +64,8 @@ class Setting:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What the user asks for.
+
+        limits = ffn_edge.Limits(latency_ms=80, miss_rate=0.01)
 
     Attributes:
         latency_ms: the deadline of one inference; None is no deadline.
@@ -228,20 +230,20 @@ def fixed(points: Iterable[OperatingPoint], frames: int) -> Decision:
     return Decision(frames=frames, reason="asked for", rejected=others)
 
 
-class Policy(Protocol[State]):
+class Policy(Protocol[StateT]):
     """A way to choose. It holds settings only; what it learns is in the state."""
 
     @property
     def name(self) -> str:
         """What people call it."""
 
-    def start(self, setting: Setting) -> State:
+    def start(self, setting: Setting) -> StateT:
         """Return the state before the first inference."""
 
-    def observe(self, state: State, observation: Observation) -> State:
+    def observe(self, state: StateT, observation: Observation) -> StateT:
         """Return the state after an inference."""
 
-    def decide(self, state: State, limits: Limits, now: float) -> Decision:
+    def decide(self, state: StateT, limits: Limits, now: float) -> Decision:
         """Choose the frame count of the next inference.
 
         Raises:

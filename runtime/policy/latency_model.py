@@ -25,11 +25,11 @@ _RATIOS_KEPT = 5
 _USUAL_QUANTILE, _UNUSUAL = 0.9, 1.1
 # Whether trouble is likely to be followed by more is learned, by this share each time, from a
 # cautious start.
-_BURST_LESSON, _FIRST_BURST_CHANCE, _LIKELY = 0.2, 0.5, 0.3
+_BURST_UPDATE, _FIRST_BURST_CHANCE, _LIKELY = 0.2, 0.5, 0.3
 # An engine's residual is learned by this share of an error that counts at most so much, since it
 # may be a spike; and only where the slowdown was steady, or the engine would be blamed for the
 # machine. What was learned fades, or nothing would ever try this engine again.
-_LESSON, _LARGEST_LESSON, _STEADY, _FADING = 0.5, 1.3, 1.25, 0.01
+_UPDATE, _LARGEST_UPDATE, _STEADY, _FADING = 0.5, 1.3, 1.25, 0.01
 _LARGEST_RESIDUAL = 1.8
 
 
@@ -106,8 +106,8 @@ class LatencyModel:
         latency_ms: float,
         *,
         missed: bool,
-        teaches: int | None,
-        in_debt: bool = False,
+        updates_engine: int | None,
+        has_backlog: bool = False,
     ) -> LatencyModel:
         """Return the model after an inference.
 
@@ -115,8 +115,8 @@ class LatencyModel:
             usual_ms: what ran takes when nothing interferes.
             latency_ms: what it took.
             missed: whether that was more than the deadline.
-            teaches: the engine whose residual this tells of; None is none.
-            in_debt: too many were missed: what comes in bursts counts for the tail, too.
+            updates_engine: the engine whose residual this tells of; None is none.
+            has_backlog: too many were missed: what comes in bursts counts for the tail, too.
         """
         ratio = latency_ms / usual_ms
         error = ratio / self.slowdown
@@ -124,13 +124,13 @@ class LatencyModel:
         in_trouble = unusual or missed
         errors, ordered, burst_chance = self.errors, self.ordered, self.burst_chance
         if self.in_trouble:
-            burst_chance += _BURST_LESSON * (in_trouble - burst_chance)
-        if in_debt or not self.in_trouble:
+            burst_chance += _BURST_UPDATE * (in_trouble - burst_chance)
+        if has_backlog or not self.in_trouble:
             errors, ordered = _with_error(errors, ordered, error)
         residuals = self.residuals
-        if teaches is not None and max(self.ratios) <= _STEADY * min(self.ratios):
-            residuals = _with_lesson(residuals, teaches, error)
-            ratio *= self.residuals[teaches] / residuals[teaches]
+        if updates_engine is not None and max(self.ratios) <= _STEADY * min(self.ratios):
+            residuals = _with_update(residuals, updates_engine, error)
+            ratio *= self.residuals[updates_engine] / residuals[updates_engine]
         ratios = (*self.ratios, ratio)[-_RATIOS_KEPT:]
         return LatencyModel(
             base_ms=self.base_ms,
@@ -156,8 +156,8 @@ def _with_error(
     return (*errors, error), tuple(ascending)
 
 
-def _with_lesson(residuals: tuple[float, ...], index: int, error: float) -> tuple[float, ...]:
+def _with_update(residuals: tuple[float, ...], index: int, error: float) -> tuple[float, ...]:
     """Return the residuals after an error that tells of one engine."""
-    lesson = 1 + _LESSON * (min(max(error, 1 / _LARGEST_LESSON), _LARGEST_LESSON) - 1)
-    learned = min(max(residuals[index] * lesson, 1 / _LARGEST_RESIDUAL), _LARGEST_RESIDUAL)
+    update = 1 + _UPDATE * (min(max(error, 1 / _LARGEST_UPDATE), _LARGEST_UPDATE) - 1)
+    learned = min(max(residuals[index] * update, 1 / _LARGEST_RESIDUAL), _LARGEST_RESIDUAL)
     return (*residuals[:index], learned, *residuals[index + 1 :])

@@ -20,7 +20,6 @@ from ffn_edge.runtime.power.meter import Averaging, PowerReading
 _DRIVERS = "sys/bus/i2c/drivers"
 # Each reading is a transfer on the I2C bus, so what the total does not need is read seldom.
 _OTHERS_S = 1.0
-_RETRY_S = 1.0  # looking through the folders at each failed reading would cost more than readings
 
 # Rails that carry all that a board, or its module, draws.
 TOTALS = {"VDD_IN": "module input", "POM_5V_IN": "module input", "VIN": "carrier board input"}
@@ -62,11 +61,7 @@ class Rail:
     scale: float
 
     def registers(self) -> tuple[int, ...]:
-        """Read its files.
-
-        Raises:
-            OSError, ValueError: one cannot be read, or holds no number.
-        """
+        """Read its files; OSError or ValueError where one cannot be read, or holds no number."""
         return tuple(file.number() for file in self.files)
 
     def watts(self, registers: tuple[int, ...]) -> float:
@@ -128,8 +123,7 @@ class InaMeter:
         Raises:
             SensorError: there is none, or this user may not read what the total needs.
         """
-        self._root = root
-        self._tried_s = self._others_s = -math.inf
+        self._others_s = -math.inf
         self._registers: dict[str, tuple[int, ...]] = {}  # of each rail, when it was read last
         self._rails = _enabled_rails(root)
         names = [rail.name for rail in self._rails]
@@ -143,24 +137,6 @@ class InaMeter:
         for rail in self._rails:
             if rail.name in self._needed:
                 _check_permission(rail)
-
-    def _open_again(self) -> None:
-        """Look for the sensors anew: a driver that was loaded again may have other folders.
-
-        Raises:
-            SensorError: a rail of the scope is not there. The others alone would be another scope.
-        """
-        rails = _enabled_rails(self._root)
-        lost = sorted(self._needed - {rail.name for rail in rails})
-        if lost:
-            raise SensorError(
-                f"there is no rail {_listed(lost)} any more, which {self.scope} needs",
-                "was its driver unloaded, or its channel switched off? `sudo dmesg` may tell.",
-            )
-        self.close()
-        self._rails = rails
-        self._registers.clear()
-        self._others_s = -math.inf
 
     @property
     def averaging(self) -> Averaging:
@@ -181,16 +157,6 @@ class InaMeter:
 
     def read(self, now: float) -> PowerReading:
         """Read what the total needs, and what it does not once a second. See `Meter.read`."""
-        try:
-            return self._reading(now)
-        except SensorError:
-            if abs(now - self._tried_s) < _RETRY_S:
-                raise
-        self._tried_s = now
-        self._open_again()
-        return self._reading(now)
-
-    def _reading(self, now: float) -> PowerReading:
         shown = self._registers
         reads_others = abs(now - self._others_s) >= _OTHERS_S
         for rail in self._rails:
@@ -220,11 +186,7 @@ class InaMeter:
 
 
 def _enabled_rails(root: Path) -> list[Rail]:
-    """Return the rails that are measured, none of them open.
-
-    Raises:
-        SensorError: there is none.
-    """
+    """Return the rails that are measured, none of them open."""
     found = find_rails(root)
     if not found:
         raise SensorError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 
 from ffn_edge.errors import SensorError
 from ffn_edge.runtime.machine.health import Health, HealthReading
@@ -19,35 +18,6 @@ _HEALTH_S = 1.0
 _HEALTH_SHARE = 0.02
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """What a sampler knows.
-
-    Attributes:
-        power: the latest reading.
-        health: the latest of it.
-        energy_j: what was drawn since the sampler was started, as far as it was measured; and
-        gap_s: the time that it knows nothing of.
-        samples: how many readings were taken;
-        ignored: could not be true;
-        failed: failed;
-        missed: were not tried in time at all.
-        late_ms: by how much a reading was late, on average; and
-        latest_ms: at worst.
-    """
-
-    power: PowerReading | None
-    health: HealthReading | None
-    energy_j: float
-    gap_s: float
-    samples: int
-    ignored: int
-    failed: int
-    missed: int
-    late_ms: float
-    latest_ms: float
-
-
 class Sampler:
     """A thread that reads a meter at a set rate, on a schedule that does not drift.
 
@@ -57,6 +27,9 @@ class Sampler:
 
     A sensor that hangs, hangs the thread alone: it is then left behind, and `sense` tells. Use
     `sense` from one place: each call ends an interval.
+
+    Attributes:
+        schedule: how well the rate was kept.
     """
 
     def __init__(self, meter: Meter, health: Health, *, rate_hz: float = 20.0) -> None:
@@ -68,15 +41,13 @@ class Sampler:
         # Guards the fields below, which the thread sets. No file is read under it.
         self._lock = threading.Lock()
         self._account = EnergyAccount()
-        self._power: PowerReading | None = None
         self._healthy: HealthReading | None = None
-        self._samples = 0
-        self._schedule = Schedule(1 / rate_hz)
+        self.schedule = Schedule(1 / rate_hz)
         self._events: int | None = None  # of over-current, when they were last known
         self._over_current = 0  # events that `sense` has not told yet
 
     def __enter__(self) -> Sampler:
-        self._schedule.start(time.monotonic())
+        self.schedule.start(time.monotonic())
         self._thread.start()
         return self
 
@@ -104,25 +75,8 @@ class Sampler:
             throttled=None if health is None else health.throttled,
         )
 
-    def snapshot(self) -> Snapshot:
-        """Return what is known now, without ending an interval of `sense`."""
-        with self._lock:
-            account = self._account
-            return Snapshot(
-                power=self._power,
-                health=self._healthy,
-                energy_j=account.energy_j,
-                gap_s=account.gap_s,
-                samples=self._samples,
-                ignored=account.ignored,
-                failed=account.failed,
-                missed=self._schedule.missed,
-                late_ms=self._schedule.late_s * 1e3,
-                latest_ms=self._schedule.latest_s * 1e3,
-            )
-
     def _run(self) -> None:
-        schedule = self._schedule
+        schedule = self.schedule
         health_due_s = schedule.due_s
         while not self._must_end.wait(max(0.0, schedule.due_s - time.monotonic())):
             now = time.monotonic()
@@ -143,12 +97,10 @@ class Sampler:
         except SensorError as error:
             message = error.message
         with self._lock:
-            self._schedule.begin(now)
+            self.schedule.begin(now)
             if reading is None:
                 self._account.fail(message)
             else:
-                self._samples += 1
-                self._power = reading
                 self._account.add(reading)
 
     def _examine(self) -> None:

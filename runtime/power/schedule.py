@@ -17,6 +17,7 @@ class Schedule:
 
     Attributes:
         due_s: when the next round is to begin.
+        rounds: how many were begun.
         missed: how many rounds were not begun, because another one took longer than a period.
         latest_s: by how much a round was late, at worst.
     """
@@ -28,7 +29,7 @@ class Schedule:
         self.missed = 0
         self.latest_s = 0.0
         self._late_s = 0.0
-        self._rounds = 0
+        self.rounds = 0
 
     def start(self, now: float) -> None:
         """Make the first round due now."""
@@ -37,12 +38,12 @@ class Schedule:
     @property
     def late_s(self) -> float:
         """By how much a round was late, on average."""
-        return self._late_s / max(1, self._rounds)
+        return self._late_s / max(1, self.rounds)
 
     def begin(self, now: float) -> None:
         """Note that a round begins."""
         late_s = now - self.due_s
-        self._rounds += 1
+        self.rounds += 1
         self._late_s += late_s
         self.latest_s = max(self.latest_s, late_s)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.jetson import power_mode
 from ffn_edge.runtime.engines.engine import Backend
 from ffn_edge.runtime.machine.health import Health
@@ -61,16 +60,10 @@ class Conditions:
         ]
 
 
-def conditions_now(bundle: Bundle, backend: Backend, root: Path = _ROOT) -> Conditions:
-    """Return the conditions under which a bundle runs here and now.
-
-    Args:
-        bundle: what runs.
-        backend: what runs its engines.
-        root: where the machine's file system begins, for its sensors.
-    """
+def conditions_now(identity: str, backend: Backend, root: Path = _ROOT) -> Conditions:
+    """Return the conditions under which the bundle of this identity runs here and now."""
     return Conditions(
-        bundle=bundle.identity,
+        bundle=identity,
         machine=this_machine(),
         backend=backend.name,
         backend_version=backend.version,

@@ -7,6 +7,7 @@ its power; one sample an inference would tell nothing.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ from ffn_edge.runtime.power.find import open_meter
 from ffn_edge.runtime.power.meter import Averaging, Meter
 from ffn_edge.runtime.power.nvml import visible_gpu
 from ffn_edge.runtime.power.sampler import Sampler
+
+_log = logging.getLogger(__name__)
 
 # A graphics card's sensor shows the mean of the last second or so, and clocks take some time to
 # rise. Only then is measured.
@@ -74,12 +77,7 @@ class Sensor(Protocol):
 
 
 def meter_for(backend: Backend, root: Path = Path("/")) -> Meter:
-    """Open the best meter for what runs the engines. See `open_meter`.
-
-    Args:
-        backend: what runs the engines; a graphics card is asked only where they run on it.
-        root: where the machine's file system begins.
-    """
+    """Open the best meter here; a graphics card's only where the engines run on it."""
     return open_meter(root, gpu=None if backend.device == "CPU" else visible_gpu())
 
 
@@ -87,30 +85,26 @@ def measure_power(
     work: Mapping[int, Callable[[], object]],
     meter: Meter,
     health: Health,
-    say: Callable[[str], None],
 ) -> PowerProfile:
     """Measure the machine at rest, and then while each engine works.
 
-    Without a meter that works this takes no time.
-
-    Args:
-        work: by frame count, runs one inference.
-        meter: what to ask ...
-        health: ... beside the temperatures.
-        say: is told what is measured, and how long it takes.
+    `work` runs one inference of a frame count. Without a meter that works this takes no time.
     """
     try:
         meter.read(time.monotonic())
         seconds = (len(work) + 1) * (SETTLE_S + MEASURE_S)
-        say(f"measuring power for {seconds:.0f} s with {meter.name}: {meter.scope}")
+        _log.info("measuring power for %.0f s with %s: %s", seconds, meter.name, meter.scope)
         with Sampler(meter, health) as sensor:
             idle_w, above_idle_w = powers(work, sensor)
     except SensorError as error:
         return PowerProfile(meter=meter.name, scope=meter.scope, fault=error.message)
     return PowerProfile(
-        meter=meter.name, scope=meter.scope, averaging=meter.averaging, idle_w=idle_w,
+        meter=meter.name,
+        scope=meter.scope,
+        averaging=meter.averaging,
+        idle_w=idle_w,
         above_idle_w=above_idle_w,
-    )  # fmt: skip
+    )
 
 
 def powers(
@@ -118,10 +112,7 @@ def powers(
 ) -> tuple[float, dict[int, float]]:
     """Return the power at rest, and by frame count what its engine adds to it, in watts.
 
-    Whole milliwatts: no sensor tells more.
-
-    Raises:
-        SensorError: the sensor failed meanwhile.
+    Whole milliwatts: no sensor tells more. Raises a SensorError if the sensor fails meanwhile.
     """
     idle_w = _mean_power(lambda: time.sleep(0.05), sensor)
     return idle_w, {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -39,6 +40,8 @@ from ffn_edge.runtime.profile.conditions import (
 )
 from ffn_edge.runtime.profile.power import PowerProfile, measure_power, meter_for
 from ffn_edge.runtime.stream.clip_buffer import Frames
+
+_log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
 PROFILE = "profile.json"
@@ -143,15 +146,6 @@ class Profile:
             },
         }
         return json.dumps(fields, indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, where: str = PROFILE) -> Profile:
-        """Read the text of a `profile.json`.
-
-        Raises:
-            FfnEdgeError: it is damaged, or has a schema version that this release does not know.
-        """
-        return _FORMAT.from_text(text, where).profile()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,29 +266,17 @@ def profile_undisturbed(
     pause_s: float = 0.0,
     root: Path = _ROOT,
     on_round: Callable[[int], None] | None = None,
-    say: Callable[[str], None] = lambda message: None,
 ) -> tuple[dict[int, Latency], str | None]:
     """Measure the latency of each engine, and again, at most twice, where something disturbs.
 
-    Args:
-        engines: open.
-        manifest: the bundle's.
-        runs: see `profile_engines`.
-        warm_up: see `profile_engines`.
-        pause_s: how long to wait before a repetition.
-        root: where the machine's file system begins.
-        on_round: see `profile_engines`.
-        say: is told what disturbs.
-
-    Returns:
-        The fastest of the measurements, since others can only add to a latency; and what
-        disturbed it, as `disturbance` says it.
+    Returns the fastest of the measurements, since others can only add to a latency, and what
+    disturbed it. `pause_s` is waited before a repetition. See `profile_engines`.
     """
     macs = {frames: manifest.sub_networks[frames].macs for frames in engines}
     found: list[tuple[float, dict[int, Latency], str | None]] = []
     for attempt in range(_ATTEMPTS):
         if attempt:
-            say(f"{found[-1][2]}; measuring again")
+            _log.info("%s; measuring again", found[-1][2])
             time.sleep(pause_s)
         before = cpu_time(root)
         latencies = profile_engines(
@@ -310,22 +292,16 @@ def profile_undisturbed(
         if why is None:
             return latencies, None
     _, latencies, why = min(found, key=lambda each: each[0])
-    say(f"warning: these are not the latencies of an idle machine: {why}")
+    _log.warning("these are not the latencies of an idle machine: %s", why)
     return latencies, why
 
 
 def disturbance(
     latencies: Mapping[int, Latency], macs: Mapping[int, int], share_of_others: float
 ) -> str | None:
-    """Say by what it shows that others used the machine while latencies were measured.
+    """Say by what it shows that others used the machine meanwhile; None if nothing shows.
 
-    Args:
-        latencies: by frame count.
-        macs: of each.
-        share_of_others: of the processors' time, in 0..1.
-
-    Returns:
-        Words; None if nothing shows.
+    Latencies and MACs are by frame count, the share of the processors' time in 0..1.
     """
     signs = []
     if share_of_others > _SHARE_OF_OTHERS:
@@ -352,12 +328,11 @@ def profile_power(
     contract: InputContract,
     meter: Meter,
     root: Path,
-    say: Callable[[str], None],
 ) -> PowerProfile:
     """Measure the machine's power at rest and with each engine. See `measure_power`."""
     clips = _noise(engines, contract)
     work = {t: functools.partial(engine.infer, clips[t]) for t, engine in engines.items()}
-    return measure_power(work, meter, Health(root), say)
+    return measure_power(work, meter, Health(root))
 
 
 def _noise(engines: Iterable[int], contract: InputContract) -> dict[int, Frames]:
@@ -374,7 +349,6 @@ def profile_bundle(
     runs: int = 50,
     root: Path = _ROOT,
     on_round: Callable[[int], None] | None = None,
-    say: Callable[[str], None] = lambda message: None,
 ) -> Profile:
     """Measure the engines of a bundle and write `profile.json` into its folder, atomically.
 
@@ -384,7 +358,6 @@ def profile_bundle(
         runs: how many inferences of each engine.
         root: where the machine's file system begins, for its sensors.
         on_round: see `profile_engines`.
-        say: is told what is measured, and what to be warned of.
 
     Raises:
         EngineError: the backend is not installed, or cannot run the bundle.
@@ -392,11 +365,11 @@ def profile_bundle(
     """
     begin = this_moment(root)
     with (
-        open_engines(bundle, options, say=say) as engines,
+        open_engines(bundle, options) as engines,
         closing(meter_for(engines.backend, root)) as meter,
     ):
         # First, while nothing has warmed the machine: it should be at rest for this.
-        power = profile_power(engines, bundle.manifest.input, meter, root, say)
+        power = profile_power(engines, bundle.manifest.input, meter, root)
         latencies, disturbed = profile_undisturbed(
             engines,
             bundle.manifest,
@@ -404,7 +377,6 @@ def profile_bundle(
             pause_s=_PAUSE_S,
             root=root,
             on_round=on_round,
-            say=say,
         )
     return save_profile(
         bundle,
@@ -429,21 +401,11 @@ def save_profile(
 ) -> Profile:
     """Write `profile.json` into the bundle's folder, atomically, and return what was written.
 
-    Args:
-        bundle: what was measured.
-        backend: what ran its engines.
-        latencies: by frame count.
-        power: of the same engines, if it was measured.
-        begin: when the measurement began; None is now.
-        disturbance: see `Profile`.
-        root: where the machine's file system begins, for its sensors.
-
-    Raises:
-        FfnEdgeError: the folder cannot be written.
+    `begin` is when the measurement began; None is now.
     """
     end = this_moment(root)
     profile = Profile(
-        conditions=conditions_now(bundle, backend, root),
+        conditions=conditions_now(bundle.identity, backend, root),
         latencies=latencies,
         power=power,
         begin=begin or end,
@@ -456,11 +418,7 @@ def save_profile(
 
 
 def load_profile(folder: Path) -> Profile | None:
-    """Read the profile in a bundle's folder; None if there is none.
-
-    Raises:
-        FfnEdgeError: it cannot be read.
-    """
+    """Read the profile in a bundle's folder; None if there is none."""
     path = folder / PROFILE
     if not os.path.lexists(path):
         return None

@@ -1,1 +1,1 @@
-"""A simulated board and recorded traces, to compare policies on. See `drive` for the loop."""
+"""What a policy would have done on a device: recorded traces, replayed."""

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
-from ffn_edge.runtime.policy.interface import (
-    Controller,
-    Limits,
-    Observation,
-    Policy,
-    Sensed,
-    Setting,
-)
-from ffn_edge.runtime.simulate.board import SYNTHETIC, BoardSpec
-from ffn_edge.runtime.simulate.metrics import Figures, Tally, Timeline, settling_s
-from ffn_edge.runtime.simulate.oracle import Oracle
+from ffn_edge.runtime.policy.interface import Decision, Limits, Observation, Sensed, Setting
 
 
-class Device(Protocol):
-    """What is driven: a simulated board, or a recorded trace."""
+class SimulatedDevice(Protocol):
+    """What is driven: a recorded trace, or a simulated board."""
 
     @property
     def setting(self) -> Setting:
@@ -35,15 +26,8 @@ class Device(Protocol):
     def energy_j(self) -> float:
         """Truly drawn since the start; stays 0 where no power is known."""
 
-    @property
-    def temperature_c(self) -> float | None:
-        """Of now; None if it is not known."""
-
     def begin(self, now: float) -> list[float]:
         """Return how long each frame count would take, in ms, were it started now."""
-
-    def sustained_w(self) -> list[float]:
-        """Return what each frame count draws on average, were these conditions to last."""
 
     def work(self, index: int, until: float) -> None:
         """Run the engine of `setting.points[index]` to a time."""
@@ -55,91 +39,59 @@ class Device(Protocol):
         """Return what the sensors say."""
 
 
-class Course(Protocol):
-    """What is simulated: a scenario, or a recorded trace."""
+class Chooser(Protocol):
+    """What chooses: a `Controller`, or something that knows more."""
 
-    @property
-    def name(self) -> str:
-        """What people call it."""
+    def decide(self, limits: Limits, now: float) -> Decision:
+        """Choose the frame count of the next inference."""
 
-    @property
-    def length_s(self) -> float:
-        """How long it is."""
-
-    def device(self, spec: BoardSpec, seed: int, miss_rate: float) -> Device:
-        """Return the device at its beginning, with limits that allow so many misses."""
-
-    def steps_s(self) -> list[float]:
-        """Return when something changes at once."""
+    def observe(self, observation: Observation) -> None:
+        """Learn from an inference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What a policy did on a course.
+class Step:
+    """One inference of a simulated run, and the rest until the next one.
 
     Attributes:
-        course: its name.
-        policy: its name.
-        setting: of the device.
-        figures: what it comes to.
-        timeline: every inference; None if it was not kept.
+        index: which of `setting.points` ran.
+        begin_s: when it began; and
+        end_s: when the next one may.
+        latency_ms: how long it took.
+        limits: that held.
+        energy_j: drawn from the start of the run to `end_s`.
+        decision_us: how long deciding and observing took, for real.
     """
 
-    course: str
-    policy: str
-    setting: Setting
-    figures: Figures
-    timeline: Timeline | None
+    index: int
+    begin_s: float
+    end_s: float
+    latency_ms: float
+    limits: Limits
+    energy_j: float
+    decision_us: float
+
+    @property
+    def missed(self) -> bool:
+        """Whether it took longer than the deadline."""
+        return self.limits.latency_ms is not None and self.latency_ms > self.limits.latency_ms
 
 
-def simulate(
-    course: Course,
-    policy: Policy[Any] | None,
-    seed: int,
-    miss_rate: float,
-    *,
-    spec: BoardSpec = SYNTHETIC,
-    keep: bool = True,
-) -> Run:
-    """Let a policy run a board.
+def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterator[Step]:
+    """Let something choose on a device, for so long.
 
     The next inference begins at the next hop, or at once where one took longer than the hop.
-
-    Args:
-        course: what the board meets.
-        policy: what chooses; None is the oracle.
-        seed: of the noise; two policies meet the same noise with the same seed.
-        miss_rate: the share of inferences that may miss the deadline.
-        spec: what the board is like.
-        keep: keep every inference; without, memory does not grow with the length.
     """
-    device = course.device(spec, seed, miss_rate)
-    setting = device.setting
-    controller = None if policy is None else Controller(policy, setting)
-    oracle = Oracle(setting.points)
-    frames_of = [point.frames for point in setting.points]
+    frames_of = [point.frames for point in device.setting.points]
     index_of = {frames: index for index, frames in enumerate(frames_of)}
-    tally = Tally(setting.points)
-    timeline = Timeline() if keep else None
     clock = time.perf_counter
-    period_s, length_s = setting.period_s, course.length_s
-
+    period_s = device.setting.period_s
     now = 0.0
     while now < length_s:
         latencies_ms = device.begin(now)
         limits = device.limits
-        energy_j = device.energy_j
         start = clock()
-        if controller is not None:
-            index = index_of[controller.decide(limits, now).frames]
-        else:
-            index = oracle.choose(
-                limits,
-                now,
-                latencies_ms=latencies_ms,
-                sustained_w=device.sustained_w(),
-                spent_j=energy_j,
-            )
+        index = index_of[chooser.decide(limits, now).frames]
         decision_s = clock() - start
         latency_ms = latencies_ms[index]
         end = now + latency_ms / 1e3
@@ -151,36 +103,20 @@ def simulate(
             limits=limits,
             sensed=device.sense(end),
         )
-        if controller is not None:
-            start = clock()
-            controller.observe(observation)
-            decision_s += clock() - start
+        start = clock()
+        chooser.observe(observation)
+        decision_s += clock() - start
         # Half a microsecond of tolerance: multiples of the period are not exact in binary.
         due = (math.floor(now / period_s + 5e-7) + 1) * period_s if period_s else end
         after = max(due, end)
         device.rest(after)
-        tally.inference(index, observation.missed, decision_s * 1e6)
-        tally.energy(now, after, device.energy_j, limits.power_w)
-        if timeline is not None:
-            timeline.append(
-                now,
-                index,
-                latency_ms,
-                limits,
-                power_w=(device.energy_j - energy_j) / (after - now),
-                temperature_c=device.temperature_c,
-            )
-        now = after
-
-    figures = tally.figures(now, device.energy_j, device.limits)
-    if timeline is not None:
-        figures = replace(
-            figures, settling_s=settling_s(timeline, setting.points, [*course.steps_s(), now])
+        yield Step(
+            index=index,
+            begin_s=now,
+            end_s=after,
+            latency_ms=latency_ms,
+            limits=limits,
+            energy_j=device.energy_j,
+            decision_us=decision_s * 1e6,
         )
-    return Run(
-        course=course.name,
-        policy="oracle" if policy is None else policy.name,
-        setting=setting,
-        figures=figures,
-        timeline=timeline,
-    )
+        now = after

@@ -1,67 +1,65 @@
-"""A recorded trace as a device: another policy meets what was seen, at the same time."""
+"""A recorded trace as a device: other limits meet what was seen, at the same time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
-from ffn_edge.runtime.policy.interface import Limits, Sensed
-from ffn_edge.runtime.simulate.board import BoardSpec
+from ffn_edge.runtime.policy.adaptive import Adaptive
+from ffn_edge.runtime.policy.interface import Controller, Limits, Sensed
+from ffn_edge.runtime.simulate.drive import drive
+from ffn_edge.runtime.simulate.figures import Figures, Tally
 from ffn_edge.runtime.trace import Trace
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """A trace as a `drive.Course`."""
+def replay(trace: Trace, **changes: Any) -> Figures:
+    """Return what our policy would have come to on a recorded run.
 
-    trace: Trace
+    Args:
+        trace: what was recorded.
+        changes: fields of `Limits` that hold instead of the recorded ones.
 
-    @property
-    def name(self) -> str:
-        """Of its file."""
-        return self.trace.name
-
-    @property
-    def length_s(self) -> float:
-        """From the begin of the first inference to the end of the last."""
-        return self.trace.observations[-1].now - self._begin_s
-
-    @property
-    def _begin_s(self) -> float:
-        first = self.trace.observations[0]
-        return first.now - first.latency_ms / 1e3
-
-    def device(self, spec: BoardSpec, seed: int, miss_rate: float) -> Replay:
-        """Return the device at the trace's beginning. The trace says all but the miss rate."""
-        return Replay(self.trace, self._begin_s, miss_rate)
-
-    def steps_s(self) -> list[float]:
-        """Return when the limits changed."""
-        seen = self.trace.observations
-        return [
-            after.now - after.latency_ms / 1e3 - self._begin_s
-            for before, after in pairwise(seen)
-            if after.limits != before.limits
-        ]
+    Raises:
+        FfnEdgeError: a limit is out of its range.
+    """
+    device = Replay(trace, changes)
+    tally = Tally(device.setting.points)
+    for step in drive(device, Controller(Adaptive(), device.setting), device.length_s):
+        tally.add(step)
+    return tally.figures()
 
 
 class Replay:
-    """A device that is as slow, as hot and as thirsty as the recorded one was at the same time.
+    """A `SimulatedDevice` that is as slow, as hot and as power-hungry as the recorded one was.
 
-    How much slower than its profile the engine was that ran holds for every engine. The power
-    holds likewise: measured over expected. Where it was not measured, the last known factor
-    holds; where the profile has no power, there is none here.
+    How much slower than its profile the engine was that ran holds for every engine at the same
+    time. The power holds likewise: measured over expected. Where it was not measured, the last
+    known factor holds; where the profile has no power, there is none here.
+
+    Attributes:
+        length_s: from the start of the first inference to the end of the last.
+        latencies_ms: how long each frame count would take now.
     """
 
-    def __init__(self, trace: Trace, begin_s: float, miss_rate: float) -> None:
+    def __init__(self, trace: Trace, changes: Mapping[str, Any]) -> None:
+        """Start at the beginning of a trace.
+
+        Args:
+            trace: what was recorded.
+            changes: fields of `Limits` that hold instead of the recorded ones.
+        """
         self.setting = trace.setting
         if not trace.setting.period_s:  # a file: at the pace that was recorded
             self.setting = replace(trace.setting, period_s=_median_gap_s(trace))
         self.energy_j = 0.0
         self._observations = trace.observations
-        self._begin_s = begin_s
-        self._miss_rate = miss_rate
+        first = trace.observations[0]
+        self._begin_s = first.now - first.latency_ms / 1e3
+        self.length_s = trace.observations[-1].now - self._begin_s
+        self._changes = changes
         self._base_ms = {point.frames: point.base_ms for point in trace.setting.points}
         powers = [point.power_w for point in trace.setting.points]
         idle_w = trace.setting.idle_w
@@ -75,24 +73,11 @@ class Replay:
         self._sensed_s = self._sensed_j = 0.0
         self._next()
 
-    @property
-    def temperature_c(self) -> float | None:
-        """As it was recorded."""
-        return self._observations[self._number].sensed.temperature_c
-
     def begin(self, now: float) -> list[float]:
         """Return how long each frame count would take, in ms, were it started now."""
         while self._number + 1 < len(self._observations) and self._start_s(self._number + 1) <= now:
             self._next()
-        return self._latencies_ms
-
-    def sustained_w(self) -> list[float]:
-        """Return what each frame count draws on average, were these conditions to last."""
-        period_ms = self.setting.period_s * 1e3
-        return [
-            self._factor * (self._idle_w + engine_w * min(1.0, ms / period_ms if period_ms else 1))
-            for engine_w, ms in zip(self._engine_w, self._latencies_ms, strict=True)
-        ]
+        return self.latencies_ms
 
     def work(self, index: int, until: float) -> None:
         """Run the engine of `setting.points[index]` to a time."""
@@ -125,7 +110,7 @@ class Replay:
         seen = self._observations[self._number]
         ran = seen.ran or ((seen.frames, seen.latency_ms),)
         slowdown = seen.latency_ms / sum(self._base_ms[frames] for frames, _ in ran)
-        self._latencies_ms = [point.base_ms * slowdown for point in self.setting.points]
+        self.latencies_ms = [point.base_ms * slowdown for point in self.setting.points]
         self._over_current += seen.sensed.over_current
         self.limits = self._shifted(seen.limits)
         if self._has_power and seen.sensed.power_w is not None and self._number > 0:
@@ -143,7 +128,7 @@ class Replay:
     def _shifted(self, limits: Limits) -> Limits:
         """Put limits on this clock, which begins with the trace."""
         until_s = None if limits.until_s is None else limits.until_s - self._begin_s
-        return replace(limits, until_s=until_s, miss_rate=self._miss_rate)
+        return replace(limits, **{"until_s": until_s, **self._changes})
 
 
 def _median_gap_s(trace: Trace) -> float:

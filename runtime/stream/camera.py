@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import math
 import os
 import re
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from ffn_edge.errors import VideoError
 from ffn_edge.media.images import Images
 from ffn_edge.media.opencv import opencv
 from ffn_edge.media.video import UNSTATED_FPS
+
+_log = logging.getLogger(__name__)
 
 _UNPACED_SCHEMES = ("http", "https", "udp", "tcp")  # a host of RTSP sends recordings as they run
 NETWORK_SCHEMES = ("rtsp", "rtsps", *_UNPACED_SCHEMES)
@@ -90,13 +93,7 @@ class Camera:
 
     fps: float
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        short_side: int | None = None,
-        say: Callable[[str], None] = lambda message: None,
-    ) -> None:
+    def __init__(self, address: str, *, short_side: int | None = None) -> None:
         """Read an address; nothing is opened yet.
 
         Args:
@@ -106,14 +103,12 @@ class Camera:
             short_side: enough pixels for who looks at the frames. A CSI camera's larger ones are
                 scaled before the processor sees them; others are not, since their size is not
                 known before they are open. None is the camera's own size.
-            say: is told, once, where a Jetson's decoder should have served and did not.
 
         Raises:
             VideoError: it is none of these.
         """
-        self._say = say
         self._is_asked = False  # whether it is a recording, and answered
-        self._has_said = False
+        self._has_warned = False
         self._in_driver = threading.RLock()
         _cameras.add(self)
         scheme, separator, rest = address.partition("://")
@@ -166,22 +161,18 @@ class Camera:
             raise VideoError(f"{self.name} cannot be opened", self._hint)
         if way.backend == "CAP_GSTREAMER":  # the first to try when it comes back
             self._ways = (way, *(other for other in self._ways if other is not way))
-        elif way is not self._ways[0] and not self._has_said:
-            self._has_said = True
+        elif way is not self._ways[0] and not self._has_warned:
+            self._has_warned = True
             reason = (
                 f"GStreamer could not open it as {' or '.join(_RTSP_CODECS).upper()}"
                 if len(ways) == len(self._ways)
                 else "this OpenCV was built without GStreamer"
             )
-            self._say(f"warning: the processor decodes {self.name}: {reason}.")
+            _log.warning("the processor decodes %s: %s", self.name, reason)
         return self
 
     def _open(self, ways: list[_Way]) -> _Way | None:
-        """Return the first way that leads to the camera.
-
-        Raises:
-            VideoError: it is a video file.
-        """
+        """Return the first way that leads to the camera."""
         cv2 = opencv()
         for way in ways:
             self._capture: Any = cv2.VideoCapture(

@@ -60,14 +60,7 @@ class HostRing:
     """A ring in host memory, for engines that run there."""
 
     def __init__(self, capacity: int, most_frames: int, height: int, width: int) -> None:
-        """Allocate the ring and one clip.
-
-        Args:
-            capacity: how many frames it holds.
-            most_frames: the largest T that will be gathered.
-            height: H of a prepared frame.
-            width: W of a prepared frame.
-        """
+        """Allocate the ring, and one clip of the largest T that will be gathered."""
         self._ring = np.zeros((capacity, height, width, 3), np.uint8)
         self._clip = np.zeros((most_frames, height, width, 3), np.uint8)
 
@@ -98,13 +91,7 @@ class ClipBuffer:
     """
 
     def __init__(self, ring: Ring, *, window_s: float, fps: float) -> None:
-        """Start empty.
-
-        Args:
-            ring: of `window_capacity(window_s, fps)` rows.
-            window_s: the time that a clip spans, in seconds.
-            fps: frames a second that the stream states.
-        """
+        """Start empty, with a ring of `window_capacity(window_s, fps)` rows."""
         self._ring = ring
         self._capacity = window_capacity(window_s, fps)
         # Half a frame less than the window, since times of equal spacing are not exact in binary.
@@ -119,12 +106,7 @@ class ClipBuffer:
         self._lock = threading.Lock()
 
     def append(self, frame: Frames, time_s: float) -> None:
-        """Store a prepared frame, uint8 (H, W, 3), RGB.
-
-        Args:
-            frame: copied.
-            time_s: when it was taken; later than the one before.
-        """
+        """Copy a prepared frame, uint8 (H, W, 3), RGB, that is later than the one before."""
         with self._lock:
             while self._times and self._times[0] <= time_s - self._span_s:
                 self._drop(0)
@@ -143,19 +125,11 @@ class ClipBuffer:
         return self._count
 
     def gather(self, frames: int) -> tuple[Clip, float]:
-        """Pick T frames that cover the last window evenly.
+        """Pick T frames that cover the last window evenly, and tell the time of the newest.
 
         The centre of each of T equal segments of the window's frames, as in evaluation; for one
-        that is not kept, the next one that is. Fewer frames than T repeat evenly.
-
-        Args:
-            frames: T, at most what the ring's clips can hold.
-
-        Returns:
-            A clip, (1, T, H, W, 3), valid until the next call; and the time of the newest frame.
-
-        Raises:
-            IndexError: there is no frame yet.
+        that is not kept, the next one that is. Fewer frames than T repeat evenly. The clip,
+        (1, T, H, W, 3), is valid until the next call. Without a frame: IndexError.
         """
         with self._lock:
             if not self._times:

@@ -23,12 +23,7 @@ class HandOver(Generic[Item]):
     """
 
     def __init__(self, handle: Callable[[Item], None], name: str) -> None:
-        """Prepare; the thread starts with the first item.
-
-        Args:
-            handle: is called with each item, in the thread.
-            name: the thread's.
-        """
+        """Prepare; the thread calls `handle` with each item, and starts with the first."""
         self.count = 0
         self.dropped = 0
         self.error: BaseException | None = None
@@ -40,14 +35,10 @@ class HandOver(Generic[Item]):
         self._is_closed = False
 
     def put(self, item: Item, *, drop: bool) -> None:
-        """Leave an item to the thread. After `close`, it is ignored.
+        """Leave an item to the thread; it is ignored after `close`.
 
-        Args:
-            item: what `handle` gets.
-            drop: take the place of one that waits; otherwise, wait until it is handled.
-
-        Raises:
-            BaseException: what `handle` raised earlier.
+        It takes the place of one that waits (`drop`), or waits until that is handled. Raises what
+        `handle` raised earlier.
         """
         with self._changed:
             if not drop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from ffn_edge.errors import VideoError
 from ffn_edge.runtime.stream.hand_over import HandOver
 from ffn_edge.runtime.stream.sources import Frame, Stream
+
+_log = logging.getLogger(__name__)
 
 # How long a camera's frame may be overdue.
 PATIENCE_S = 5.0
@@ -94,11 +97,7 @@ class LiveReader:
         return self._frames.dropped
 
     def __enter__(self) -> LiveReader:
-        """Open the stream. Where `stopped` says so first, it is not open.
-
-        Raises:
-            VideoError: it cannot be opened, or does not answer.
-        """
+        """Open the stream, or raise a VideoError. Where `stopped` says so first, it is not open."""
         self._heard = time.monotonic()
         self._thread.start()
         try:
@@ -223,7 +222,6 @@ def live_readers(
     take: Callable[[Frame], None],
     stopped: Callable[[], bool],
     *,
-    say: Callable[[str], None] = lambda message: None,
     patience_s: float = PATIENCE_S,
     pauses_s: Sequence[float] = PAUSES_S,
 ) -> Generator[LiveReader, None, None]:
@@ -241,8 +239,6 @@ def live_readers(
         stream: not yet open.
         take: see `LiveReader`.
         stopped: is asked now and then whether to give up.
-        say: is told, once each, when the stream is lost and when its frames are back; the
-            latter in the reader's thread.
         patience_s: see `LiveReader`.
         pauses_s: to wait before each attempt to open it again; the last one is repeated.
 
@@ -259,7 +255,7 @@ def live_readers(
         has_sent = True
         came_at = min(came_at, time.monotonic())
         if lost_at is not None:
-            say(f"{stream.name} is back after {came_at - lost_at:.0f} s")
+            _log.warning("%s is back after %.0f s", stream.name, came_at - lost_at)
             lost_at = None
         take(frame)
 
@@ -280,7 +276,7 @@ def live_readers(
         now = time.monotonic()
         if lost_at is None:
             lost_at = now
-            say(f"{failure.message}; trying to open it again until it is back")
+            _log.warning("%s; trying to open it again until it is back", failure.message)
         if now - came_at > pauses_s[-1]:  # it held for a while: this is another outage
             attempts = 0
         pause_s = pauses_s[min(attempts, len(pauses_s) - 1)]

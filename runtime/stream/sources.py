@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from ffn_edge.errors import VideoError
 from ffn_edge.media.frame_folder import FrameFolder
@@ -20,6 +19,8 @@ from ffn_edge.media.video import UNSTATED_FPS, VideoReader
 from ffn_edge.media.video import Frame as Frame
 from ffn_edge.media.video_list import Video, find_videos
 from ffn_edge.runtime.stream.camera import Camera, is_camera
+
+Name = str | int | Path  # of a video or camera, as users write it
 
 
 class Stream(Protocol):
@@ -41,12 +42,7 @@ class Stream(Protocol):
     @property
     def fps(self) -> float: ...  # noqa: D102
     def __enter__(self) -> Stream: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: Any) -> None: ...
     def __iter__(self) -> Iterator[Frame]: ...
 
 
@@ -66,21 +62,11 @@ class VideoStream:
         return self._reader.fps
 
     def __enter__(self) -> VideoStream:
-        """Open the file.
-
-        Raises:
-            VideoError: it is missing, or no video.
-        """
         self._reader.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._reader.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._reader.__exit__(*error)
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames; in real time, those that are already a frame late are dropped."""
@@ -95,14 +81,6 @@ class FolderStream:
     def __init__(
         self, folder: Path, num_frames: int, *, fps: float = UNSTATED_FPS, realtime: bool = False
     ) -> None:
-        """Remember the folder.
-
-        Args:
-            folder: holds the images, whose natural order is that of time.
-            num_frames: how many of them, from the first, are the video.
-            fps: frames a second, which images do not state.
-            realtime: see `VideoStream`.
-        """
         self.name = str(folder)
         self.live = realtime
         self.fps = fps
@@ -110,11 +88,6 @@ class FolderStream:
         self._num_frames = num_frames
 
     def __enter__(self) -> FolderStream:
-        """List the images.
-
-        Raises:
-            VideoError: the folder cannot be read, or holds too few.
-        """
         self._images = FrameFolder(self._folder, num_frames=self._num_frames)
         return self
 
@@ -122,11 +95,7 @@ class FolderStream:
         pass
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yield the frames; in real time, those that are already a frame late are dropped.
-
-        Raises:
-            VideoError: an image cannot be read.
-        """
+        """Yield the frames; in real time, those that are already a frame late are dropped."""
         in_time = _at_its_pace(self.fps) if self.live else None
         for index, image in enumerate(self._images):
             if in_time is None or in_time(index / self.fps):
@@ -155,19 +124,8 @@ class CameraStream:
     live = True
     comes_back = True
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        short_side: int | None = None,
-        say: Callable[[str], None] = lambda message: None,
-    ) -> None:
-        """Read the address; see `Camera`.
-
-        Raises:
-            VideoError: it is none.
-        """
-        self._camera = Camera(address, short_side=short_side, say=say)
+    def __init__(self, address: str, *, short_side: int | None = None) -> None:
+        self._camera = Camera(address, short_side=short_side)
         self.name = self._camera.name
         self._start_s: float | None = None
 
@@ -177,28 +135,14 @@ class CameraStream:
         return self._camera.fps
 
     def __enter__(self) -> CameraStream:
-        """Open the camera.
-
-        Raises:
-            VideoError: there is none, it does not answer, or it is in use.
-        """
         self._camera.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._camera.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._camera.__exit__()
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yield frames for as long as the camera sends them.
-
-        Raises:
-            VideoError: it stopped.
-        """
+        """Yield frames for as long as the camera sends them; then raise a VideoError."""
         while True:
             image = self._camera.read()
             now = time.monotonic()
@@ -221,33 +165,31 @@ class Source:
 
 
 def open_source(
-    text: str | Sequence[str],
+    names: Name | Sequence[Name],
     *,
     realtime: bool = False,
     fps: float = UNSTATED_FPS,
     short_side: int | None = None,
-    say: Callable[[str], None] = lambda message: None,
 ) -> Source:
     """Read what a user calls a source. No video or camera is opened yet.
 
     Args:
-        text: a camera's address (see `Camera`): a number ("0"), /dev/video0, "csi://0" or a
-            network stream's URL; or what names one or more videos (see `find_videos`): a file, a
-            folder, a pattern or a *.txt list. Or several of them, which are played in their order.
+        names: a camera's address (see `Camera`): a number, /dev/video0, "csi://0" or a network
+            stream's URL; or what names one or more videos (see `find_videos`): a file, a folder,
+            a pattern or a *.txt list. Or several of them, which are played in their order.
         realtime: play videos at their own pace, as a camera would.
         fps: frames a second of folders of images.
         short_side: of a camera's frames; see `Camera`.
-        say: see `Camera`.
 
     Raises:
         VideoError: there is no such video, or the address is none.
     """
     streams: list[Stream] = []
-    for each in [text] if isinstance(text, str) else text:
+    for each in map(str, [names] if isinstance(names, str | int | Path) else names):
         if is_camera(each):
-            streams.append(CameraStream(each, short_side=short_side, say=say))
+            streams.append(CameraStream(each, short_side=short_side))
             continue
-        for video in videos_named(each):
+        for video in _videos_named(each):
             streams.append(
                 VideoStream(video.path, realtime=realtime)
                 if video.num_frames is None
@@ -256,12 +198,8 @@ def open_source(
     return Source(streams=tuple(streams), skip_broken=len(streams) > 1)
 
 
-def videos_named(text: str) -> list[Video]:
-    """Return what `find_videos` finds, if it is there: before engines and outputs are opened.
-
-    Raises:
-        VideoError: there is no such video.
-    """
+def _videos_named(text: str) -> list[Video]:
+    """Return what `find_videos` finds, if it is there: before engines and outputs are opened."""
     videos = find_videos(text)
     if len(videos) == 1:
         _check_there(videos[0].path)

@@ -58,6 +58,14 @@ def test_the_identity_is_the_hash_of_the_manifest(exported: Bundle) -> None:
     assert exported.identity == hashlib.sha256(text).hexdigest()
 
 
+@pytest.mark.parametrize("change", [{"batch": 2}, {"width": 48}])
+def test_a_stream_needs_one_square_clip_at_a_time(exported: Bundle, change: dict[str, int]) -> None:
+    contract = exported.manifest.input
+    contract.check_streamable()
+    with pytest.raises(BundleError, match="square clip"):
+        dataclasses.replace(contract, **change).check_streamable()
+
+
 def test_a_frame_count_that_is_not_served_is_refused_with_those_that_are(
     exported: Bundle,
 ) -> None:

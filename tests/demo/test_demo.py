@@ -26,10 +26,10 @@ from ffn_edge.demo.page import _verdict, write_page
 from ffn_edge.demo.pipeline import DemoResult, TimelineRun, _is_correct, run_on_stream
 from ffn_edge.export.clips import synthetic_clips
 from ffn_edge.export.verify import verify
+from ffn_edge.runtime.classifier import Prediction, Result
 from ffn_edge.runtime.engines.engine import cpu_backend
 from ffn_edge.runtime.policy.interface import Decision, Limits, Observation
 from ffn_edge.runtime.profile.profile import Latency, save_profile
-from ffn_edge.runtime.session import Prediction, Result
 from ffn_edge.train.report import Row
 
 FOUR = Decision(frames=4, reason="asked for")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ffn_edge.device import jetson
 from ffn_edge.device.jetson import (
     board_model,
     fastest_power_mode,
@@ -55,16 +56,20 @@ def test_the_board_is_named_without_the_zero_at_its_end(tmp_path: Path) -> None:
     ("printed", "mode"),
     [("NV Power Mode: MAXN_SUPER\n2\n", "MAXN_SUPER"), ("NVPM ERROR: no root", None), (None, None)],
 )
-def test_the_power_mode_is_what_nvpmodel_prints(printed: str | None, mode: str | None) -> None:
-    assert power_mode(output_of=lambda command: printed) == mode
+def test_the_power_mode_is_what_nvpmodel_prints(
+    printed: str | None, mode: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetson, "output_of", lambda command: printed)
+    assert power_mode() == mode
+    assert power_mode(tmp_path) is None  # of a copied tree no program tells it
 
 
-def test_a_power_mode_that_cannot_be_asked_is_unknown(tmp_path: Path) -> None:
+def test_a_power_mode_that_cannot_be_asked_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     def hangs(command: object) -> str:
         raise subprocess.TimeoutExpired("nvpmodel", 5)
 
-    assert power_mode(output_of=hangs) is None
-    assert power_mode(tmp_path, lambda command: "NV Power Mode: MAXN") is None
+    monkeypatch.setattr(jetson, "output_of", hangs)
+    assert power_mode() is None
 
 
 def test_a_program_is_asked_only_if_it_is_there() -> None:

@@ -25,6 +25,7 @@ from ffn_edge.device.plan_cache import (
     PlanWeight,
     Sidecar,
     default_folder,
+    misfits,
     plan_key,
 )
 from ffn_edge.device.tensorrt_api import Api
@@ -92,6 +93,8 @@ def test_a_plan_is_found_only_by_all_that_it_depends_on(field: str, cache: PlanC
     other = dataclasses.replace(KEY, **{field: 8 if field in ("frames", "recipe") else "other"})
 
     assert cache.find(other) is None
+    assert len(misfits(KEY, other)) == 1
+    assert misfits(KEY, KEY) == []
 
 
 def test_an_empty_cache_finds_nothing_and_makes_nothing(cache: PlanCache) -> None:

@@ -18,7 +18,7 @@ from ffn_edge.device.jetson import board_model, fastest_power_mode, l4t_release
 from ffn_edge.device.sysfs import KernelFile, number_in, text_of
 from ffn_edge.errors import SensorError
 from ffn_edge.runtime.doctor import hardware
-from ffn_edge.runtime.doctor.probes import Probes, gather
+from ffn_edge.runtime.doctor.host import Host
 from ffn_edge.runtime.machine.health import Health
 from ffn_edge.runtime.machine.machine import clocks_now, cpu_time
 from ffn_edge.runtime.power.ina import InaMeter
@@ -109,14 +109,11 @@ def power(opener: Callable[[Path], Meter]) -> Callable[[Path], None]:
 
 
 def check_hardware(root: Path) -> None:
-    absent = Probes(
-        output_of=lambda command: None, opencv=lambda: "", onnxruntime=lambda: "",
-        free_bytes=lambda folder: 0,
-    )  # fmt: skip
-    facts = gather(root, absent)
+    host = Host(root)
+    host.output_of = lambda command: None
     for lines in (hardware.board_lines, hardware.camera_lines, hardware.sensor_lines):
-        list(lines(facts))
-    list(hardware.resource_lines(facts, {"disk": root}))
+        list(lines(host))
+    list(hardware.resource_lines(host, {"disk": root}))
 
 
 READERS: dict[str, Callable[[Path], object]] = {

@@ -103,7 +103,7 @@ def test_what_is_no_regular_file_is_not_even_opened(
         ("sidecar.json", read_sidecar),
         ("weights.safetensors", WeightFile),
         ("trace.jsonl", read_trace),
-        ("limits.json", lambda path: LimitsFile(path, Limits(), print)),
+        ("limits.json", lambda path: LimitsFile(path, Limits())),
         ("last.pt", load_checkpoint),
         ("list.txt", read_video_list),
         ("labelled.txt", lambda path: read_list(path, num_classes=2)),

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ffn_edge.runtime.answers import Answer, Answers, AnswersCsv, Span
+from ffn_edge.runtime.classifier import Prediction, Result
 from ffn_edge.runtime.policy.interface import Decision, Limits, Observation
-from ffn_edge.runtime.session import Prediction, Result
 
 CLASSES = ("wave", "clap", "none")
 

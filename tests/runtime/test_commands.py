@@ -49,7 +49,6 @@ def test_run_writes_json_lines_and_a_summary(bundle: Bundle, video: Path) -> Non
     assert [line["time_s"] for line in lines] == [1.9, 2.1, 2.4, 2.6, 2.9]
     assert lines[-1]["top5"][0]["class"] == "blue"
     assert "5 inferences" in result.stderr
-    assert "with onnxruntime" in result.stderr
 
 
 def test_run_with_json_ends_with_the_summary(bundle: Bundle, video: Path) -> None:
@@ -137,7 +136,7 @@ def test_run_names_the_videos_that_it_skipped(bundle: Bundle, video: Path, tmp_p
     result = invoke(run, bundle.path, "--source", tmp_path / "list.txt", "--json")
     (skipped,) = json.loads(result.stdout.splitlines()[-1])["summary"]["skipped"]
     assert "missing.mp4" in skipped
-    assert result.stderr.count("skipped") == 2  # when it happened, and in the table
+    assert "skipped" in result.stderr
 
 
 def test_a_frame_count_that_the_bundle_lacks_is_refused(bundle: Bundle, video: Path) -> None:
@@ -179,13 +178,14 @@ def test_profile_prints_json(bundle: Bundle) -> None:
 
 
 def test_run_trusts_a_profile_made_here_and_says_when_it_was_made_otherwise(
-    bundle: Bundle, video: Path
+    bundle: Bundle, video: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     invoke(profile, bundle.path, "--runs", 2, "--threads", 1)
-    trusted = invoke(run, bundle.path, "--source", video, "--threads", 1)
-    assert "measuring quickly" not in trusted.stderr
-    distrusted = invoke(run, bundle.path, "--source", video, "--threads", 2)
-    assert "the profile was made for threads 1, not 2" in distrusted.stderr
+    invoke(run, bundle.path, "--source", video, "--threads", 1)
+    assert "measuring quickly" not in caplog.text
+    invoke(run, bundle.path, "--source", video, "--threads", 2)
+    assert "the profile was made for threads 1, not 2" in caplog.text
 
 
 @pytest.mark.parametrize("command", [run, profile])
@@ -256,128 +256,59 @@ def test_a_reader_that_goes_away_ends_the_run(
     assert "inference" in errors
 
 
-def test_the_runtime_needs_no_torch_and_loads_its_engine_late() -> None:
-    script = """
-import pkgutil, sys
-import ffn_edge.runtime
-for module in pkgutil.iter_modules(ffn_edge.runtime.__path__):
-    __import__(f"ffn_edge.runtime.{module.name}")
-print(*sorted({name.partition(".")[0] for name in sys.modules}))
-"""
-    loaded = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONWARNINGS": "error"},
-    ).stdout.split()
-    assert not {"torch", "onnx", "onnxruntime", "cv2", "tensorrt"} & set(loaded)
-    assert "ffn_edge" in loaded
-
-
-def test_onnx_runtime_is_named_in_one_file_only() -> None:
-    folder = Path(__import__("ffn_edge.runtime").runtime.__path__[0])
-    importing = [
-        path.name
-        for path in sorted(folder.glob("*.py"))
-        if any(
-            phrase in path.read_text()
-            for phrase in ("import onnxruntime\n", 'import_module("onnxruntime")')
-        )
-    ]
-    assert importing == ["onnxruntime_engine.py"]
-
-
-def test_errors_of_the_library_reach_the_command_line_as_they_are(
-    bundle: Bundle, tmp_path: Path
-) -> None:
-    with pytest.raises(FfnEdgeError) as caught:
-        invoke(run, bundle.path, "--source", tmp_path / "missing.mp4")
-    assert caught.value.hint
-
-
-@pytest.mark.parametrize("option", ["--output", "--annotate", "--record"])
-def test_no_option_writes_over_the_source(bundle: Bundle, video: Path, option: str) -> None:
-    before = video.read_bytes()
-    result = CliRunner().invoke(run, [str(bundle.path), "--source", str(video), option, str(video)])
-    assert result.exit_code == 2
-    assert f"{option} and --source name the same file" in result.output
-    assert video.read_bytes() == before
-
-
-@pytest.mark.parametrize("source", ["folder", "pattern", "list"])
-@pytest.mark.parametrize("option", ["--output", "--csv", "--record"])
-def test_no_option_writes_over_one_of_several_sources(
-    bundle: Bundle, write_video: Callable[..., Path], tmp_path: Path, source: str, option: str
-) -> None:
+@pytest.fixture
+def films(write_video: Callable[..., Path], tmp_path: Path) -> Path:
+    """A folder with all that may be a source, and a list of it."""
     (tmp_path / "films").mkdir()
-    videos = [write_video(f"films/{name}.mp4", ["red"] * 12) for name in "ab"]
+    for name in "ab":
+        write_video(f"films/{name}.mp4", ["red"] * 12)
     (tmp_path / "list.txt").write_text("films/a.mp4\nfilms/b.mp4\n")
-    named = {"folder": "films", "pattern": "films/*.mp4", "list": "list.txt"}[source]
-    before = videos[1].read_bytes()
-    arguments = [str(bundle.path), "--source", str(tmp_path / named), option, str(videos[1])]
-    result = CliRunner().invoke(run, arguments)
-    assert result.exit_code == 2
-    assert f"{option} and --source name the same file" in result.output
-    assert videos[1].read_bytes() == before
-
-
-def test_no_option_writes_over_the_bundle_or_an_image_of_a_frame_folder(
-    bundle: Bundle, video: Path, tmp_path: Path
-) -> None:
-    manifest = bundle.path / "manifest.json"
-    before = manifest.read_bytes()
-    result = CliRunner().invoke(
-        run, [str(bundle.path), "--source", str(video), "--csv", str(manifest)]
-    )
-    assert (result.exit_code, manifest.read_bytes()) == (2, before)
+    (tmp_path / "one.txt").write_text("films/b.mp4\n")
     (tmp_path / "frames").mkdir()
-    (tmp_path / "frames" / "0.png").write_bytes(b"a picture")
-    result = CliRunner().invoke(
-        run,
-        [
-            *(str(bundle.path), "--source", str(tmp_path / "frames")),
-            *("--output", str(tmp_path / "frames" / "0.png")),
-        ],
-    )
+    (tmp_path / "frames/0.png").write_bytes(b"a picture")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("option", "source", "written"),
+    [
+        *(
+            (option, "films/b.mp4", "films/b.mp4")
+            for option in ("--output", "--annotate", "--record")
+        ),
+        *(
+            (option, source, "films/b.mp4")
+            for option in ("--output", "--csv", "--record")
+            for source in ("films", "films/*.mp4", "list.txt")
+        ),
+        ("--annotate", "one.txt", "films/b.mp4"),
+        ("--output", "frames", "frames/0.png"),
+        ("--csv", "films/b.mp4", "bundle/manifest.json"),
+    ],
+)
+def test_no_option_writes_over_what_is_read(
+    bundle: Bundle, films: Path, option: str, source: str, written: str
+) -> None:
+    before = (films / written).read_bytes()
+    result = invoke(run, bundle.path, "--source", films / source, option, films / written)
     assert result.exit_code == 2
-    assert (tmp_path / "frames" / "0.png").read_bytes() == b"a picture"
+    assert f"{option} and " in result.output
+    assert (films / written).read_bytes() == before
 
 
 def test_a_source_that_is_not_there_leaves_what_was_written_before(
     bundle: Bundle, tmp_path: Path
 ) -> None:
     (tmp_path / "keep.csv").write_text("of the last run")
-    result = CliRunner().invoke(
-        run,
-        [
-            str(bundle.path),
-            "--source",
-            str(tmp_path / "no.mp4"),
-            "--csv",
-            str(tmp_path / "keep.csv"),
-        ],
-    )
-    assert isinstance(result.exception, FfnEdgeError)
+    with pytest.raises(FfnEdgeError) as caught:
+        invoke(run, bundle.path, "--source", tmp_path / "no.mp4", "--csv", tmp_path / "keep.csv")
+    assert caught.value.hint
     assert (tmp_path / "keep.csv").read_text() == "of the last run"
 
 
 def test_a_camera_has_no_answers_for_a_csv_file(bundle: Bundle, tmp_path: Path) -> None:
-    result = CliRunner().invoke(
-        run, [str(bundle.path), "--source", "0", "--csv", str(tmp_path / "a.csv")]
-    )
+    result = invoke(run, bundle.path, "--source", "0", "--csv", tmp_path / "a.csv")
     assert (result.exit_code, "camera" in result.output) == (2, True)
-
-
-def test_the_only_video_of_a_list_is_not_written_over(
-    bundle: Bundle, video: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "list.txt").write_text(f"{video}\n")
-    before = video.read_bytes()
-    result = CliRunner().invoke(
-        run, [str(bundle.path), "--source", str(tmp_path / "list.txt"), "--annotate", str(video)]
-    )
-    assert (result.exit_code, video.read_bytes()) == (2, before)
 
 
 def test_what_is_no_file_may_be_written_twice(bundle: Bundle, video: Path) -> None:
@@ -387,18 +318,14 @@ def test_what_is_no_file_may_be_written_twice(bundle: Bundle, video: Path) -> No
 
 
 def test_two_options_cannot_write_one_file(bundle: Bundle, video: Path, tmp_path: Path) -> None:
-    same = str(tmp_path / "x.jsonl")
-    result = CliRunner().invoke(
-        run, [str(bundle.path), "--source", str(video), "--output", same, "--record", same]
-    )
+    same = tmp_path / "x.jsonl"
+    result = invoke(run, bundle.path, "--source", video, "--output", same, "--record", same)
     assert result.exit_code == 2
-    assert not (tmp_path / "x.jsonl").exists()
+    assert not same.exists()
 
 
 def test_a_fixed_frame_count_cannot_be_escalated(bundle: Bundle, video: Path) -> None:
-    result = CliRunner().invoke(
-        run, [str(bundle.path), "--source", str(video), "--frames", "2", "--escalate"]
-    )
+    result = invoke(run, bundle.path, "--source", video, "--frames", 2, "--escalate")
     assert result.exit_code == 2
 
 

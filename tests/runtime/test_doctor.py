@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import configparser
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +25,9 @@ from ffn_edge.device.plan_cache import PlanCache, Sidecar, plan_key
 from ffn_edge.device.tensorrt_api import Api, Target
 from ffn_edge.errors import EngineError, FfnEdgeError
 from ffn_edge.runtime.doctor.examine import examine
-from ffn_edge.runtime.doctor.probes import Probes, Python
-from ffn_edge.runtime.doctor.report import Line, Report
+from ffn_edge.runtime.doctor.host import Host, Python
+from ffn_edge.runtime.doctor.report import Line, Report, attempt
+from ffn_edge.runtime.doctor.software import PACKAGES
 from ffn_edge.runtime.engines.engine import Backend, EngineOptions, OpenEngines
 
 ORIN = Gpu(name="Orin", sm="87", memory_bytes=8 << 30)
@@ -72,7 +75,7 @@ class Computer:
     opencv: str | Exception = FROM_PIP
     onnxruntime: str | Exception = "1.32.0"
     python: tuple[int, int, int] = (3, 10, 12)
-    free_bytes: int = 10 << 30
+    free_bytes: int | Exception = 10 << 30
     backend: Backend | Exception | None = None
 
     def write(self, path: str, text: str) -> None:
@@ -91,49 +94,64 @@ class Computer:
 
     def examine(self, bundle: Path | None = None) -> Report:
         """Let the doctor look."""
-        return examine(bundle, cache=self.cache, root=self.root, probes=self.probes())
+        return examine(bundle, cache=self.cache, host=ComputerHost(self))
 
-    def path_of(self, program: str) -> str | None:
-        """Say where a program is: here, all come with the CUDA toolkit."""
-        return f"{self.root}/usr/local/cuda/bin/{program}" if program in self.programs else None
+    def api(self, target: Target) -> Api | Exception:
+        """Return one TensorRT, or why there is none."""
+        return self.apis.get(target, EngineError(f"no {target}", f"install {target}"))
 
     @property
     def cache(self) -> Path:
         """Where its engines are kept."""
         return self.root / "cache"
 
-    def probes(self) -> Probes:
-        """Answer for the machine. A bundle is opened for real, unless `backend` is given."""
 
-        def output_of(command: Sequence[str]) -> str | None:
-            return given(self.programs[command[0]]) if command[0] in self.programs else None
+class ComputerHost(Host):
+    """Answers for a computer. A bundle is opened for real, unless the computer has a `backend`."""
 
-        probes = Probes(
-            python=lambda: Python(self.python, self.root / "venv", self.root / "usr"),
-            version_of=self.versions.get,
-            has_module=self.modules.__contains__,
-            path_of=self.path_of,
-            output_of=output_of,
-            may=lambda path, mode: path.relative_to(self.root).as_posix() not in self.closed,
-            free_bytes=lambda folder: self.free_bytes,
-            opencv=lambda: given(self.opencv),
-            onnxruntime=lambda: given(self.onnxruntime),
-            tensorrt=lambda target: given(
-                self.apis.get(target, EngineError(f"no {target}", f"install {target}"))
-            ),
-            gpu=lambda: given(self.gpu),
-        )
-        if self.backend is None:
-            return probes
-        return dataclasses.replace(probes, open_engines=self._open_engines)
+    def __init__(self, computer: Computer) -> None:
+        super().__init__(computer.root)
+        self.computer = computer
+        self.version_of = computer.versions.get
+        self.has_module = computer.modules.__contains__
+        self.onnxruntime = attempt(lambda: given(computer.onnxruntime))
+        self.opencv = attempt(lambda: given(computer.opencv))
+        self.gpu = attempt(lambda: given(computer.gpu))
+        self.tensorrt = {
+            target: attempt(lambda target=target: given(computer.api(target)))
+            for target in ("tensorrt", "rtx")
+        }
+        if computer.backend is not None:
+            self.open_engines = self._open_engines
+
+    @property
+    def python(self) -> Python:
+        """That of a virtual environment."""
+        return Python(self.computer.python, self.root / "venv", self.root / "usr")
+
+    def output_of(self, command: Sequence[str]) -> str | None:
+        """Give what a program prints."""
+        programs = self.computer.programs
+        return given(programs[command[0]]) if command[0] in programs else None
+
+    def path_of(self, program: str) -> str | None:
+        """Say where a program is: here, all come with the CUDA toolkit."""
+        there = program in self.computer.programs
+        return f"{self.root}/usr/local/cuda/bin/{program}" if there else None
+
+    def may(self, path: Path, mode: int) -> bool:
+        """Open all but what is closed."""
+        return path.relative_to(self.root).as_posix() not in self.computer.closed
+
+    def free_bytes(self, folder: Path) -> int:
+        """Give what is free everywhere."""
+        return given(self.computer.free_bytes)
 
     @contextmanager
-    def _open_engines(
-        self, bundle: Bundle, options: EngineOptions, *, say: Callable[[str], None]
-    ) -> Iterator[OpenEngines]:
-        assert options.cache == self.cache
-        say("out of memory; keeping one engine at a time")
-        yield OpenEngines({}, given(self.backend))
+    def _open_engines(self, bundle: Bundle, options: EngineOptions) -> Iterator[OpenEngines]:
+        assert options.cache == self.computer.cache
+        warnings = ["out of memory; keeping one engine at a time"]
+        yield OpenEngines({}, given(self.computer.backend), warnings=warnings)
 
 
 def given(answer: Any) -> Any:
@@ -157,9 +175,17 @@ def desktop(tmp_path: Path) -> Computer:
     """A PC without a GPU that can run bundles on its CPU."""
     computer = Computer(tmp_path / "desktop")
     computer.modules = {
-        "ffn_edge", "numpy", "click", "rich", "filelock", "safetensors", "onnx", "onnxruntime",
+        "ffn_edge",
+        "numpy",
+        "click",
+        "rich",
+        "filelock",
+        "safetensors",
+        "onnx",
+        "onnxruntime",
         "cv2",
-    }  # fmt: skip
+        "av",
+    }
     computer.versions = {"numpy": "2.2.0", "onnxruntime": "1.32.0", "opencv-python": "4.10.0.84"}
     computer.write("venv/pyvenv.cfg", "home = /usr/bin\ninclude-system-site-packages = false\n")
     computer.memory(9000, 16000)
@@ -231,9 +257,15 @@ def store_plan(
     key = dataclasses.replace(key, l4t="36.4.3", board="NVIDIA Jetson Orin Nano Developer Kit")
     sidecar = Sidecar(
         key=dataclasses.replace(key, **changes),  # type: ignore[arg-type]
-        flags=(), weights=(), plan=FileRecord(bytes=0, sha256=""), power_mode=power_mode,
-        deviation=None, build_seconds=1.0, created="2026-01-01", producer="the tests",
-    )  # fmt: skip
+        flags=(),
+        weights=(),
+        plan=FileRecord(bytes=0, sha256=""),
+        power_mode=power_mode,
+        deviation=None,
+        build_seconds=1.0,
+        created="2026-01-01",
+        producer="the tests",
+    )
     with cache.lock(), cache.workplace() as folder:
         (folder / "plan").write_bytes(b"a plan" * 50_000)
         return cache.store(sidecar, folder / "plan").path
@@ -293,8 +325,11 @@ def test_cameras_and_sensors_without_permission_come_with_the_command_that_opens
 ) -> None:
     ina = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1"
     jetson.closed = {
-        "dev/video0", "dev/nvmap", f"{ina}/in1_input", "sys/class/thermal/thermal_zone1/temp",
-    }  # fmt: skip
+        "dev/video0",
+        "dev/nvmap",
+        f"{ina}/in1_input",
+        "sys/class/thermal/thermal_zone1/temp",
+    }
     report = jetson.examine()
     assert problems(report) == ["GPU device files", "cameras", "power (INA)"]
     assert "usermod -aG video $USER" in line(report, "Video", "cameras").remedy
@@ -314,8 +349,9 @@ def test_a_thermal_zone_that_is_switched_off_is_left_out(jetson: Computer) -> No
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_permissions_are_those_of_the_file_system(jetson: Computer) -> None:
     (jetson.root / "dev/video0").chmod(0)
-    probes = dataclasses.replace(jetson.probes(), may=Probes().may)
-    report = examine(root=jetson.root, cache=jetson.cache, probes=probes)
+    host = ComputerHost(jetson)
+    host.may = Host().may
+    report = examine(cache=jetson.cache, host=host)
     assert line(report, "Video", "cameras").status == "problem"
 
 
@@ -378,10 +414,22 @@ def test_what_every_bundle_needs_is_a_problem_where_it_is_missing(
     jetson: Computer, desktop: Computer
 ) -> None:
     for computer in (jetson, desktop):
-        computer.modules.discard("onnx")
-        found = line(computer.examine(), "Packages", "onnx")
-        assert found.status == "problem"
-        assert "ffn-edge[jetson]" in found.remedy
+        computer.modules -= {"onnx", "av"}
+        for name in ("onnx", "av"):
+            found = line(computer.examine(), "Packages", name)
+            assert found.status == "problem"
+            assert "ffn-edge[jetson]" in found.remedy
+
+
+def test_every_library_that_a_device_may_need_is_looked_for() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).parents[2] / "setup.cfg")
+    extras = setup["options.extras_require"]
+    wanted = setup["options"]["install_requires"] + "".join(
+        extras[name] for name in ("cpu", "jetson", "rtx", "video")
+    )
+    names = {re.split(r"[><=]", each)[0] for each in wanted.split()}
+    assert names <= {name for each in PACKAGES for name in each.distributions.split()}
 
 
 def test_tensorrt_without_pycuda_is_told_how_to_get_it(jetson: Computer) -> None:
@@ -479,10 +527,14 @@ def test_an_unknown_release_of_jetson_linux_is_given_without_a_jetpack(jetson: C
 @pytest.mark.parametrize(
     ("release", "revision", "jetpack"),
     [
-        (36, "4.4", "6.2.1"), (36, "5.0", "6.2.2"), (38, "4.0", "7.1"), (39, "2.0", "7.2"),
-        (39, "2.1", "7.2.1"), (39, "2.9", "7.2"),
+        (36, "4.4", "6.2.1"),
+        (36, "5.0", "6.2.2"),
+        (38, "4.0", "7.1"),
+        (39, "2.0", "7.2"),
+        (39, "2.1", "7.2.1"),
+        (39, "2.9", "7.2"),
     ],
-)  # fmt: skip
+)
 def test_a_known_release_of_jetson_linux_is_given_with_its_jetpack(
     release: int, revision: str, jetpack: str, jetson: Computer
 ) -> None:
@@ -604,11 +656,8 @@ def test_files_that_are_not_what_they_should_be_are_no_reason_to_fail(jetson: Co
 
 
 def test_a_check_that_fails_itself_is_a_line(desktop: Computer) -> None:
-    def breaks(folder: Path) -> int:
-        raise OSError("no such device")
-
-    probes = dataclasses.replace(desktop.probes(), free_bytes=breaks)
-    report = examine(root=desktop.root, cache=desktop.cache, probes=probes)
+    desktop.free_bytes = OSError("no such device")
+    report = desktop.examine()
     failed = line(report, "Memory and disk", "Memory and disk")
     assert (failed.status, failed.found) == (
         "problem",
@@ -766,21 +815,21 @@ def test_a_bundle_without_opencv_would_not_run(desktop: Computer, bundle: Bundle
 
 
 def test_a_library_is_found_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    probes = Probes()
-    assert probes.has_module("this")
+    host = Host()
+    assert host.has_module("this")
     assert "this" not in sys.modules
-    assert not probes.has_module("no_such_module")
+    assert not host.has_module("no_such_module")
     monkeypatch.setitem(sys.modules, "made_by_hand", ModuleType("made_by_hand"))
-    assert probes.has_module("made_by_hand")  # such a module has no spec
-    assert probes.version_of("click") is not None
-    assert probes.version_of("no-such-distribution") is None
+    assert host.has_module("made_by_hand")  # such a module has no spec
+    assert host.version_of("click") is not None
+    assert host.version_of("no-such-distribution") is None
 
     class Refusing:
         def find_spec(self, name: str, path: object = None, target: object = None) -> None:
             raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(sys, "meta_path", [Refusing()])
-    assert not probes.has_module("this")
+    assert not host.has_module("this")
 
 
 def invoke(*arguments: object) -> Result:

@@ -1,4 +1,4 @@
-"""Runs with a budget, limits that change, an escalation and a trace: real files and engines."""
+"""Runs with a budget, limits that change, a cascade and a trace: real files and engines."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.errors import FfnEdgeError, VideoError
 from ffn_edge.runtime.cascade.calibrate import calibrate_bundle
 from ffn_edge.runtime.cascade.calibration import load_calibration
-from ffn_edge.runtime.cascade.second_look import SecondLook
-from ffn_edge.runtime.engines.engine import EngineOptions, cpu_backend, open_engines
+from ffn_edge.runtime.cascade.cascade import CascadeController
+from ffn_edge.runtime.classifier import Result
+from ffn_edge.runtime.engines.engine import (
+    EngineOptions,
+    OpenEngines,
+    cpu_backend,
+    open_engines,
+)
 from ffn_edge.runtime.policy.interface import Decision, Limits
 from ffn_edge.runtime.power.ina import InaMeter
 from ffn_edge.runtime.power.meter import Averaging, NullMeter, PowerReading
 from ffn_edge.runtime.profile.power import PowerProfile
 from ffn_edge.runtime.profile.profile import Latency, save_profile
-from ffn_edge.runtime.run import (
-    RunOptions,
-    learn_setting,
-    open_session,
-    run_session,
-    setting_from_latencies,
-)
-from ffn_edge.runtime.session import Result
+from ffn_edge.runtime.profile.setting import learn_setting, setting_from_latencies
+from ffn_edge.runtime.run import RunOptions, open_session, run_session
 from ffn_edge.runtime.sinks import AnnotatedVideo, result_fields
 from ffn_edge.runtime.stream.sources import Frame, Source
 from ffn_edge.runtime.summary import Summary
@@ -96,22 +96,36 @@ class Recorder:
             self._do()
 
 
-def run(bundle: Bundle, source: Path, limits: Limits, sink: Recorder, **options: object) -> str:
-    """Run, and return what was said."""
-    said: list[str] = []
-    record = options.pop("record", None)
-    assert record is None or isinstance(record, Path)
+@pytest.fixture(autouse=True)
+def info(caplog: pytest.LogCaptureFixture) -> None:
+    """Record what is said of a run."""
+    caplog.set_level("INFO")
+
+
+@pytest.fixture
+def quick_power(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure power in little time."""
+    monkeypatch.setattr("ffn_edge.runtime.profile.power.SETTLE_S", 0.05)
+    monkeypatch.setattr("ffn_edge.runtime.profile.power.MEASURE_S", 0.1)
+
+
+def run(
+    bundle: Bundle,
+    source: Path,
+    limits: Limits,
+    sink: Recorder,
+    record: Path | None = None,
+    **options: Any,
+) -> None:
     run_session(
         bundle,
-        str(source),
+        source,
         limits,
-        RunOptions(engines=ENGINES, **options),  # type: ignore[arg-type]
+        RunOptions(engines=ENGINES, **options),
         summary=Summary(),
         sinks=[sink],
         record=record,
-        say=said.append,
     )
-    return "\n".join(said)
 
 
 @pytest.mark.parametrize("fps", [0.0, -1.0, math.nan, math.inf, 1e9])
@@ -133,15 +147,21 @@ def test_a_cameras_frames_are_scaled_unless_people_watch_them(
     monkeypatch.setattr("ffn_edge.runtime.run.open_source", refuse)
     with pytest.raises(VideoError, match="no camera"):
         run_session(
-            bundle, "csi://0", Limits(), summary=Summary(), say=print,
+            bundle,
+            "csi://0",
+            Limits(),
+            summary=Summary(),
             annotate=tmp_path / "out.mp4" if annotate else None,
-        )  # fmt: skip
-    assert asked[0]["say"] is print
+        )
     assert asked[0]["short_side"] == (None if annotate else 256)
 
 
 def test_a_budget_step_moves_the_frame_count_and_says_why(
-    profiled: Bundle, board: Path, video: Path, tmp_path: Path
+    profiled: Bundle,
+    board: Path,
+    video: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = tmp_path / "limits.json"
     path.write_text('{"power_w": 20}')
@@ -151,7 +171,7 @@ def test_a_budget_step_moves_the_frame_count_and_says_why(
         os.replace(path.with_suffix(".new"), path)
 
     sink = Recorder(after=40, do=step)
-    said = run(profiled, video, Limits(), sink, root=board, limits_file=path)
+    run(profiled, video, Limits(), sink, root=board, limits_file=path)
 
     frames = [result.decision.frames for result in sink.results]
     assert set(frames[:40]) == {8}
@@ -159,8 +179,8 @@ def test_a_budget_step_moves_the_frame_count_and_says_why(
     after = sink.results[40].decision
     assert after.rejected[8].endswith("> 5.5 W")
     assert after.reason.endswith("<= 5.5 W")
-    assert "limits: 5.5 W" in said
-    assert "measuring" not in said
+    assert "limits: 5.5 W" in caplog.text
+    assert "measuring" not in caplog.text
 
 
 def test_a_result_tells_power_energy_and_heat(profiled: Bundle, board: Path, video: Path) -> None:
@@ -176,13 +196,13 @@ def test_a_result_tells_power_energy_and_heat(profiled: Bundle, board: Path, vid
 
 
 def test_without_a_meter_a_budget_is_kept_by_the_fewest_frames_and_said_at_once(
-    profiled: Bundle, video: Path, tmp_path: Path
+    profiled: Bundle, video: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink = Recorder()
     nothing = tmp_path / "nothing"
     nothing.mkdir()
-    said = run(profiled, video, Limits(power_w=20.0), sink, root=nothing, max_seconds=30.0)
-    assert "warning: no power can be measured here" in said
+    run(profiled, video, Limits(power_w=20.0), sink, root=nothing, max_seconds=30.0)
+    assert "no power can be measured here" in caplog.text
     assert {result.decision.frames for result in sink.results[1:]} == {2}
     assert sink.results[0].observation.sensed.fault is not None
 
@@ -195,19 +215,22 @@ def test_without_a_meter_a_budget_is_kept_by_the_fewest_frames_and_said_at_once(
     ],
 )
 def test_a_limit_that_nothing_keeps_is_said_at_once_and_the_run_goes_on(
-    profiled: Bundle, board: Path, video: Path, limits: Limits, words: str
+    profiled: Bundle,
+    board: Path,
+    video: Path,
+    limits: Limits,
+    words: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    said: list[str] = []
     options = RunOptions(engines=ENGINES, root=board, max_seconds=10.0)
-    with open_session(profiled, str(video), limits, options, say=said.append) as session:
+    with open_session(profiled, video, limits=limits, options=options) as session:
         results = iter(session)
-        first = next(results)
-        assert [
-            line for line in said if line.startswith("warning: nothing keeps") and words in line
-        ]
-        rest = list(results)
-    assert {first.decision.frames, *(result.decision.frames for result in rest)} == {2}
-    assert sum(line.startswith("warning") for line in said) == 1
+        frames = {next(results).decision.frames}
+        (warning,) = [each for each in caplog.records if each.levelname == "WARNING"]
+        assert words in warning.message
+        frames |= {result.decision.frames for result in results}
+    assert frames == {2}
+    assert sum(each.levelname == "WARNING" for each in caplog.records) == 1
 
 
 class OtherMeter:
@@ -225,6 +248,7 @@ class OtherMeter:
         """Nothing is held."""
 
 
+@pytest.mark.usefixtures("quick_power")
 @pytest.mark.parametrize("needs_power", [True, False])
 @pytest.mark.parametrize(
     "meter",
@@ -235,17 +259,12 @@ def test_power_of_another_meters_scope_is_not_used_and_said(
     board: Path,
     meter: OtherMeter,
     needs_power: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("ffn_edge.runtime.profile.power.SETTLE_S", 0.05)
-    monkeypatch.setattr("ffn_edge.runtime.profile.power.MEASURE_S", 0.1)
-    said: list[str] = []
     with open_engines(profiled, ENGINES) as engines:
-        setting = learn_setting(
-            profiled, engines, said.append, meter=meter, needs_power=needs_power, root=board
-        )
-    assert said[0].startswith("the profile's power is by INA, module input (VDD_IN)")
-    assert meter.scope in said[0] and "`ffn-edge profile`" in said[0]
+        setting = learn_setting(profiled, engines, meter, needs_power=needs_power, root=board)
+    assert "by INA, module input (VDD_IN)" in caplog.messages[0]
+    assert meter.scope in caplog.messages[0]
     # The latencies are the profile's all the same.
     assert [point.base_ms for point in setting.points] == pytest.approx([0.12] * 3)
     powers = {point.power_w for point in setting.points}
@@ -257,40 +276,36 @@ def test_power_of_another_meters_scope_is_not_used_and_said(
 
 
 def test_without_a_meter_the_profiles_power_is_told_where_no_budget_needs_one(
-    profiled: Bundle, board: Path
+    profiled: Bundle, board: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said: list[str] = []
     with open_engines(profiled, ENGINES) as engines:
-        setting = learn_setting(
-            profiled, engines, said.append, meter=NullMeter({}), needs_power=False, root=board
-        )
-    assert (said, setting.idle_w) == ([], 3.0)
+        setting = learn_setting(profiled, engines, NullMeter({}), needs_power=False, root=board)
+    assert (caplog.messages, setting.idle_w) == ([], 3.0)
 
 
-def test_power_of_the_same_scope_is_used(profiled: Bundle, board: Path) -> None:
-    said: list[str] = []
+def test_power_of_the_same_scope_is_used(
+    profiled: Bundle, board: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with open_engines(profiled, ENGINES) as engines:
-        setting = learn_setting(profiled, engines, said.append, meter=InaMeter(board), root=board)
-    assert (said, setting.idle_w) == ([], 3.0)
+        setting = learn_setting(profiled, engines, InaMeter(board), root=board)
+    assert (caplog.messages, setting.idle_w) == ([], 3.0)
     assert [point.power_w for point in setting.points] == [2.0, 4.0, 8.0]
 
 
+@pytest.mark.usefixtures("quick_power")
 def test_the_power_is_measured_where_the_profile_lacks_it(
-    bundle: Bundle, board: Path, video: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, board: Path, video: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ffn_edge.runtime.profile.power.SETTLE_S", 0.05)
-    monkeypatch.setattr("ffn_edge.runtime.profile.power.MEASURE_S", 0.1)
     sink = Recorder()
-    said = run(bundle, video, Limits(power_w=20.0), sink, root=board, max_seconds=10.0)
-    assert "measuring power" in said
+    run(bundle, video, Limits(power_w=20.0), sink, root=board, max_seconds=10.0)
+    assert "measuring power" in caplog.text
     assert {result.decision.frames for result in sink.results} == {8}
 
 
+@pytest.mark.usefixtures("quick_power")
 def test_the_power_is_measured_where_a_file_may_ask_for_it(
-    bundle: Bundle, board: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, board: Path, video: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("ffn_edge.runtime.profile.power.SETTLE_S", 0.05)
-    monkeypatch.setattr("ffn_edge.runtime.profile.power.MEASURE_S", 0.1)
     path = tmp_path / "limits.json"
     path.write_text('{"power_w": 20}')
     sink = Recorder()
@@ -327,7 +342,7 @@ def calibrated(profiled: Bundle, write_video: Callable[..., Path], tmp_path: Pat
     return profiled
 
 
-def test_with_escalation_only_unsure_clips_are_looked_at_twice(
+def test_a_cascade_looks_again_at_unsure_clips_alone(
     calibrated: Bundle, board: Path, write_video: Callable[..., Path]
 ) -> None:
     # Two frames see one of each colour, and eight see more of the first.
@@ -352,7 +367,7 @@ def test_with_escalation_only_unsure_clips_are_looked_at_twice(
     assert {result.top[0].class_name for result in easily.results} == {"green"}
 
 
-def test_escalation_keeps_a_deadline_that_two_engines_cannot(
+def test_a_cascade_keeps_a_deadline_that_two_engines_cannot(
     calibrated: Bundle, board: Path, write_video: Callable[..., Path]
 ) -> None:
     hard = write_video("hard.mp4", (["green"] * 6 + ["blue"] * 5) * 20)
@@ -361,7 +376,7 @@ def test_escalation_keeps_a_deadline_that_two_engines_cannot(
     assert not [result for result in sink.results if len(result.observation.ran) == 2]
 
 
-def test_a_second_look_never_runs_what_the_guard_rules_out(
+def test_a_cascade_never_runs_what_the_decision_bars(
     calibrated: Bundle, board: Path, write_video: Callable[..., Path]
 ) -> None:
     setting = setting_from_latencies(
@@ -370,22 +385,26 @@ def test_a_second_look_never_runs_what_the_guard_rules_out(
         power=PowerProfile(meter="m", scope="s", idle_w=3.0, above_idle_w={2: 2.0, 4: 4.0, 8: 8.0}),
         period_s=0.25,
     )
-    look = SecondLook(load_calibration(calibrated), setting)
+    engines = OpenEngines({}, cpu_backend(1))
+    cascade = CascadeController(load_calibration(calibrated), engines, setting)
     unsure = np.array([0.1, 0.1, 0.0])
     decision = Decision(frames=4, reason="", latencies_ms={2: 0.2, 4: 0.2, 8: 0.2}, engine_w=50.0)
 
     def run_engine(frames: int) -> tuple[np.ndarray, float]:
         return unsure, 0.2
 
-    _, free = look.answer(decision, Limits(power_w=60.0), run_engine)
+    _, free = cascade.answer(decision, Limits(power_w=60.0), run_engine)
     barred = dataclasses.replace(decision, barred=frozenset({8}))
-    _, guarded = look.answer(barred, Limits(power_w=60.0), run_engine)
+    _, guarded = cascade.answer(barred, Limits(power_w=60.0), run_engine)
     assert 8 in dict(free)
     assert 8 not in dict(guarded)
 
 
 def test_a_run_says_at_its_end_what_it_left_out(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Camera:
         """Two hundred frames a second, for half a second."""
@@ -406,21 +425,18 @@ def test_a_run_says_at_its_end_what_it_left_out(
     def slowly(self: AnnotatedVideo, labelled: object) -> None:
         time.sleep(0.1)
 
-    monkeypatch.setattr(
-        "ffn_edge.runtime.run.open_source", lambda *_, **__: Source(streams=(Camera(),))
-    )
     monkeypatch.setattr(AnnotatedVideo, "_append", slowly)
-    said: list[str] = []
     options = RunOptions(engines=ENGINES, window_s=0.1)
     path = tmp_path / "out.mp4"
-    run_session(bundle, "0", Limits(), options, summary=Summary(), annotate=path, say=said.append)
-    (line,) = [line for line in said if str(path) in line]
+    source = Source(streams=(Camera(),))
+    run_session(bundle, source, Limits(), options, summary=Summary(), annotate=path)
+    (line,) = [line for line in caplog.messages if str(path) in line]
     left_out, received = (int(word) for word in line.split() if word.isdecimal())
     assert received // 2 < left_out < received <= 100
     assert f"({left_out / received:.0%})" in line
 
 
-def test_escalation_needs_a_calibration(bundle: Bundle, video: Path) -> None:
+def test_a_cascade_needs_a_calibration(bundle: Bundle, video: Path) -> None:
     with pytest.raises(FfnEdgeError) as caught:
         run(bundle, video, Limits(), Recorder(), escalate=True)
     assert "ffn-edge calibrate" in caught.value.hint

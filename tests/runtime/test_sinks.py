@@ -19,8 +19,8 @@ from ffn_edge import progress
 from ffn_edge.errors import FfnEdgeError, VideoError
 from ffn_edge.media.video import VideoReader
 from ffn_edge.runtime import sinks
+from ffn_edge.runtime.classifier import Prediction, Result
 from ffn_edge.runtime.policy.interface import Decision, Limits, Observation, Sensed
-from ffn_edge.runtime.session import Prediction, Result
 from ffn_edge.runtime.sinks import AnnotatedVideo, JsonLines, LiveView, ProgressLines
 from ffn_edge.runtime.stream.live_reader import live_readers
 from ffn_edge.runtime.stream.sources import Frame, Stream, VideoStream
@@ -63,19 +63,19 @@ def new_result() -> NewResult:
 
 
 def test_a_log_is_told_now_and_then_how_far_a_video_is(
-    new_result: NewResult, monkeypatch: pytest.MonkeyPatch
+    new_result: NewResult, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0])
     monkeypatch.setattr(progress, "time", clock)
     monkeypatch.setattr(sinks, "time", clock)
-    said: list[str] = []
-    lines = ProgressLines(said.append)
+    lines = ProgressLines()
     for second in range(100):
         now[0] = float(second)
         lines.write(new_result(time_s=4.0 * second, elapsed_s=4.0 * second))
-    assert len(said) == 3
-    assert said[0] == "ein Film.mp4: 120 s done, 4.0 s of video a second"
+    assert len(caplog.messages) == 3
+    assert caplog.messages[0] == "ein Film.mp4: 120 s done, 4.0 s of video a second"
 
 
 def test_every_line_is_json_with_all_fields(tmp_path: Path, new_result: NewResult) -> None:
@@ -321,7 +321,7 @@ def test_a_disk_that_was_full_at_the_end_is_not_passed_over(
 
 
 def test_a_full_disk_is_no_outage_of_the_camera(
-    tmp_path: Path, slow_writer: list[SlowWriter]
+    tmp_path: Path, slow_writer: list[SlowWriter], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Camera:
         """Ten frames, and then silence."""
@@ -342,15 +342,12 @@ def test_a_full_disk_is_no_outage_of_the_camera(
 
     quiet = threading.Event()
     is_full.set()
-    said: list[str] = []
     camera = Camera()
     with (
         pytest.raises(VideoError, match="disk is full"),
         AnnotatedVideo(tmp_path / "out.mp4") as video,
         closing(
-            live_readers(
-                camera, lambda frame: video.frame(frame, camera), lambda: False, say=said.append
-            )
+            live_readers(camera, lambda frame: video.frame(frame, camera), lambda: False)
         ) as readers,
     ):
         for reader in readers:
@@ -358,7 +355,7 @@ def test_a_full_disk_is_no_outage_of_the_camera(
             while reader.wait(1e9, lambda: False):
                 pass
     quiet.set()
-    assert said == []
+    assert caplog.messages == []
     assert len(slow_writer) == 1
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ffn_edge.errors import VideoError
+from ffn_edge.runtime.classifier import Prediction, Result
 from ffn_edge.runtime.policy.interface import Decision, Limits, Observation, Sensed
-from ffn_edge.runtime.session import Prediction, Result
 from ffn_edge.runtime.summary import Summary
 from ffn_edge.terminal import Terminal
 

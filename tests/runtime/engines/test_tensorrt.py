@@ -39,7 +39,6 @@ from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, open_engines
 from ffn_edge.runtime.engines.tensorrt_group import prove
-from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.run import RunOptions, open_session
 from tests.emulator import VERSIONS, Emulator
 
@@ -155,7 +154,11 @@ def test_engines_that_share_a_weight_file_give_what_onnx_runtime_gives(
 
 
 def test_a_video_is_watched_on_every_version(
-    device: Emulator, exported: Bundle, tmp_path: Path, clip_video: Path
+    device: Emulator,
+    exported: Bundle,
+    tmp_path: Path,
+    clip_video: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     target = target_of(device.version)
     build(exported, tmp_path, target=target)
@@ -163,14 +166,12 @@ def test_a_video_is_watched_on_every_version(
         window_s=0.4, hop_s=0.1, engines=EngineOptions(backend=target, cache=tmp_path)
     )
     cpu = dataclasses.replace(chosen, engines=EngineOptions(backend="onnxruntime", threads=1))
-    said: list[str] = []
+    caplog.set_level("INFO")
 
     for frames in exported.manifest.frame_counts:
-        with open_session(
-            exported, str(clip_video), Limits(frames=frames), chosen, say=said.append
-        ) as session:
+        with open_session(exported, clip_video, frames=frames, options=chosen) as session:
             results = list(session)
-        with open_session(exported, str(clip_video), Limits(frames=frames), cpu) as session:
+        with open_session(exported, clip_video, frames=frames, options=cpu) as session:
             expected = list(session)
         # The device's ring gives the engine the very frames that the host's gives.
         assert [result.time_s for result in results] == [result.time_s for result in expected]
@@ -179,7 +180,10 @@ def test_a_video_is_watched_on_every_version(
             assert result.top[0].probability == pytest.approx(other.top[0].probability, abs=0.01)
             assert result.device_ms is not None
             assert 0 < result.device_ms <= result.engine_ms + 5
-    assert any(f"{target} {device.version.removeprefix('rtx-')} in fp16" in line for line in said)
+    assert any(
+        f"{target} {device.version.removeprefix('rtx-')} in fp16" in line
+        for line in caplog.messages
+    )
 
 
 def test_the_commands_work_from_build_to_verify(
@@ -339,15 +343,16 @@ def test_too_little_memory_for_all_keeps_one_and_says_so(
     orin: Emulator, exported: Bundle, options: EngineOptions
 ) -> None:
     build(exported, options.cache)
-    said: list[str] = []
     orin.fail("create_execution_context", nth=2, error="out of memory")
-    with open_engines(exported, options, say=said.append) as engines:
+    with open_engines(exported, options) as engines:
         for frames in (2, 4):
             clip = random_clip(exported, frames)
             expected = by_onnxruntime(exported.graph_path(frames), clip)
             assert relative(engines[frames].infer(clip), expected) < 1e-2
         assert orin.alive.count("IExecutionContext") == 1
-    assert any("out of memory" in line and "one engine at a time" in line for line in said)
+    assert any(
+        "out of memory" in line and "one engine at a time" in line for line in engines.warnings
+    )
 
 
 @pytest.mark.parametrize("nth", range(1, 12))
@@ -355,13 +360,12 @@ def test_an_allocation_that_fails_falls_back_or_is_one_clear_error(
     nth: int, orin: Emulator, exported: Bundle, options: EngineOptions
 ) -> None:
     build(exported, options.cache)
-    said: list[str] = []
     orin.fail("mem_alloc", nth=nth)
-    with open_engines(exported, options, say=said.append) as engines:
+    with open_engines(exported, options) as engines:
         engines[4].infer(random_clip(exported, 4))
         opened = orin.calls["driver.mem_alloc"]
     if nth <= opened - 7:  # it hit while opening: seven allocations, and then all anew
-        assert any("one engine at a time" in line for line in said)
+        assert any("one engine at a time" in line for line in engines.warnings)
 
 
 @pytest.mark.parametrize("nth", range(1, 7))
@@ -385,52 +389,20 @@ def test_memory_that_is_short_even_for_one_engine_is_one_clear_error(
     build(exported, options.cache)
     for nth in (1, 2):
         orin.fail("mem_alloc", nth=nth)
-    with (
-        pytest.raises(OutOfMemoryError, match="out of memory") as caught,
-        open_engines(exported, options),
-    ):
-        pass
-    assert "end other programs" in caught.value.hint
-
-
-def test_memory_that_runs_out_while_running_gives_up_the_other_engines(
-    orin: Emulator, exported: Bundle, options: EngineOptions
-) -> None:
-    build(exported, options.cache)
-    said: list[str] = []
-    with open_engines(exported, options, say=said.append) as engines:
-        assert engines.new_ring is not None
-        clip = random_clip(exported, 4)
-        expected = engines[4].infer(clip)
-        with engines.new_ring(4) as ring:
-            for row in range(4):
-                ring.store(row, clip[0, row])
-            placed = ring.gather(np.arange(4))
-            orin.fail("execute_refused", error="out of memory")
-            assert np.array_equal(engines[4].infer(placed), expected)
-        assert orin.alive.count("IExecutionContext") == 1
-        assert len(said) == 1
-        assert "one engine at a time" in said[0]
-        orin.fail("execute_refused", error="out of memory")
-        with pytest.raises(OutOfMemoryError, match="out of memory"):
-            engines[4].infer(clip)
-
-
-def test_a_ring_that_does_not_fit_gives_up_the_other_engines(
-    orin: Emulator, exported: Bundle, options: EngineOptions
-) -> None:
-    build(exported, options.cache)
-    said: list[str] = []
-    with open_engines(exported, options, say=said.append) as engines:
-        assert engines.new_ring is not None
-        orin.fail("mem_alloc")
-        with engines.new_ring(4) as ring:
-            engines[4].infer(ring.gather(np.arange(4)))
-        assert len(said) == 1
-        assert "one engine at a time" in said[0]
+    error = refusal(exported, options, "out of memory", OutOfMemoryError)
+    assert "end other programs" in error.hint
 
 
 # ------------------------------------------------------------------------------ what it refuses
+
+
+def refusal(
+    bundle: Bundle, options: EngineOptions, match: str, kind: type[EngineError] = EngineError
+) -> EngineError:
+    """Return why the engines of a bundle do not open."""
+    with pytest.raises(kind, match=match) as caught, open_engines(bundle, options):
+        pass
+    return caught.value
 
 
 @pytest.mark.parametrize(
@@ -451,12 +423,8 @@ def test_an_engine_that_fails_at_startup_is_refused(
 ) -> None:
     build(exported, options.cache)
     orin.fail(fault, nth=nth, error="internal error")
-    with (
-        pytest.raises(EngineError, match=message) as caught,
-        open_engines(exported, options),
-    ):
-        pass
-    assert "ffn-edge build" in caught.value.hint
+    error = refusal(exported, options, message)
+    assert "ffn-edge build" in error.hint
 
 
 @pytest.mark.parametrize("nth", [1, 3, 5])
@@ -500,12 +468,8 @@ def test_frames_of_another_shape_or_type_are_refused(
 def test_nothing_built_is_said_with_the_command_that_builds(
     orin: Emulator, exported: Bundle, options: EngineOptions
 ) -> None:
-    with (
-        pytest.raises(EngineError, match="no engine for 2 frames was built in") as caught,
-        open_engines(exported, options),
-    ):
-        pass
-    assert f"ffn-edge build {exported.path}" in caught.value.hint
+    error = refusal(exported, options, "no engine for 2 frames was built in")
+    assert f"ffn-edge build {exported.path}" in error.hint
 
 
 @pytest.mark.parametrize(
@@ -535,12 +499,8 @@ def test_a_damaged_plan_never_reaches_tensorrt(
 ) -> None:
     built = build(exported, options.cache)
     built[0].plan.path.write_bytes(damage)
-    with (
-        pytest.raises(EngineError, match=f"has {len(damage)} bytes") as caught,
-        open_engines(exported, options),
-    ):
-        pass
-    assert "ffn-edge build" in caught.value.hint
+    error = refusal(exported, options, f"has {len(damage)} bytes")
+    assert "ffn-edge build" in error.hint
     assert orin.calls["Runtime.deserialize_cuda_engine"] == 0
 
 
@@ -589,11 +549,7 @@ def test_an_engine_that_needs_a_weight_the_sidecar_lacks_is_refused(
         sidecar, weights=tuple(each for each in sidecar.weights if each.name != "conv1.weight")
     )
     built[0].plan.path.with_suffix(".json").write_text(fewer.to_json())
-    with (
-        pytest.raises(EngineError, match=r"does not have: conv1\.weight"),
-        open_engines(exported, options),
-    ):
-        pass
+    refusal(exported, options, r"does not have: conv1\.weight")
 
 
 def test_a_weight_of_another_type_is_refused(
@@ -605,11 +561,7 @@ def test_a_weight_of_another_type_is_refused(
         sidecar, weights=tuple(dataclasses.replace(w, dtype="float32") for w in sidecar.weights)
     )
     built[0].plan.path.with_suffix(".json").write_text(other.to_json())
-    with (
-        pytest.raises(EngineError, match=r"does not have: conv1\."),
-        open_engines(exported, options),
-    ):
-        pass
+    refusal(exported, options, r"does not have: conv1\.")
 
 
 def test_a_bundle_without_known_answers_is_to_be_exported_again(
@@ -617,11 +569,7 @@ def test_a_bundle_without_known_answers_is_to_be_exported_again(
 ) -> None:
     build(exported, options.cache)
     monkeypatch.setattr("ffn_edge.bundle.known_answer.answer_name", lambda frames: "nowhere")
-    with (
-        pytest.raises(EngineError, match="no known answer for 2 frames"),
-        open_engines(exported, options),
-    ):
-        pass
+    refusal(exported, options, "no known answer for 2 frames")
 
 
 # ------------------------------------------------------------------------------ building
@@ -780,12 +728,8 @@ def test_a_runtime_that_cannot_be_made_is_an_error_and_auto_goes_on(
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
     monkeypatch.setattr(tensorrt_api.load("tensorrt").module, "Runtime", broken)
-    with (
-        pytest.raises(EngineError, match="cannot make a Runtime: pybind11") as caught,
-        open_engines(exported, options),
-    ):
-        pass
-    assert "driver" in caught.value.hint
+    error = refusal(exported, options, "cannot make a Runtime: pybind11")
+    assert "driver" in error.hint
     assert opened_automatically(exported, options.cache).backend.name == "onnxruntime"
 
 
@@ -794,12 +738,8 @@ def test_the_hint_names_what_was_asked_for(
 ) -> None:
     build(exported, options.cache, precision="fp16")
     asked = dataclasses.replace(options, precision="fp32")
-    with (
-        pytest.raises(EngineError, match="in fp16, not fp32") as caught,
-        open_engines(exported, asked),
-    ):
-        pass
-    assert f"--precision fp32 --cache {options.cache}" in caught.value.hint
+    error = refusal(exported, asked, "in fp16, not fp32")
+    assert f"--precision fp32 --cache {options.cache}" in error.hint
 
 
 # ------------------------------------------------------------------------------ signatures
@@ -1061,9 +1001,8 @@ def test_engines_of_another_power_mode_are_warned_of_and_built_anew(
             monkeypatch.setattr(name, lambda: mode)
 
     def warnings() -> list[str]:
-        said: list[str] = []
-        with open_engines(exported, options, say=said.append):
-            return said
+        with open_engines(exported, options) as engines:
+            return list(engines.warnings)
 
     switch_to("15W")
     build(exported, options.cache)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ffn_edge.errors import FfnEdgeError, FrameCountError
-from ffn_edge.runtime.policy.adaptive import Adaptive, State
+from ffn_edge.runtime.policy.adaptive import Adaptive, AdaptiveState
 from ffn_edge.runtime.policy.interface import (
     Limits,
     Observation,
@@ -39,7 +39,9 @@ def board(beyond_w: Callable[[float], float] = lambda now: 0.0) -> Callable[...,
     return sense
 
 
-def after(state: State, *latencies: tuple[int, float], limits: Limits, **sensed: Any) -> State:
+def after(
+    state: AdaptiveState, *latencies: tuple[int, float], limits: Limits, **sensed: Any
+) -> AdaptiveState:
     """Return the state after inferences: (frames, milliseconds)."""
     for frames, latency_ms in latencies:
         observed = state.power.observed
@@ -106,17 +108,17 @@ def test_a_miss_drops_at_once_to_what_has_room_for_a_slower_one_still(
     # 2 times: 8 frames would take 80 ms, and 120 ms.
     worse = ADAPTIVE.decide(after(steady, (16, 160.0), limits=limits), limits, 9.0)
     assert worse.frames == 4
-    assert worse.rejected[8] == "guarded: a miss of 160 ms with 16 frames"
+    assert worse.rejected[8] == "cooldown: a miss of 160 ms with 16 frames"
 
 
-def test_the_guard_names_what_it_saw_and_not_an_older_miss(setting: NewSetting) -> None:
+def test_a_cooldown_names_what_it_saw_and_not_an_older_miss(setting: NewSetting) -> None:
     state = ADAPTIVE.start(setting(ratios=(1.0,) * 50))
     early = Limits(latency_ms=60)
     state = after(state, *[(16, 80.0)] * 2, *[(8, 40.0)] * 60, limits=early)
     limits = Limits(latency_ms=82)
     state = after(state, *[(8, 40.0)] * 5, (8, 45.0), limits=limits)
     why = ADAPTIVE.decide(state, limits, 30.0).rejected[16]
-    assert why == "guarded: after 45 ms with 8 frames, more would have been late"
+    assert why == "cooldown: after 45 ms with 8 frames, more would have been late"
 
 
 def test_a_level_that_stays_is_learned_after_three_inferences(setting: NewSetting) -> None:
@@ -300,7 +302,7 @@ def test_an_over_current_event_drops_to_the_fewest_frames_at_once(setting: NewSe
     state = after(state, (16, 80.0), limits=limits, over_current=1)
     decision = ADAPTIVE.decide(state, limits, 2.0)
     assert decision.frames == 4
-    assert decision.rejected[16] == "guarded: the board reported over-current"
+    assert decision.rejected[16] == "cooldown: the board reported over-current"
 
 
 def test_a_steep_rise_towards_the_limit_drops_to_the_fewest_frames(play: Play) -> None:
@@ -337,10 +339,13 @@ def test_a_hop_longer_than_any_silence_is_no_silence(setting: NewSetting) -> Non
         state = ADAPTIVE.observe(
             state,
             Observation(
-                frames=16, latency_ms=80.0, now=5.0 * number, limits=limits,
+                frames=16,
+                latency_ms=80.0,
+                now=5.0 * number,
+                limits=limits,
                 sensed=Sensed(power_w=7.0),
             ),
-        )  # fmt: skip
+        )
         assert ADAPTIVE.decide(state, limits, 5.0 * (number + 1)).warning is None
 
 
@@ -373,7 +378,11 @@ def test_a_machine_that_was_busy_when_profiled_starts_with_that_slowdown(
 def test_fewer_frames_are_never_believed_to_be_slower() -> None:
     points = [OperatingPoint(frames=t, base_ms=ms) for t, ms in ((16, 80.0), (8, 40.0), (4, 60.0))]
     state = ADAPTIVE.start(Setting(points=points))
-    assert [(p.frames, p.base_ms) for p in state.points] == [(4, 40.0), (8, 40.0), (16, 80.0)]
+    assert [(p.frames, p.base_ms) for p in state.engines.points] == [
+        (4, 40.0),
+        (8, 40.0),
+        (16, 80.0),
+    ]
 
 
 def test_every_frame_count_that_is_not_chosen_is_explained(setting: NewSetting) -> None:

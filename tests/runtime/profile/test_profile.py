@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ import pytest
 from ffn_edge.bundle.bundle import Bundle, InputContract
 from ffn_edge.errors import FfnEdgeError, SensorError
 from ffn_edge.runtime.engines.engine import (
-    Engine,
     EngineOptions,
     OpenEngines,
     cpu_backend,
@@ -37,7 +37,7 @@ from ffn_edge.runtime.profile.profile import (
     profile_undisturbed,
     save_profile,
 )
-from ffn_edge.runtime.run import learn_setting
+from ffn_edge.runtime.profile.setting import learn_setting
 
 CONTRACT = InputContract(batch=1, height=4, width=4, short_side=4, mean=(0.0,) * 3, std=(1.0,) * 3)
 
@@ -239,7 +239,7 @@ def with_clocks(conditions: Conditions, **clocks: ClockRange | None) -> Conditio
 
 def test_each_condition_that_moves_latency_is_compared(bundle: Bundle) -> None:
     now = dataclasses.replace(
-        conditions_now(bundle, cpu_backend(1)), power_mode="MAXN", clocks=CLOCKS
+        conditions_now(bundle.identity, cpu_backend(1)), power_mode="MAXN", clocks=CLOCKS
     )
     assert now.differences(now) == []
     others = {
@@ -261,13 +261,13 @@ def test_each_condition_that_moves_latency_is_compared(bundle: Bundle) -> None:
 
 
 def test_a_difference_of_clocks_is_said_in_words(bundle: Bundle) -> None:
-    fixed = dataclasses.replace(conditions_now(bundle, cpu_backend(1)), clocks=CLOCKS)
+    fixed = dataclasses.replace(conditions_now(bundle.identity, cpu_backend(1)), clocks=CLOCKS)
     governed = with_clocks(fixed, gpu=ClockRange(low_hz=306e6, high_hz=918e6))
     assert fixed.differences(governed) == ["GPU clock fixed at 918 MHz, not of 306 to 918 MHz"]
 
 
 def test_clocks_within_two_percent_or_unknown_do_not_differ(bundle: Bundle) -> None:
-    now = dataclasses.replace(conditions_now(bundle, cpu_backend(1)), clocks=CLOCKS)
+    now = dataclasses.replace(conditions_now(bundle.identity, cpu_backend(1)), clocks=CLOCKS)
     rounded = with_clocks(now, gpu=ClockRange(low_hz=904e6, high_hz=921e6))
     assert now.differences(rounded) == []
     unknown = dataclasses.replace(now, clocks=Clocks(), power_mode=None)
@@ -293,28 +293,30 @@ class RisingMeter:
         self.is_closed = True
 
 
-def profiled_with(
-    meter: Meter, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Profile, list[str]]:
-    """Return a profile of the bundle, and what was said."""
+@pytest.fixture(autouse=True)
+def info(caplog: pytest.LogCaptureFixture) -> None:
+    """Record what is said of a measurement."""
+    caplog.set_level("INFO")
+
+
+def profiled_with(meter: Meter, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Profile:
     monkeypatch.setattr(profile_module, "meter_for", lambda backend, root: meter)
     monkeypatch.setattr(power_profile, "SETTLE_S", 0.1)
     monkeypatch.setattr(power_profile, "MEASURE_S", 0.3)
-    said: list[str] = []
-    return profile_bundle(bundle, EngineOptions(threads=1), runs=2, say=said.append), said
+    return profile_bundle(bundle, EngineOptions(threads=1), runs=2)
 
 
 def test_a_bundle_is_profiled_with_the_power_of_each_engine(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     meter = RisingMeter()
-    profile, said = profiled_with(meter, bundle, monkeypatch)
+    profile = profiled_with(meter, bundle, monkeypatch)
     power = profile.power
     assert (power.meter, power.scope, power.fault) == ("fake", "a test", None)
     assert power.idle_w is not None
     # Each engine was measured later than the one before.
     assert 0 < power.above_idle_w[2] < power.above_idle_w[4] < power.above_idle_w[8]
-    assert "measuring power for 2 s with fake: a test" in said
+    assert "measuring power for 2 s with fake: a test" in caplog.messages
     assert meter.is_closed
     loaded = load_profile(bundle.path)
     assert loaded is not None
@@ -335,67 +337,67 @@ def test_a_profile_from_before_averaging_was_told_is_still_read(bundle: Bundle) 
 
 
 def test_without_a_meter_a_bundle_is_profiled_all_the_same(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def wait(*_: object) -> None:
         raise AssertionError("there is nothing to wait for")
 
     monkeypatch.setattr(power_profile, "powers", wait)
     meter = NullMeter({"INA": SensorError("there is no INA3221")})
-    profile, said = profiled_with(meter, bundle, monkeypatch)
+    profile = profiled_with(meter, bundle, monkeypatch)
     assert "there is no INA3221" in str(profile.power.fault)
     assert profile.power.above_idle_w == {}
     assert profile.energy_j(2) is None
     assert all(len(latency.samples_ms) == 2 for latency in profile.latencies.values())
-    assert said == []
+    assert caplog.messages == []
 
 
-def learnt_with(bundle: Bundle, engines: dict[int, Engine]) -> tuple[list[str], list[float]]:
-    """Return what `learn_setting` said, and the bases it found."""
-    said: list[str] = []
-    setting = learn_setting(bundle, engines, said.append)
-    return said, [point.base_ms for point in setting.points]
+def learnt(bundle: Bundle) -> list[float]:
+    """Return the bases that `learn_setting` finds."""
+    with open_engines(bundle, EngineOptions(threads=1)) as engines:
+        setting = learn_setting(bundle, engines, NullMeter({}))
+    return [point.base_ms for point in setting.points]
 
 
-def test_a_profile_made_here_is_trusted(bundle: Bundle) -> None:
+def test_a_profile_made_here_is_trusted(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     saved(bundle)
-    with open_engines(bundle, EngineOptions(threads=1)) as engines:
-        assert learnt_with(bundle, engines) == ([], pytest.approx([1.1, 2.2, 4.4]))
+    assert learnt(bundle) == pytest.approx([1.1, 2.2, 4.4])
+    assert caplog.messages == []
 
 
-def test_a_profile_made_otherwise_is_said_and_measured_anew(bundle: Bundle) -> None:
-    saved(bundle, threads=7)
-    with open_engines(bundle, EngineOptions(threads=1)) as engines:
-        said, bases = learnt_with(bundle, engines)
-    assert said == [
-        "the profile was made for threads 7, not 1; measuring quickly. `ffn-edge profile` "
-        "measures thoroughly."
-    ]
-    assert bases != pytest.approx([1.1, 2.2, 4.4])
-    assert load_profile(bundle.path).conditions.threads == 7  # type: ignore[union-attr]
-
-
-def test_without_a_profile_a_quick_one_is_measured_and_not_written(bundle: Bundle) -> None:
-    with open_engines(bundle, EngineOptions(threads=1)) as engines:
-        said, bases = learnt_with(bundle, engines)
-    assert said[0].startswith("there is no profile of this bundle yet")
-    assert all(ms > 0 for ms in bases)
-    assert load_profile(bundle.path) is None
-
-
-def test_a_profile_that_cannot_be_read_is_said_and_measured_anew(bundle: Bundle) -> None:
-    (bundle.path / PROFILE).write_text("{")
-    with open_engines(bundle, EngineOptions(threads=1)) as engines:
-        said, _ = learnt_with(bundle, engines)
-    assert "is not a profile; measuring quickly" in said[0]
-
-
-def test_a_profile_that_lacks_an_engine_is_not_enough(bundle: Bundle) -> None:
+def lacks_engines(bundle: Bundle) -> None:
     save_profile(bundle, cpu_backend(1), {2: Latency((1.0,))})
-    with open_engines(bundle, EngineOptions(threads=1)) as engines:
-        said, bases = learnt_with(bundle, engines)
-    assert said[0].startswith("the profile lacks 4, 8 frames")
-    assert len(bases) == 3
+
+
+def is_disturbed(bundle: Bundle) -> None:
+    latencies = {2: Latency((1.0, 2.0)), 4: Latency((2.0, 4.0)), 8: Latency((4.0, 8.0))}
+    save_profile(bundle, cpu_backend(1), latencies, disturbance="other programs ran")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "why"),
+    [
+        (lambda bundle: None, "there is no profile of this bundle yet"),
+        (lambda bundle: saved(bundle, threads=7), "the profile was made for threads 7, not 1"),
+        (lambda bundle: (bundle.path / PROFILE).write_text("{"), "is not a profile"),
+        (lacks_engines, "the profile lacks 4, 8 frames"),
+        (is_disturbed, "other programs ran"),
+    ],
+    ids=["none", "other threads", "broken", "without engines", "disturbed"],
+)
+def test_a_profile_that_does_not_hold_here_is_logged_and_a_quick_one_measured(
+    bundle: Bundle,
+    prepare: Callable[[Bundle], object],
+    why: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prepare(bundle)
+    path = bundle.path / PROFILE
+    before = path.read_bytes() if path.exists() else b""
+    bases = learnt(bundle)
+    assert len(bases) == 3 and bases != pytest.approx([1.1, 2.2, 4.4])
+    assert why in caplog.messages[0] and "measuring quickly" in caplog.messages[0]
+    assert (path.read_bytes() if path.exists() else b"") == before
 
 
 MACS = {2: 100, 4: 200, 8: 400}
@@ -479,42 +481,37 @@ class BusyMachine:
 
 
 def test_a_disturbed_measurement_is_repeated_until_it_is_not(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     machine = BusyMachine(tmp_path, monkeypatch, [0.4, 0.0])
-    said: list[str] = []
+    engines = machine.engines(bundle, runs=4)
     latencies, why = profile_undisturbed(
-        machine.engines(bundle, runs=4), bundle.manifest, runs=4, warm_up=1, pause_s=7.0,
-        root=tmp_path, say=said.append,
-    )  # fmt: skip
+        engines, bundle.manifest, runs=4, warm_up=1, pause_s=7.0, root=tmp_path
+    )
     assert why is None
     assert [latencies[t].median_ms for t in (2, 4, 8)] == pytest.approx([200, 400, 800])
-    assert len(said) == 1 and "40% of the processor; measuring again" in said[0]
+    (message,) = caplog.messages
+    assert "40% of the processor; measuring again" in message
     assert machine.paused_s == [7.0]
 
 
 def test_a_machine_that_stays_busy_is_measured_three_times_and_told(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     machine = BusyMachine(tmp_path, monkeypatch, [0.4, 0.3, 0.45])
-    said: list[str] = []
     engines = machine.engines(bundle, runs=5)
-    setting = learn_setting(bundle, engines, said.append, root=tmp_path)
+    setting = learn_setting(bundle, engines, NullMeter({}), root=tmp_path)
     assert machine.inferences == 3 * 6 * len(MACS)
     assert len(setting.points) == 3
-    assert "no profile" in said[0] and "measuring again" in said[1] + said[2]
-    assert len(said) == 4 and said[3].startswith("warning:") and "30% of" in said[3]
-
-
-def test_what_disturbed_is_kept_with_the_profile_and_said_by_a_run(bundle: Bundle) -> None:
-    latencies = {2: Latency((1.0, 2.0)), 4: Latency((2.0, 4.0)), 8: Latency((4.0, 8.0))}
-    save_profile(bundle, cpu_backend(1), latencies, disturbance="other programs ran")
-    loaded = load_profile(bundle.path)
-    assert loaded is not None and loaded.disturbance == "other programs ran"
-    with open_engines(bundle, EngineOptions(threads=1)) as engines:
-        said, bases = learnt_with(bundle, engines)
-    assert "other programs ran; measuring quickly" in said[0]
-    assert bases != pytest.approx([1.1, 2.2, 4.4])
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["INFO", "INFO", "INFO", "WARNING"]
+    assert "30% of" in caplog.messages[3]
 
 
 def test_a_profile_from_before_disturbances_were_told_is_still_trusted(bundle: Bundle) -> None:
@@ -522,5 +519,4 @@ def test_a_profile_from_before_disturbances_were_told_is_still_trusted(bundle: B
     fields = json.loads((bundle.path / PROFILE).read_text())
     del fields["disturbance"]
     (bundle.path / PROFILE).write_text(json.dumps(fields))
-    with open_engines(bundle, EngineOptions(threads=1)) as engines:
-        assert learnt_with(bundle, engines) == ([], pytest.approx([1.1, 2.2, 4.4]))
+    assert learnt(bundle) == pytest.approx([1.1, 2.2, 4.4])

@@ -3,177 +3,63 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
-import psutil
 import pytest
 from click.testing import CliRunner, Result
 
-from ffn_edge.bundle.bundle import Accuracy, Bundle
 from ffn_edge.commands.simulate import simulate
 from ffn_edge.errors import FfnEdgeError
-from ffn_edge.runtime.policy.interface import Limits, Observation
-from ffn_edge.runtime.profile.profile import Latency
-from ffn_edge.runtime.simulate import profiled
-from ffn_edge.runtime.simulate.board import SYNTHETIC
+from ffn_edge.runtime.policy.interface import Limits, Observation, OperatingPoint, Setting
 from ffn_edge.runtime.trace import TraceWriter
 
-SHORT = ("--seeds", "1", "--hours", "0.01")
 
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(simulate, arguments, catch_exceptions=False)
-
-
-def test_all_policies_stand_side_by_side_with_the_best_static_and_the_oracle() -> None:
-    found = call("--scenario", "steady", "--json", *SHORT)
-    by_rate = json.loads(found.stdout)["scenarios"]["steady"]
-    assert list(by_rate) == ["0.01", "0.05"]
-    shown = list(by_rate["0.01"])
-    assert shown[:3] == ["static-4", "static-8", "static-16"]
-    assert shown[3].startswith("best static (")
-    assert {"adaptive", "alert", "pid", "hysteresis"} < set(shown[4:-1])
-    assert shown[-1] == "oracle"
-    assert by_rate["0.01"]["static-8"]["mean"]["accuracy"] == pytest.approx(0.4820)
-    assert by_rate["0.01"]["oracle"]["mean"]["regret"] == 0.0
-
-
-def test_a_policy_that_misses_too_often_is_marked() -> None:
-    found = call("--scenario", "mode", "--policy", "static-16,static-4", "--miss-rate", "0.01",
-                 "--seeds", "1", "--json")  # fmt: skip
-    policies = json.loads(found.stdout)["scenarios"]["mode"]["0.01"]
-    assert policies["static-16"]["too_many_misses"] is True
-    assert policies["static-4"]["too_many_misses"] is False
-    assert policies["best static (4)"]["mean"] == policies["static-4"]["mean"]
-
-
-def test_the_table_shows_each_target() -> None:
-    found = call("--scenario", "steady", "--policy", "static-8", *SHORT)
-    assert "target 0.01" in found.stdout and "target 0.05" in found.stdout
-    assert "48.20" in found.stdout
-
-
-def test_a_plot_is_written_for_each_scenario(tmp_path: Path) -> None:
-    call("--scenario", "power,heat", "--policy", "static-4", "--plot", str(tmp_path / "out.png"),
-         *SHORT)  # fmt: skip
-    for name in ("out-power.png", "out-heat.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_trace_is_replayed_and_its_broken_lines_are_said(tmp_path: Path) -> None:
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """Forty inferences with 8 frames, as fast as profiled, under a deadline of 60 ms."""
     path = tmp_path / "walk.jsonl"
+    points = [
+        OperatingPoint(frames=frames, base_ms=5.0 * frames, accuracy=frames / 20)
+        for frames in (4, 8, 16)
+    ]
+    limits = Limits(latency_ms=60.0)
     with TraceWriter(path) as writer:
-        writer.begin(SYNTHETIC.setting(), Limits(latency_ms=60.0), {})
+        writer.begin(Setting(points=points, period_s=0.25), limits, {})
         for hop in range(40):
-            writer.write(
-                Observation(
-                    frames=8, latency_ms=38.0, now=hop / 4 + 0.038, limits=Limits(latency_ms=60.0)
-                )
-            )
-    path.write_text(path.read_text()[:-20])
-    found = call("--trace", str(path), "--policy", "static-16", "--json")
-    figures = json.loads(found.stdout)["scenarios"]["walk"]["0.01"]["static-16"]["mean"]
-    assert figures["miss_rate"] == 1.0
-    assert "left out 1 broken line; line 41" in found.stderr
+            writer.write(Observation(frames=8, latency_ms=40.0, now=hop / 4 + 0.04, limits=limits))
+    return path
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--scenario", "stedy"), "no scenario 'stedy'"),
-        (("--policy", "magic"), "no policy 'magic'"),
-        (("--policy", "static-5"), "no engine for 5 frames"),
-        (("--miss-rate", "often"), "miss rates are numbers"),
-        (("--miss-rate", "1.5"), "miss rates are numbers"),
-    ],
-)
-def test_what_cannot_be_simulated_is_refused(arguments: tuple[str, str], message: str) -> None:
-    with pytest.raises(FfnEdgeError, match=message):
-        call(*arguments)
+def call(*arguments: object) -> Result:
+    words = [str(argument) for argument in arguments]
+    return CliRunner().invoke(simulate, words, catch_exceptions=False)
 
 
-def test_a_trace_keeps_its_own_length(tmp_path: Path) -> None:
-    found = CliRunner().invoke(simulate, ["--trace", str(tmp_path / "x"), "--hours", "1"])
-    assert found.exit_code == 2
+def test_our_policy_stands_beside_each_frame_count_alone(trace: Path) -> None:
+    by_rate = json.loads(call("--trace", trace, "--json").stdout)["scenarios"]["walk"]
+    assert list(by_rate) == ["0.01", "0.05"]
+    found = by_rate["0.01"]
+    assert list(found) == ["static-4", "static-8", "static-16", "adaptive"]
+    assert found["static-16"]["mean"]["miss_rate"] == 1.0
+    assert found["static-8"]["mean"]["accuracy"] == pytest.approx(0.4)
+    assert found["adaptive"]["share"] == {"4": 0.0, "8": 1.0, "16": 0.0}
+    table = call("--trace", trace).stdout
+    assert "target 0.01" in table and "target 0.05" in table
 
 
-def test_a_bundle_that_was_not_profiled_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(FfnEdgeError, match="no profile to simulate"):
-        call("--profile", str(bundle.path))
+def test_another_deadline_leads_to_other_frame_counts(trace: Path) -> None:
+    found = call("--trace", trace, "--latency-ms", 30, "--miss-rate", 0.05, "--json").stdout
+    adaptive = json.loads(found)["scenarios"]["walk"]["0.05"]["adaptive"]
+    assert adaptive["share"]["4"] == 1.0
 
 
-def test_a_profiled_bundle_gives_the_engines_and_their_noise(
-    write_bundle: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = write_bundle()
-    accuracy = Accuracy(top1=0.5, top5=0.9, clips=10)
-    bundle = write_bundle(
-        sub_networks={
-            frames: replace(sub_network, accuracy=accuracy)
-            for frames, sub_network in plain.manifest.sub_networks.items()
-        }
-    )
-    samples = {2: (9.0, 10.0, 12.0), 4: (19.0, 20.0, 24.0), 8: (40.0, 40.0, 40.0)}
-    measured = SimpleNamespace(
-        latencies={frames: Latency(ms) for frames, ms in samples.items()},
-        power=SimpleNamespace(idle_w=4.0, above_idle_w={2: 3.0, 4: 4.0, 8: 5.0}),
-    )
-    monkeypatch.setattr(profiled, "load_profile", lambda folder: measured)
-    spec, note = profiled.board_from_bundle(bundle.path)
-    assert note is None
-    assert [(p.frames, p.base_ms, p.accuracy, p.power_w) for p in spec.points] == [
-        (2, 10.0, 0.5, 3.0), (4, 20.0, 0.5, 4.0), (8, 40.0, 0.5, 5.0),
-    ]  # fmt: skip
-    assert (spec.idle_w, spec.ratios[0], spec.ratios[-1]) == (4.0, 0.9, 1.2)
-
-    measured.power = SimpleNamespace(idle_w=None, above_idle_w={})
-    spec, note = profiled.board_from_bundle(bundle.path)
-    assert note is not None and "no power" in note
-    assert spec.idle_w == SYNTHETIC.idle_w
+def test_broken_lines_are_left_out_and_told(trace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trace.write_text(trace.read_text()[:-20])
+    call("--trace", trace)
+    assert "left out 1 broken line; line 41" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--plot", "p.xyz"], "names no format"),
-        (["--plot", "nowhere/p.png"], "there is no folder nowhere"),
-    ],
-)
-def test_what_cannot_be_done_is_said_before_anything_is_simulated(
-    arguments: list[str], words: str
-) -> None:
-    with pytest.raises(FfnEdgeError, match=words):
-        CliRunner().invoke(simulate, [*arguments, "--seeds", "1"], catch_exceptions=False)
-
-
-def test_an_interrupt_ends_a_comparison_at_once_and_leaves_no_process() -> None:
-    program = (
-        "import signal, sys\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from ffn_edge.cli import main\n"
-        "sys.argv = ['ffn-edge', 'simulate', '--seeds', '1000']\n"
-        "print('ready', flush=True)\n"
-        "main()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        parent = psutil.Process(process.pid)
-        while not any("spawn_main" in " ".join(child.cmdline()) for child in parent.children()):
-            time.sleep(0.05)
-        children = parent.children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "Interrupted." in errors and "Traceback" not in errors
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive
+@pytest.mark.parametrize("rates", ["often", "1.5", ""])
+def test_a_miss_rate_that_cannot_be_is_refused(rates: str, trace: Path) -> None:
+    with pytest.raises(FfnEdgeError, match="miss rates"):
+        call("--trace", trace, "--miss-rate", rates)

@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from ffn_edge.errors import FfnEdgeError
-from ffn_edge.runtime.policy.interface import Limits, Observation, OperatingPoint, Sensed, Setting
-from ffn_edge.runtime.policy.policies import named
-from ffn_edge.runtime.simulate.board import SYNTHETIC
-from ffn_edge.runtime.simulate.drive import simulate
-from ffn_edge.runtime.simulate.replay import Recording
-from ffn_edge.runtime.trace import TraceWriter, read_trace
+from ffn_edge.runtime.policy.adaptive import Adaptive
+from ffn_edge.runtime.policy.interface import (
+    Controller,
+    Limits,
+    Observation,
+    OperatingPoint,
+    Sensed,
+    Setting,
+)
+from ffn_edge.runtime.simulate.drive import Step, drive
+from ffn_edge.runtime.simulate.replay import Replay, replay
+from ffn_edge.runtime.trace import Trace, TraceWriter, read_trace
 
 SETTING = Setting(
     points=(
@@ -38,10 +45,12 @@ def observations() -> list[Observation]:
         late = hop >= 2 * SECONDS
         ms = 80.0 if late else 40.0
         sensed = Sensed(
-            power_w=2 * (5.0 + 10.0 * ms / 250.0), energy_j=1.0, temperature_c=50.5,
+            power_w=2 * (5.0 + 10.0 * ms / 250.0),
+            energy_j=1.0,
+            temperature_c=50.5,
             over_current=int(hop == 30),
             fault="no reading for 3.2 s" if hop == 35 else None,
-        )  # fmt: skip
+        )
         seen.append(
             Observation(
                 frames=8,
@@ -140,7 +149,7 @@ def test_a_broken_line_is_left_out_and_named(
         (with_field("limits", {"power_w": "little"}), "damaged"),
         (with_field("setting", {"points": []}), "no engine"),
     ],
-)  # fmt: skip
+)
 def test_a_first_line_that_is_not_understood_is_refused(
     path: Path, change: Callable[[str], str], message: str
 ) -> None:
@@ -161,14 +170,24 @@ def test_a_missing_trace_is_refused(tmp_path: Path) -> None:
         read_trace(tmp_path / "none.jsonl")
 
 
+def steps(trace: Trace, **changes: object) -> list[Step]:
+    device = Replay(trace, changes)
+    controller = Controller(Adaptive(), device.setting)
+    return list(drive(device, controller, device.length_s))
+
+
 def test_a_replay_slows_every_engine_as_the_recorded_one_was(path: Path) -> None:
-    course = Recording(read_trace(path))
-    run = simulate(course, named("static-4"), 0, 0.01)
-    assert run.timeline is not None
-    assert run.timeline.latency_ms[:20] == pytest.approx([20.0] * 20)
-    assert run.timeline.latency_ms[20:] == pytest.approx([40.0] * 20)
-    assert run.figures.misses == 20  # of the second half's deadline of 30 ms
-    assert course.steps_s() == pytest.approx([5.0])
+    played = steps(read_trace(path), frames=4)
+    assert [step.latency_ms for step in played] == pytest.approx([20.0] * 20 + [40.0] * 20)
+    assert sum(step.missed for step in played) == 20  # of the second half's deadline of 30 ms
+
+
+def test_other_limits_hold_from_beginning_to_end(path: Path) -> None:
+    played = steps(read_trace(path), latency_ms=100.0, miss_rate=0.2)
+    assert {(step.limits.latency_ms, step.limits.miss_rate) for step in played} == {(100.0, 0.2)}
+    assert played[0].limits.power_w == 9.0  # as recorded
+    with pytest.raises(FfnEdgeError, match="deadline"):
+        replay(read_trace(path), latency_ms=-1.0)
 
 
 @pytest.mark.parametrize("ratio", [0.0, -1.0, float("nan"), float("inf")])
@@ -188,9 +207,7 @@ def test_a_second_look_is_replayed_as_the_two_engines_that_ran(tmp_path: Path) -
             writer.write(replace(seen, latency_ms=60.0, ran=((4, 20.0), (8, 40.0))))
     trace = read_trace(file)
     assert trace.observations[0].ran == ((4, 20.0), (8, 40.0))
-    run = simulate(Recording(trace), named("static-8"), 0, 0.01)
-    assert run.timeline is not None
-    assert run.timeline.latency_ms == pytest.approx([40.0] * len(run.timeline.latency_ms))
+    assert {round(step.latency_ms, 6) for step in steps(trace, frames=8)} == {40.0}
 
 
 def test_a_file_is_replayed_at_the_pace_that_was_recorded(tmp_path: Path) -> None:
@@ -199,18 +216,19 @@ def test_a_file_is_replayed_at_the_pace_that_was_recorded(tmp_path: Path) -> Non
         writer.begin(replace(SETTING, period_s=0.0), LIMITS, {})
         for seen in observations():
             writer.write(seen)
-    run = simulate(Recording(read_trace(file)), named("static-8"), 0, 0.01)
-    assert run.figures.inferences == pytest.approx(len(observations()), abs=1)
+    assert replay(read_trace(file), frames=8).inferences == pytest.approx(
+        len(observations()), abs=1
+    )
 
 
 def test_a_replay_draws_what_was_measured_over_what_was_expected(path: Path) -> None:
-    run = simulate(Recording(read_trace(path)), named("static-8"), 0, 0.01)
-    assert run.timeline is not None
-    assert run.timeline.power_w[5:15] == pytest.approx([2 * (5.0 + 10.0 * 0.16)] * 10)
+    energy_j = [step.energy_j for step in steps(read_trace(path), frames=8)]
+    powers_w = [4 * (after - before) for before, after in pairwise(energy_j)]
+    assert powers_w[5:15] == pytest.approx([2 * (5.0 + 10.0 * 0.16)] * 10)
 
 
 def test_a_replay_senses_what_was_sensed(path: Path) -> None:
-    device = Recording(read_trace(path)).device(SYNTHETIC, 0, 0.01)
+    device = Replay(read_trace(path), {})
     told = []
     for hop in range(40):
         now = hop / 4
@@ -228,9 +246,9 @@ def test_a_trace_without_power_is_replayed_without(tmp_path: Path) -> None:
         writer.begin(replace(SETTING, idle_w=None), LIMITS, {})
         for seen in observations():
             writer.write(replace(seen, sensed=Sensed(fault="no sensor")))
-    run = simulate(Recording(read_trace(tmp_path / "trace.jsonl")), named("adaptive"), 0, 0.01)
-    assert run.figures.mean_power_w is None
-    assert run.figures.excess is None
+    figures = replay(read_trace(tmp_path / "trace.jsonl"))
+    assert figures.mean_power_w is None
+    assert figures.excess is None
 
 
 def test_a_trace_tells_how_many_clips_an_accuracy_is_of(tmp_path: Path) -> None:

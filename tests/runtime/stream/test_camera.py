@@ -220,11 +220,12 @@ def test_a_network_stream_is_read_by_ffmpeg(capture: type[FakeCapture]) -> None:
 
 
 @pytest.mark.usefixtures("jetson_decoder")
-def test_a_jetson_decodes_rtsp_in_hardware(capture: type[FakeCapture]) -> None:
-    said: list[str] = []
-    with Camera(STREAM, say=said.append):
+def test_a_jetson_decodes_rtsp_in_hardware(
+    capture: type[FakeCapture], caplog: pytest.LogCaptureFixture
+) -> None:
+    with Camera(STREAM):
         pass
-    assert said == []
+    assert caplog.messages == []
     ((pipeline, backend, _),) = capture.opened
     assert pipeline == (
         f'rtspsrc location="{STREAM}" protocols=tcp latency=0 '
@@ -237,15 +238,16 @@ def test_a_jetson_decodes_rtsp_in_hardware(capture: type[FakeCapture]) -> None:
 
 @pytest.mark.usefixtures("jetson_decoder")
 def test_a_jetson_decodes_h265_in_hardware_too_and_remembers_it(
-    capture: type[FakeCapture], monkeypatch: pytest.MonkeyPatch
+    capture: type[FakeCapture],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(capture, "isOpened", lambda self: "h265" in str(self.source))
-    said: list[str] = []
-    opened = Camera(STREAM, say=said.append)
+    opened = Camera(STREAM)
     for _ in range(2):
         with opened:
             pass
-    assert said == []
+    assert caplog.messages == []
     tried = [str(source).split(" ! ")[1:4] for source, *_ in capture.opened]
     assert tried == [
         ["rtph264depay", "h264parse", "nvv4l2decoder"],
@@ -256,17 +258,16 @@ def test_a_jetson_decodes_h265_in_hardware_too_and_remembers_it(
 
 @pytest.mark.usefixtures("jetson_decoder")
 def test_what_the_hardware_does_not_decode_is_left_to_ffmpeg_and_said_once(
-    capture: type[FakeCapture],
+    capture: type[FakeCapture], caplog: pytest.LogCaptureFixture
 ) -> None:
     capture.refused = (cv2.CAP_GSTREAMER,)
-    said: list[str] = []
-    opened = Camera(STREAM, say=said.append)
+    opened = Camera(STREAM)
     for _ in range(2):
         with opened:
             assert opened.read()[0, 0, 0] == 10
     backends = [cv2.CAP_GSTREAMER, cv2.CAP_GSTREAMER, cv2.CAP_FFMPEG]
     assert [backend for _, backend, _ in capture.opened] == backends * 2
-    (words,) = said
+    (words,) = caplog.messages
     assert "the processor decodes rtsp://cam.local:554/h264" in words
     assert "H265" in words
     assert "s3cret" not in words
@@ -274,14 +275,15 @@ def test_what_the_hardware_does_not_decode_is_left_to_ffmpeg_and_said_once(
 
 @pytest.mark.usefixtures("jetson_decoder")
 def test_without_gstreamer_a_jetson_decodes_by_ffmpeg_and_says_why(
-    capture: type[FakeCapture], monkeypatch: pytest.MonkeyPatch
+    capture: type[FakeCapture],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda b: b != cv2.CAP_GSTREAMER)
-    said: list[str] = []
-    with Camera(STREAM, say=said.append):
+    with Camera(STREAM):
         pass
     assert [backend for _, backend, _ in capture.opened] == [cv2.CAP_FFMPEG]
-    assert "without GStreamer" in said[0]
+    assert "without GStreamer" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(
@@ -415,24 +417,9 @@ def test_what_is_no_camera_is_refused(address: str) -> None:
 
 
 @contextmanager
-def serving(
-    send: Callable[[Any], None],
-    port: int = 0,
-    kind: str = "multipart/x-mixed-replace;boundary=frame",
-) -> Iterator[str]:
-    """Serve a motion JPEG by HTTP, as many cameras do; `send` writes its body."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.end_headers()
-            send(self.wfile)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+def running(handler: type[BaseHTTPRequestHandler], port: int = 0) -> Iterator[str]:
+    """Run a web server; yield its URL."""
+    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         server.daemon_threads = True
         thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -441,6 +428,57 @@ def serving(
         finally:
             server.shutdown()
             thread.join()
+
+
+class Host(BaseHTTPRequestHandler):
+    """A web server of one recording, or of what a test makes of it."""
+
+    headers_sent: Mapping[str, str] = {}
+    body = b"\x1aE\xdf\xa3 and so on"
+    password: str | None = None
+    asked: list[str]
+    protocol_version = "HTTP/1.0"
+
+    def do_GET(self) -> None:  # noqa: D102
+        self.asked.append(self.headers.get("Authorization", ""))
+        if self.password and not self.asked[-1]:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", self.password)
+            self.end_headers()
+            return
+        self.send_response(200)
+        for name, value in self.headers_sent.items():
+            self.send_header(name, value)
+        self.end_headers()
+        with suppress(OSError):
+            self.send()
+
+    def send(self) -> None:
+        """Write what follows the headers."""
+        self.wfile.write(self.body)
+
+    def log_message(self, *_: object) -> None:  # noqa: D102
+        pass
+
+
+@contextmanager
+def hosting(port: int = 0, **changes: Any) -> Iterator[tuple[str, list[str]]]:
+    """Run a `Host` with other attributes; yield its URL and the authorizations that it got."""
+    asked: list[str] = []
+    with running(type("Changed", (Host,), {**changes, "asked": asked}), port) as url:
+        yield url, asked
+
+
+@contextmanager
+def serving(
+    send: Callable[[Any], None],
+    port: int = 0,
+    kind: str = "multipart/x-mixed-replace;boundary=frame",
+) -> Iterator[str]:
+    """Serve a motion JPEG by HTTP, as many cameras do; `send` writes its body."""
+    changes = {"headers_sent": {"Content-Type": kind}, "send": lambda host: send(host.wfile)}
+    with hosting(port, **changes) as (url, _):
+        yield url
 
 
 def send_picture(to: Any, value: int) -> None:
@@ -480,49 +518,6 @@ def test_a_real_file_over_http_is_refused(tmp_path: Path) -> None:
     ):
         Camera(url).__enter__()
     assert "download it first" in caught.value.hint
-
-
-class Host(BaseHTTPRequestHandler):
-    """A web server of one recording, or of what a test makes of it."""
-
-    headers_sent: Mapping[str, str] = {}
-    body = b"\x1aE\xdf\xa3 and so on"
-    password: str | None = None
-    asked: list[str]
-    protocol_version = "HTTP/1.0"
-
-    def do_GET(self) -> None:  # noqa: D102
-        self.asked.append(self.headers.get("Authorization", ""))
-        if self.password and not self.asked[-1]:
-            self.send_response(401)
-            self.send_header("WWW-Authenticate", self.password)
-            self.end_headers()
-            return
-        self.send_response(200)
-        for name, value in self.headers_sent.items():
-            self.send_header(name, value)
-        self.end_headers()
-        with suppress(OSError):
-            self.wfile.write(self.body)
-
-    def log_message(self, *_: object) -> None:  # noqa: D102
-        pass
-
-
-@contextmanager
-def hosting(**changes: Any) -> Iterator[tuple[str, list[str]]]:
-    """Run a `Host` with other attributes; yield its URL and the authorizations that it got."""
-    asked: list[str] = []
-    handler = type("Changed", (Host,), {**changes, "asked": asked})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/a", asked
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.mark.parametrize(
@@ -572,35 +567,25 @@ def test_where_the_host_does_not_say_it_is_taken_for_a_camera(
 
 def test_a_camera_for_one_client_is_opened_after_it_was_asked() -> None:
     clients = Semaphore(1)
-    refused: list[int] = []
 
     class Single(Host):
         asked: ClassVar[list[str]] = []
+        headers_sent: ClassVar = {"Content-Type": "multipart/x-mixed-replace;boundary=frame"}
 
         def do_GET(self) -> None:
-            if not clients.acquire(blocking=False):
-                refused.append(1)
+            if clients.acquire(blocking=False):
+                super().do_GET()
+                clients.release()
+            else:
                 self.send_error(503)
-                return
-            with suppress(OSError):
-                self.send_response(200)
-                self.send_header("Content-Type", "multipart/x-mixed-replace;boundary=frame")
-                self.end_headers()
-                for _ in range(200):
-                    send_picture(self.wfile, 50)
-                    time.sleep(0.02)
-            clients.release()
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Single) as server:
-        server.daemon_threads = True
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            with Camera(f"http://127.0.0.1:{server.server_port}/camera") as opened:
-                assert opened.read().mean() == pytest.approx(50, abs=3)
-        finally:
-            server.shutdown()
-            thread.join()
+        def send(self) -> None:
+            for _ in range(200):
+                send_picture(self.wfile, 50)
+                time.sleep(0.02)
+
+    with running(Single) as url, Camera(url) as opened:
+        assert opened.read().mean() == pytest.approx(50, abs=3)
 
 
 def test_a_camera_that_comes_back_is_not_asked_again() -> None:
@@ -686,34 +671,22 @@ def test_a_host_that_does_not_answer_is_refused() -> None:
         Camera(url).__enter__()
 
 
-def test_a_stream_comes_back_when_its_host_does() -> None:
+def test_a_stream_comes_back_when_its_host_does(caplog: pytest.LogCaptureFixture) -> None:
     def send(to: Any) -> None:
         for _ in range(50):
             send_picture(to, 50)
 
-    said: list[str] = []
     times: list[float] = []
     parts = 0
     with ExitStack() as first_host, ExitStack() as second_host:
         url = first_host.enter_context(serving(send))
         port = int(url.split(":")[2].split("/")[0])
-
-        def hear(message: str) -> None:
-            said.append(message)
-            if len(said) == 1:  # nobody answers for a while
-                first_host.close()
-                host = serving(send, port)
-                back = Timer(0.5, lambda: second_host.enter_context(host))
-                second_host.callback(back.join)
-                back.start()
-
         readers = second_host.enter_context(
             closing(
                 live_readers(
                     CameraStream(url),
                     lambda frame: times.append(frame.time_s),
                     lambda: parts == 2,
-                    say=hear,
                     pauses_s=(0.1,),
                 )
             )
@@ -723,8 +696,14 @@ def test_a_stream_comes_back_when_its_host_does() -> None:
             while reader.wait(1e9, lambda: False):
                 pass
             parts += 1
+            if parts == 1:  # nobody answers for a while
+                first_host.close()
+                back = Timer(0.5, lambda: second_host.enter_context(serving(send, port)))
+                second_host.callback(back.join)
+                back.start()
     assert len(times) <= 100  # a hundred at once: some are dropped
     assert max(b - a for a, b in pairwise(times)) > 0.5
     assert times == sorted(times)
-    assert said[0].startswith(f"{url} stopped sending frames; trying to open it again")
-    assert said[1].startswith(f"{url} is back after")
+    lost, back_again = caplog.messages[:2]
+    assert lost.startswith(f"{url} stopped sending frames")
+    assert back_again.startswith(f"{url} is back after")

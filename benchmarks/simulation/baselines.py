@@ -1,7 +1,8 @@
-"""What people write by hand: a fixed frame count, thresholds with hysteresis, a PID controller.
+"""What our policy is compared with, by name: ALERT, and what people write by hand.
 
-None of them knows the engines' latencies: they climb and descend a ladder, from the fewest frames
-to the most accurate.
+Those by hand are a fixed frame count, thresholds with hysteresis and a PID controller. None of them
+knows the engines' latencies: they climb and descend a ladder, from the fewest frames to the most
+accurate.
 """
 
 from __future__ import annotations
@@ -9,16 +10,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from benchmarks.simulation.alert import Alert
+from ffn_edge.errors import FfnEdgeError
+from ffn_edge.runtime.policy.adaptive import Adaptive
 from ffn_edge.runtime.policy.interface import (
     Decision,
     Limits,
     Observation,
     OperatingPoint,
+    Policy,
     Setting,
     by_accuracy,
     fixed,
 )
+
+# Beside these there is static-T, for each frame count T.
+NAMES = ("adaptive", "alert", "alert-fitted", "pid", "hysteresis")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,3 +181,28 @@ class Pid:
     def decide(self, state: Ladder, limits: Limits, now: float) -> Decision:
         """Choose the present rung."""
         return state.decision(limits)
+
+
+def named(name: str) -> Policy[Any]:
+    """Return the policy that people call `name`.
+
+    Raises:
+        FfnEdgeError: there is none.
+    """
+    match name:
+        case "adaptive":
+            return Adaptive()
+        case "alert":
+            return Alert()
+        case "alert-fitted":
+            return Alert(fitted=True)
+        case "pid":
+            return Pid()
+        case "hysteresis":
+            return Hysteresis()
+    kind, _, frames = name.partition("-")
+    if kind == "static" and frames.isdecimal():
+        return Static(int(frames))
+    raise FfnEdgeError(
+        f"there is no policy {name!r}", f"choose one of {', '.join(NAMES)} or static-8."
+    )

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.simulation.board import PERIOD_S, SYNTHETIC, Board, BoardSpec, Phase
+from benchmarks.simulation.draws import Draws, generators
+from benchmarks.simulation.sensor import SensorSpec, SimulatedSensor
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.power.account import EnergyAccount
-from ffn_edge.runtime.simulate.board import PERIOD_S, SYNTHETIC, Board, BoardSpec, Phase
-from ffn_edge.runtime.simulate.draws import Draws, generators
-from ffn_edge.runtime.simulate.sensor import Sensor, SensorSpec
 
 CALM = Phase(duration_s=60.0, spike_onset=0.0)
 EXACT_SENSOR = SensorSpec(jitter_s=0.0, noise=0.0, quantum_w=1e-6, delay_s=0.0)
@@ -133,8 +133,10 @@ def test_heat_lowers_the_clocks_step_by_step_and_cooling_raises_them_with_hyster
         made.work(2, now)
         made.begin(now)
         steps.append((made.throttle_step, made.temperature_c))
-    assert [min(c for step, c in steps if step == n) >= trip for n, trip in
-            ((1, 85.0), (2, 90.0), (3, 95.0))] == [True] * 3  # fmt: skip
+    assert [
+        min(c for step, c in steps if step == n) >= trip
+        for n, trip in ((1, 85.0), (2, 90.0), (3, 95.0))
+    ] == [True] * 3
     assert made.begin(now)[0] == pytest.approx(20.0 / 0.5)
     assert made.sense(now).throttled == "heat: clocks at 50%"
     while made.throttle_step == 3 and now < 900.0:
@@ -163,7 +165,7 @@ def shown(spec: SensorSpec, changes: list[tuple[float, float]]) -> list[tuple[fl
         def add(self, reading) -> None:  # type: ignore[no-untyped-def]
             readings.append((reading.time_s, reading.total_w))
 
-    sensor = Sensor(spec, Noting(), tuple(generators(0, 2)))
+    sensor = SimulatedSensor(spec, Noting(), tuple(generators(0, 2)))
     for power_w, until in changes:
         sensor.advance(power_w, until)
     return readings
@@ -205,9 +207,9 @@ def test_the_account_finds_the_energy_that_the_board_drew() -> None:
     assert sensed_j == pytest.approx(made.energy_j, rel=0.02)
 
 
-@pytest.mark.parametrize(("health", "said"), [("gone", "does not answer"), ("frozen", "exactly")])
-def test_a_sensor_that_fails_is_a_fault_and_comes_back(health: str, said: str) -> None:
-    bad = replace(CALM, duration_s=40.0, sensor=health)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("state", "said"), [("gone", "does not answer"), ("frozen", "exactly")])
+def test_a_sensor_that_fails_is_a_fault_and_comes_back(state: str, said: str) -> None:
+    bad = replace(CALM, duration_s=40.0, sensor=state)  # type: ignore[arg-type]
     made = board(SYNTHETIC, replace(CALM, duration_s=10.0), bad)
     faults = {}
     for hop in range(240):

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from benchmarks.simulation.baselines import NAMES, Hysteresis, Pid, Static, named
 from ffn_edge.errors import FfnEdgeError, FrameCountError
-from ffn_edge.runtime.policy.by_hand import Hysteresis, Pid, Static
 from ffn_edge.runtime.policy.interface import Limits, Setting
-from ffn_edge.runtime.policy.policies import NAMES, named
 
 Play = Callable[..., "object"]
 

@@ -15,10 +15,10 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.simulation.draws import Draws, generators
+from benchmarks.simulation.sensor import SensorSpec, SensorState, SimulatedSensor
 from ffn_edge.runtime.policy.interface import Limits, OperatingPoint, Sensed, Setting
 from ffn_edge.runtime.power.account import EnergyAccount
-from ffn_edge.runtime.simulate.draws import Draws, generators
-from ffn_edge.runtime.simulate.sensor import Health, Sensor, SensorSpec
 
 PERIOD_S = 0.25  # the hop of `ffn-edge run`
 
@@ -54,7 +54,7 @@ class Phase:
     drift: float = 1.0
     ambient_c: float = 25.0
     spike_onset: float = 0.0005
-    sensor: Health = "well"
+    sensor: SensorState = "well"
     sensor_delay_s: float | None = None
 
 
@@ -139,7 +139,7 @@ SYNTHETIC = BoardSpec()
 
 
 class Board:
-    """A board that lives through phases, over and over: a `drive.Device`."""
+    """A board that lives through phases, over and over: a `KnownDevice`."""
 
     def __init__(
         self, spec: BoardSpec, phases: Sequence[Phase], limits: Sequence[Limits], seed: int
@@ -163,9 +163,10 @@ class Board:
         self._onset = Draws(onset.random)
         self._height = Draws(lambda count: _heights(spec, height, count))
         self._account = EnergyAccount()
-        self._sensor = Sensor(spec.sensor, self._account, (sensing[0], sensing[1]))
+        self._sensor = SimulatedSensor(spec.sensor, self._account, (sensing[0], sensing[1]))
         self._now = 0.0
         self._hop = -1
+        self.latencies_ms: list[float] = []
         self._in_spike, self._spike = False, 1.0
         self._number = -1
         self._phase_end_s = 0.0
@@ -187,7 +188,8 @@ class Board:
         factor = self._body.at(hop) / self._clock
         if self._in_spike:
             factor *= self._spike
-        return [ms * factor for ms in self._phase_ms]
+        self.latencies_ms = [ms * factor for ms in self._phase_ms]
+        return self.latencies_ms
 
     def sustained_w(self) -> list[float]:
         """Return what each frame count draws on average, were these conditions to last."""
@@ -247,7 +249,7 @@ class Board:
         ]
         self._rest_w = spec.idle_w + spec.contention_w * phase.contention
         self._set_clock()
-        self._sensor.health = phase.sensor
+        self._sensor.state = phase.sensor
         delay_s = phase.sensor_delay_s
         self._sensor.set_delay(spec.sensor.delay_s if delay_s is None else delay_s)
 

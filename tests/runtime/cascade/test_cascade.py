@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from ffn_edge.runtime.cascade.calibration import Calibration, Cascade, Confidence
-from ffn_edge.runtime.cascade.confidence import Logits
-from ffn_edge.runtime.cascade.escalation import (
-    Escalation,
-    State,
-    accept,
-    answer,
+from ffn_edge.runtime.cascade.cascade import (
+    CascadePlan,
+    Drift,
+    corrected,
     costs_of,
-    observe,
+    is_sure,
+    join,
     plan,
 )
+from ffn_edge.runtime.cascade.confidence import Logits
 from ffn_edge.runtime.policy.interface import OperatingPoint
 
 COSTS = {4: 1.0, 8: 2.0, 16: 4.0}
@@ -71,7 +71,7 @@ def planned(chosen: int, budget: float, *unfit: tuple[int, int]) -> tuple[int, i
         budget=budget,
         fits=lambda first, second: (first, second) not in unfit,
     )
-    return found and (found.first, found.second, found.share)
+    return found and (*found.pair, found.share)
 
 
 def test_the_most_accurate_cascade_within_the_budget_is_planned() -> None:
@@ -119,7 +119,7 @@ def test_a_cascade_of_an_engine_that_is_not_there_is_not_planned() -> None:
     costs = {4: 1.0, 8: 2.0}
     found = plan(CALIBRATION, costs, chosen=4, budget=2.0, fits=lambda a, b: True)
     assert found is not None
-    assert (found.first, found.second) == (4, 8)
+    assert found.pair == (4, 8)
 
 
 def test_a_plan_never_costs_more_than_its_budget() -> None:
@@ -144,10 +144,12 @@ def test_an_inference_costs_time_where_a_power_is_not_known(power: float | None)
     assert costs_of(points(5.0, power, 7.0)) == {4: 40.0, 8: 80.0, 16: 160.0}
 
 
-def escalation(share: float = 0.25, useful: float = 0.75, temperature: float = 1.0) -> Escalation:
+def cascade_plan(
+    share: float = 0.25, useful: float = 0.75, temperature: float = 1.0
+) -> CascadePlan:
     """A plan whose validation clips gained by every clip up to the useful share."""
     accuracies = [0.8 + 0.1 * min(step / 20, useful) for step in range(21)]
-    return Escalation(
+    return CascadePlan(
         cascade=cascade(4, 8, *accuracies),
         temperature=temperature,
         share=share,
@@ -161,37 +163,37 @@ def logits_with(margin: float) -> Logits:
 
 
 def test_an_answer_is_accepted_from_the_threshold_on() -> None:
-    assert not accept(escalation(), State(), logits_with(0.24))
-    assert accept(escalation(), State(), logits_with(0.26))
+    assert not is_sure(cascade_plan(), {}, logits_with(0.24))
+    assert is_sure(cascade_plan(), {}, logits_with(0.26))
 
 
 def test_the_margin_is_that_of_the_temperature() -> None:
-    assert accept(escalation(temperature=2.0), State(), 2 * logits_with(0.26))
-    assert not accept(escalation(temperature=2.0), State(), 2 * logits_with(0.24))
+    assert is_sure(cascade_plan(temperature=2.0), {}, 2 * logits_with(0.26))
+    assert not is_sure(cascade_plan(temperature=2.0), {}, 2 * logits_with(0.24))
 
 
 def test_logits_that_are_not_numbers_are_not_computed_again() -> None:
-    assert accept(escalation(), State(), np.array([np.nan, 0.0], np.float32))
+    assert is_sure(cascade_plan(), {}, np.array([np.nan, 0.0], np.float32))
 
 
 def test_an_accepted_answer_is_the_first_one_over_its_temperature() -> None:
-    probabilities = np.exp(answer(escalation(temperature=2.0), 2 * logits_with(0.4), None))
+    probabilities = np.exp(join(cascade_plan(temperature=2.0), 2 * logits_with(0.4), None))
     assert probabilities == pytest.approx([0.7, 0.3])
 
 
 def test_a_second_answer_is_weighed_with_the_first() -> None:
     first, second = np.array([1.0, 0.0]), np.array([-1.0, 1.0])
     scores = np.exp(0.5 * first + 2.0 * second)
-    assert np.exp(answer(escalation(), first, second)) == pytest.approx(scores / scores.sum())
+    assert np.exp(join(cascade_plan(), first, second)) == pytest.approx(scores / scores.sum())
 
 
-def shares(plan: Escalation, contents: Iterable[float], state: State | None = None) -> np.ndarray:
+def shares(plan: CascadePlan, contents: Iterable[float], drift: Drift | None = None) -> np.ndarray:
     """Return the share that was escalated after each inference of clips with these margins."""
-    state, escalated = state or State(), []
+    drift, escalated = drift or {}, []
     for margin in contents:
-        sure = accept(plan, state, logits_with(margin))
+        sure = is_sure(plan, drift, logits_with(margin))
         escalated.append(not sure)
-        state = observe(plan, state, escalated=not sure)
+        drift = corrected(plan, drift, escalated=not sure)
     return np.cumsum(escalated) / np.arange(1, len(escalated) + 1)
 
 
@@ -201,20 +203,20 @@ def spread(low: float, high: float, count: int = 4000) -> np.ndarray:
 
 
 def test_the_planned_share_is_escalated_of_clips_like_the_validation_clips() -> None:
-    assert shares(escalation(), spread(0, 0.999))[-1] == pytest.approx(0.25, abs=0.02)
+    assert shares(cascade_plan(), spread(0, 0.999))[-1] == pytest.approx(0.25, abs=0.02)
 
 
 def test_the_planned_share_is_escalated_of_clips_that_are_harder() -> None:
-    assert shares(escalation(), spread(0, 0.5))[-1] == pytest.approx(0.25, abs=0.02)
+    assert shares(cascade_plan(), spread(0, 0.5))[-1] == pytest.approx(0.25, abs=0.02)
 
 
 def test_the_planned_share_is_escalated_of_clips_that_are_a_little_easier() -> None:
     # Without correction, a twelfth of it: only margins below 0.25 are escalated.
-    assert shares(escalation(), spread(0.24, 0.8))[-1] == pytest.approx(0.25, abs=0.02)
+    assert shares(cascade_plan(), spread(0.24, 0.8))[-1] == pytest.approx(0.25, abs=0.02)
 
 
 def test_nothing_is_spent_on_clips_that_are_easier_than_what_gained_anything() -> None:
-    assert shares(escalation(), spread(0.8, 0.999))[-1] == 0
+    assert shares(cascade_plan(), spread(0.8, 0.999))[-1] == 0
 
 
 @pytest.mark.parametrize(
@@ -230,31 +232,31 @@ def test_nothing_is_spent_on_clips_that_are_easier_than_what_gained_anything() -
 def test_the_average_never_exceeds_the_planned_share_by_more_than_its_bound(
     contents: np.ndarray,
 ) -> None:
-    escalated = shares(escalation(), contents)
+    escalated = shares(cascade_plan(), contents)
     bound = (1 + GAIN) / (GAIN * np.arange(1, len(contents) + 1))
     assert (escalated <= 0.25 + bound).all()
 
 
 def test_time_without_a_chance_to_escalate_is_not_made_up_for_later() -> None:
-    plan, state = escalation(), State()
+    plan, drift = cascade_plan(), dict[tuple[int, int], float]()
     for _ in range(10_000):
-        state = observe(plan, state, escalated=False)
-    later = shares(plan, np.zeros(1000), state)
+        drift = corrected(plan, drift, escalated=False)
+    later = shares(plan, np.zeros(1000), drift)
     assert later[-1] <= 0.25 + (1 + GAIN) / (GAIN * 1000)
 
 
 def test_each_cascade_learns_for_itself() -> None:
-    state = State()
+    drift: Drift = {}
     for _ in range(20):
-        state = observe(escalation(), state, escalated=True)
-    other = Escalation(
+        drift = corrected(cascade_plan(), drift, escalated=True)
+    other = CascadePlan(
         cascade=cascade(8, 16, 0.8, 0.85, 0.9), temperature=1.0, share=0.5, accuracy=0.85, cost=1.0
     )
-    assert accept(escalation(), state, logits_with(0.1))
-    assert not accept(other, state, logits_with(0.4))
+    assert is_sure(cascade_plan(), drift, logits_with(0.1))
+    assert not is_sure(other, drift, logits_with(0.4))
 
 
-def test_what_was_observed_leaves_the_state_before_as_it_was() -> None:
-    before = State()
-    assert observe(escalation(), before, escalated=True) != before
-    assert before == State()
+def test_what_was_observed_leaves_the_drift_before_as_it_was() -> None:
+    before = {}
+    assert corrected(cascade_plan(), before, escalated=True) != before
+    assert before == {}

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import accumulate, cycle, takewhile
 
+from benchmarks.simulation.board import Board, BoardSpec, Phase
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.runtime.policy.interface import Limits
-from ffn_edge.runtime.simulate.board import Board, BoardSpec, Phase
 
 # Of the power scenarios: nothing to save, the most frames too many, all but the fewest too many.
 _AMPLE, _BETWEEN_UPPER, _BETWEEN_LOWER = 1.1, 0.75, 0.25

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ffn_edge.runtime.policy.interface import Limits, OperatingPoint
-from ffn_edge.runtime.simulate.metrics import Figures, Tally, Timeline, settling_s
+from ffn_edge.runtime.simulate.drive import Step
+from ffn_edge.runtime.simulate.figures import Figures, Tally
 
 POINTS = (
     OperatingPoint(frames=4, base_ms=20.0, accuracy=0.4),
@@ -14,19 +17,30 @@ POINTS = (
 
 
 def figures(
-    choices: list[int], misses: str = "", powers_w: list[float] | None = None,
-    budgets_w: list[float | None] | None = None, limits: Limits = Limits(),  # noqa: B008 - frozen
-) -> Figures:  # fmt: skip
+    choices: list[int],
+    misses: str = "",
+    powers_w: list[float] | None = None,
+    budgets_w: list[float | None] | None = None,
+    limits: Limits = Limits(latency_ms=50.0),  # noqa: B008 - frozen
+) -> Figures:
     """Tally one inference a second; an x in `misses` is a miss."""
     tally = Tally(POINTS)
-    powers_w = powers_w or [1.0] * len(choices)
-    budgets_w = budgets_w or [None] * len(choices)
     energy_j = 0.0
     for second, index in enumerate(choices):
-        tally.inference(index, misses[second : second + 1] == "x", 10.0)
-        energy_j += powers_w[second]
-        tally.energy(second, second + 1.0, energy_j, budgets_w[second])
-    return tally.figures(float(len(choices)), energy_j, limits)
+        energy_j += powers_w[second] if powers_w else 1.0
+        budget_w = budgets_w[second] if budgets_w else None
+        tally.add(
+            Step(
+                index=index,
+                begin_s=second,
+                end_s=second + 1.0,
+                latency_ms=60.0 if misses[second : second + 1] == "x" else 40.0,
+                limits=replace(limits, power_w=budget_w),
+                energy_j=energy_j,
+                decision_us=10.0,
+            )
+        )
+    return tally.figures()
 
 
 def test_misses_bursts_and_their_chance_are_counted() -> None:
@@ -69,7 +83,7 @@ def test_a_budget_kept_is_no_excess_and_none_asked_for_is_unknown() -> None:
 
 
 def test_what_is_drawn_beyond_a_battery_counts() -> None:
-    found = figures([0] * 100, limits=Limits(battery_j=80.0, until_s=100.0))
+    found = figures([0] * 100, limits=Limits(latency_ms=50.0, battery_j=80.0, until_s=100.0))
     assert found.over_j == pytest.approx(20.0)
     assert found.excess == pytest.approx(0.25)
 
@@ -78,28 +92,3 @@ def test_without_known_power_there_is_no_power_figure() -> None:
     found = figures([0] * 30, powers_w=[0.0] * 30, budgets_w=[2.0] * 30)
     assert found.mean_power_w is None
     assert found.excess is None
-
-
-def timeline(choices: list[int], missed: set[int] = frozenset()) -> Timeline:  # type: ignore[assignment]
-    made = Timeline()
-    limits = Limits(latency_ms=50.0)
-    for number, index in enumerate(choices):
-        ms = 60.0 if number in missed else 40.0
-        made.append(number / 4, index, ms, limits, power_w=5.0, temperature_c=None)
-    return made
-
-
-def test_settling_is_the_time_until_the_later_behaviour_begins() -> None:
-    # A step at 10 s; three seconds later the policy does what it keeps to.
-    played = timeline([1] * 40 + [1] * 12 + [0] * 68)
-    assert settling_s(played, POINTS, [10.0, 30.0]) == pytest.approx(3.0)
-
-
-def test_misses_are_no_settled_behaviour() -> None:
-    played = timeline([0] * 120, missed=set(range(40, 48)))
-    # The last two of the misses are at 11.5 and 11.75 s.
-    assert settling_s(played, POINTS, [10.0, 30.0]) == pytest.approx(1.75)
-
-
-def test_without_a_step_there_is_nothing_to_settle() -> None:
-    assert settling_s(timeline([0] * 40), POINTS, [10.0]) is None

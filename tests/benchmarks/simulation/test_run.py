@@ -1,20 +1,21 @@
-"""The loop, the oracle and the scenarios."""
+"""Runs, the oracle and the scenarios."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from benchmarks.simulation import scenarios
+from benchmarks.simulation.baselines import named
+from benchmarks.simulation.board import PERIOD_S, SYNTHETIC, BoardSpec, Phase
+from benchmarks.simulation.oracle import Oracle
+from benchmarks.simulation.run import simulate
+from benchmarks.simulation.scenarios import Scenario
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.runtime.policy.interface import Decision, Limits, Observation, OperatingPoint, Setting
-from ffn_edge.runtime.policy.policies import named
-from ffn_edge.runtime.simulate import scenarios
-from ffn_edge.runtime.simulate.board import PERIOD_S, SYNTHETIC, BoardSpec, Phase
-from ffn_edge.runtime.simulate.drive import simulate
-from ffn_edge.runtime.simulate.oracle import Oracle
-from ffn_edge.runtime.simulate.scenarios import Scenario
 
 POINTS = SYNTHETIC.points
 SHORT = [replace(each, length_s=60.0) for each in scenarios.ALL]
@@ -88,9 +89,12 @@ def test_an_inference_longer_than_the_hop_is_followed_at_once() -> None:
     spec = BoardSpec(points=slow, noise=0.0)
     calm = Phase(duration_s=60.0, spike_onset=0.0, deadline=None)
     run = simulate(
-        Scenario(name="x", about="", phases=(calm,), length_s=60.0), named("static-4"), 0, 0.01,
+        Scenario(name="x", about="", phases=(calm,), length_s=60.0),
+        named("static-4"),
+        0,
+        0.01,
         spec=spec,
-    )  # fmt: skip
+    )
     assert run.timeline is not None
     assert run.timeline.time_s[:4] == pytest.approx([0.0, 0.3, 0.6, 0.9])
 
@@ -141,10 +145,13 @@ def test_the_oracle_never_misses_where_some_frame_count_could_keep_the_deadline(
 def test_the_oracle_takes_the_most_accurate_that_keeps_all_limits(
     limits: Limits, frames: int
 ) -> None:
-    index = Oracle(POINTS).choose(
-        limits, 0.0, latencies_ms=[20.0, 38.0, 74.0], sustained_w=[5.7, 6.5, 8.3], spent_j=0.0
+    device = SimpleNamespace(
+        setting=SYNTHETIC.setting(),
+        latencies_ms=[20.0, 38.0, 74.0],
+        sustained_w=lambda: [5.7, 6.5, 8.3],
+        energy_j=0.0,
     )
-    assert POINTS[index].frames == frames
+    assert Oracle(device).decide(limits, 0.0).frames == frames  # type: ignore[arg-type]
 
 
 def test_every_budget_lies_between_what_two_frame_counts_draw() -> None:

@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 
+from benchmarks.simulation.draws import Draws
 from ffn_edge.runtime.power.account import EnergyAccount
 from ffn_edge.runtime.power.meter import PowerReading
-from ffn_edge.runtime.simulate.draws import Draws
 
-Health = Literal["well", "gone", "frozen"]
+SensorState = Literal["well", "gone", "frozen"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class SensorSpec:
     quantum_w: float = 0.04
 
 
-class Sensor:
+class SimulatedSensor:
     """Shows the power that it is told, to an `EnergyAccount`: the one that runs on the device."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Sensor:
             account: gets the readings.
             rngs: two generators, for noise and jitter.
         """
-        self.health: Health = "well"
+        self.state: SensorState = "well"
         self._spec = spec
         self._account = account
         noise, jitter = rngs
@@ -86,10 +86,10 @@ class Sensor:
 
     def _sample(self, filtered_w: float) -> None:
         self._waiting.append(filtered_w)
-        if self.health == "gone":
+        if self.state == "gone":
             self._account.fail("the sensor does not answer")
             return
-        if self.health == "well":
+        if self.state == "well":
             quantum_w = self._spec.quantum_w
             noisy_w = self._waiting[0] * self._noise.at(self._tick)
             self._shown_w = round(noisy_w / quantum_w) * quantum_w

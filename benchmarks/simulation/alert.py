@@ -37,7 +37,7 @@ _IDLE_VARIANCE, _IDLE_PROCESS_NOISE, _IDLE_MEASUREMENT_NOISE = 0.01, 0.0001, 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class Filters:
     """What the filters know.
 
     Attributes:
@@ -78,12 +78,12 @@ class Alert:
         """What people call it."""
         return "alert-fitted" if self.fitted else "alert"
 
-    def start(self, setting: Setting) -> State:
+    def start(self, setting: Setting) -> Filters:
         """Return the state before the first inference."""
         floor = _PROCESS_NOISE
         if self.fitted and len(setting.ratios) > 1:
             floor = max(statistics.variance(setting.ratios), 1e-6)
-        return State(
+        return Filters(
             ranked=tuple(by_accuracy(setting.points)),
             setting=setting,
             floor=floor,
@@ -92,7 +92,7 @@ class Alert:
             idle_w=setting.idle_w or 0.0,
         )
 
-    def observe(self, state: State, observation: Observation) -> State:
+    def observe(self, state: Filters, observation: Observation) -> Filters:
         """Return the state after an inference: one step of each filter."""
         point = next(p for p in state.ranked if p.frames == observation.frames)
         innovation = observation.latency_ms / point.base_ms - state.slowdown
@@ -124,7 +124,7 @@ class Alert:
             spent_j=state.spent_j + (power_w or 0.0) * seconds,
         )
 
-    def decide(self, state: State, limits: Limits, now: float) -> Decision:
+    def decide(self, state: Filters, limits: Limits, now: float) -> Decision:
         """Choose the most accurate of those that keep the deadline and the mean power."""
         if limits.frames is not None:
             return fixed(state.ranked, limits.frames)
@@ -158,6 +158,6 @@ class Alert:
         return Decision(frames=frames, reason=reason, rejected=rejected, warning=reason)
 
 
-def _busy(state: State, latency_ms: float) -> float:
+def _busy(state: Filters, latency_ms: float) -> float:
     period_s = state.setting.period_s
     return min(1.0, latency_ms / 1e3 / period_s) if period_s else 1.0

@@ -8,33 +8,32 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from benchmarks.simulation.baselines import named
+from benchmarks.simulation.board import BoardSpec
+from benchmarks.simulation.oracle import NAME as ORACLE
+from benchmarks.simulation.run import RunFigures, Workload, simulate
 from ffn_edge.device.cores import usable_processors
 from ffn_edge.errors import FfnEdgeError
-from ffn_edge.runtime.policy.policies import named
-from ffn_edge.runtime.simulate.board import BoardSpec
-from ffn_edge.runtime.simulate.drive import Course, simulate
-from ffn_edge.runtime.simulate.metrics import Figures
-from ffn_edge.runtime.simulate.oracle import NAME as ORACLE
 
 BEST_STATIC = "best static"
 # What a policy may do beyond its target before the comparison marks it.
 MISSES_ALLOWED, EXCESS_ALLOWED = 1.5, 0.02
 
-# Seeds with their figures, for each course, miss rate and policy.
-Results = dict[tuple[str, float, str], dict[int, Figures]]
+# Seeds with their figures, for each workload, miss rate and policy.
+Results = dict[tuple[str, float, str], dict[int, RunFigures]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Sweep:
     """What is run.
 
     Attributes:
-        courses: scenarios or traces.
+        workloads: scenarios or traces.
         policies: by name; the oracle is run besides.
         seeds: the noise of each run.
         miss_rates: the targets.
@@ -43,7 +42,7 @@ class Comparison:
             the length.
     """
 
-    courses: Sequence[Course]
+    workloads: Sequence[Workload]
     policies: Sequence[str]
     seeds: Sequence[int]
     miss_rates: Sequence[float]
@@ -51,26 +50,24 @@ class Comparison:
     keep: bool = True
 
 
-def compare(comparison: Comparison, on_done: Callable[[int, int], None]) -> Results:
+def compare(sweep: Sweep, on_done: Callable[[int, int], None]) -> Results:
     """Run it all, by as many processes as there are cores.
 
     Args:
-        comparison: what to run.
+        sweep: what to run.
         on_done: is called with how many parts of how many are done.
     """
-    jobs = [
-        (comparison, course, seed) for course in comparison.courses for seed in comparison.seeds
-    ]
+    jobs = [(sweep, workload, seed) for workload in sweep.workloads for seed in sweep.seeds]
     results: Results = defaultdict(dict)
-    for done, (course, seed, part) in enumerate(_finished(jobs), start=1):
+    for done, (workload, seed, part) in enumerate(_finished(jobs), start=1):
         for (miss_rate, policy), figures in part.items():
-            results[course, miss_rate, policy][seed] = figures
+            results[workload, miss_rate, policy][seed] = figures
         on_done(done, len(jobs))
     return results
 
 
-_Job = tuple[Comparison, Course, int]
-_Part = tuple[str, int, dict[tuple[float, str], Figures]]
+_Job = tuple[Sweep, Workload, int]
+_Part = tuple[str, int, dict[tuple[float, str], RunFigures]]
 
 
 def _finished(jobs: Sequence[_Job]) -> Iterator[_Part]:
@@ -103,20 +100,20 @@ def _ignore_interrupt() -> None:
 
 
 def _run(job: _Job) -> _Part:
-    """Run every policy on one course with one seed."""
-    comparison, course, seed = job
+    """Run every policy on one workload with one seed."""
+    sweep, workload, seed = job
     part = {}
-    for policy in (*comparison.policies, ORACLE):
+    for policy in (*sweep.policies, ORACLE):
         chooser = None if policy == ORACLE else named(policy)
         aims = policy != ORACLE and not policy.startswith("static-")
         figures = None
-        for miss_rate in comparison.miss_rates:
+        for miss_rate in sweep.miss_rates:
             if figures is None or aims:  # the others do the same for every target
                 figures = simulate(
-                    course, chooser, seed, miss_rate, spec=comparison.spec, keep=comparison.keep
+                    workload, chooser, seed, miss_rate, spec=sweep.spec, keep=sweep.keep
                 ).figures
             part[miss_rate, policy] = figures
-    return course.name, seed, part
+    return workload.name, seed, part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,26 +139,21 @@ class Row:
 
     def fields(self) -> dict[str, Any]:
         """Return what `--json` prints."""
-        return {
-            "mean": self.mean,
-            "worst": self.worst,
-            "share": self.share,
-            "too_many_misses": self.too_many_misses,
-            "over_budget": self.over_budget,
-        }
+        fields = asdict(self)
+        del fields["policy"]
+        return fields
 
 
-def rows(results: Results, comparison: Comparison, course: str, miss_rate: float) -> list[Row]:
+def rows(results: Results, sweep: Sweep, workload: str, miss_rate: float) -> list[Row]:
     """Return a row for each policy, the best static one in hindsight, and the oracle, last."""
-    by_seed = {
-        policy: results[course, miss_rate, policy] for policy in (*comparison.policies, ORACLE)
-    }
+    by_seed = {policy: results[workload, miss_rate, policy] for policy in (*sweep.policies, ORACLE)}
     pooled = [_row(policy, seeds, by_seed[ORACLE], miss_rate) for policy, seeds in by_seed.items()]
     static = [row for row in pooled if row.policy.startswith("static-")]
     kept = [
-        row for row in static
+        row
+        for row in static
         if row.mean["miss_rate"] <= miss_rate and row.worst.get("excess", 0.0) <= EXCESS_ALLOWED
-    ]  # fmt: skip
+    ]
     if kept:
         best = max(kept, key=lambda row: row.mean["accuracy"])
         frames = best.policy.removeprefix("static-")
@@ -173,16 +165,25 @@ def rows(results: Results, comparison: Comparison, course: str, miss_rate: float
 
 
 def _row(
-    policy: str, seeds: dict[int, Figures], oracle: dict[int, Figures], miss_rate: float
+    policy: str, seeds: dict[int, RunFigures], oracle: dict[int, RunFigures], miss_rate: float
 ) -> Row:
     runs = list(seeds.values())
     columns: dict[str, list[float | None]] = {
         name: [getattr(run, name) for run in runs]
         for name in (
-            "miss_rate", "longest_burst", "miss_after_miss", "accuracy", "switches_per_min",
-            "mean_power_w", "over_j", "excess", "settling_s", "decision_us", "decision_p99_us",
+            "miss_rate",
+            "longest_burst",
+            "miss_after_miss",
+            "accuracy",
+            "switches_per_min",
+            "mean_power_w",
+            "over_j",
+            "excess",
+            "settling_s",
+            "decision_us",
+            "decision_p99_us",
         )
-    }  # fmt: skip
+    }
     columns["regret"] = [
         oracle[seed].accuracy - figures.accuracy for seed, figures in seeds.items()
     ]
@@ -209,9 +210,9 @@ def _row(
     )
 
 
-def _miss_rate(runs: Sequence[Figures]) -> float:
+def _miss_rate(runs: Sequence[RunFigures]) -> float:
     return sum(run.misses for run in runs) / sum(run.inferences for run in runs)
 
 
-def _excess(runs: Sequence[Figures]) -> float:
+def _excess(runs: Sequence[RunFigures]) -> float:
     return max((run.excess or 0.0 for run in runs), default=0.0)

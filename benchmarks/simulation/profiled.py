@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.simulation.board import SYNTHETIC, BoardSpec
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.runtime.policy.interface import OperatingPoint
 from ffn_edge.runtime.profile.profile import load_profile
-from ffn_edge.runtime.simulate.board import SYNTHETIC, BoardSpec
 
 
 def board_from_bundle(path: Path) -> tuple[BoardSpec, str | None]:

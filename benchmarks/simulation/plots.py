@@ -1,4 +1,4 @@
-"""Pictures of simulated runs. The only file of the runtime that imports matplotlib."""
+"""Pictures of simulated runs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.simulation.baselines import named
+from benchmarks.simulation.board import BoardSpec
+from benchmarks.simulation.run import Run, Workload, simulate
+from benchmarks.simulation.timeline import Timeline
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.files.figure import save_figure
-from ffn_edge.runtime.policy.policies import named
-from ffn_edge.runtime.simulate.board import BoardSpec
-from ffn_edge.runtime.simulate.drive import Course, Run, simulate
-from ffn_edge.runtime.simulate.metrics import WINDOW_S, Timeline
+from ffn_edge.runtime.simulate.figures import WINDOW_S
 
 # What is drawn, and how. The oracle comes first, so that it lies below.
 _LINES = {
@@ -22,8 +23,8 @@ _LINES = {
 _TALLEST = 2.5  # deadlines: a spike beyond is cut off
 
 
-def plot_course(course: Course, path: Path, *, spec: BoardSpec, miss_rate: float) -> None:
-    """Draw what three policies do on a course: frames, latency, power and temperature over time.
+def plot_workload(workload: Workload, path: Path, *, spec: BoardSpec, miss_rate: float) -> None:
+    """Draw what three policies do on a workload: frames, latency, power and temperature over time.
 
     Raises:
         FfnEdgeError: matplotlib is not installed, or the file cannot be written.
@@ -39,7 +40,7 @@ def plot_course(course: Course, path: Path, *, spec: BoardSpec, miss_rate: float
             'pip install "ffn-edge[plot]"',
         ) from error
     runs = {
-        name: simulate(course, None if name == "oracle" else named(name), 0, miss_rate, spec=spec)
+        name: simulate(workload, None if name == "oracle" else named(name), 0, miss_rate, spec=spec)
         for name in _LINES
     }
     figure, (frames, latency, power, heat) = pyplot.subplots(
@@ -75,7 +76,7 @@ def plot_course(course: Course, path: Path, *, spec: BoardSpec, miss_rate: float
     for axis in (frames, latency, power, heat):
         axis.grid(alpha=0.3)
     figure.suptitle(
-        f"{course.name}: at most {100 * miss_rate:g} % missed deadlines, simulated",
+        f"{workload.name}: at most {100 * miss_rate:g} % missed deadlines, simulated",
         x=0.01,
         ha="left",
     )

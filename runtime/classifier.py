@@ -1,0 +1,221 @@
+"""One inference: the policy picks a frame count, its engine classifies the window.
+
+Legend: C classes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ffn_edge.bundle.bundle import Manifest
+from ffn_edge.errors import EngineError
+from ffn_edge.runtime.cascade.cascade import CascadeController
+from ffn_edge.runtime.cascade.confidence import log_probabilities
+from ffn_edge.runtime.engines.engine import Logits, OpenEngines
+from ffn_edge.runtime.policy.interface import (
+    NOTHING_SENSED,
+    Controller,
+    Decision,
+    Limits,
+    Observation,
+    Sensed,
+)
+from ffn_edge.runtime.stream.clip_buffer import HostRing, Ring
+from ffn_edge.runtime.stream.window import Window
+
+_log = logging.getLogger(__name__)
+
+_TOP = 5
+_WARNING_S = 60.0  # from one warning to the next
+
+Probabilities = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A class and its probability in 0..1."""
+
+    class_name: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One inference.
+
+    Attributes:
+        time_s: when its newest frame was taken, in seconds of its stream.
+        elapsed_s: the same in seconds of the whole run, over all videos of a list.
+        source: the stream's name.
+        decision: the frame count, and why.
+        observation: what the policy learned: latency from the decision to the logits, which is
+            what the deadline is for; the limits; power, energy and heat since the result before.
+        engine_ms: of the latency, the engine's share.
+        device_ms: of the engine's share, the device's own clock; None where it has none.
+        overhead_ms: around the engine: deciding, gathering the clip, sensing, reading the logits.
+        top: the most probable classes, best first.
+        probabilities: of all classes, float64 (C,), in the manifest's order.
+    """
+
+    time_s: float
+    elapsed_s: float
+    source: str
+    decision: Decision
+    observation: Observation
+    engine_ms: float
+    device_ms: float | None
+    overhead_ms: float
+    top: tuple[Prediction, ...]
+    probabilities: Probabilities = field(
+        default_factory=lambda: np.empty(0), repr=False, compare=False
+    )
+
+    @property
+    def frames(self) -> int:
+        """The frame count that answered: the one decided, or the last of a cascade."""
+        return self.observation.ran[-1][0] if self.observation.ran else self.decision.frames
+
+    @property
+    def latency_ms(self) -> float:
+        """From the decision to the logits."""
+        return self.observation.latency_ms
+
+    @property
+    def missed(self) -> bool:
+        """Whether that was more than the deadline."""
+        return self.observation.missed
+
+
+class Classifier:
+    """The engines, the policy that picks one of them, and the sensors that it learns from."""
+
+    def __init__(
+        self,
+        engines: OpenEngines,
+        manifest: Manifest,
+        controller: Controller,
+        sense: Callable[[float], Sensed] = lambda now: NOTHING_SENSED,
+        cascade: CascadeController | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            engines: open, one for each of the controller's operating points.
+            manifest: the bundle's.
+            controller: picks the frame count; its clock is `time.monotonic`.
+            sense: is asked after every inference what the sensors say, and given the time.
+            cascade: looks again at what few frames are not sure of; None is never.
+        """
+        self.contract = manifest.input
+        self.new_ring = engines.new_ring or self._host_ring
+        self._engines = engines
+        self._classes = manifest.classes
+        self._controller = controller
+        self._sense = sense
+        self._cascade = cascade
+        self._warned_at = -math.inf
+        self._warned_of: tuple[str, Limits] | None = None
+
+    @contextmanager
+    def _host_ring(self, capacity: int) -> Iterator[Ring]:
+        yield HostRing(capacity, max(self._engines), self.contract.height, self.contract.width)
+
+    def decide(self, limits: Limits, now: float) -> Decision:
+        """Pick a frame count, and warn of a limit that cannot be kept.
+
+        Of each kind, for the same limits, once a minute.
+        """
+        decision = self._controller.decide(limits, now)
+        if decision.warning is not None:
+            # Behind the colon there are numbers, which change.
+            kind = (decision.warning.partition(":")[0], limits)
+            if now - self._warned_at >= _WARNING_S or kind != self._warned_of:
+                _log.warning("%s", decision.warning)
+                self._warned_at, self._warned_of = now, kind
+        return decision
+
+    def classify(self, window: Window, limits: Limits) -> Result:
+        """Classify what a window holds, which is one frame at least.
+
+        Raises:
+            EngineError: an engine failed, or its logits are not numbers.
+        """
+        start = time.monotonic()
+        decision = self.decide(limits, start)
+
+        def infer(frames: int) -> tuple[Logits, float]:
+            clip = window.clip(frames)
+            begin = time.monotonic()
+            logits = self._engines[frames].infer(clip)[0]
+            return logits, (time.monotonic() - begin) * 1e3
+
+        logits, ran = (
+            _alone(decision.frames, infer)
+            if self._cascade is None
+            else self._cascade.answer(decision, limits, infer)
+        )
+        end = time.monotonic()
+        engine_ms = sum(latency_ms for _, latency_ms in ran)
+        as_decided = [frames for frames, _ in ran] == [decision.frames]
+        observation = Observation(
+            frames=decision.frames,
+            latency_ms=(end - start) * 1e3,
+            now=end,
+            limits=limits,
+            sensed=self._sense(end),
+            ran=() if as_decided else ran,
+        )
+        self._controller.observe(observation)
+        probabilities = class_probabilities(logits)
+        return Result(
+            time_s=window.used_s,
+            elapsed_s=window.start_s + window.used_s,
+            source=window.stream.name,
+            decision=decision,
+            observation=observation,
+            engine_ms=engine_ms,
+            device_ms=self._engines[decision.frames].device_ms if as_decided else None,
+            overhead_ms=(time.monotonic() - start) * 1e3 - engine_ms,
+            top=top_classes(logits, probabilities, self._classes),
+            probabilities=probabilities,
+        )
+
+
+def _alone(
+    frames: int, infer: Callable[[int], tuple[Logits, float]]
+) -> tuple[Logits, tuple[tuple[int, float], ...]]:
+    logits, latency_ms = infer(frames)
+    return logits, ((frames, latency_ms),)
+
+
+def class_probabilities(logits: Logits) -> Probabilities:
+    """Return the softmax of logits (C,), float64 (C,).
+
+    Raises:
+        EngineError: a logit is not a number.
+    """
+    if not np.isfinite(logits).all():
+        raise EngineError(
+            "the engine's output is not finite", "check the bundle with `ffn-edge verify`."
+        )
+    probabilities: Probabilities = np.exp(log_probabilities(logits))
+    return probabilities
+
+
+def top_classes(
+    logits: Logits, probabilities: Probabilities, classes: tuple[str, ...]
+) -> tuple[Prediction, ...]:
+    """Return the most probable classes, at most five, best first.
+
+    Logits (C,) rank those whose probabilities, (C,), are too small to differ.
+    """
+    best = np.argsort(-logits, kind="stable")[:_TOP]
+    return tuple(Prediction(classes[i], float(probabilities[i])) for i in best)

@@ -1,0 +1,103 @@
+"""The window that slides over a stream: which frames, which clip of them, and when it is due."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ffn_edge.bundle.bundle import InputContract
+from ffn_edge.errors import FfnEdgeError
+from ffn_edge.media.picture import prepare_frame
+from ffn_edge.runtime.stream.clip_buffer import Clip, ClipBuffer, Ring
+from ffn_edge.runtime.stream.sources import Frame, Stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """When to classify what.
+
+    Attributes:
+        window_s: the time that a clip spans.
+        hop_s: the time from one inference to the next.
+        max_seconds: end after so much of the source.
+
+    Raises:
+        FfnEdgeError: one of them is not positive.
+    """
+
+    window_s: float = 2.0
+    hop_s: float = 0.25
+    max_seconds: float = math.inf
+
+    def __post_init__(self) -> None:
+        finite = all(0 < seconds < math.inf for seconds in (self.window_s, self.hop_s))
+        if not (finite and self.max_seconds > 0):
+            raise FfnEdgeError(
+                f"window, hop and maximum must be longer than 0 s; got {self.window_s:g}, "
+                f"{self.hop_s:g} and {self.max_seconds:g}",
+                "the defaults are --window 2.0 --hop 0.25, and no maximum.",
+            )
+
+
+class Window:
+    """The last seconds of one stream. The thread that reads the stream calls `add` alone.
+
+    Attributes:
+        stream: which one.
+        start_s: when it began, in seconds of the run.
+        newest_s: when the newest frame was taken, in seconds of the stream.
+        used_s: when the newest frame of the last clip was taken.
+        due_s: a frame of this time or later completes the next clip.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        ring: Ring,
+        contract: InputContract,
+        timing: Timing,
+        start_s: float,
+        on_frame: Callable[[Frame, Stream], None] | None = None,
+    ) -> None:
+        """Start empty, with a ring of `window_capacity(timing.window_s, stream.fps)` rows."""
+        self.stream = stream
+        self.start_s = start_s
+        self.newest_s = self.used_s = -math.inf
+        # The first window is full one frame before its end. Half a frame of tolerance: times of
+        # equal spacing are not exact in binary.
+        self.due_s = timing.window_s - 1.5 / stream.fps
+        self._hop_s = timing.hop_s
+        self._contract = contract
+        self._on_frame = on_frame
+        self._buffer = ClipBuffer(ring, window_s=timing.window_s, fps=stream.fps)
+
+    def add(self, frame: Frame) -> None:
+        """Prepare a frame, once, whatever clips it becomes a part of."""
+        contract = self._contract
+        prepared = prepare_frame(frame.image, contract.short_side, contract.height)
+        self._buffer.append(prepared, frame.time_s)
+        self.newest_s = frame.time_s
+        if self._on_frame is not None:
+            self._on_frame(frame, self.stream)
+
+    def is_due(self, time_s: float) -> bool:
+        """Return whether a frame of this time, in seconds of the stream, completes a clip."""
+        return time_s >= self.due_s
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is a frame that is newer than the last clip."""
+        return self.newest_s > self.used_s
+
+    def clip(self, frames: int) -> Clip:
+        """Return T frames that cover the window evenly; hops that are past are left out.
+
+        uint8 (1, T, H, W, 3), RGB, valid until the next call.
+        """
+        clip, self.used_s = self._buffer.gather(frames)
+        hops = math.floor((self.used_s - self.due_s) / self._hop_s) + 1
+        due_s = self.due_s + max(hops, 0) * self._hop_s
+        # Rounding must not make it the time of a frame that was used.
+        self.due_s = max(due_s, math.nextafter(self.used_s, math.inf))
+        return clip
