@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.lr_scheduler import LambdaLR
 
 from ffn_edge.bundle.bundle import Accuracy
 from ffn_edge.errors import CheckpointError, DataError, RecipeError
@@ -33,13 +34,11 @@ from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpo
 from ffn_edge.network.layers import SpecializedNorm, WeightAlteration
 from ffn_edge.network.transfer import start_from
 from ffn_edge.train.batches import VideoBatches
-from ffn_edge.train.loading import Batch, to_model_input
+from ffn_edge.train.loading import model_inputs
 from ffn_edge.train.moments import population_statistics
 from ffn_edge.train.objective import MultiFrequencyLoss
-from ffn_edge.train.optimizer import take_step
 from ffn_edge.train.processes import (
     Processes,
-    autocast_to,
     compute_dtype,
     join_processes,
     keep_freed_memory,
@@ -47,6 +46,7 @@ from ffn_edge.train.processes import (
     to_channels_last,
 )
 from ffn_edge.train.report import evaluate_network
+from ffn_edge.train.step import Learner
 from ffn_edge.train.unlabelled import Clips, unlabelled_batches
 
 # Measured on the demo's clips; see benchmarks/adaptation.py.
@@ -227,14 +227,6 @@ def summary(adapted: Adapted) -> str:
     return "\n".join([*lines, adapted.output])
 
 
-def _inputs(batch: Batch, card: ModelCard, device: torch.device) -> dict[int, Tensor]:
-    """Return a batch's clips as the network takes them, by frame count."""
-    return {
-        t: to_model_input(clip.to(device, non_blocking=True), card.mean, card.std)
-        for t, clip in batch.clips.items()
-    }
-
-
 def _distil(
     network: FrameFlexibleNetwork,
     card: ModelCard,
@@ -256,31 +248,28 @@ def _distil(
     for parameter in learned:
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(learned, lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
-    device, measured = processes.device, processes.measured()
-    dtype = compute_dtype("auto", device, network)
-    autocast = autocast_to(dtype, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-    objective = MultiFrequencyLoss()
+    steps = epochs * len(batches)
+    learner = Learner(
+        network=network,
+        objective=MultiFrequencyLoss(),
+        optimizer=optimizer,
+        schedule=LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2),
+        processes=processes,
+        dtype=compute_dtype("auto", processes.device, network),
+        teacher=teacher,
+    )
     for epoch in range(epochs):
         # A running mean of few steps would still be the neighbour's.
         last = population_statistics(batch_norms) if epoch == epochs - 1 else nullcontext()
-        losses: dict[int, list[Tensor]] = {t: [] for t in added}
         with last:
-            for batch in batches.epoch(f"epoch {epoch + 1} of {epochs}", epoch):
-                clips = _inputs(batch, card, device)
-                with measured():
-                    with torch.no_grad(), autocast():
-                        target = network(clips[teacher], teacher)
-                    for frames in added:
-                        with autocast():
-                            logits = network(clips[frames], frames)
-                        loss = objective.student(frames, logits, target, batch.labels).total
-                        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                        losses[frames].append(loss.detach())
-                take_step(optimizer, schedule, scaler)
-                optimizer.zero_grad(set_to_none=True)
-        means = {t: float(torch.stack(each).mean()) for t, each in losses.items()}
+            terms = [
+                learner.step([(model_inputs(batch.clips, card, processes.device), batch.labels)])
+                for batch in batches.epoch(f"epoch {epoch + 1} of {epochs}", epoch)
+            ]
+        means = {
+            t: float(torch.stack([each[f"distillation/{t}"] for each in terms]).mean())
+            for t in added
+        }
         if not all(map(math.isfinite, means.values())):
             raise RecipeError(
                 f"learning diverged in epoch {epoch + 1}: the loss is {means}",
@@ -304,7 +293,7 @@ def _estimate(
     measured = processes.measured()
     with torch.no_grad(), population_statistics(norms):
         for batch in batches.epoch("recalibrating"):
-            clips = _inputs(batch, card, processes.device)
+            clips = model_inputs(batch.clips, card, processes.device)
             with measured():
                 for frames in frame_counts:
                     network(clips[frames], frames)

@@ -47,7 +47,9 @@ class Recipe:
 
     Speed: `precision` "auto" is bfloat16 where the device computes it natively, else float16 on
     a GPU and float32 on a CPU; on a CPU always float32 for 3-D convolutions. `together` sends all
-    frame counts through each shared layer in one call, which may suit tiny networks.
+    frame counts through each shared layer in one call, which may suit tiny networks. Only every
+    `log_every` steps, and at an epoch's end, the program waits for the device, to write down the
+    losses of each step since; what has diverged is found out there.
     """
 
     architecture: str
@@ -96,6 +98,7 @@ class Recipe:
     sync_norm: bool = False
     seed: Count = 0
     validate_every: Positive = 1
+    log_every: Positive = 10
     checkpoint_minutes: NotNegative = 10.0
 
     def __post_init__(self) -> None:

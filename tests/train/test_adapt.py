@@ -273,7 +273,7 @@ def test_an_output_that_cannot_be_written_is_found_before_anything_is_learned(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delattr(adaptation, "_inputs")
+    monkeypatch.delattr(adaptation, "model_inputs")
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
 

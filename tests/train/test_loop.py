@@ -21,7 +21,7 @@ from ffn_edge.errors import CheckpointError, DataError, RecipeError, counted
 from ffn_edge.network import build
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.train.log import METRICS, RunLog
-from ffn_edge.train.loop import BEST, LAST, train
+from ffn_edge.train.loop import BEST, LAST, Run, train
 from ffn_edge.train.recipe import Recipe
 
 
@@ -187,11 +187,13 @@ def test_a_run_resumed_with_another_list_goes_on_with_whole_epochs_of_it(
     data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     videos: int,
     stop: int,
 ) -> None:
-    recipe = recipe.replace(epochs=3, schedule="cosine")  # of 12 videos, in 3 steps each
+    recipe = recipe.replace(
+        epochs=3, schedule="cosine", log_every=1
+    )  # of 12 videos, in 3 steps each
     lines = [f"{data}/{i % 12}.mp4 {i % 2}\n" for i in range(videos)]
     (tmp_path / "other.txt").write_text("".join(lines))
     other = recipe.replace(train_list=str(tmp_path / "other.txt"))
@@ -200,9 +202,7 @@ def test_a_run_resumed_with_another_list_goes_on_with_whole_epochs_of_it(
     stopped_after(stop, recipe, tmp_path / "run", monkeypatch)
     result = train(other, tmp_path / "run", resume=True)
 
-    assert result.finished and f"an epoch has {counted(steps, 'step')} instead" in (
-        capsys.readouterr().err
-    )
+    assert result.finished and f"an epoch has {counted(steps, 'step')} instead" in (caplog.text)
     lines_of_steps = [line for line in metrics(tmp_path / "run") if "loss" in line]
     assert [line["step"] for line in lines_of_steps] == list(range(result.steps))
     per_epoch = [sum(line["epoch"] == i for line in lines_of_steps) for i in range(3)]
@@ -388,20 +388,18 @@ def test_two_processes_share_the_work_and_one_writes(recipe: Recipe, tmp_path: P
     # Each process leaves its own weights behind when the run ends.
     file.write_text(
         file.read_text() + "import os, torch\nfrom ffn_edge.train import loop\n"
-        "def result(state, **rest):\n"
-        "    network = seen[0]\n"
+        "def result(run):\n"
+        "    network = run.learner.network\n"
         f"    path = {str(tmp_path / 'run')!r} + '/weights' + os.environ['RANK'] + '.pt'\n"
         "    torch.save(dict(network.named_parameters()), path)\n"
-        "    return original(state, **rest)\n"
-        "seen, build, original = [], loop.build, loop.RunState.result\n"
-        "loop.build = lambda *a, **k: seen.append(build(*a, **k)) or seen[0]\n"
-        "loop.RunState.result = result\n"
+        "    return original(run)\n"
+        "original, loop.Run.result = loop.Run.result, result\n"
     )
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "-m", "ffn_edge", "train", str(file), "-o", str(tmp_path / "run"),
-        "--device", "cpu", "--workers", "0", "--json",
-    ]  # fmt: skip
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "ffn_edge", "train", str(file), "-o", str(tmp_path / "run")),
+        *("--device", "cpu", "--workers", "0", "--json"),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
@@ -461,13 +459,13 @@ def test_a_damaged_state_cannot_be_resumed(
 
 @pytest.mark.parametrize("schedule", ["step", "cosine", "one_cycle"])
 def test_a_finished_run_trains_on_with_more_epochs_at_the_rates_of_the_longer_schedule(
-    recipe: Recipe, tmp_path: Path, schedule: Any, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe, tmp_path: Path, schedule: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     short = recipe.replace(epochs=1, schedule=schedule, step_epochs=(1,), warmup_epochs=0.0)
     long = short.replace(epochs=2)
     train(short, tmp_path / "run")
     result = train(long, tmp_path / "run", resume=True)
-    assert result.finished and "2 epochs instead of 1" in capsys.readouterr().err
+    assert result.finished and "2 epochs instead of 1" in caplog.text
 
     train(long, tmp_path / "at once")
     rates, expected = (
@@ -519,6 +517,46 @@ def test_too_few_videos_for_a_batch_are_refused(recipe: Recipe, tmp_path: Path) 
         train(recipe.replace(batch_size=64), tmp_path, workers=0)
 
 
-def test_a_diverged_run_says_so(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="the loss is"):
-        train(recipe.replace(learning_rate=1e30, epochs=5), tmp_path, workers=0)
+def test_a_diverged_run_says_so_before_it_saves(recipe: Recipe, tmp_path: Path) -> None:
+    diverging = recipe.replace(learning_rate=1e30, epochs=5, checkpoint_minutes=0.0)
+    with pytest.raises(RecipeError, match="the loss is") as caught:
+        train(diverging, tmp_path, workers=0)
+    training = load_checkpoint(tmp_path / LAST).training
+    assert training is not None and caught.value.message.endswith(f"at step {training['step']}")
+
+
+@pytest.mark.parametrize("log_every", [1, 2, 10])
+def test_how_often_a_run_logs_changes_nothing_that_it_logs(
+    log_every: int, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(recipe, tmp_path / "usual")
+    groups, log = [], Run.log
+    monkeypatch.setattr(Run, "log", lambda run: groups.append(len(run._unlogged)) or log(run))
+    train(recipe.replace(log_every=log_every), tmp_path / "other")
+
+    assert metrics(tmp_path / "other") == metrics(tmp_path / "usual")
+    # Of two epochs of three steps; what is saved has been logged.
+    assert [steps for steps in groups if steps] == {1: [1] * 6, 2: [2, 1] * 2, 10: [3] * 2}[
+        log_every
+    ]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "ema_decay": 0.9}])
+def test_a_step_never_waits_for_the_gpu(
+    changes: dict[str, Any], recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch itself raises an error where the host would wait, but in what logs and saves."""
+    step = Run.step
+
+    def watched(self: Run, batch: Any) -> None:
+        torch.cuda.set_sync_debug_mode("error" if self.state.step else "default")
+        try:
+            step(self, batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Run, "step", watched)
+    chosen = recipe.replace(precision="bf16", clip_gradient=1.0, **changes)
+    assert train(chosen, tmp_path, device="cuda").finished
