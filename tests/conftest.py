@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +153,19 @@ def on_a_full_disk() -> FullDisk:
         )
 
     return run
+
+
+@pytest.fixture
+def in_session() -> Callable[[int], list[int]]:
+    """Return what lists the processes of a session that have not ended."""
+
+    def found(session: int) -> list[int]:
+        numbers = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                state, _, _, own = stat.read_text().rsplit(")", 1)[1].split()[:4]
+                if int(own) == session and state != "Z":
+                    numbers.append(int(stat.parent.name))
+        return numbers
+
+    return found

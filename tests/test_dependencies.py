@@ -16,11 +16,12 @@ ROOT = Path(__file__).parents[1]
 STAGES = ("train", "export", "runtime")
 # From the ground up: a room imports from those before it.
 ROOMS = (
-    "", "files", "bundle", "device", "media", "network", "train", "export",
-    "runtime.machine", "runtime.stream", "runtime.policy", "runtime.power", "runtime.engines",
-    "runtime.cascade", "runtime.profile", "runtime", "runtime.simulate", "runtime.doctor",
-    "demo", "commands",
-)  # fmt: skip
+    "",
+    *("files", "bundle", "device", "media", "network", "train", "export"),
+    *("runtime.machine", "runtime.stream", "runtime.policy", "runtime.power", "runtime.engines"),
+    *("runtime.cascade", "runtime.profile", "runtime", "runtime.simulate", "runtime.doctor"),
+    *("demo", "commands"),
+)
 
 
 def modules() -> dict[str, Path]:
@@ -85,6 +86,8 @@ def room_of(module: str) -> str:
 
 def test_no_room_imports_from_one_above_it() -> None:
     for name, file in MODULES.items():
+        if name == "ffn_edge":  # the front door, for who stands outside
+            continue
         room = ROOMS.index(room_of(name))
         above = [
             each for each in imported_by(file) & MODULES.keys() if ROOMS.index(room_of(each)) > room

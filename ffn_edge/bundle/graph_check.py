@@ -143,8 +143,11 @@ class _Check:
         self.entries = entries
         tensor = onnx.TensorProto
         self.codes = {
-            "F32": tensor.FLOAT, "F16": tensor.FLOAT16, "I64": tensor.INT64, "I32": tensor.INT32,
-        }  # fmt: skip
+            "F32": tensor.FLOAT,
+            "F16": tensor.FLOAT16,
+            "I64": tensor.INT64,
+            "I32": tensor.INT32,
+        }
         numbers = (
             "FLOAT FLOAT16 BFLOAT16 DOUBLE BOOL INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64"
         )
@@ -285,11 +288,10 @@ class _Check:
             tensors = (each.t, *each.tensors)
             if (
                 each.ref_attr_name
-                or each.HasField("g") or each.graphs
-                or each.HasField("sparse_tensor") or each.sparse_tensors
-                or each.HasField("tp") or each.type_protos
+                or any(map(each.HasField, ("g", "sparse_tensor", "tp")))
+                or (each.graphs or each.sparse_tensors or each.type_protos)
                 or any(tensor.external_data or tensor.data_location for tensor in tensors)
-            ):  # fmt: skip
+            ):
                 raise _RefusedError(f"a {node.op_type} holds more than numbers in {each.name}")
 
     def _work(self, node: Any, made: Mapping[str, int]) -> int:

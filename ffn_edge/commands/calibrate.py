@@ -26,13 +26,17 @@ _SHOWN_ROWS = 4  # of a cascade: every so many
 @click.command(short_help="Learn from labelled clips how sure each answer is.")
 @click.argument("bundle", type=UserPath(path_type=Path))
 @click.option(
-    "--list", "list_file", type=UserPath(dir_okay=False, path_type=Path), required=True,
+    "--list",
+    "list_file",
+    type=UserPath(dir_okay=False, path_type=Path),
+    required=True,
     help="A text file with one `path label` a line: clips that were not trained on.",
-)  # fmt: skip
+)
 @click.option(
-    "--root", type=UserPath(file_okay=False, path_type=Path),
+    "--root",
+    type=UserPath(file_okay=False, path_type=Path),
     help="What the list's paths are relative to.  [default: its folder]",
-)  # fmt: skip
+)
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print the calibration as JSON.")
 def calibrate(
@@ -55,9 +59,7 @@ def calibrate(
     console = Terminal(stderr=True)
     say = console.say
     with progress(console, "calibrating") as show:
-        learnt = calibrate_bundle(
-            loaded, list_file, engines, root=root, on_video=show, say=say
-        )  # fmt: skip
+        learnt = calibrate_bundle(loaded, list_file, engines, root=root, on_video=show, say=say)
     if learnt.clips < _FEW_CLIPS:
         say(f"{learnt.clips} clips are few: take {_FEW_CLIPS} or more for thresholds that hold.")
     say(f"wrote {bundle / CALIBRATION}")
@@ -78,8 +80,15 @@ def _confidence_table(learnt: Calibration, gmacs: dict[int, float]) -> Table:
         "off by.",
     )
     for heading in (
-        "frames", "GMAC", "accuracy", "temperature", "log loss", "after", "ECE", "after",
-    ):  # fmt: skip
+        "frames",
+        "GMAC",
+        "accuracy",
+        "temperature",
+        "log loss",
+        "after",
+        "ECE",
+        "after",
+    ):
         table.add_column(heading, justify="right")
     for frames, found in learnt.confidences.items():
         table.add_row(

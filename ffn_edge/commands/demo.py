@@ -20,9 +20,12 @@ from ffn_edge.commands.training_options import read_settings
     help="Folder for clips, checkpoints, bundle and report.",
 )
 @click.option(
-    "--set", "settings", multiple=True, callback=read_settings,
+    "--set",
+    "settings",
+    multiple=True,
+    callback=read_settings,
     help="NAME=VALUE of the recipe, as in train.",
-)  # fmt: skip
+)
 @threads_option
 def demo(output: Path, settings: dict[str, str]) -> None:
     """Show it all on rendered clips, with a report.

@@ -22,9 +22,11 @@ _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 @click.command(short_help="Report what this machine can do.")
 @click.argument("bundle", type=UserPath(path_type=Path), required=False)
 @click.option(
-    "--cache", type=UserPath(file_okay=False, path_type=Path), envvar="FFN_EDGE_CACHE",
+    "--cache",
+    type=UserPath(file_okay=False, path_type=Path),
+    envvar="FFN_EDGE_CACHE",
     help="Where TensorRT's engines are kept.  [default: ~/.cache/ffn-edge]",
-)  # fmt: skip
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_context
 def doctor(context: click.Context, bundle: Path | None, cache: Path | None, as_json: bool) -> None:

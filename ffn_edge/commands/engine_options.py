@@ -55,32 +55,45 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option(
-        "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True,
+        "--backend",
+        type=click.Choice(BACKENDS),
+        default="auto",
+        show_default=True,
         help="What runs the engines; auto is TensorRT where it works, else ONNX Runtime.",
     ),
     click.option(
-        "--threads", type=Whole(1, 1024), callback=fix_threads,
+        "--threads",
+        type=Whole(1, 1024),
+        callback=fix_threads,
         help="CPU threads to compute with.  [default: one a physical core]",
     ),
     click.option(
-        "--precision", type=click.Choice(PRECISIONS),
+        "--precision",
+        type=click.Choice(PRECISIONS),
         help="Of TensorRT's engines.  [default: fp16 if it was built]",
     ),
     click.option(
-        "--resident", type=click.Choice(RESIDENT), default="all", show_default=True,
+        "--resident",
+        type=click.Choice(RESIDENT),
+        default="all",
+        show_default=True,
         help="Keep all of TensorRT's engines in memory, or one at a time.",
     ),
     click.option(
-        "--cache", type=UserPath(file_okay=False, path_type=Path), envvar="FFN_EDGE_CACHE",
+        "--cache",
+        type=UserPath(file_okay=False, path_type=Path),
+        envvar="FFN_EDGE_CACHE",
         help="Where TensorRT's engines are kept.  [default: ~/.cache/ffn-edge]",
     ),
-)  # fmt: skip
+)
 
 
 root_option = click.option(
-    "--root", type=UserPath(exists=True, file_okay=False, path_type=Path), default=Path("/"),
+    "--root",
+    type=UserPath(exists=True, file_okay=False, path_type=Path),
+    default=Path("/"),
     help="Where the machine's file system begins, for its sensors.  [default: /]",
-)  # fmt: skip
+)
 
 
 def engine_options(function: _Function) -> _Function:

@@ -111,9 +111,8 @@ def _check_destination(context: click.Context) -> None:
     }
     if "output" not in given and not {"into", "only"} <= given:
         raise click.UsageError("write a bundle with -o, or add to one with --only and --into.")
-    if given & {"into", "only"} and given & {
-        "output", "frames", "weights_dtype", "batch", "replace",
-    }:  # fmt: skip
+    of_a_new_one = {"output", "frames", "weights_dtype", "batch", "replace"}
+    if given & {"into", "only"} and given & of_a_new_one:
         raise click.UsageError(
             "--only and --into take the rest from the bundle: no -o, --frames, --weights-dtype, "
             "--batch or --replace."

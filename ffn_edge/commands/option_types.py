@@ -74,6 +74,9 @@ def fix_threads(ctx: click.Context, param: click.Parameter, value: int | None) -
 
 
 threads_option = click.option(
-    "--threads", type=Whole(1, 1024), expose_value=False, callback=fix_threads,
+    "--threads",
+    type=Whole(1, 1024),
+    expose_value=False,
+    callback=fix_threads,
     help="CPU threads to compute with.  [default: what is quickest, measured as it goes]",
-)  # fmt: skip
+)

@@ -34,13 +34,16 @@ from ffn_edge.terminal import Terminal
 @click.command(short_help="Show what power can be measured here.")
 @click.option("--watch", "watching", is_flag=True, help="Go on, with a live table, until Ctrl-C.")
 @click.option(
-    "--seconds", type=Number(),
+    "--seconds",
+    type=Number(),
     help="Measure for so long.  [default: 1; with --watch, until Ctrl-C]",
-)  # fmt: skip
+)
 @click.option(
-    "--root", type=UserPath(exists=True, file_okay=False, path_type=Path), default=ROOT,
+    "--root",
+    type=UserPath(exists=True, file_okay=False, path_type=Path),
+    default=ROOT,
     help="Where the machine's file system begins, for a copy of another machine's.  [default: /]",
-)  # fmt: skip
+)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON; with --watch, one line each second."
 )

@@ -44,10 +44,13 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
     console = Terminal(stderr=True)
     with progress(console, "profiling") as show:
         measured = profile_bundle(
-            loaded, engines, runs=runs, root=root,
+            loaded,
+            engines,
+            runs=runs,
+            root=root,
             on_round=lambda done: show(done, runs),
             say=console.say,
-        )  # fmt: skip
+        )
     console.say(f"wrote {bundle / PROFILE}")
     if as_json:
         click.echo(measured.to_json(), nl=False)
@@ -61,10 +64,12 @@ def _profile_table(measured: Profile, manifest: Manifest) -> Table:
     settings += [
         f"{what} clock {clock}"
         for what, clock in (
-            ("CPU", where.clocks.cpu), ("GPU", where.clocks.gpu), ("memory", where.clocks.memory)
+            ("CPU", where.clocks.cpu),
+            ("GPU", where.clocks.gpu),
+            ("memory", where.clocks.memory),
         )
         if clock
-    ]  # fmt: skip
+    ]
     if measured.end.temperature_c is not None:
         settings.append(f"{measured.end.temperature_c:.0f} °C at the end")
     caption = [

@@ -35,53 +35,78 @@ from ffn_edge.terminal import Terminal
 @click.command(short_help="Recognise actions, adapting the frame count.")
 @click.argument("bundle", type=UserPath(path_type=Path))
 @click.option(
-    "--source", "sources", required=True, multiple=True,
+    "--source",
+    "sources",
+    required=True,
+    multiple=True,
     help="A video; a folder of videos, or of one video's images; a pattern in quotes, such as "
     "'day/*.mp4'; a .txt file with a video or a folder a line; a camera's number, csi://0, or a "
     "stream such as rtsp://camera/1. May be repeated.",
-)  # fmt: skip
+)
 @click.option(
-    "--latency-ms", type=Number(),
+    "--latency-ms",
+    type=Number(),
     help="The deadline of one inference.  [default: none]",
-)  # fmt: skip
+)
 @click.option("--frames", type=Whole(), help="Always this frame count, whatever the deadline.")
 @click.option(
-    "--miss-rate", type=Number(1, max_open=True), default=0.05,
-    show_default=True, help="The share of inferences that may miss the deadline.",
-)  # fmt: skip
+    "--miss-rate",
+    type=Number(1, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="The share of inferences that may miss the deadline.",
+)
 @click.option(
-    "--power-w", type=Number(),
+    "--power-w",
+    type=Number(),
     help="The most that the machine may draw, on average over ten seconds.  [default: no limit]",
-)  # fmt: skip
+)
 @click.option(
-    "--battery-wh", type=Number(),
+    "--battery-wh",
+    type=Number(),
     help="The energy that must last until --until.",
-)  # fmt: skip
+)
 @click.option(
-    "--until", "until_s", callback=seconds_until, metavar="TIME",
+    "--until",
+    "until_s",
+    callback=seconds_until,
+    metavar="TIME",
     help="Such as 18:00, or 90m or 2.5h from now.",
-)  # fmt: skip
+)
 @click.option(
     "--escalate",
     is_flag=True,
     help="Look again, with more frames, where few are not sure. Needs `ffn-edge calibrate`.",
 )
 @click.option(
-    "--limits", "limits_file", type=UserPath(dir_okay=False, path_type=Path),
+    "--limits",
+    "limits_file",
+    type=UserPath(dir_okay=False, path_type=Path),
     help="A JSON file with latency_ms, miss_rate or power_w, read again whenever it changes.",
-)  # fmt: skip
+)
 @click.option(
-    "--window", "window_s", type=Number(3600), default=2.0, show_default=True,
+    "--window",
+    "window_s",
+    type=Number(3600),
+    default=2.0,
+    show_default=True,
     help="The seconds that a clip spans.",
-)  # fmt: skip
+)
 @click.option(
-    "--hop", "hop_s", type=Number(3600), default=0.25, show_default=True,
+    "--hop",
+    "hop_s",
+    type=Number(3600),
+    default=0.25,
+    show_default=True,
     help="The seconds from one inference to the next.",
-)  # fmt: skip
+)
 @click.option(
-    "--fps", type=Number(1000), default=UNSTATED_FPS, show_default=True,
+    "--fps",
+    type=Number(1000),
+    default=UNSTATED_FPS,
+    show_default=True,
     help="The frames a second of a folder of images.",
-)  # fmt: skip
+)
 @click.option("--realtime", is_flag=True, help="Play a file at its own pace, as a camera would.")
 @click.option(
     "--max-seconds", type=Number(math.inf), default=math.inf, help="End after so much video."
@@ -92,24 +117,29 @@ from ffn_edge.terminal import Terminal
     help="Where the JSON lines go.  [default: stdout, unless it is a terminal]",
 )
 @click.option(
-    "--csv", "csv_file", type=UserPath(dir_okay=False, path_type=Path),
+    "--csv",
+    "csv_file",
+    type=UserPath(dir_okay=False, path_type=Path),
     help="Write what each video showed, and when: a row for each span.",
-)  # fmt: skip
+)
 @click.option(
     "--annotate",
     type=UserPath(written=True, path_type=Path),
     help="Write the video with the results, as MP4.",
 )
 @click.option(
-    "--record", type=UserPath(dir_okay=False, path_type=Path),
+    "--record",
+    type=UserPath(dir_okay=False, path_type=Path),
     help="Write what the policy saw, for `ffn-edge simulate --trace`.",
-)  # fmt: skip
+)
 @root_option
 @engine_options
 @click.option(
-    "--json", "as_json", is_flag=True,
+    "--json",
+    "as_json",
+    is_flag=True,
     help="JSON lines even to a terminal, and the summary as a last one.",
-)  # fmt: skip
+)
 def run(
     bundle: Path,
     sources: tuple[str, ...],
@@ -181,10 +211,17 @@ def run(
                 video_sinks.append(ProgressLines(say))
             stack.callback(answers.end_video)
             run_session(
-                loaded, sources, limits, RunOptions(engines=engines, **options),
-                summary=summary, sinks=sinks, video_sinks=video_sinks, annotate=annotate,
-                record=record, say=say,
-            )  # fmt: skip
+                loaded,
+                sources,
+                limits,
+                RunOptions(engines=engines, **options),
+                summary=summary,
+                sinks=sinks,
+                video_sinks=video_sinks,
+                annotate=annotate,
+                record=record,
+                say=say,
+            )
     finally:  # a run that fails has inferences to tell of, too
         if summary.inferences:
             console.print(summary.table())

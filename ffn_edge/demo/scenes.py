@@ -25,17 +25,17 @@ from ffn_edge.media.picture import Box, crop_resize
 
 # An action at an even place, played backwards, is the one after it.
 ACTIONS = (
-    "left", "right", "up", "down", "approach", "recede",
-    "clockwise", "counter-clockwise", "together", "apart", "appear", "disappear",
-)  # fmt: skip
+    *("left", "right", "up", "down", "approach", "recede"),
+    *("clockwise", "counter-clockwise", "together", "apart", "appear", "disappear"),
+)
 FRAMES = 48
 
 # They come with scikit-image's wheel; nothing is downloaded.
 PHOTOGRAPHS = (
-    "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "coffee.png",
-    "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png",
-    "motorcycle_left.png", "retina.jpg", "rocket.jpg",
-)  # fmt: skip
+    *("astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "coffee.png"),
+    *("coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png"),
+    *("motorcycle_left.png", "retina.jpg", "rocket.jpg"),
+)
 
 # How far the camera may stray from the middle of the background.
 MARGIN = 6.0

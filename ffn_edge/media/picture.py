@@ -95,7 +95,13 @@ def draw_label(frame: Image, lines: Sequence[str]) -> Image:
     for number, line in enumerate(lines, start=1):
         at = (round(8 * scale), line_height * number)
         cv2.putText(
-            image, line, at, cv2.FONT_HERSHEY_SIMPLEX, 0.7 * scale, (255, 255, 255),
-            max(1, round(1.4 * scale)), cv2.LINE_AA,
-        )  # fmt: skip
+            image,
+            line,
+            at,
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.7 * scale,
+            (255, 255, 255),
+            max(1, round(1.4 * scale)),
+            cv2.LINE_AA,
+        )
     return image

@@ -15,9 +15,9 @@ from ffn_edge.files.text_file import read_lines
 UNLABELLED = -1
 # What is looked for where a user names a folder or a pattern. A file that is named may be any.
 VIDEO_SUFFIXES = {
-    ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp",
-    ".mts", ".m2ts", ".ogv", ".gif",
-}  # fmt: skip
+    *(".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mpg", ".mpeg", ".wmv", ".flv"),
+    *(".3gp", ".mts", ".m2ts", ".ogv", ".gif"),
+}
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _REASONS = 3  # that are told of several broken videos
 _LOOKED_FOR = (

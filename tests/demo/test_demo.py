@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import multiprocessing
 import os
 import re
@@ -12,12 +13,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.demo import load, page, pipeline
 from ffn_edge.demo.clips import Action, render_stream
+from ffn_edge.demo.gallery import ShownClip
 from ffn_edge.demo.load import BackgroundLoad
 from ffn_edge.demo.page import _verdict, write_page
 from ffn_edge.demo.pipeline import DemoResult, TimelineRun, _is_correct, run_on_stream
@@ -226,13 +229,23 @@ def test_the_page_stands_alone_and_holds_what_was_measured(
         bundle=bundle,
         verified=verify(bundle, synthetic_clips(bundle.manifest.input, counts, 2)),
         profile=profile,
+        shown=[
+            ShownClip(
+                "<left>",
+                np.zeros((4, 8, 8, 3), np.uint8),
+                {4: Prediction("<left>", 0.9), 8: Prediction("right", 0.5)},
+            )
+        ],
         runs=[moved, run],
     )
+    demo.annotated.write_bytes(b"a video")
     text = write_page(demo, tmp_path / "report.html").read_text()
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", text)
     assert "not of an idle machine: a game." in text
     assert "81.2 ± 4.9" in text and "fixed &lt;4&gt;" in text
     assert text.count("<svg") == 2
+    assert "4 frames: &lt;left&gt; 0.90 ✓, 8 frames: right 0.50 ✗" in text
+    assert base64.b64encode(b"a video").decode() in text
     assert text.count("why the frame count moved") == 1  # that of one run never did
     why = ("2.00", "16 → 4", "2 ms &lt;= 3 ms", "9 ms &gt; 3 ms")
     assert "".join(f"<td>{cell}</td>" for cell in why) in text

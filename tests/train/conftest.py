@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -48,19 +46,3 @@ def recipe(data: Path) -> Recipe:
         batch_size=4,
         precision="fp32",
     )
-
-
-@pytest.fixture
-def in_session() -> Callable[[int], list[int]]:
-    """Return what lists the processes of a session that have not ended."""
-
-    def found(session: int) -> list[int]:
-        numbers = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):
-                state, _, _, own = stat.read_text().rsplit(")", 1)[1].split()[:4]
-                if int(own) == session and state != "Z":
-                    numbers.append(int(stat.parent.name))
-        return numbers
-
-    return found
