@@ -37,8 +37,9 @@ from ffn_edge.export.folded_layers import (
 )
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.channels import POOLINGS, does_more
-from ffn_edge.network.folding import LINEAR, Place, layer_of, place_of
+from ffn_edge.network.folding import Place, layer_of, place_of
 from ffn_edge.network.layers import (
+    LINEAR,
     FixedFrames,
     SpecializedNorm,
     TemporalLayer,

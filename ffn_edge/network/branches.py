@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from ffn_edge.network.folding import LINEAR, layer_of, times_called
-from ffn_edge.network.layers import NORM_TYPES, SpecializedNorm
+from ffn_edge.network.folding import layer_of, times_called
+from ffn_edge.network.layers import LINEAR, NORM_TYPES, SpecializedNorm
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _ADDING_METHODS = ("add", "add_")

@@ -21,14 +21,10 @@ from ffn_edge.files import schema
 from ffn_edge.files.atomic import atomic_file
 from ffn_edge.files.schema import Between, Positive, Rgb, RgbAbove0
 from ffn_edge.media.classes import read_classes
-from ffn_edge.network import (
-    ARCHITECTURES,
-    FrameFlexibleNetwork,
-    build,
-    family_of,
-    import_published,
-)
+from ffn_edge.network.building import ARCHITECTURES, build, family_of
 from ffn_edge.network.families.family import IMAGENET_MEAN, IMAGENET_STD
+from ffn_edge.network.ffn import FrameFlexibleNetwork
+from ffn_edge.network.published import import_published
 from ffn_edge.network.torch_file import (
     FORMAT,
     differences,

@@ -12,10 +12,13 @@ from typing import Any
 from torch import fx, nn
 
 from ffn_edge.network.channels import Channels, channels_of, readers
-from ffn_edge.network.layers import NORM_TYPES, SpecializedNorm, WeightAlteration
-
-LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_CONVOLUTIONS = LINEAR[:3]
+from ffn_edge.network.layers import (
+    CONVOLUTIONS,
+    LINEAR,
+    NORM_TYPES,
+    SpecializedNorm,
+    WeightAlteration,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def _sole_convolution_before(
     BatchNorm1d normalises N.
     """
     before = node.all_input_nodes[0]
-    if not isinstance(layer_of(layers, before), _CONVOLUTIONS) or list(before.users) != [node]:
+    if not isinstance(layer_of(layers, before), CONVOLUTIONS) or list(before.users) != [node]:
         return None
     return _linear_called_once(graph, layers, before)
 
@@ -174,7 +177,7 @@ def _mismatch(layer: nn.Module, at: Channels, reader: nn.Module) -> str:
         return "may read other channels than it scales: which dimension is last is not known"
     if not at.at(dim) or _channels(reader) != _channels(layer):
         return "reads other channels than it scales"
-    if isinstance(layer, NORM_TYPES) and isinstance(reader, _CONVOLUTIONS) and any(reader.padding):
+    if isinstance(layer, NORM_TYPES) and isinstance(reader, CONVOLUTIONS) and any(reader.padding):
         return "pads with zeros, which the norm would have shifted"
     return ""
 
@@ -183,7 +186,7 @@ def _channels(layer: nn.Module) -> int:
     """Return how many channels a norm or an alteration scales, or a linear layer reads."""
     if isinstance(layer, nn.Linear):
         return layer.in_features
-    if isinstance(layer, _CONVOLUTIONS):
+    if isinstance(layer, CONVOLUTIONS):
         return layer.in_channels
     if isinstance(layer, WeightAlteration):
         return len(next(iter(layer.phi.values())))

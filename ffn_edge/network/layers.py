@@ -19,6 +19,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torchvision.models.convnext import LayerNorm2d  # type: ignore[import-untyped]
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LINEAR = (*CONVOLUTIONS, nn.Linear)  # what holds a matrix of weights, into which a norm can fold
 # Every norm that can be specialised: BatchNorm 1/2/3-D (and SyncBatchNorm) and LayerNorm.
 NORM_TYPES = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 _FORWARDS = (

@@ -12,8 +12,8 @@ import torch
 from torch import fx, nn
 
 from ffn_edge.errors import NetworkError
-from ffn_edge.network.folding import LINEAR
 from ffn_edge.network.layers import (
+    LINEAR,
     AlterationPoint,
     SpecializedNorm,
     TemporalLayer,

@@ -20,7 +20,7 @@ from ffn_edge.frames import interval_random
 from ffn_edge.network.families.family import PYSLOWFAST_MEAN, PYSLOWFAST_STD, Family, PublishedNames
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.layers import Route, TemporalLayer
-from ffn_edge.network.specialize import specialize
+from ffn_edge.network.specializing import specialize
 from ffn_edge.network.start_weights import load_start
 
 ALPHA = 4

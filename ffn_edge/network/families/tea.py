@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ffn_edge.network.families.family import Family, PublishedNames, in_base_model
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.layers import Route, TemporalLayer
-from ffn_edge.network.specialize import specialize
+from ffn_edge.network.specializing import specialize
 from ffn_edge.network.start_weights import load_start
 
 _BLOCKS = (3, 4, 6, 3)

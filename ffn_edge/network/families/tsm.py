@@ -19,7 +19,7 @@ from torchvision.models.resnet import BasicBlock  # type: ignore[import-untyped]
 from ffn_edge.errors import NetworkError
 from ffn_edge.network.families.family import Family, PublishedNames, in_base_model
 from ffn_edge.network.ffn import FrameFlexibleNetwork
-from ffn_edge.network.specialize import specialize
+from ffn_edge.network.specializing import specialize
 from ffn_edge.network.start_weights import load_start
 
 # "tsm_" and torchvision's name: the paper's, and those for small boards.

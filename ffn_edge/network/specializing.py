@@ -8,13 +8,14 @@ from typing import Any, get_args
 import torch
 from torch import fx, nn
 
-from ffn_edge.ablations import ABLATIONS
 from ffn_edge.errors import NetworkError
 from ffn_edge.frames import check_frame_counts
+from ffn_edge.network.ablations import ABLATIONS
 from ffn_edge.network.branches import residual_branches
 from ffn_edge.network.ffn import FrameFlexibleNetwork, Layout
-from ffn_edge.network.folding import LINEAR, layer_of
+from ffn_edge.network.folding import layer_of
 from ffn_edge.network.layers import (
+    LINEAR,
     AlterationPoint,
     BranchStart,
     Route,
