@@ -11,7 +11,7 @@ from torch import Tensor
 from ffn_edge.errors import CheckpointError
 from ffn_edge.network.building import build, family_of
 from ffn_edge.network.ffn import FrameFlexibleNetwork
-from ffn_edge.network.torch_file import differences
+from ffn_edge.network.pretrained import differences
 
 
 def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexibleNetwork:

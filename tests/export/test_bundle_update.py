@@ -41,7 +41,7 @@ from ffn_edge.media.video import VideoWriter
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import Checkpoint, save_checkpoint
 from ffn_edge.network.ffn import Layout
-from ffn_edge.network.transfer import start_from
+from ffn_edge.network.checkpoint import start_from
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
 from tests.emulator import Emulator
 

@@ -21,7 +21,7 @@ from ffn_edge.network.families.family import PYSLOWFAST_MEAN, PYSLOWFAST_STD, Fa
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.layers import Route, TemporalLayer
 from ffn_edge.network.specializing import specialize
-from ffn_edge.network.start_weights import load_start
+from ffn_edge.network.pretrained import load_start
 
 ALPHA = 4
 BETA = 8
