@@ -26,7 +26,6 @@ from ffn_edge.media.classes import read_classes
 from ffn_edge.network.building import ARCHITECTURES, build, family_of
 from ffn_edge.network.families.family import IMAGENET_MEAN, IMAGENET_STD
 from ffn_edge.network.ffn import FrameFlexibleNetwork
-from ffn_edge.network.published import import_published
 from ffn_edge.network.pretrained import (
     FORMAT,
     differences,
@@ -34,6 +33,7 @@ from ffn_edge.network.pretrained import (
     load_tensors,
     load_torch_file,
 )
+from ffn_edge.network.published import import_published
 
 SCHEMA_VERSION = 1
 # The vectors of a frame count: ….norms.16.weight, ….phi.16.

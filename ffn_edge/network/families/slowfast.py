@@ -20,8 +20,8 @@ from ffn_edge.frames import interval_random
 from ffn_edge.network.families.family import PYSLOWFAST_MEAN, PYSLOWFAST_STD, Family, PublishedNames
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.layers import Route, TemporalLayer
-from ffn_edge.network.specializing import specialize
 from ffn_edge.network.pretrained import load_start
+from ffn_edge.network.specializing import specialize
 
 ALPHA = 4
 BETA = 8

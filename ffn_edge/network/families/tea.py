@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from ffn_edge.network.families.family import Family, PublishedNames, in_base_model
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.layers import Route, TemporalLayer
-from ffn_edge.network.specializing import specialize
 from ffn_edge.network.pretrained import load_start
+from ffn_edge.network.specializing import specialize
 
 _BLOCKS = (3, 4, 6, 3)
 _WIDTHS = (26, 52, 104, 208)  # of one of a block's four parts

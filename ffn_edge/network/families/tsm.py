@@ -19,8 +19,8 @@ from torchvision.models.resnet import BasicBlock  # type: ignore[import-untyped]
 from ffn_edge.errors import NetworkError
 from ffn_edge.network.families.family import Family, PublishedNames, in_base_model
 from ffn_edge.network.ffn import FrameFlexibleNetwork
-from ffn_edge.network.specializing import specialize
 from ffn_edge.network.pretrained import load_start
+from ffn_edge.network.specializing import specialize
 
 # "tsm_" and torchvision's name: the paper's, and those for small boards.
 _RESNETS = ("tsm_resnet18", "tsm_resnet34", "tsm_resnet50", "tsm_resnet101")
