@@ -50,8 +50,7 @@ class TinyResNet(nn.Module):
         """Give logits (rows, classes) for frames (rows, 3, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        logits: Tensor = self.fc(self.avgpool(x).flatten(1))
-        return logits
+        return self.fc(self.avgpool(x).flatten(1))
 
 
 def _stage(inputs: int, width: int, index: int) -> nn.Sequential:
