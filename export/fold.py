@@ -46,7 +46,6 @@ from ffn_edge.network.layers import (
     WeightAlteration,
 )
 from ffn_edge.network.tracing import TracedNetwork, traced
-from ffn_edge.network.unshared import UnsharedNetwork
 
 
 @dataclass
@@ -84,7 +83,7 @@ def fold(network: FrameFlexibleNetwork, frames: int) -> FoldedNetwork:
             f"the network has no sub-network for {frames} frames",
             f"choose from {', '.join(map(str, network.frame_counts))}.",
         )
-    if isinstance(network, UnsharedNetwork):
+    if network.serving(frames) is not network:
         raise ExportError(
             "a network without weight sharing is not one bundle",
             "export one that was trained with it; `ffn-edge train --method separate` trains "
