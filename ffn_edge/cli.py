@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 
@@ -15,6 +16,14 @@ from ffn_edge.errors import FfnEdgeError, printable
 def say(message: str) -> None:
     """Report progress on stderr: stdout is for results."""
     click.echo(printable(message), err=True)
+
+
+class _ToStderr(logging.Handler):
+    """Prints what the library tells of its work, one line a record."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it; what fails there fails here, as a stderr that is closed does."""
+        say(record.getMessage())
 
 
 # name -> (the extras it needs, one line of help); the command stands in commands/NAME.py. The line
@@ -83,6 +92,9 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; turn the errors that a user can mend into messages."""
     _open_closed_streams()
+    logger = logging.getLogger("ffn_edge")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_ToStderr())
     try:
         # Not click's standalone mode: it would end an interrupted command with 1, like an error.
         code = cli.main(standalone_mode=False)

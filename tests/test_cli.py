@@ -68,13 +68,6 @@ def test_every_command_that_reports_has_json(name: str) -> None:
     assert "--json" in {option for p in command(name).params for option in p.opts}
 
 
-def test_every_command_is_in_the_readme() -> None:
-    text = (ROOT / "README.md").read_text()
-    for name in COMMANDS:
-        assert f"ffn-edge {name}" in text, name
-    assert "_FFN_EDGE_COMPLETE" in text
-
-
 def test_an_error_that_a_user_can_mend_is_a_message_with_a_hint(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ffn_edge", "run", str(tmp_path), "--source", "x.mp4"],

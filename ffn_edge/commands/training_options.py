@@ -38,7 +38,7 @@ def machine_options(command: Callable[..., None]) -> Callable[..., None]:
             "--workers",
             type=Whole(0, 1024),
             default=WORKERS,
-            show_default=True,
+            show_default="one a processor, at most 4",
             help="Decoding processes.",
         ),
         click.option("--device", help="cpu, cuda or cuda:1; left out, a GPU where there is one."),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import io
+import shlex
 import statistics
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
+import numpy as np
 from matplotlib import pyplot
 
 import ffn_edge
@@ -22,19 +25,33 @@ from ffn_edge.demo.pipeline import (
     DemoResult,
     TimelineRun,
 )
+from ffn_edge.errors import counted
 from ffn_edge.files.atomic import write_text
+from ffn_edge.media.opencv import opencv
 from ffn_edge.runtime.machine.machine import this_machine
 from ffn_edge.train.report import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_SIZE = (6.0, 3.4)  # inches: on a phone the text of a drawing shrinks with it
 _COLOURS = {"ffn": "#0b7285", "naive": "#c92a2a"}
 _FIXED = "#868e96"
 _NAMES = {"ffn": "Frame Flexible Network", "naive": "naive: trained at 16 frames alone"}
 
 # How many changes of the frame count are explained, from the load's begin on and from its end on.
 _EXPLAINED = 4
+
+_GLOSSARY = """<details open><summary>The terms</summary><dl>
+<dt>frames</dt><dd>how many pictures of a clip the network looks at, spread evenly over it</dd>
+<dt>top-1</dt><dd>the share of clips whose most probable class is the right one</dd>
+<dt>FFN</dt><dd>Frame Flexible Network: shared weights, and for each frame count a normalisation and
+a small weight alteration of its own</dd>
+<dt>naive</dt><dd>the same network, trained at one frame count as people do today</dd>
+<dt>GMAC</dt><dd>a thousand million multiply-adds: the arithmetic of one clip</dd>
+<dt>deadline, late</dt><dd>the time an answer may take; it is late if it takes longer</dd>
+<dt>in time</dt><dd>right, and not late</dd>
+</dl></details>"""
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -44,7 +61,12 @@ table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: a
 th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #dee2e6 }
 th:first-child, td:first-child { text-align: left } tr.trained { font-weight: 600 }
 table.words th, table.words td { text-align: left; vertical-align: top }
-svg { max-width: 100%; height: auto } .note { color: #555 }
+svg { width: 100%; height: auto } .note { color: #555 } .lead { color: #0b7285 }
+h1 { line-height: 1.25 } video { width: 100%; max-width: 40rem; background: #000 }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem }
+figure { margin: 0 } figure img { width: 100%; image-rendering: pixelated }
+figcaption { font-size: .85rem } dt { font-weight: 600 } dd { margin: 0 0 .4rem 1rem }
+pre { background: #f1f3f5; padding: .8rem; overflow-x: auto }
 """
 
 
@@ -55,34 +77,25 @@ def write_page(demo: DemoResult, path: Path) -> Path:
     machine = this_machine()
     now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
     sections = [
-        f"<h1>ffn-edge {ffn_edge.__version__}: the demo</h1>",
-        f"<p class=note>{_text(machine.cpu)}, {machine.cores} cores, {_text(machine.system)}, "
-        f"Python {_text(machine.python)}; {now}. Every figure "
-        "on this page was measured by this demo. The clips are synthetic: rendered motion over "
-        "photographs, twelve classes in time-reversed pairs, so that only the order of the frames "
-        "tells them apart.</p>",
+        "<p class=lead>ffn-edge trains one video network for any number of frames, and lets the "
+        "device choose, inference by inference, how many it can afford.</p>",
+        f"<h1>{_headline(demo.rows['ffn'], demo.rows['naive'])}</h1>",
+        _gallery(demo),
+        _GLOSSARY,
         "<h2>One network, any frame count</h2>",
         _accuracy_plot(demo),
         _accuracy_table(demo.rows["ffn"], demo.rows["naive"]),
         _plateau_note(demo.rows["ffn"], demo.rows["naive"]),
-        "<h2>One weight file</h2>",
-        _bundle_table(demo),
-        _verify_table(demo),
-        "<h2>Engines on this machine</h2>",
-        _latency_table(demo),
         "<h2>Adapting to what the machine can afford</h2>",
         _scene(demo),
         _verdict(demo.runs),
         _timeline_plot(demo.runs),
         _runs_table(demo),
-        "<p>The policy predicts the latency of every frame count, from how much slower than "
-        "profiled the machine is now and from the tail of its own errors, and runs the most "
-        "accurate one that keeps the deadline. A step down is immediate, a step up waits for "
-        "several inferences that would have kept it. Misses that follow each other call a guard, "
-        "which drops to what would have kept the deadline with room to spare; and feedback from "
-        "every miss and every hit moves the chance of a miss that the next decisions take, so that "
-        "the share that was asked for is held where the fewest frames can hold it.</p>",
         *(_moves_table(run) for run in demo.runs if run.moves(run.load_s[0])),
+        "<h2>One weight file, and engines that equal the network</h2>",
+        _bundle_table(demo),
+        _verify_table(demo),
+        _latency_table(demo),
         "<h2>How long it took</h2>",
         _table(
             ("stage", "seconds"),
@@ -90,6 +103,10 @@ def write_page(demo: DemoResult, path: Path) -> Path:
             + [("in all", f"{sum(demo.seconds.values()):.0f}")],
             "Of this call: where an interrupted demo went on, only what was left to do.",
         ),
+        _next_steps(demo),
+        f"<p class=note>ffn-edge {ffn_edge.__version__}, {_text(machine.cpu)}, "
+        f"{counted(machine.cores, 'core')}, {_text(machine.system)}, Python "
+        f"{_text(machine.python)}; {now}. Every figure on this page was measured by this demo.</p>",
     ]
     body = "\n".join(sections)
     write_text(
@@ -101,8 +118,70 @@ def write_page(demo: DemoResult, path: Path) -> Path:
     return path
 
 
+def _headline(ffn: Sequence[Row], naive: Sequence[Row]) -> str:
+    """Say in a sentence what the accuracies show."""
+    trained = [row for row in ffn if row.frames == row.sub_network]
+    fewest, most = trained[0], trained[-1]
+    other = next(row for row in naive if row.frames == fewest.frames)
+    own = max(row.sub_network for row in naive)
+    return (
+        f"One network is right for {fewest.top1:.0%} of the clips with {fewest.frames} frames and "
+        f"{most.top1:.0%} with {most.frames}. Trained at {own} frames alone, it is right for "
+        f"{other.top1:.0%} with {fewest.frames}."
+    )
+
+
+def _gallery(demo: DemoResult) -> str:
+    """Show clips with their answers, and a video that plays."""
+    figures = []
+    for clip in demo.shown:
+        strip = np.concatenate(list(clip.frames), axis=1)
+        scaled = opencv().resize(
+            strip[..., ::-1], None, fx=2, fy=2, interpolation=opencv().INTER_NEAREST
+        )
+        _, encoded = opencv().imencode(".png", scaled)
+        answers = ", ".join(
+            f"{frames} frames: {_text(best.class_name)} {best.probability:.2f} "
+            f"{'✓' if best.class_name == clip.action else '✗'}"
+            for frames, best in clip.answers.items()
+        )
+        figures.append(
+            f"<figure><img alt='four frames of a clip' src='{_data('image/png', encoded)}'>"
+            f"<figcaption><b>{_text(clip.action)}</b><br>{answers}</figcaption></figure>"
+        )
+    video = _data("video/mp4", demo.annotated.read_bytes())
+    return (
+        "<h2>What it sees</h2><p>The first test clips, four frames of each, with the answers of "
+        "the one network at each of its frame counts. They are synthetic: motion rendered over "
+        "photographs, twelve classes in time-reversed pairs, so that only the order of the frames "
+        f"tells them apart.</p><div class=gallery>{''.join(figures)}</div>"
+        "<p>The beginning of the long stream of the adaptive run, with each answer, the frames it "
+        f"took and its latency:</p><video controls muted playsinline src='{video}'></video>"
+    )
+
+
+def _data(kind: str, content: Any) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _next_steps(demo: DemoResult) -> str:
+    """Say what to do with one's own clips."""
+    folder = html.escape(shlex.quote(str(demo.folder)))
+    return (
+        "<h2>With clips of your own</h2><p>This network knows twelve rendered motions. For yours, "
+        "write three text files: training and validation clips with a label a line, and the names "
+        "of the classes. Then</p><pre>"
+        "ffn-edge train tsm_hmdb51 --train-list train.txt --val-list val.txt \\\n"
+        "    --classes classes.txt --weights IMAGENET1K_V1 -o runs/mine\n"
+        "ffn-edge export runs/mine/best.pt -o bundle\n"
+        "ffn-edge run bundle --source clip.mp4 --annotate answer.mp4</pre>"
+        f"<p>The files of this demo are in <code>{folder}</code>: the lists in <code>clips/</code> "
+        "are examples, and <code>ffn-edge run</code> takes its <code>bundle</code>.</p>"
+    )
+
+
 def _accuracy_plot(demo: DemoResult) -> str:
-    figure, axis = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    figure, axis = pyplot.subplots(figsize=_SIZE, layout="constrained")
     for name, rows in demo.rows.items():
         axis.errorbar(
             [row.frames for row in rows],
@@ -219,12 +298,13 @@ def _timeline_plot(runs: Sequence[TimelineRun]) -> str:
     figure, axes = pyplot.subplots(
         len(runs) + 1,
         1,
-        figsize=(9, 2.2 * (len(runs) + 1)),
+        figsize=(_SIZE[0], 2.0 * (len(runs) + 1)),
         sharex=True,
         layout="constrained",
         squeeze=False,
     )
-    highest = max(result.latency_ms for run in runs for result in run.results)
+    every = [result.latency_ms for run in runs for result in run.results]
+    scale = (min(every) / 1.3, 1.3 * max(every))  # one for all runs
     frames_axis, *latency_axes = axes[:, 0]
     for run, axis in zip(runs, latency_axes, strict=True):
         colour = _COLOURS["ffn"] if run is runs[0] else _FIXED
@@ -235,7 +315,7 @@ def _timeline_plot(runs: Sequence[TimelineRun]) -> str:
         latencies = [result.latency_ms for result in run.results]
         axis.plot(times, latencies, ".", markersize=3, color=colour)
         axis.axhline(run.deadline_ms, color="black", linewidth=1, linestyle="--")
-        axis.set(ylabel="latency, ms", title=run.name, yscale="log", ylim=(None, 1.3 * highest))
+        axis.set(ylabel="latency, ms", title=run.name, yscale="log", ylim=scale)
     for axis in axes[:, 0]:
         axis.axvspan(*runs[0].load_s, color="#ced4da", alpha=0.5)
         axis.grid(alpha=0.3)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.demo.clips import Action, render_clips, render_stream
+from ffn_edge.demo.gallery import CLIPS, ShownClip, shown_clips
 from ffn_edge.demo.load import BackgroundLoad
 from ffn_edge.device.cpu_threads import fixed_threads
 from ffn_edge.errors import ExportError, FfnEdgeError
@@ -23,14 +24,15 @@ from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.clips import clips_from_videos
 from ffn_edge.export.verify import Verified, verify
 from ffn_edge.files.atomic import write_text
-from ffn_edge.media.video_list import videos_of
+from ffn_edge.media.video_list import read_list, videos_of
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.progress import NowAndThen
 from ffn_edge.runtime.engines.engine import EngineOptions
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.profile.profile import Profile, profile_bundle
-from ffn_edge.runtime.run import RunOptions, open_session
+from ffn_edge.runtime.run import RunOptions, open_session, run_session
 from ffn_edge.runtime.session import Result
+from ffn_edge.runtime.summary import Summary
 from ffn_edge.train.loop import BEST, LAST, train
 from ffn_edge.train.methods import method_of
 from ffn_edge.train.recipe import Recipe, load_recipe
@@ -39,6 +41,7 @@ from ffn_edge.train.report import Row, evaluate_checkpoint
 # Where accuracy is measured; 4, 8 and 16 are trained.
 EVALUATED = (2, 4, 6, 8, 10, 12, 14, 16, 18, 20)
 STREAM_SECONDS = 240.0
+EXCERPT_SECONDS = 20.0
 # The background load works in the middle third of the stream.
 LOAD_FROM, LOAD_UNTIL = 1 / 3, 2 / 3
 MISS_RATE = 0.05
@@ -102,7 +105,13 @@ class DemoResult:
     bundle: Bundle | None = None
     verified: tuple[Verified, ...] = ()
     profile: Profile | None = None
+    shown: list[ShownClip] = field(default_factory=list)
     runs: list[TimelineRun] = field(default_factory=list)
+
+    @property
+    def annotated(self) -> Path:
+        """The stream's beginning with the answers written into it."""
+        return self.folder / "annotated.mp4"
 
 
 def run_demo(
@@ -185,10 +194,21 @@ def run_demo(
         demo.profile = profile_bundle(demo.bundle, engine_options(), runs=100, say=say)
     with stage("run on the stream with a background load, adaptively and with fixed frames"):
         deadline_ms = rehearsed_deadline(demo.bundle, stream, demo.profile)
+        runs = limits_of_runs(deadline_ms, counts)
         demo.runs = [
             run_on_stream(demo.bundle, stream, actions, name, limits)
-            for name, limits in limits_of_runs(deadline_ms, counts).items()
+            for name, limits in runs.items()
         ]
+    with stage("show some clips with their answers"):
+        options = RunOptions(engines=engine_options(), max_seconds=EXCERPT_SECONDS)
+        classes = demo.bundle.manifest.classes
+        listed = read_list(clips / "test.txt", num_classes=len(classes))[:CLIPS]
+        named = [(video.path, classes[video.label]) for video in listed]
+        demo.shown = shown_clips(demo.bundle, named, options)
+        run_session(
+            demo.bundle, str(stream), runs["adaptive"], options,
+            summary=Summary(), annotate=demo.annotated,
+        )  # fmt: skip
     write_text(folder / "demo.json", json.dumps(_figures(demo), indent=1) + "\n")
     return demo
 

@@ -9,8 +9,8 @@ import pytest
 from ffn_edge.errors import SensorError
 from ffn_edge.runtime.engines.engine import Backend, cpu_backend
 from ffn_edge.runtime.policy.interface import Sensed
-from ffn_edge.runtime.profile.power import PowerProfile, meter_for, powers
 from ffn_edge.runtime.profile import power as power_profile
+from ffn_edge.runtime.profile.power import PowerProfile, meter_for, powers
 
 
 class Clock:

@@ -20,6 +20,7 @@ from ffn_edge.runtime.engines.engine import (
 )
 from ffn_edge.runtime.machine.machine import ClockRange, Clocks
 from ffn_edge.runtime.power.meter import Averaging, Meter, NullMeter, PowerReading
+from ffn_edge.runtime.profile import power as power_profile
 from ffn_edge.runtime.profile import profile as profile_module
 from ffn_edge.runtime.profile.power import PowerProfile
 from ffn_edge.runtime.profile.profile import (
@@ -36,7 +37,6 @@ from ffn_edge.runtime.profile.profile import (
     profile_undisturbed,
     save_profile,
 )
-from ffn_edge.runtime.profile import power as power_profile
 from ffn_edge.runtime.run import learn_setting
 
 CONTRACT = InputContract(batch=1, height=4, width=4, short_side=4, mean=(0.0,) * 3, std=(1.0,) * 3)
