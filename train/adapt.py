@@ -30,9 +30,8 @@ from ffn_edge.errors import CheckpointError, DataError, RecipeError
 from ffn_edge.files.atomic import check_writable
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.network import FrameFlexibleNetwork, build, family_of
-from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
+from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint, start_from
 from ffn_edge.network.layers import SpecializedNorm, WeightAlteration
-from ffn_edge.network.transfer import start_from
 from ffn_edge.train.batches import VideoBatches
 from ffn_edge.train.loading import model_inputs
 from ffn_edge.train.moments import population_statistics

@@ -29,7 +29,6 @@ from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.network.layers import NORM_TYPES, SpecializedNorm
 from ffn_edge.network.threads import Measured
-from ffn_edge.network.unshared import UnsharedNetwork
 from ffn_edge.train.evaluate import not_finite
 from ffn_edge.train.loading import Batch, to_model_input
 from ffn_edge.train.moments import Moments, rows_of_channels
@@ -174,11 +173,8 @@ def shift(statistics: Statistics, reference: Statistics) -> Shift:
 
 def norm_layers(network: FrameFlexibleNetwork, sub_network: int) -> dict[str, nn.Module]:
     """Return the norms that serve `sub_network`, by their layer's name."""
-    body: nn.Module = network.body
-    if isinstance(network, UnsharedNetwork):
-        body = network.networks[sub_network].body
     norms: dict[str, nn.Module] = {}
-    for name, layer in body.named_modules():
+    for name, layer in network.serving(sub_network).body.named_modules():
         if isinstance(layer, SpecializedNorm):
             norms[name] = layer.norms[str(sub_network)]
         elif isinstance(layer, NORM_TYPES) and name.rsplit(".", 2)[0] not in norms:
@@ -226,7 +222,7 @@ def measure(
     reference = _Recorder(network, high, one)
     lows = [_Recorder(network, low, one)]
     # Networks that share no weight have no channels in common that could be compared.
-    if sub_network is None and own != one and not isinstance(network, UnsharedNetwork):
+    if sub_network is None and own != one and network.serving(own) is network:
         lows.append(_Recorder(network, low, own))
     outputs = [_OutputSums() for _ in lows]
     clips = 0

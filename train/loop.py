@@ -20,8 +20,7 @@ from ffn_edge.bundle.bundle import Accuracy
 from ffn_edge.errors import DataError, RecipeError, counted
 from ffn_edge.media.classes import read_classes
 from ffn_edge.network import FrameFlexibleNetwork, build, family_of
-from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
-from ffn_edge.network.transfer import start_from
+from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint, start_from
 from ffn_edge.signals import ending_signals, on_signals
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts

@@ -14,7 +14,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.layers import NORM_TYPES
-from ffn_edge.network.unshared import UnsharedNetwork
 from ffn_edge.train.recipe import Recipe
 
 
@@ -53,7 +52,7 @@ def _paper_groups(
         for p in module.parameters(recurse=False)
     }
     # Without weight sharing, each frame count's network has a classifier.
-    wholes = network.networks.values() if isinstance(network, UnsharedNetwork) else [network]
+    wholes = dict.fromkeys(map(network.serving, network.frame_counts))
     classifier = [[m for m in w.modules() if isinstance(m, nn.Linear)][-1:] for w in wholes]
     classifier_weights = [m.weight for each in classifier for m in each]
     classifier_biases = [m.bias for each in classifier for m in each if m.bias is not None]

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ffn_edge.ablations import ABLATIONS
 from ffn_edge.errors import FfnEdgeError, RecipeError
 from ffn_edge.files import schema
 from ffn_edge.files.schema import Above0, Between, Count, NotNegative, Positive, Share
 from ffn_edge.frames import check_frame_counts
+from ffn_edge.network.ablations import ABLATIONS
 from ffn_edge.train.augment import MULTI_SCALE
 
 

@@ -16,7 +16,7 @@ from ffn_edge.errors import CheckpointError, counted
 from ffn_edge.files import schema
 from ffn_edge.files.schema import Count, NotNegative, Positive
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
-from ffn_edge.network.torch_file import in_one_line
+from ffn_edge.network.pretrained import in_one_line
 from ffn_edge.train.recipe import Recipe
 from ffn_edge.train.step import Learner
 
