@@ -33,6 +33,7 @@ from ffn_edge.network import FrameFlexibleNetwork, build, family_of
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint, start_from
 from ffn_edge.network.layers import SpecializedNorm, WeightAlteration
 from ffn_edge.train.batches import VideoBatches
+from ffn_edge.train.evaluate import evaluate_network
 from ffn_edge.train.loading import model_inputs
 from ffn_edge.train.moments import population_statistics
 from ffn_edge.train.objective import MultiFrequencyLoss
@@ -44,7 +45,6 @@ from ffn_edge.train.processes import (
     require_one_process,
     to_channels_last,
 )
-from ffn_edge.train.report import evaluate_network
 from ffn_edge.train.step import Learner
 from ffn_edge.train.unlabelled import Clips, unlabelled_batches
 
