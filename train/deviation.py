@@ -9,8 +9,9 @@ Legend: C channels of a norm, R rows: everything that is not a channel (clips, f
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,15 +24,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.convnext import LayerNorm2d  # type: ignore[import-untyped]
 
-from ffn_edge.errors import DataError, FrameCountError, NetworkError
+from ffn_edge.errors import DataError, FrameCountError, NetworkError, VideoError
 from ffn_edge.frames import nearest_frame_count
+from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_list import Video
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.checkpoint import ModelCard
+from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
 from ffn_edge.network.layers import NORM_TYPES, SpecializedNorm
 from ffn_edge.network.threads import Measured
+from ffn_edge.train.batches import VideoBatches, videos_for
 from ffn_edge.train.evaluate import not_finite
 from ffn_edge.train.loading import Batch, to_model_input
 from ffn_edge.train.moments import Moments, rows_of_channels
+from ffn_edge.train.processes import join_processes
 
 Vector = npt.NDArray[np.float64]
 
@@ -111,7 +116,7 @@ class OutputShift:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Pair:
     """The lower frame count's pass against the higher's, which is the reference."""
 
     low: Pass
@@ -143,7 +148,7 @@ class Deviation:
     """
 
     clips: int
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[Pair, ...]
 
     @property
     def frame_counts(self) -> tuple[int, int]:
@@ -244,10 +249,71 @@ def measure(
     return Deviation(
         clips,
         tuple(
-            Comparison(recorder.result(clips), passed, sums.result(clips))
+            Pair(recorder.result(clips), passed, sums.result(clips))
             for recorder, sums in zip(lows, outputs, strict=True)
         ),
     )
+
+
+def deviation_of_checkpoint(
+    checkpoint: str,
+    frame_counts: Sequence[int] | None = None,
+    *,
+    list_file: str,
+    layer: str | None = None,
+    sub_network: int | None = None,
+    root: str | None = None,
+    clips: int | None = None,
+    batch_size: int = 16,
+    workers: int = 0,
+    device: str | None = None,
+) -> Deviation:
+    """Measure a checkpoint on a list of videos.
+
+    Args:
+        checkpoint: a file of `ffn-edge train` or `import`.
+        frame_counts: two; left out, the network's lowest and highest.
+        list_file: see `read_list`.
+        layer: a layer that must exist, since it is to be shown.
+        sub_network: see `measure`.
+        root: the folder that the list's paths are relative to; the list's own if None.
+        clips: use this many of the videos, chosen once at random; None for all. Videos shorter
+            than the higher frame count are left out: their clips would repeat frames.
+        batch_size: videos at a time.
+        workers: processes that decode; 0 decodes in this one.
+        device: "cpu", "cuda" or "cuda:1"; None for a GPU where there is one.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        FrameCountError: not two frame counts, or no such sub-network.
+        NetworkError: no norm, or no such layer.
+        DataError: the list cannot be used, its videos are too short, or too many are broken.
+    """
+    loaded = load_checkpoint(checkpoint)
+    network, card = loaded.network, loaded.card
+    chosen = set(frame_counts or (network.frame_counts[0], network.frame_counts[-1]))
+    if len(chosen) != 2:
+        raise FrameCountError(
+            f"two different frame counts are compared; got {', '.join(map(str, sorted(chosen)))}",
+            "name two, such as --frames 4,16.",
+        )
+    low, high = sorted(chosen)
+    if layer is not None:
+        _check_layer(layer, list(norm_layers(network, network.frame_counts[-1])))
+    videos = videos_for(card, list_file, (low, high), root=root)
+    videos.videos = _choose(videos.videos, high, clips)
+    batches = VideoBatches(videos, batch_size=batch_size, workers=workers)
+    with join_processes(device) as processes:
+        return measure(
+            network.to(processes.device),
+            batches.epoch("measuring"),
+            low,
+            high,
+            card,
+            device=processes.device,
+            sub_network=sub_network,
+            measured=processes.measured(),
+        )
 
 
 class _Recorder:
@@ -335,3 +401,39 @@ def _running(norm: nn.Module) -> Statistics | None:
         return None
     std = (variance.double() + _eps(norm)).sqrt()
     return Statistics(mean.double().cpu().numpy(), std.cpu().numpy())
+
+
+def _check_layer(layer: str, names: Sequence[str]) -> None:
+    if layer not in names:
+        near = difflib.get_close_matches(layer, names, n=3, cutoff=0.4) or names[:3]
+        raise NetworkError(
+            f"the network has no norm layer {layer!r}", f"did you mean {' or '.join(near)}?"
+        )
+
+
+def _choose(videos: Sequence[Video], frames: int, clips: int | None) -> tuple[Video, ...]:
+    """Return up to `clips` of the videos that have as many frames, in the list's order."""
+    chosen: list[int] = []
+    # Lists are often in the order of the classes; the first lines, or every n-th, would be few.
+    for index in np.random.default_rng(0).permutation(len(videos)).tolist():
+        if len(chosen) == clips:
+            break
+        if _has_frames(videos[index], frames):
+            chosen.append(index)
+    if not chosen:
+        raise DataError(
+            f"no video of the list has {frames} frames",
+            "compare lower frame counts; a shorter video would only repeat its frames.",
+        )
+    return tuple(videos[index] for index in sorted(chosen))
+
+
+def _has_frames(video: Video, frames: int) -> bool:
+    """Tell whether a video is long enough; one that cannot be opened is the loader's to report."""
+    if video.num_frames is not None:
+        return video.num_frames >= frames
+    try:
+        with VideoReader(video.path, threads=1) as reader:
+            return reader.num_frames >= frames
+    except (VideoError, OSError):
+        return True
