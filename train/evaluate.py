@@ -47,16 +47,8 @@ def evaluate_checkpoint(
 ) -> list[Row]:
     """Evaluate a checkpoint on a list of videos: one row per frame count.
 
-    Args:
-        checkpoint: a file of `ffn-edge train` or `import`.
-        frame_counts: the T to measure; left out, the network's.
-        list_file: see `evaluate_network`, here and for the rest.
-        root: the same.
-        dataset: names the facts of a data set; left out, of the training's.
-        batch_size: the same.
-        workers: the same.
-        device: the same.
-        precision: the same.
+    `frame_counts` left out are the network's; `dataset` left out is the training's. For the rest,
+    see `evaluate_network`.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.

@@ -19,9 +19,7 @@ from ffn_edge.commands.training_options import FILE, machine_options
 )
 @click.option("--frames", help="Two frame counts; else the lowest and the highest trained one.")
 @click.option("--sub-network", type=Whole(), help="Let only this one serve both frame counts.")
-@click.option(
-    "--layer", help="Whose channels --json holds; else the most deviating layer's."
-)
+@click.option("--layer", help="Whose channels --json holds; else the most deviating layer's.")
 @click.option("--clips", type=Whole(), default=200, show_default=True, help="Videos to use.")
 @click.option("--batch-size", type=Whole(), default=16, show_default=True, help="Videos at a time.")
 @machine_options

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from ffn_edge.errors import DataError, VideoError, counted
 from ffn_edge.media.frame_folder import FrameFolder
-from ffn_edge.media.images import Images, Indices
+from ffn_edge.media.images import Choose, Images, Indices, Key
 from ffn_edge.media.video import VideoReader
 from ffn_edge.media.video_list import Video, read_list
 
@@ -74,8 +75,17 @@ def read_checked_list(
     return videos
 
 
+class Sampled(Protocol):
+    """Frames of which choices are made, as of an open `VideoReader`."""
+
+    def sample(
+        self, choose: Choose[Key], prepare: Callable[[Images], Images] | None = None
+    ) -> dict[Key, Images]:
+        """Return several choices of frames; see `VideoReader.sample`."""
+
+
 def clips_at(
-    reader: VideoReader | FrameFolder,
+    reader: Sampled,
     frame_counts: Iterable[int],
     choose: Callable[[int, int], Indices],
     prepare: Callable[[Images], Images],
@@ -83,7 +93,7 @@ def clips_at(
     """Return each frame count's clip of a video, from one decode.
 
     Args:
-        reader: open.
+        reader: of the video, open.
         frame_counts: the T that are wanted.
         choose: given N and T, the indices of a clip's frames, in any shape; `segment_centres` are
             those of a test. May be asked again for another N; see `VideoReader.sample`.

@@ -23,11 +23,11 @@ from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import Checkpoint, ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.train import adapt as adaptation
 from ffn_edge.train.adapt import adapt, recalibrate
+from ffn_edge.train.batches import Clips
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.loading import to_model_input
 from ffn_edge.train.objective import MultiFrequencyLoss
-from ffn_edge.train.unlabelled import Clips
 
 KNOWN = {t: Accuracy(top1=0.5, top5=1.0, clips=t) for t in (2, 8)}
 CARD = ModelCard(classes=("dark", "bright"), size=32, short_side=32, accuracy=KNOWN)
