@@ -74,12 +74,7 @@ class Mean:
 def compared_methods(
     recipe: Recipe, methods: Sequence[str], frame_counts: Sequence[int] | None
 ) -> list[Method]:
-    """Return what is compared under a recipe: each method once.
-
-    Args:
-        recipe: see `compare`, here and for the rest.
-        methods: the same.
-        frame_counts: the same.
+    """Return what `compare` compares when it is given the same: each method once.
 
     Raises:
         NetworkError: the architecture does not take one of the frame counts.
@@ -275,15 +270,11 @@ class _Bench:
         known = _read(_Evaluated, path)
         if known is not None and known.asked == asked:
             return known
-        loaded = [load_checkpoint(best) for best in bests.values()]
-        network = Answering(
-            {
-                run.recipe.frame_counts[-1]: checkpoint.network
-                for run, checkpoint in zip(answering, loaded, strict=True)
-            },
-            ensemble=method.ensemble,
-        )
-        card = loaded[0].card
+        networks = {}
+        for run in answering:
+            loaded = load_checkpoint(bests[run.name])
+            networks[run.recipe.frame_counts[-1]] = loaded.network
+        network, card = Answering(networks, ensemble=method.ensemble), loaded.card
         accuracy = evaluate_network(
             network,
             card,

@@ -229,7 +229,7 @@ def measure(
     # Networks that share no weight have no channels in common that could be compared.
     if sub_network is None and own != one and network.serving(own) is network:
         lows.append(_Recorder(network, low, own))
-    outputs = [_OutputSums() for _ in lows]
+    outputs = torch.zeros(len(lows), 3, dtype=torch.float64)
     clips = 0
     with torch.inference_mode():
         for batch in batches:
@@ -241,15 +241,15 @@ def measure(
             clips += len(labels)
             with measured():
                 expected = reference.run(inputs[high], labels)
-                for recorder, sums in zip(lows, outputs, strict=True):
-                    sums.add(recorder.run(inputs[low], labels), expected)
+                for sums, recorder in zip(outputs, lows, strict=True):
+                    sums += _output_shifts(recorder.run(inputs[low], labels), expected).cpu()
     if not clips:
         raise DataError("not one clip could be read", "check the list file and its videos.")
     passed = reference.result(clips)
     return Deviation(
         clips,
         tuple(
-            Pair(recorder.result(clips), passed, sums.result(clips))
+            Pair(recorder.result(clips), passed, OutputShift(*(sums / clips).tolist()))
             for recorder, sums in zip(lows, outputs, strict=True)
         ),
     )
@@ -365,23 +365,11 @@ class _Recorder:
         self._moments.setdefault(name, Moments()).add(rows)
 
 
-class _OutputSums:
-    """Sums over clips that make an `OutputShift`."""
-
-    def __init__(self) -> None:
-        self._agree = 0
-        self._kl = 0.0
-        self._logit = 0.0
-
-    def add(self, low: Tensor, high: Tensor) -> None:
-        """Add logits (B, classes) of the lower and of the higher frame count."""
-        self._agree += int((low.argmax(1) == high.argmax(1)).sum())
-        kl = F.kl_div(low.log_softmax(1), high.log_softmax(1), reduction="sum", log_target=True)
-        self._kl += float(kl)
-        self._logit += float((low - high).abs().mean(1).sum())
-
-    def result(self, clips: int) -> OutputShift:
-        return OutputShift(self._agree / clips, self._kl / clips, self._logit / clips)
+def _output_shifts(low: Tensor, high: Tensor) -> Tensor:
+    """Return the sums over clips of what an `OutputShift` has the means of: float64 (3,)."""
+    agree = (low.argmax(1) == high.argmax(1)).sum()
+    kl = F.kl_div(low.log_softmax(1), high.log_softmax(1), reduction="sum", log_target=True)
+    return torch.stack([agree.double(), kl, (low - high).abs().mean(1).sum()])
 
 
 def _statistics(moments: Moments, eps: float) -> Statistics:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -91,19 +90,14 @@ class RunLog:
             self._open = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if not self.enabled:
             return
         try:
             with self._disk_errors():
                 self._open.close()  # tries once more to write what it holds
         except CheckpointError:
-            if error is None:
+            if error[0] is None:
                 raise
 
     def _take_folder(self) -> FileLock:

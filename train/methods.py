@@ -52,8 +52,11 @@ class Method:
     ensemble: bool = False
 
 
-METHODS = ("ffn", "naive", "separate", "mixed", "proportional", "finetune", "ensemble")
-ALL_METHODS = (*METHODS, *(f"without-{part}" for part in ABLATIONS), "separate-each")
+ALL_METHODS = (
+    *("ffn", "naive", "separate", "mixed", "proportional", "finetune", "ensemble"),
+    *(f"without-{part}" for part in ABLATIONS),
+    "separate-each",
+)
 
 
 def method_of(name: str, recipe: Recipe, evaluated: Sequence[int] = ()) -> Method:
@@ -120,12 +123,7 @@ def train_method(
 ) -> dict[str, TrainResult]:
     """Train a method: in `output`, or where it has several runs in a folder of it for each.
 
-    Args:
-        method: what to train.
-        output: the folder.
-        resume: continue what the folder holds.
-        device: see `ffn_edge.train.loop.train`.
-        workers: the same.
+    The other arguments are those of `ffn_edge.train.loop.train`.
 
     Returns:
         How each run ended, by name; up to the first that was interrupted.
@@ -162,15 +160,10 @@ def train_run(
     device: str | None = None,
     workers: int = 0,
 ) -> TrainResult:
-    """Train one run in `folder`.
+    """Train one run in `folder`; in `others` lie those that it may start from.
 
-    Args:
-        run: what to train.
-        folder: of the run.
-        others: where the folders of the runs lie that it may start from.
-        resume: continue what the folder holds, or start. A finished run is not trained again.
-        device: see `ffn_edge.train.loop.train`.
-        workers: the same.
+    With `resume` it goes on where it was, or starts. A finished run is not trained again. The rest
+    is as for `ffn_edge.train.loop.train`.
     """
     recipe = run.recipe
     if run.after is not None:

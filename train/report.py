@@ -12,14 +12,7 @@ from ffn_edge.files.figure import COLOURS, MARKERS, drawn
 from ffn_edge.train.compare import Score, mean_top1
 from ffn_edge.train.evaluate import Row, evaluate_checkpoint
 
-__all__ = [
-    "Row",
-    "comparison_table",
-    "evaluate_checkpoint",
-    "plot_accuracy",
-    "plot_comparison",
-    "table_of",
-]
+__all__ = ["Row", "evaluate_checkpoint"]  # are found here too
 
 
 def table_of(rows: Sequence[Row]) -> Table:
