@@ -199,14 +199,10 @@ PATHS = (*DATA, "root", "start_from", "weights")
 _FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 
 
-def shipped_recipes() -> dict[str, str]:
-    """Return the recipes that come with the package: name -> first line of the docstring."""
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package."""
     package = importlib.import_module("ffn_edge.train.recipes")
-    found = {}
-    for info in pkgutil.iter_modules(package.__path__):
-        docstring = importlib.import_module(f"{package.__name__}.{info.name}").__doc__ or ""
-        found[info.name] = docstring.partition("\n")[0]
-    return found
+    return [info.name for info in pkgutil.iter_modules(package.__path__)]
 
 
 def load_recipe(name: str) -> Recipe:
