@@ -41,9 +41,9 @@ from ffn_edge.media.video_list import videos_of
 from ffn_edge.network.checkpoint import import_file, load_checkpoint
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
 from ffn_edge.runtime.engines.tensorrt_group import prove
+from ffn_edge.train.evaluate import evaluate_checkpoint
 from ffn_edge.train.loop import BEST, train
 from ffn_edge.train.recipe import Recipe
-from ffn_edge.train.report import evaluate_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 TESTS = Path(__file__).parents[1] / "tests" / "network"
