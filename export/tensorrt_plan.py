@@ -28,7 +28,7 @@ from ffn_edge.device.gpu import Device, Gpu, find_gpu
 from ffn_edge.device.host_memory import memory_sizes
 from ffn_edge.device.jetson import power_mode
 from ffn_edge.device.plan_cache import Plan, PlanCache, PlanKey, PlanWeight, Sidecar, plan_key
-from ffn_edge.device.tensorrt_api import Api, Target, is_out_of_memory, load
+from ffn_edge.device.tensorrt_api import Api, Target, is_out_of_memory, load, remedy_for
 from ffn_edge.errors import EngineError, ExportError, OutOfMemoryError, UnknownWeightsError
 from ffn_edge.export.plan_graph import GRAPH, write_plan_graph
 from ffn_edge.files.atomic import atomic_file
@@ -231,8 +231,11 @@ class _BundleBuilder:
         except EngineError as error:
             raise EngineError(
                 f"the engine for {key.frames} frames was built and is of no use: {error.message}",
-                "try --precision fp32, which rounds less, or run it elsewhere: "
-                "--backend onnxruntime.",
+                remedy_for(
+                    error.message,
+                    "try --precision fp32, which rounds less, or run it elsewhere: "
+                    "--backend onnxruntime.",
+                ),
             ) from error
         return Plan(plan.path, dataclasses.replace(sidecar, deviation=deviation))
 
@@ -348,7 +351,8 @@ def _build_error(api: Api, options: BuildOptions) -> ExportError:
         hint = "a layer may need more scratch memory: try a larger --workspace, or leave it out."
     else:
         hint = "see `ffn-edge doctor`; --backend onnxruntime runs without an engine."
-    return ExportError(f"{api.name} built no engine: {said or 'it did not say why'}", hint)
+    message = f"{api.name} built no engine: {said or 'it did not say why'}"
+    return ExportError(message, remedy_for(said, hint))
 
 
 def _parser_errors(parser: Any) -> str:
