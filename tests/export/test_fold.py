@@ -44,7 +44,9 @@ def assert_folds(model: FrameFlexibleNetwork, size: int = 32) -> FoldedNetwork:
     return folded
 
 
-@pytest.mark.parametrize("architecture", ["tsm_tiny", "tsm_resnet18", "tsm_resnet50"])
+@pytest.mark.parametrize(
+    "architecture", ["tsm_tiny", pytest.param("tsm_resnet50", marks=pytest.mark.slow)]
+)
 def test_a_folded_network_equals_the_network(architecture: str, randomise: Randomise) -> None:
     model = randomise(network.build(architecture, 5, (2, 4)))
 
@@ -53,9 +55,8 @@ def test_a_folded_network_equals_the_network(architecture: str, randomise: Rando
     assert folded.unfolded == []  # every norm and alteration of a ResNet found its convolution
 
 
-@pytest.mark.parametrize(
-    "name", ["mobilenet_v3_small", "regnet_y_400mf", "shufflenet_v2_x0_5", "convnext_tiny"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "convnext_tiny"])
 def test_torchvisions_networks_fold(name: str, randomise: Randomise) -> None:
     body = torchvision.models.get_model(name, num_classes=5)
     model = randomise(network.specialize(body, (2, 4), num_classes=5))
