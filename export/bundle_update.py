@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +100,8 @@ def update_bundle(
     card: ModelCard,
     path: str | os.PathLike[str],
     frame_counts: Sequence[int],
+    *,
+    progress: Callable[[str], None] = _log.info,
 ) -> BundleUpdate:
     """Put frame counts of a network into the bundle in folder `path`.
 
@@ -108,6 +110,7 @@ def update_bundle(
         card: its classes and input preparation.
         path: the bundle.
         frame_counts: to add; one that the bundle serves already is replaced.
+        progress: is told each step.
 
     Raises:
         BundleError: there is no whole bundle at `path`.
@@ -118,8 +121,8 @@ def update_bundle(
     folder = Path(path)
     if not folder.is_dir():
         Bundle.load(folder)  # which says so
-    with locked(folder, lambda: _log.info("waiting for another export into it")):
-        return _update(network, card, folder, counts)
+    with locked(folder, lambda: progress("waiting for another export into it")):
+        return _update(network, card, folder, counts, progress)
 
 
 def _update(
@@ -127,11 +130,12 @@ def _update(
     card: ModelCard,
     folder: Path,
     counts: tuple[int, ...],
+    progress: Callable[[str], None],
 ) -> BundleUpdate:
     before = Bundle.load(folder)
     manifest = before.manifest
     _check_same_kind(manifest, network, card)
-    _log.info(f"folding {', '.join(map(str, counts))} frames")
+    progress(f"folding {', '.join(map(str, counts))} frames")
     folded = [fold(network, frames) for frames in counts]
     stored = stored_tensors(folded, manifest.weights_dtype)
     _check_same_weights(before, folded[0], stored)
@@ -139,7 +143,7 @@ def _update(
     written: dict[str, Path] = {}
     try:
         for sub in folded:
-            _log.info(f"writing the vectors and the graph for {sub.frames} frames")
+            progress(f"writing the vectors and the graph for {sub.frames} frames")
             vectors, graph = _free_names(sub.frames, manifest.files)
             for name in (vectors, graph):
                 written[name] = folder / name

@@ -310,13 +310,10 @@ def test_what_a_killed_update_left_is_written_over_or_removed(
 
 
 def test_of_two_updates_at_a_time_none_is_lost(
-    bundle_copy: Path,
-    adapted: Checkpoint,
-    recalibrated: Checkpoint,
-    monkeypatch: pytest.MonkeyPatch,
+    bundle_copy: Path, adapted: Checkpoint, recalibrated: Checkpoint
 ) -> None:
     def second() -> None:
-        update_bundle(recalibrated.network, recalibrated.card, bundle_copy, (4,))
+        update_bundle(recalibrated.network, recalibrated.card, bundle_copy, (4,), progress=told)
 
     def told(message: str) -> None:
         if message.startswith("waiting"):
@@ -326,8 +323,7 @@ def test_of_two_updates_at_a_time_none_is_lost(
             waits.wait(30)
 
     waits, thread = threading.Event(), threading.Thread(target=second)
-    monkeypatch.setattr(bundle_update._log, "info", told)
-    update_bundle(adapted.network, adapted.card, bundle_copy, (3,))
+    update_bundle(adapted.network, adapted.card, bundle_copy, (3,), progress=told)
     thread.join(60)
 
     subs = Bundle.load(bundle_copy).manifest.sub_networks
