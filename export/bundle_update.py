@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -40,11 +41,11 @@ from ffn_edge.bundle.weight_file import WeightFile, read_header
 from ffn_edge.errors import BundleError, ExportError, reason_of
 from ffn_edge.export.bundle_writer import (
     check_before_use,
-    describe,
     input_contract,
     known_answer,
     save_tensors,
     stored_tensors,
+    sub_network_entry,
 )
 from ffn_edge.export.fold import FoldedNetwork, fold
 from ffn_edge.export.graph import graph_from_folded, save_graph
@@ -52,6 +53,8 @@ from ffn_edge.files.atomic import atomic_file, locked, write_text
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
+
+_log = logging.getLogger(__name__)
 
 _PER_FRAME_COUNT = re.compile(r"(frames_[\d-]+\.safetensors|graph_[\d-]+\.onnx)")
 _EXPORT_WHOLE = "export the whole checkpoint as a bundle of its own: -o FOLDER."
@@ -98,7 +101,7 @@ def update_bundle(
     path: str | os.PathLike[str],
     frame_counts: Sequence[int],
     *,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Callable[[str], None] = _log.info,
 ) -> BundleUpdate:
     """Put frame counts of a network into the bundle in folder `path`.
 
@@ -107,7 +110,7 @@ def update_bundle(
         card: its classes and input preparation.
         path: the bundle.
         frame_counts: to add; one that the bundle serves already is replaced.
-        progress: called with one line per step.
+        progress: is told each step.
 
     Raises:
         BundleError: there is no whole bundle at `path`.
@@ -152,7 +155,9 @@ def _update(
                     graph_from_folded(sub, manifest.input, network.layout, entries), temporary
                 )
             tensors = WeightFile(folder / WEIGHTS, {sub.frames: folder / vectors})
-            sub_networks[sub.frames] = describe(network, card, sub, tensors, graph, vectors)
+            sub_networks[sub.frames] = sub_network_entry(
+                network, card, sub, tensors, graph, vectors
+            )
         after = _updated(manifest, sub_networks, written)
         check_before_use(Bundle(folder, after, ""))
         write_text(folder / MANIFEST, after.to_json())

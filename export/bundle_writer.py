@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,6 +40,8 @@ from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.network.cost import count_macs
 from ffn_edge.network.ffn import Layout
 
+_log = logging.getLogger(__name__)
+
 WEIGHTS_DTYPES: Mapping[str, WeightsDtype] = {"fp32": "float32", "fp16": "float16"}
 
 
@@ -51,9 +54,11 @@ def export_bundle(
     weights_dtype: str = "fp32",
     batch: int = 1,
     replace: bool = False,
-    progress: Callable[[str], None] = lambda message: None,
 ) -> Bundle:
     """Write a network as a bundle in folder `path`, atomically.
+
+        checkpoint = ffn_edge.load_checkpoint("demo/ffn/best.pt")
+        bundle = ffn_edge.export_bundle(checkpoint.network, checkpoint.card, "my-bundle")
 
     Args:
         network: a trained network.
@@ -66,7 +71,6 @@ def export_bundle(
             each frame count and all arithmetic stay float32.
         batch: N of the input contract.
         replace: also replace a bundle that serves frame counts which the new one does not.
-        progress: called with one line per step.
 
     Raises:
         ExportError: the network cannot be folded, a frame count does not exist, the number of
@@ -100,11 +104,11 @@ def export_bundle(
             "--into.",
         )
     contract = input_contract(card, batch)
-    progress(f"folding {', '.join(map(str, counts))} frames")
+    _log.info(f"folding {', '.join(map(str, counts))} frames")
     folded = [fold(network, frames) for frames in counts]
     try:
         with atomic_folder(target) as folder:
-            progress("writing the weight file")
+            _log.info("writing the weight file")
             stored = stored_tensors(folded, WEIGHTS_DTYPES[weights_dtype])
             for sub in folded:
                 answer = known_answer(sub, contract, network.layout, stored)
@@ -114,12 +118,12 @@ def export_bundle(
             tensors = WeightFile(folder / WEIGHTS)
             sub_networks = {}
             for sub in folded:
-                progress(f"writing the graph for {sub.frames} frames")
+                _log.info(f"writing the graph for {sub.frames} frames")
                 graph = f"graph_{sub.frames}.onnx"
                 save_graph(
                     graph_from_folded(sub, contract, network.layout, entries), folder / graph
                 )
-                sub_networks[sub.frames] = describe(network, card, sub, tensors, graph)
+                sub_networks[sub.frames] = sub_network_entry(network, card, sub, tensors, graph)
             manifest = Manifest(
                 producer=f"ffn-edge {ffn_edge.__version__}",
                 architecture=network.architecture,
@@ -140,7 +144,7 @@ def export_bundle(
                         shutil.copy2(file, folder)
                 else:
                     names = ", ".join(file.name for file in others)
-                    progress(f"removing what was measured of the bundle before: {names}")
+                    _log.warning(f"removing what was measured of the bundle before: {names}")
     except (OSError, SafetensorError) as error:
         raise ExportError(
             f"could not write {target}: {reason_of(error)}",
@@ -234,7 +238,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
-def describe(
+def sub_network_entry(
     network: FrameFlexibleNetwork,
     card: ModelCard,
     sub: FoldedNetwork,

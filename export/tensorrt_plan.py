@@ -10,6 +10,7 @@ not in this process: boards with 4 GB have no room for more.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import signal
 import threading
 import time
@@ -18,7 +19,6 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import ffn_edge
@@ -28,12 +28,14 @@ from ffn_edge.device.gpu import Device, Gpu, find_gpu
 from ffn_edge.device.host_memory import memory_sizes
 from ffn_edge.device.jetson import power_mode
 from ffn_edge.device.plan_cache import Plan, PlanCache, PlanKey, PlanWeight, Sidecar, plan_key
-from ffn_edge.device.tensorrt_api import Api, Target, is_out_of_memory, load
+from ffn_edge.device.tensorrt_api import Api, Target, is_out_of_memory, load, remedy_for
 from ffn_edge.errors import EngineError, ExportError, OutOfMemoryError, UnknownWeightsError
 from ffn_edge.export.plan_graph import GRAPH, write_plan_graph
 from ffn_edge.files.atomic import atomic_file
 from ffn_edge.files.regular_file import read_bytes
 from ffn_edge.signals import on_signals
+
+_log = logging.getLogger(__name__)
 
 _PLAN = "engine.plan"
 _MOST_WORKSPACE = 1 << 30
@@ -78,7 +80,6 @@ def build_plans(
     options: BuildOptions,
     *,
     prove: Prove | None = None,
-    say: Callable[[str], None] = lambda message: None,
     progress: Progress = lambda phase, done, total: None,
 ) -> list[Built]:
     """Build the engines of a bundle, one after the other, into a cache.
@@ -90,7 +91,6 @@ def build_plans(
         cache: where to put the plans; one that fits and is whole is used again.
         options: how to build.
         prove: opens each plan that was built where there is a GPU; what it refuses is not stored.
-        say: is told each step.
         progress: is told how far TensorRT has come.
 
     Raises:
@@ -115,11 +115,11 @@ def build_plans(
             "leave out --refit any, or update TensorRT: NVIDIA names it a known issue of 11.3.",
         )
     builder = _BundleBuilder(
-        api, gpu, bundle, cache, options, mode=power_mode(), prove=prove, say=say, progress=progress
+        api, gpu, bundle, cache, options, mode=power_mode(), prove=prove, progress=progress
     )
     built = []
     for frames in bundle.manifest.frame_counts:
-        with cache.lock(lambda: say("waiting for another build in this cache")):
+        with cache.lock(lambda: _log.info("waiting for another build in this cache")):
             built.append(builder.build(frames))
     return built
 
@@ -145,7 +145,6 @@ class _BundleBuilder:
         *,
         mode: str | None,
         prove: Prove | None,
-        say: Callable[[str], None],
         progress: Progress,
     ) -> None:
         self._api = api
@@ -155,7 +154,6 @@ class _BundleBuilder:
         self._options = options
         self._mode = mode
         self._prove = prove
-        self._say = say
         self._progress = progress
         # Without a GPU, RTX can neither strip a plan nor refit it.
         self._refit = options.refit if gpu is not None else "none"
@@ -167,15 +165,15 @@ class _BundleBuilder:
         key = plan_key(self._api, self._gpu, self._bundle, frames, precision, self._refit)
         found = self._find(key)
         if found is not None:
-            self._say(f"{frames} frames: built before, {found.path}")
+            _log.info(f"{frames} frames: built before, {found.path}")
             return Built(found, reused=True)
         with self._cache.workplace() as folder:
-            self._say(f"{frames} frames: composing the weights")
+            _log.info(f"{frames} frames: composing the weights")
             weights = write_plan_graph(self._bundle, frames, precision, folder)
             try:
                 plan = self._build(key, weights, folder)
             except UnknownWeightsError as error:
-                self._say(f"{frames} frames: {error.message}; building so that it keeps its own")
+                _log.info(f"{frames} frames: {error.message}; building so that it keeps its own")
                 self._flags = self._api.refit_flags("individual")  # of the others, too
                 plan = self._build(key, weights, folder)
             return Built(self._cache.store(plan.sidecar, plan.path), reused=False)
@@ -185,16 +183,16 @@ class _BundleBuilder:
         try:
             found = self._cache.find(key)
         except EngineError as error:
-            self._say(f"{key.frames} frames: {error.message}; building again")
+            _log.info(f"{key.frames} frames: {error.message}; building again")
             return None
         if found is not None and (other := found.sidecar.built_in_another_mode(self._mode)):
-            self._say(f"{key.frames} frames: {other}; building again")
+            _log.info(f"{key.frames} frames: {other}; building again")
             return None
         return found
 
     def _build(self, key: PlanKey, weights: tuple[PlanWeight, ...], folder: Path) -> Plan:
         """Build the graph in a folder into a plan beside it, and prove it where there is a GPU."""
-        self._say(f"{key.frames} frames: building with {self._api.name}")
+        _log.info(f"{key.frames} frames: building with {self._api.name}")
         start = time.monotonic()
         refitted = [each.name for each in weights if each.source != "constant"]
         with (
@@ -219,7 +217,7 @@ class _BundleBuilder:
         plan = Plan(folder / _PLAN, sidecar)
         if self._gpu is None or self._prove is None:
             return plan
-        self._say(f"{key.frames} frames: opening the engine and running the known clips")
+        _log.info(f"{key.frames} frames: opening the engine and running the known clips")
         try:
             deviation = self._prove(plan)
         except UnknownWeightsError:
@@ -233,8 +231,11 @@ class _BundleBuilder:
         except EngineError as error:
             raise EngineError(
                 f"the engine for {key.frames} frames was built and is of no use: {error.message}",
-                "try --precision fp32, which rounds less, or run it elsewhere: "
-                "--backend onnxruntime.",
+                remedy_for(
+                    error.message,
+                    "try --precision fp32, which rounds less, or run it elsewhere: "
+                    "--backend onnxruntime.",
+                ),
             ) from error
         return Plan(plan.path, dataclasses.replace(sidecar, deviation=deviation))
 
@@ -279,12 +280,7 @@ class _TensorRTBuilder:
         self._config = self._builder.create_builder_config()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._drop()
 
     def read(self, graph: Path) -> None:
@@ -355,7 +351,8 @@ def _build_error(api: Api, options: BuildOptions) -> ExportError:
         hint = "a layer may need more scratch memory: try a larger --workspace, or leave it out."
     else:
         hint = "see `ffn-edge doctor`; --backend onnxruntime runs without an engine."
-    return ExportError(f"{api.name} built no engine: {said or 'it did not say why'}", hint)
+    message = f"{api.name} built no engine: {said or 'it did not say why'}"
+    return ExportError(message, remedy_for(said, hint))
 
 
 def _parser_errors(parser: Any) -> str:

@@ -12,6 +12,7 @@ Legend: clips are uint8 (clips, T, H, W, 3), RGB, prepared as the bundle's input
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ from ffn_edge.export.composed_graph import INPUT, OUTPUT, plain_graph
 
 if TYPE_CHECKING:
     from ffn_edge.network.checkpoint import Checkpoint
+
+_log = logging.getLogger(__name__)
 
 Logits = npt.NDArray[np.float32]
 
@@ -99,7 +102,6 @@ def verify(
     checkpoint: Checkpoint | None = None,
     engine: EngineToVerify | None = None,
     tolerance: float | None = None,
-    progress: Callable[[str], None] = lambda message: None,
 ) -> tuple[Verified, ...]:
     """Compare PyTorch, the graph and the composed graph, for each frame count of a bundle.
 
@@ -110,7 +112,6 @@ def verify(
             graph are compared.
         engine: compared with the graph too.
         tolerance: for PyTorch against the graph; left out, `NETWORK_TOLERANCE`.
-        progress: called with one line per step.
 
     Raises:
         ExportError: the checkpoint is of another network, or ONNX Runtime refuses a graph.
@@ -124,7 +125,7 @@ def verify(
     found = []
     for frames in manifest.frame_counts:
         clips = clip_set.clips[frames]
-        progress(f"{frames} frames: ONNX Runtime on {counted(len(clips), 'clip')}")
+        _log.info(f"{frames} frames: ONNX Runtime on {counted(len(clips), 'clip')}")
         composed = dict(compose(tensors, manifest.layers, frames))
         graph = bundle.read_graph(frames)
         weights = {name: tensors[name] for name in external_tensors(graph)}
@@ -133,11 +134,11 @@ def verify(
         by_composed = _logits_of_graph(model.SerializeToString(), {}, clips, manifest.input.batch)
         comparisons = [compare("graph = composed", by_graph, by_composed, COMPOSED_TOLERANCE)]
         if checkpoint is not None:
-            progress(f"{frames} frames: PyTorch on {counted(len(clips), 'clip')}")
+            _log.info(f"{frames} frames: PyTorch on {counted(len(clips), 'clip')}")
             by_network = _logits_of_network(checkpoint, clips, frames)
             comparisons.insert(0, compare("PyTorch = graph", by_network, by_graph, tolerance))
         if engine is not None:
-            progress(f"{frames} frames: {engine.name} on {counted(len(clips), 'clip')}")
+            _log.info(f"{frames} frames: {engine.name} on {counted(len(clips), 'clip')}")
             by_engine = _in_batches(engine.infer[frames], clips, manifest.input.batch)
             comparisons.append(
                 compare(f"graph = {engine.name}", by_graph, by_engine, engine.tolerance)

@@ -8,7 +8,7 @@ import pytest
 from rich.progress import Progress
 
 from ffn_edge import progress as progress_module
-from ffn_edge.export.build_report import BuildProgress
+from ffn_edge.export.report import BuildProgress
 from ffn_edge.progress import NowAndThen, progress
 from ffn_edge.terminal import Terminal
 
@@ -62,10 +62,10 @@ def test_what_is_not_said_is_not_made(clock: Clock) -> None:
     NowAndThen(print)(lambda: pytest.fail("made"))
 
 
-def test_a_build_says_its_phase_to_a_log(clock: Clock) -> None:
-    said: list[str] = []
-    build = BuildProgress(Progress(disable=True), said.append)
+def test_a_build_says_its_phase_to_a_log(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "ffn_edge")
+    build = BuildProgress(Progress(disable=True))
     build("tactics", 1, 10)
     clock.now_s = 40.0
     build("tactics", 2, 10)
-    assert said == ["tactics: 2 of 10"]
+    assert caplog.messages == ["tactics: 2 of 10"]

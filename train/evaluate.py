@@ -47,6 +47,9 @@ def evaluate_checkpoint(
 ) -> list[Row]:
     """Evaluate a checkpoint on a list of videos: one row per frame count.
 
+        for row in ffn_edge.evaluate("demo/ffn/best.pt", [2, 8], list_file="demo/clips/test.txt"):
+            print(row.frames, row.top1, row.gmacs)
+
     `frame_counts` left out are the network's; `dataset` left out is the training's. For the rest,
     see `evaluate_network`.
 

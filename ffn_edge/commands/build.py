@@ -12,7 +12,6 @@ from pathlib import Path
 
 import click
 
-from ffn_edge.cli import say
 from ffn_edge.commands.option_types import UserPath
 from ffn_edge.device.tensorrt_api import Target
 
@@ -93,12 +92,7 @@ def build(
 
     from ffn_edge.bundle.bundle import Bundle
     from ffn_edge.device.plan_cache import PlanCache
-    from ffn_edge.export.build_report import (
-        BuildProgress,
-        build_fields,
-        build_summary,
-        build_table,
-    )
+    from ffn_edge.export.report import BuildProgress, build_fields, build_summary, build_table
     from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
     from ffn_edge.runtime.engines.tensorrt_group import prove
     from ffn_edge.terminal import Terminal
@@ -114,8 +108,7 @@ def build(
             PlanCache(cache),
             options,
             prove=functools.partial(prove, bundle=opened),
-            say=say,
-            progress=BuildProgress(bar, say),
+            progress=BuildProgress(bar),
         )
     if as_json:
         click.echo(json.dumps(build_fields(built)))

@@ -7,7 +7,6 @@ import json
 import click
 from click.core import ParameterSource
 
-from ffn_edge.cli import say
 from ffn_edge.commands.option_types import UserPath, Whole
 from ffn_edge.errors import printable
 
@@ -80,7 +79,7 @@ def export(
     if classes:
         card = card.renamed(read_classes(classes))
     if into and only:
-        update = update_bundle(loaded.network, card, into, parse_frames(only), progress=say)
+        update = update_bundle(loaded.network, card, into, parse_frames(only))
         click.echo(update.to_json() if as_json else printable(update.to_text()))
         return
     assert output is not None
@@ -92,7 +91,6 @@ def export(
         weights_dtype=weights_dtype,
         batch=batch,
         replace=replace,
-        progress=say,
     )
     if as_json:
         click.echo(json.dumps(export_fields(bundle)))

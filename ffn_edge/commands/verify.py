@@ -94,7 +94,6 @@ def verify(
             checkpoint=_checkpoint(checkpoint) if checkpoint else None,
             engine=_engine(stack, opened, take_engine_options(options)),
             tolerance=tolerance,
-            progress=say,
         )
     if as_json:
         click.echo(json.dumps(verify_fields(opened, clip_set, found)))

@@ -185,9 +185,7 @@ def run_demo(
     with stage("verify it on test clips"):
         contract, counts = demo.bundle.manifest.input, demo.bundle.manifest.frame_counts
         videos = clips_from_videos(videos_of(clips / "test.txt"), contract, counts, 16)
-        demo.verified = verify(
-            demo.bundle, videos, checkpoint=checkpoint, progress=lambda line: say(f"  {line}")
-        )
+        demo.verified = verify(demo.bundle, videos, checkpoint=checkpoint)
         if not all(found.passed for found in demo.verified):
             raise ExportError("the bundle is not the network", "see `ffn-edge verify` on it.")
     with stage("profile its engines"):

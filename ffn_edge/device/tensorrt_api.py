@@ -97,9 +97,8 @@ class Api:
             message = f"{self.name} cannot make a {kind}: {self.errors() or error}"
             if is_out_of_memory(message):
                 raise OutOfMemoryError(message, "end other programs.") from error
-            raise EngineError(
-                message, "the driver may be older than this TensorRT needs; see `ffn-edge doctor`."
-            ) from error
+            older = "the driver may be older than this TensorRT needs; see `ffn-edge doctor`."
+            raise EngineError(message, remedy_for(message, older)) from error
 
     def context(self, engine: Any, compiled: bytes = b"") -> tuple[Any, Any]:
         """Return an execution context, for scratch memory of the caller's, and its kernels.
@@ -151,6 +150,26 @@ _OUT_OF_MEMORY = re.compile(
 def is_out_of_memory(said: str) -> bool:
     """Return whether TensorRT's complaint is of too little memory, and not of memory misused."""
     return _OUT_OF_MEMORY.search(said) is not None
+
+
+# By what TensorRT was seen to say (TensorRT-RTX 1.7 on an H200 under driver 580).
+_REMEDIES = (
+    (
+        re.compile(r"cannot run on this GPU", re.I),
+        "TensorRT-RTX is for RTX graphics cards: for another, build with --target tensorrt, or run "
+        "without an engine: --backend onnxruntime.",
+    ),
+    (
+        re.compile(r"CUDA error 222|unsupported PTX", re.I),
+        "the driver is older than this TensorRT: update the driver, or install TensorRT for its "
+        "CUDA, such as tensorrt-rtx-cu12 in place of tensorrt-rtx-cu13.",
+    ),
+)
+
+
+def remedy_for(said: str, otherwise: str) -> str:
+    """Return the hint that helps against what TensorRT complains of, or else `otherwise`."""
+    return next((hint for words, hint in _REMEDIES if words.search(said)), otherwise)
 
 
 def is_installed(target: Target) -> bool:

@@ -34,6 +34,10 @@ def build(
 ) -> FrameFlexibleNetwork:
     """Build a Frame Flexible Network.
 
+        network = ffn_edge.build("tsm_tiny", num_classes=3, frame_counts=(4, 8))
+        clips = torch.rand(2, 8, 3, 64, 64)  # float32 (B, T, 3, H, W), normalised
+        logits = network(clips, frames=8)  # float32 (B, classes)
+
     Args:
         arch: one of `ARCHITECTURES`.
         num_classes: the number of logits.

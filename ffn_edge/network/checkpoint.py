@@ -146,6 +146,9 @@ class _Content:
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint of `save_checkpoint`; the network is on the CPU, in evaluation mode.
 
+        checkpoint = ffn_edge.load_checkpoint("demo/ffn/best.pt")
+        print(checkpoint.network.frame_counts, checkpoint.card.classes)
+
     Raises:
         CheckpointError: no such file, a damaged one, one with code in it, one of another kind.
     """

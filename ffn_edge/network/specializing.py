@@ -40,6 +40,11 @@ def specialize(
 ) -> FrameFlexibleNetwork:
     """Turn an ordinary network into a Frame Flexible Network, in place unless it is refused.
 
+        import torchvision
+        images = torchvision.models.mobilenet_v3_small(num_classes=3)
+        network = ffn_edge.specialize(images, (4, 8))
+        print(network.specialized)  # what folds where at export, and what was left alone
+
     Every BatchNorm and LayerNorm becomes a `SpecializedNorm`, every `AlterationPoint` a
     `WeightAlteration`. At the start of every residual branch, the convolution or linear layer gets
     a `WeightAlteration` before it, and before that a Conv2d of layout "frames" a `TemporalShift`.

@@ -24,7 +24,7 @@ from ffn_edge.bundle.compose import Array, ComposedHash, blocks, compose
 from ffn_edge.bundle.weight_file import WeightFile
 from ffn_edge.device.gpu import Device, aligned, out_of_memory_hint
 from ffn_edge.device.plan_cache import Plan, PlanWeight
-from ffn_edge.device.tensorrt_api import Api, is_out_of_memory
+from ffn_edge.device.tensorrt_api import Api, is_out_of_memory, remedy_for
 from ffn_edge.errors import EngineError, OutOfMemoryError, UnknownWeightsError
 from ffn_edge.runtime.stream.clip_buffer import Clip, PlacedClip, check_clip
 
@@ -292,7 +292,7 @@ class TensorRTEngine:
         message = f"{self._api.name} {what} ({self._plan.path}): {said or 'no reason'}"
         if is_out_of_memory(said):
             return OutOfMemoryError(message, out_of_memory_hint(self._device.gpu))
-        return EngineError(message, _REBUILD)
+        return EngineError(message, remedy_for(said, _REBUILD))
 
 
 def _listed(names: Iterable[str]) -> str:

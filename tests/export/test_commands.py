@@ -22,7 +22,10 @@ from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint
 from ffn_edge.terminal import Terminal
 
 
-def test_export_writes_a_bundle_and_reports_it(checkpoint_file: Path, tmp_path: Path) -> None:
+def test_export_writes_a_bundle_and_reports_it(
+    checkpoint_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "ffn_edge")
     classes = tmp_path / "classes.txt"
     classes.write_text("one\ntwo\nthree\nfour\nfive\n")
     output = tmp_path / "bundle"
@@ -44,7 +47,7 @@ def test_export_writes_a_bundle_and_reports_it(checkpoint_file: Path, tmp_path: 
     assert report["bundle_bytes"] == sum(file.stat().st_size for file in output.iterdir())
     assert report["frames"]["2"]["macs"] == bundle.manifest.sub_networks[2].macs
     assert report["frames"]["2"]["accuracy"] == {"top1": 0.5, "top5": 1.0, "clips": 8}
-    assert "graph for 2 frames" in result.stderr  # progress does not mix with the result
+    assert "graph for 2 frames" in caplog.text  # progress does not mix with the result
 
 
 def test_the_exports_report_is_a_table(exported: Bundle) -> None:

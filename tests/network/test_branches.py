@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,153 +21,105 @@ def altered(model: FrameFlexibleNetwork) -> list[str]:
     return [name.removesuffix(".alteration") for name in names]
 
 
+# From a network, for its layers by name, and features (rows, 8, H, W) to the same shape.
+Arrangement = Callable[[Any, Tensor], Tensor]
+
+
 class Body(nn.Module):
     """A stem, one arrangement of layers, and a classifier of 5 classes."""
 
-    def __init__(self) -> None:
+    def __init__(self, arrangement: Arrangement, layers: dict[str, Any]) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
         self.norm = nn.BatchNorm2d(8)
-        self.a = nn.Conv2d(8, 8, 3, padding=1)
+        self.a: nn.Module = nn.Conv2d(8, 8, 3, padding=1)
         self.b = nn.Conv2d(8, 8, 1)
         self.c = nn.Conv2d(8, 8, 1)
         self.head = nn.Linear(8, 5)
+        self.alias = self.a
+        self.arrangement = arrangement
+        for name, layer in layers.items():
+            setattr(self, name, layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify images (rows, 3, H, W)."""
-        x = self.arrangement(F.relu(self.norm(self.stem(x))))
+        x = self.arrangement(self, F.relu(self.norm(self.stem(x))))
         return self.head(x.mean((2, 3)))
 
-    def arrangement(self, x: Tensor) -> Tensor:
-        """The arrangement: (rows, 8, H, W), the shape stays."""
-        return x + self.b(F.relu(self.a(x)))
+
+def in_place(m: Any, x: Tensor) -> Tensor:
+    x = m.a(x).add_(x)
+    y = m.b(x)
+    y += x
+    return y
 
 
-class ProjectionFirst(Body):
-    """The shortcut has a convolution, and is the first that is added."""
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Project beside two convolutions."""
-        return torch.add(self.c(x), self.b(self.a(x)))
+def nested(m: Any, x: Tensor) -> Tensor:
+    y = m.a(x)
+    return x + (y + m.b(y))
 
 
-class InPlace(Body):
-    """Additions that are methods and in place."""
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Add twice."""
-        x = self.a(x).add_(x)
-        y = self.b(x)
-        y += x
-        return y
+def by_size(m: Any, x: Tensor) -> Tensor:
+    height, width = x.shape[2:]
+    return x + m.b(m.table[:, :, :height, :width])
 
 
-class Nested(Body):
-    """A branch within a branch."""
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Add what was added."""
-        y = self.a(x)
-        return x + (y + self.b(y))
+def parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.ones(shape))
 
 
-class Parallel(Body):
-    """Two branches from one place."""
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Add to the sum of two."""
-        return (x + self.a(x)) + self.b(x)
-
-
-class ParallelInBrackets(Body):
-    """Two branches that are added first, and a shortcut with a convolution."""
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Add a sum of two."""
-        return self.c(x) + (self.b(F.relu(self.a(x))) + self.d(x))
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.d = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))
-
-
-class ByName(Body):
-    """An addition whose second summand is given by name."""
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Add by name."""
-        return torch.add(x, other=self.a(x))
-
-
-class TwoNames(Body):
-    """The branch's convolution is registered twice, and called by its second name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alias = self.a
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Convolve by the second name."""
-        return x + self.alias(x)
-
-
-class BySize(Body):
-    """What is added depends on the size of the input alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.zeros(1, 8, 16, 16))
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Add an encoding of the positions."""
-        height, width = x.shape[2:]
-        return x + self.b(self.table[:, :, :height, :width])
-
-
-class Scaled(Body):
-    """A scale per channel is no weight that a branch could begin with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(8, 1, 1))
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Scale, then convolve."""
-        return x + self.a(x * self.scale)
-
-
-class NotFromOne(Body):
-    """A learned offset is added: there is one activation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.offset = nn.Parameter(torch.zeros(8, 4, 4))
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Add a constant, and a parameter."""
-        return (self.a(x) + 1.0) + self.offset
+def two_convolutions() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))
 
 
 @pytest.mark.parametrize(
-    ("body", "expected"),
+    ("arrangement", "layers", "expected"),
     [
-        (Body, ["a"]),
-        (ProjectionFirst, ["a"]),
-        (InPlace, ["a", "b"]),
-        (Nested, ["a", "b"]),
-        (Parallel, ["a", "b"]),
-        (ParallelInBrackets, ["a", "d.0"]),
-        (ByName, ["a"]),
-        (TwoNames, ["a"]),
-        (BySize, []),
-        (Scaled, ["a"]),
-        (NotFromOne, []),
+        pytest.param(arrangement, layers, expected, id=name)
+        for name, arrangement, layers, expected in (
+            ("a shortcut", lambda m, x: x + m.b(F.relu(m.a(x))), {}, ["a"]),
+            (
+                "a shortcut with a convolution, added first",
+                lambda m, x: torch.add(m.c(x), m.b(m.a(x))),
+                {},
+                ["a"],
+            ),
+            ("additions that are methods and in place", in_place, {}, ["a", "b"]),
+            ("a branch within a branch", nested, {}, ["a", "b"]),
+            ("two branches from one place", lambda m, x: (x + m.a(x)) + m.b(x), {}, ["a", "b"]),
+            (
+                "two branches that are added first, and a shortcut with a convolution",
+                lambda m, x: m.c(x) + (m.b(F.relu(m.a(x))) + m.d(x)),
+                {"d": two_convolutions()},
+                ["a", "d.0"],
+            ),
+            ("a summand by name", lambda m, x: torch.add(x, other=m.a(x)), {}, ["a"]),
+            ("a convolution by its second name", lambda m, x: x + m.alias(x), {}, ["a"]),
+            (
+                "what depends on the size of the input alone",
+                by_size,
+                {"table": parameter(1, 8, 16, 16)},
+                [],
+            ),
+            (
+                "a scale per channel, which is no weight to begin with",
+                lambda m, x: x + m.a(x * m.scale),
+                {"scale": parameter(8, 1, 1)},
+                ["a"],
+            ),
+            (
+                "a learned offset: there is one activation",
+                lambda m, x: (m.a(x) + 1.0) + m.offset,
+                {"offset": parameter(8, 4, 4)},
+                [],
+            ),
+        )
     ],
 )
 def test_a_branch_begins_at_its_first_layer_with_weights(
-    body: type[Body], expected: list[str]
+    arrangement: Arrangement, layers: dict[str, Any], expected: list[str]
 ) -> None:
-    model = network.specialize(body(), (2, 4))
+    model = network.specialize(Body(arrangement, layers), (2, 4))
 
     assert altered(model) == expected
     # Each is called.
@@ -172,42 +127,28 @@ def test_a_branch_begins_at_its_first_layer_with_weights(
     assert model.specialized.left_alone == {}
 
 
-class CalledTwice(Body):
-    """The convolution of the branch is also called elsewhere."""
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Convolve twice with one layer."""
-        return x + self.a(self.a(x))
-
-
-class ByFunction(Body):
-    """The weights of the branch are read by a function."""
-
-    def arrangement(self, x: Tensor) -> Tensor:
-        """Convolve by another layer's weight."""
-        return x + F.conv2d(x, self.a.weight, padding=1)
-
-
-class Deconvolution(Body):
-    """A layer with weights into which nothing folds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a = nn.ConvTranspose2d(8, 8, 1)
-
-
 @pytest.mark.parametrize(
-    ("body", "start", "reason"),
+    ("arrangement", "layers", "start", "reason"),
     [
-        (CalledTwice, "a", "it is called in several places"),
-        (ByFunction, "conv2d", "its weights are read by a function, conv2d"),
-        (Deconvolution, "a", "a ConvTranspose2d is neither a convolution nor linear"),
+        (lambda m, x: x + m.a(m.a(x)), {}, "a", "it is called in several places"),
+        (
+            lambda m, x: x + F.conv2d(x, m.a.weight, padding=1),
+            {},
+            "conv2d",
+            "its weights are read by a function, conv2d",
+        ),
+        (
+            lambda m, x: x + m.b(F.relu(m.a(x))),
+            {"a": nn.ConvTranspose2d(8, 8, 1)},
+            "a",
+            "a ConvTranspose2d is neither a convolution nor linear",
+        ),
     ],
 )
 def test_a_branch_that_cannot_begin_with_an_alteration_is_left_alone_and_reported(
-    body: type[Body], start: str, reason: str
+    arrangement: Arrangement, layers: dict[str, Any], start: str, reason: str
 ) -> None:
-    model = network.specialize(body(), (2, 4))
+    model = network.specialize(Body(arrangement, layers), (2, 4))
 
     assert altered(model) == []
     assert model.specialized.left_alone == {start: reason}

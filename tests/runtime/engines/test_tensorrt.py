@@ -906,6 +906,27 @@ def test_an_engine_that_does_not_prove_itself_is_not_kept(
     ]
 
 
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        (
+            "The engine cannot run on this GPU, which has compute capability 9.0",
+            "--target tensorrt",
+        ),
+        ("CUDA error 222 loading a module", "update the driver"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["deserialize", "execute_refused"])
+def test_a_card_or_driver_that_tensorrt_does_not_take_gets_the_hint_that_helps(
+    stage: str, said: str, hint: str, orin: Emulator, exported: Bundle, tmp_path: Path
+) -> None:
+    orin.fail(stage, error=said)
+    with pytest.raises(EngineError, match="was built and is of no use") as caught:
+        build_and_prove(exported, tmp_path / "cache")
+    assert hint in caught.value.hint
+    assert "fp32" not in caught.value.hint
+
+
 def test_a_progress_that_fails_ends_the_build_with_its_own_error(
     orin: Emulator, exported: Bundle, tmp_path: Path
 ) -> None:
