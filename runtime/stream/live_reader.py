@@ -230,12 +230,8 @@ def live_readers(
 
     Only a stream that has sent a frame can be lost; one that never did, failed.
 
-    Args:
-        stream: not yet open.
-        take: see `LiveReader`.
-        stopped: is asked now and then whether to give up.
-        patience_s: see `LiveReader`.
-        pauses_s: to wait before each attempt to open it again; the last one is repeated.
+    See `LiveReader`; `pauses_s` are waited before each attempt to open the stream again, of which
+    the last is repeated.
 
     Raises:
         VideoError: the stream cannot be opened, or fails before its first frame.
