@@ -4,7 +4,8 @@
 
 On the demo's rendered (synthetic) clips, each seed with test clips of its own, it is
 
-    ffn-edge compare demo_few --methods all --seeds 0,1,2 --test-frames 2,4,6,8,12,16,20 -o FOLDER
+    ffn-edge compare demo --epochs 40 --set validate_every=5 --methods all --seeds 0,1,2 \\
+        --test-frames 2,4,6,8,12,16,20 -o FOLDER
 
 as Markdown, with differences seed by seed, and CPU minutes that hold the decoding too (the command
 leaves it to loader processes, whose time is not counted). Hours on two cores; what is finished is
@@ -24,11 +25,12 @@ from pathlib import Path
 import click
 from machine import describe_machine
 
+from ffn_edge.commands.compare import demo_lists
 from ffn_edge.network import ABLATIONS
 from ffn_edge.train.compare import Score, compare, mean_top1
-from ffn_edge.train.compare_report import plot_comparison
 from ffn_edge.train.methods import ALL_METHODS
 from ffn_edge.train.recipe import load_recipe
+from ffn_edge.train.report import plot_comparison
 
 ANY_FRAME = ("ffn", "naive", "separate-each")
 EVALUATED = (2, 4, 6, 8, 12, 16, 20)
@@ -39,15 +41,17 @@ EVALUATED = (2, 4, 6, 8, 12, 16, 20)
 @click.option("--seeds", default="0,1,2", show_default=True)
 def main(folder: Path, seeds: str) -> None:
     """Train, evaluate, print."""
-    recipe = load_recipe("demo_few")
     drawn = [int(seed) for seed in seeds.split(",")]
+    lists, test_list = demo_lists(folder / "clips", drawn)
+    # For as long as 16 frames alone need.
+    recipe = load_recipe("demo").replace(epochs=40, validate_every=5, **lists)
     scores = compare(
         recipe,
         folder,
         ALL_METHODS,
         seeds=drawn,
         frame_counts=EVALUATED,
-        say=lambda text: click.echo(f"· {text}", err=True),
+        test_list=test_list,
     )
     if scores is None:
         sys.exit("stopped; give the same command again to go on")

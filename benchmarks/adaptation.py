@@ -29,10 +29,10 @@ from rich.table import Table
 from ffn_edge.demo.clips import render_clips
 from ffn_edge.media.video import VideoReader, VideoWriter
 from ffn_edge.train.adapt import EPOCHS, LEARNING_RATE, adapt, recalibrate
+from ffn_edge.train.batches import Clips
+from ffn_edge.train.evaluate import evaluate_checkpoint
 from ffn_edge.train.loop import BEST, LAST, train
 from ffn_edge.train.recipe import Recipe, load_recipe
-from ffn_edge.train.report import evaluate_checkpoint
-from ffn_edge.train.unlabelled import Clips
 
 TARGET_POINTS, TARGET_SHARE = 2.0, 0.1
 BGR_GAINS = np.array([0.6, 0.5, 0.35], np.float32)

@@ -42,8 +42,8 @@ def examine(case: Any, size: int, folder: Path) -> list[str]:
     report = model.specialized
     norms = list(report.norms.values())
     places = (
-        sum(place.before is not None for place in norms),
-        sum(bool(place.after) for place in norms),
+        sum(place.producer is not None for place in norms),
+        sum(bool(place.consumers) for place in norms),
         sum(bool(place.reason) for place in norms),
     )
     card = ModelCard(classes=tuple("abcde"), size=size, short_side=size)

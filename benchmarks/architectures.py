@@ -14,7 +14,6 @@ runs on a GPU.
 from __future__ import annotations
 
 import functools
-import runpy
 import sys
 import tempfile
 import time
@@ -41,13 +40,12 @@ from ffn_edge.media.video_list import videos_of
 from ffn_edge.network.checkpoint import import_file, load_checkpoint
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
 from ffn_edge.runtime.engines.tensorrt_group import prove
+from ffn_edge.train.evaluate import evaluate_checkpoint
 from ffn_edge.train.loop import BEST, train
 from ffn_edge.train.recipe import Recipe
-from ffn_edge.train.report import evaluate_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-TESTS = Path(__file__).parents[1] / "tests" / "network"
-DATA = TESTS.parent / "data" / "parity"
+DATA = Path(__file__).parents[1] / "tests" / "data" / "parity"
 COLUMNS = (
     "train", "evaluate", "import", "export", "verify", "ONNX Runtime", "TensorRT-RTX build",
     "built, refitted, tried (emulator)",
@@ -175,14 +173,19 @@ def examine(architecture: str, clips: Path, size: int, folder: Path) -> Row:
 
 def parity(architecture: str, folder: Path) -> float:
     """Import a published checkpoint's file; return the largest relative difference of outputs."""
-    cases = runpy.run_path(str(TESTS / "test_parity.py"))
-    values = runpy.run_path(str(TESTS / "conftest.py"))["_published_tensor"]
-    case = cases["read_case"](f"{architecture}.json")
-    shapes = cases["published_shapes"](architecture, case)
-    tensors = {name: values(name, shape) for name, shape in shapes.items()}
+    from tests.data.parity.cases import (
+        published_shapes,
+        published_tensor,
+        read_case,
+        relative_error,
+    )
+
+    case = read_case(architecture)
+    shapes = published_shapes(architecture, case)
+    tensors = {name: published_tensor(name, shape) for name, shape in shapes.items()}
     torch.save({"state_dict": tensors}, folder / "published.pth")
     model = import_file(folder / "published.pth", architecture, folder / "imported.pt")
-    return max(float(cases["relative_error"](model, each)) for each in case["cases"])
+    return max(relative_error(model, each) for each in case["cases"])
 
 
 @click.command()

@@ -21,8 +21,7 @@ from ffn_edge import network
 from ffn_edge.bundle.bundle import WEIGHTS, Bundle
 from ffn_edge.export.bundle_update import update_bundle
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.checkpoint import ModelCard
-from ffn_edge.network.transfer import start_from
+from ffn_edge.network.checkpoint import ModelCard, start_from
 
 BUNDLE_TARGET = {"fp32": 1.015, "fp16": 0.51}
 GRAPH_TARGET_BYTES = 200_000

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a day with a GPU is for: PyCUDA on the real driver, stream capture, the power meter, training
-# on CUDA, TensorRT-RTX. One NVIDIA GPU, at most 9 minutes in all. It has not yet run on one.
+# on CUDA, TensorRT-RTX. One NVIDIA GPU, at most 9 minutes in all; 3 on an H200.
 #
 #   bash benchmarks/on_gpu.sh [--dry-run] [part ...]
 #

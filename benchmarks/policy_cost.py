@@ -206,9 +206,12 @@ def kibibytes(label: str) -> int:
 
 @click.command(help=__doc__)
 @click.option(
-    "--seconds", type=click.FloatRange(1), default=30.0, show_default=True,
+    "--seconds",
+    type=click.FloatRange(1),
+    default=30.0,
+    show_default=True,
     help="At ten inferences a second.",
-)  # fmt: skip
+)
 @click.option("--hours", type=click.FloatRange(1), default=24.0, show_default=True)
 def main(seconds: float, hours: float) -> None:
     """Measure, and print three tables."""

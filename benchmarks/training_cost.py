@@ -29,7 +29,7 @@ from ffn_edge.runtime.power.find import open_meter
 from ffn_edge.runtime.power.meter import Meter, NullMeter
 from ffn_edge.runtime.power.sampler import Sampler
 from ffn_edge.train.loop import BEST, train
-from ffn_edge.train.methods import Run, method_of
+from ffn_edge.train.methods import MethodRun, method_of
 from ffn_edge.train.recipe import Recipe, load_recipe
 
 
@@ -43,7 +43,7 @@ class Cost:
     stored_bytes: int
 
 
-def cost_of(runs: tuple[Run, ...], meter: Meter) -> Cost:
+def cost_of(runs: tuple[MethodRun, ...], meter: Meter) -> Cost:
     """Train from scratch, and forget the networks."""
     with tempfile.TemporaryDirectory() as folder, Sampler(meter, Health()) as sampler:
         start, cpu = time.perf_counter(), time.process_time()
@@ -71,7 +71,7 @@ def main(clips: Path, epochs: int, rounds: int, cache: bool) -> None:
         cache_gib=1.5 if cache else 0.0,
     )
     ways = {
-        "FFN": (Run("ffn", recipe),),
+        "FFN": (MethodRun("ffn", recipe),),
         "three separate": method_of("separate", recipe).runs,
     }
     costs: dict[str, list[Cost]] = {name: [] for name in ways}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from ffn_edge.bundle.bundle import InputContract
 from ffn_edge.errors import counted
 from ffn_edge.frames import segment_centres
+from ffn_edge.media.clips import clips_at
 from ffn_edge.media.picture import prepare_frame
 from ffn_edge.media.video import VideoReader
 
@@ -67,13 +69,11 @@ def clips_from_videos(
         [videos[i * len(videos) // count] for i in range(count)] if len(videos) > count else videos
     )
     spans = -(-count // len(used))
+    prepare = partial(prepare_frame, short_side=contract.short_side, size=contract.height)
     clips: dict[int, list[Clips]] = {frames: [] for frames in frame_counts}
     for path in used:
         with VideoReader(path, threads=1) as video:
-            found = video.sample(
-                lambda n: {frames: _span_centres(n, spans, frames) for frames in frame_counts},
-                lambda frame: prepare_frame(frame, contract.short_side, contract.height),
-            )
+            found = clips_at(video, frame_counts, partial(_span_centres, spans=spans), prepare)
         for frames, clip in found.items():
             clips[frames].append(clip)
     return ClipSet(
@@ -82,7 +82,7 @@ def clips_from_videos(
     )
 
 
-def _span_centres(num_frames: int, spans: int, frames: int) -> npt.NDArray[np.int64]:
+def _span_centres(num_frames: int, frames: int, spans: int) -> npt.NDArray[np.int64]:
     """Cut N frames into equal spans, and return each one's segment centres: (spans, T)."""
     edges = np.linspace(0, num_frames, min(spans, num_frames) + 1).astype(int)
     return np.stack(

@@ -9,9 +9,9 @@ A batch norm folds into the convolution before it, which gives s_out and t_out:
 An alteration, the affine of a LayerNorm, and a batch norm that has no convolution before it fold
 into all linear layers after them, which gives s_in and t_in: 1 + φ_T and no shift, γ_T and β_T, or
 scale and shift as above. An alteration that has no such layers goes into the norm before it.
-`network.neighbours` says where which can go with no change of the
-result. Vectors are computed in float64 and rounded once. What cannot be folded stays in the graph
-as an operation of its own, with vectors of its own.
+`ffn_edge.network.folding` says where which can go with no change of the result. Vectors are
+computed in float64 and rounded once. What cannot be folded stays in the graph as an operation of
+its own, with vectors of its own.
 
 An ordinary batch norm (a network without specialised normalisation) folds in the same way; its
 vectors are the same for each frame count.
@@ -37,15 +37,15 @@ from ffn_edge.export.folded_layers import (
 )
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.channels import POOLINGS, does_more
-from ffn_edge.network.folding import LINEAR, Place, layer_of, place_of
+from ffn_edge.network.folding import FoldTarget, fold_targets
 from ffn_edge.network.layers import (
+    LINEAR,
     FixedFrames,
     SpecializedNorm,
     TemporalLayer,
     WeightAlteration,
 )
-from ffn_edge.network.tracing import traced
-from ffn_edge.network.unshared import UnsharedNetwork
+from ffn_edge.network.tracing import TracedNetwork, traced
 
 
 @dataclass
@@ -83,7 +83,7 @@ def fold(network: FrameFlexibleNetwork, frames: int) -> FoldedNetwork:
             f"the network has no sub-network for {frames} frames",
             f"choose from {', '.join(map(str, network.frame_counts))}.",
         )
-    if isinstance(network, UnsharedNetwork):
+    if network.serving(frames) is not network:
         raise ExportError(
             "a network without weight sharing is not one bundle",
             "export one that was trained with it; `ffn-edge train --method separate` trains "
@@ -91,8 +91,9 @@ def fold(network: FrameFlexibleNetwork, frames: int) -> FoldedNetwork:
         )
     _check_plain("the network", network)
     _check_plain("its body", network.body)  # whose forward alone is traced
-    body, graph = traced(network.body)
-    folder = _Folder(graph, dict(body.named_modules()), frames)
+    traced_body = traced(network.body)
+    body, graph = traced_body.module, traced_body.graph
+    folder = _Folder(traced_body, frames)
     folder.run()
     # A fresh root: fx copies only what the graph calls, and by reference.
     root = nn.Module()
@@ -119,9 +120,10 @@ def fold(network: FrameFlexibleNetwork, frames: int) -> FoldedNetwork:
 class _Folder:
     """Rewrites a traced graph for one frame count; collects the layers that replace others."""
 
-    def __init__(self, graph: fx.Graph, layers: dict[str, nn.Module], frames: int) -> None:
-        self.graph = graph
-        self.layers = layers
+    def __init__(self, network: TracedNetwork, frames: int) -> None:
+        self.network = network
+        self.graph = network.graph
+        self.layers = network.layers
         self.frames = frames
         self.replaced: dict[str, nn.Module] = {}
         self.names: dict[str, str] = {}  # parameter of the folded body -> name in the weight file
@@ -132,25 +134,17 @@ class _Folder:
         self.altered: dict[str, Affine] = {}  # norm -> the alteration after it
 
     def run(self) -> None:
-        # What can go where is asked of the whole graph, before anything is taken out of it.
-        found = [
-            (node, place_of(self.graph, self.layers, node))
-            for node in self.graph.nodes
-            if isinstance(
-                layer_of(self.layers, node),
-                SpecializedNorm | WeightAlteration | nn.modules.batchnorm._BatchNorm,
-            )
-        ]
-        for node, place in found:
+        targets = fold_targets(self.network)  # before anything is taken out of the graph
+        for node, target in targets.items():
             alteration = self.layers[str(node.target)]
-            if isinstance(alteration, WeightAlteration) and place.before is not None:
-                self.altered[place.before] = self._alteration(alteration)
-        for node, place in found:
-            self._place(node, place)
+            if isinstance(alteration, WeightAlteration) and target.producer is not None:
+                self.altered[target.producer] = self._alteration(alteration)
+        for node, target in targets.items():
+            self._fold_into(target, node)
         for node in self.graph.nodes:
-            _pool_by_mean(node, layer_of(self.layers, node))
+            _pool_by_mean(node, self.network.layer_of(node))
         for node in self.graph.nodes:
-            layer, name = layer_of(self.layers, node), str(node.target)
+            layer, name = self.network.layer_of(node), str(node.target)
             if layer is None or name in self.replaced:
                 continue  # also a layer that the graph calls in several places
             if isinstance(layer, LINEAR):
@@ -166,13 +160,13 @@ class _Folder:
                 self.replaced[name] = layer
         self.graph.lint()
 
-    def _place(self, node: fx.Node, place: Place) -> None:
+    def _fold_into(self, target: FoldTarget, node: fx.Node) -> None:
         """Put a norm or an alteration where it goes."""
         name, layer = str(node.target), self.layers[str(node.target)]
         _check_plain(name, layer)
         affine: Affine | None
         if isinstance(layer, WeightAlteration):
-            if place.before is not None:
+            if target.producer is not None:
                 self._drop(node)  # the norm there takes it up
                 return
             affine = self._alteration(layer)
@@ -182,15 +176,15 @@ class _Folder:
             affine = _then(affine_of(layer), self.altered.get(name))
         else:
             affine = affine_of(layer)
-            if place.reason:
+            if target.reason:
                 return  # an ordinary norm stays as it is
-        if place.before is not None and affine is not None:
-            self.outputs[place.before] = affine
-        for reader in place.after:
-            self.inputs[reader] = _then(self.inputs.get(reader), affine)
+        if target.producer is not None and affine is not None:
+            self.outputs[target.producer] = affine
+        for consumer in target.consumers:
+            self.inputs[consumer] = _then(self.inputs.get(consumer), affine)
         if isinstance(layer, nn.LayerNorm):
-            self._keep(name, layer_norm(layer, affine if place.reason else None))
-        elif place.reason:
+            self._keep(name, layer_norm(layer, affine if target.reason else None))
+        elif target.reason:
             assert affine is not None
             dim = layer.dim if isinstance(layer, WeightAlteration) else 1
             self._keep(name, ChannelAffine(affine, dim))

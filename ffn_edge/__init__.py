@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ffn_edge.network.checkpoint import load_checkpoint
     from ffn_edge.runtime.policy.interface import Limits
     from ffn_edge.runtime.run import open_session
-    from ffn_edge.train.report import evaluate_checkpoint as evaluate
+    from ffn_edge.train.evaluate import evaluate_checkpoint as evaluate
 
 __version__ = "0.1.0"
 
@@ -32,7 +32,7 @@ _MODULES = {
     "build": "network",
     "specialize": "network",
     "train": "train",
-    "evaluate": "train.report",
+    "evaluate": "train.evaluate",
     "load_checkpoint": "network.checkpoint",
     "export_bundle": "export.bundle_writer",
     "Bundle": "bundle",

@@ -128,6 +128,11 @@ def test_a_device_library_is_imported_only_by_the_files_that_drive_it(
     assert found == importers
 
 
+def test_no_module_of_the_product_imports_a_benchmark() -> None:
+    wrong = {name for name, file in MODULES.items() if "benchmarks" in str(imported_by(file))}
+    assert not wrong
+
+
 def test_only_training_export_and_the_network_name_torch() -> None:
     allowed = ("ffn_edge.network", "ffn_edge.train", "ffn_edge.export", "ffn_edge.demo")
     for name, file in MODULES.items():

@@ -15,39 +15,37 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.lr_scheduler import LambdaLR
 
 from ffn_edge.bundle.bundle import Accuracy
 from ffn_edge.errors import CheckpointError, DataError, RecipeError
 from ffn_edge.files.atomic import check_writable
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.network import FrameFlexibleNetwork, build, family_of
-from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
+from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint, start_from
 from ffn_edge.network.layers import SpecializedNorm, WeightAlteration
-from ffn_edge.network.transfer import start_from
-from ffn_edge.train.batches import VideoBatches
-from ffn_edge.train.loading import Batch, to_model_input
+from ffn_edge.train.batches import Clips, VideoBatches
+from ffn_edge.train.evaluate import evaluate_network
+from ffn_edge.train.loading import model_inputs
 from ffn_edge.train.moments import population_statistics
 from ffn_edge.train.objective import MultiFrequencyLoss
-from ffn_edge.train.optimizer import take_step
 from ffn_edge.train.processes import (
     Processes,
-    autocast_to,
     compute_dtype,
     join_processes,
     keep_freed_memory,
     require_one_process,
     to_channels_last,
 )
-from ffn_edge.train.report import evaluate_network
-from ffn_edge.train.unlabelled import Clips, unlabelled_batches
+from ffn_edge.train.step import Learner
 
 # Measured on the demo's clips; see benchmarks/adaptation.py.
 EPOCHS = 3
@@ -115,34 +113,22 @@ def adapt(
     added = check_frame_counts(frame_counts)
     network = _with_frame_counts(loaded.network, added, checkpoint)
     teacher = max(loaded.network.frame_counts)
-    batches = unlabelled_batches(
-        clips,
+    batches = clips.batches(
         sorted({*added, teacher}),
         loaded.card,
         train=True,
         draw_frames=family_of(network.architecture).draw_frames,
     )
-    _check_output(output)
-    start = time.monotonic()
-    with join_processes(device) as processes:
+
+    def learn(processes: Processes) -> dict[int, float]:
         if processes.device.type == "cpu":
             keep_freed_memory()
-        network.to(processes.device)
         to_channels_last(network)
-        loss = _distil(
+        return _distil(
             network, loaded.card, teacher, added, batches, epochs, learning_rate, processes
         )
-    seconds = time.monotonic() - start
-    accuracy = _write(network, loaded.card, output, added, clips, device)
-    return Adapted(
-        output=output,
-        frame_counts=added,
-        videos=len(batches.videos),
-        seconds=seconds,
-        loss=loss,
-        accuracy=accuracy,
-        broken_videos=batches.broken.reasons,
-    )
+
+    return _adapted(network, loaded.card, added, learn, clips, batches, output, device)
 
 
 def recalibrate(
@@ -189,29 +175,19 @@ def recalibrate(
             f"a {network.architecture} has no batch norm, and so no statistics to recalibrate",
             "a new frame count is learned without --recalibrate.",
         )
-    batches = unlabelled_batches(clips, counts, card, train=False)
+    batches = clips.batches(counts, card, train=False)
     if len(batches.videos) < 2:
         raise DataError(
             f"{clips.list_file} lists one video", "statistics need two at least, better hundreds."
         )
-    _check_output(output)
-    start = time.monotonic()
-    with join_processes(device) as processes:
-        network.to(processes.device)
+
+    def learn(processes: Processes) -> dict[int, float]:
         _estimate(network, card, norms, counts, batches, processes)
-    seconds = time.monotonic() - start
-    kept = {t: known for t, known in card.accuracy.items() if t not in counts}
-    card = dataclasses.replace(card, accuracy=kept)
-    accuracy = _write(network, card, output, counts, clips, device)
-    return Adapted(
-        output=output,
-        frame_counts=counts,
-        videos=len(batches.videos),
-        seconds=seconds,
-        loss={},
-        accuracy=accuracy,
-        broken_videos=batches.broken.reasons,
-    )
+        return {}
+
+    known = {t: accuracy for t, accuracy in card.accuracy.items() if t not in counts}
+    others = dataclasses.replace(card, accuracy=known)
+    return _adapted(network, others, counts, learn, clips, batches, output, device)
 
 
 def summary(adapted: Adapted) -> str:
@@ -225,14 +201,6 @@ def summary(adapted: Adapted) -> str:
             parts.append(f"top-1 {adapted.accuracy[frames].top1:.1%}")
         lines.append("; ".join(parts))
     return "\n".join([*lines, adapted.output])
-
-
-def _inputs(batch: Batch, card: ModelCard, device: torch.device) -> dict[int, Tensor]:
-    """Return a batch's clips as the network takes them, by frame count."""
-    return {
-        t: to_model_input(clip.to(device, non_blocking=True), card.mean, card.std)
-        for t, clip in batch.clips.items()
-    }
 
 
 def _distil(
@@ -256,31 +224,28 @@ def _distil(
     for parameter in learned:
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(learned, lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
-    device, measured = processes.device, processes.measured()
-    dtype = compute_dtype("auto", device, network)
-    autocast = autocast_to(dtype, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-    objective = MultiFrequencyLoss()
+    steps = epochs * len(batches)
+    learner = Learner(
+        network=network,
+        objective=MultiFrequencyLoss(),
+        optimizer=optimizer,
+        schedule=LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2),
+        processes=processes,
+        dtype=compute_dtype("auto", processes.device, network),
+        teacher=teacher,
+    )
     for epoch in range(epochs):
         # A running mean of few steps would still be the neighbour's.
         last = population_statistics(batch_norms) if epoch == epochs - 1 else nullcontext()
-        losses: dict[int, list[Tensor]] = {t: [] for t in added}
         with last:
-            for batch in batches.epoch(f"epoch {epoch + 1} of {epochs}", epoch):
-                clips = _inputs(batch, card, device)
-                with measured():
-                    with torch.no_grad(), autocast():
-                        target = network(clips[teacher], teacher)
-                    for frames in added:
-                        with autocast():
-                            logits = network(clips[frames], frames)
-                        loss = objective.student(frames, logits, target, batch.labels).total
-                        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                        losses[frames].append(loss.detach())
-                take_step(optimizer, schedule, scaler)
-                optimizer.zero_grad(set_to_none=True)
-        means = {t: float(torch.stack(each).mean()) for t, each in losses.items()}
+            terms = [
+                learner.step([(model_inputs(batch.clips, card, processes.device), batch.labels)])
+                for batch in batches.epoch(f"epoch {epoch + 1} of {epochs}", epoch)
+            ]
+        means = {
+            t: float(torch.stack([each[f"distillation/{t}"] for each in terms]).mean())
+            for t in added
+        }
         if not all(map(math.isfinite, means.values())):
             raise RecipeError(
                 f"learning diverged in epoch {epoch + 1}: the loss is {means}",
@@ -304,21 +269,33 @@ def _estimate(
     measured = processes.measured()
     with torch.no_grad(), population_statistics(norms):
         for batch in batches.epoch("recalibrating"):
-            clips = _inputs(batch, card, processes.device)
+            clips = model_inputs(batch.clips, card, processes.device)
             with measured():
                 for frames in frame_counts:
                     network(clips[frames], frames)
 
 
-def _write(
+def _adapted(
     network: FrameFlexibleNetwork,
     card: ModelCard,
-    output: str,
-    frame_counts: Sequence[int],
+    frame_counts: tuple[int, ...],
+    learn: Callable[[Processes], dict[int, float]],
     clips: Clips,
+    batches: VideoBatches,
+    output: str,
     device: str | None,
-) -> dict[int, Accuracy]:
-    """Validate, where there is a list for it, and write the checkpoint; return the accuracy."""
+) -> Adapted:
+    """Learn, validate where there is a list for it, and write the checkpoint."""
+    if Path(output).is_dir():
+        raise CheckpointError(
+            f"{output} could not be written: it is a folder", "name a file with -o."
+        )
+    check_writable(output)  # while nothing is lost by it
+    start = time.monotonic()
+    with join_processes(device) as processes:
+        network.to(processes.device)
+        loss = learn(processes)
+    seconds = time.monotonic() - start
     accuracy: dict[int, Accuracy] = {}
     if clips.val_list is not None:
         accuracy = evaluate_network(
@@ -333,7 +310,15 @@ def _write(
         )
     known = dict(sorted((card.accuracy | accuracy).items()))
     save_checkpoint(output, network.cpu(), dataclasses.replace(card, accuracy=known))
-    return accuracy
+    return Adapted(
+        output=output,
+        frame_counts=frame_counts,
+        videos=len(batches.videos),
+        seconds=seconds,
+        loss=loss,
+        accuracy=accuracy,
+        broken_videos=batches.broken.reasons,
+    )
 
 
 def _with_frame_counts(
@@ -379,12 +364,3 @@ def _vectors(network: FrameFlexibleNetwork, frames: int) -> list[nn.Parameter]:
     affine = [parameter for norm in _norms(network, frames) for parameter in norm.parameters()]
     phi = [m.phi[str(frames)] for m in network.modules() if isinstance(m, WeightAlteration)]
     return affine + phi
-
-
-def _check_output(output: str) -> None:
-    """Refuse an output that could not be written, while nothing is lost by it."""
-    if Path(output).is_dir():
-        raise CheckpointError(
-            f"{output} could not be written: it is a folder", "name a file with -o."
-        )
-    check_writable(output)

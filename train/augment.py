@@ -14,9 +14,9 @@ MULTI_SCALE = (1.0, 0.875, 0.75, 0.66)
 # Where a crop may lie, in quarters of the room it has (across, down): the corners, the centre,
 # the middles of the sides, and half-way between centre and corners.
 _PLACES = (
-    (0, 0), (4, 0), (0, 4), (4, 4), (2, 2), (0, 2), (4, 2), (2, 4), (2, 0),
-    (1, 1), (3, 1), (1, 3), (3, 3),
-)  # fmt: skip
+    *((0, 0), (4, 0), (0, 4), (4, 4), (2, 2), (0, 2), (4, 2), (2, 4), (2, 0)),
+    *((1, 1), (3, 1), (1, 3), (3, 3)),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from ffn_edge.frames import DrawFrames, segment_random
+from ffn_edge.media.clips import read_checked_list
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.progress import progress
 from ffn_edge.terminal import Terminal
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.loading import Batch, BrokenVideos, Loader, ResumableSampler
+
+_log = logging.getLogger(__name__)
 
 
 def videos_for(
@@ -76,13 +83,77 @@ class VideoBatches:
         Raises:
             DataError: too many videos are broken.
         """
-        console = Terminal(stderr=True)
         known = len(self.broken.reasons)
         self._sampler.start(number)
-        batches = self.broken.watch(self._loader)
-        with progress(console, description) as show:
-            for done, batch in enumerate(batches, start=1):
+        with progress(Terminal(stderr=True), description) as show:
+            for done, batch in enumerate(self.broken.watch(self._loader), start=1):
                 show(done, len(self))
                 yield batch
         for reason in self.broken.reasons[known:]:
-            console.say(f"skipped: {reason}")
+            _log.warning("skipped: %s", reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clips:
+    """Which videos to learn from without their labels, and how to read them.
+
+    Attributes:
+        list_file: one `path` a line, or `path num_frames` for a frame folder; a label after it is
+            not read. See `ffn_edge.media.video_list.read_list`.
+        root: the folder that paths start from; the list file's own if None.
+        dataset: names the facts of the data set; None for those of the training's.
+        val_list: labelled videos to validate on; None for no validation.
+        batch_size: videos at a time.
+        workers: processes that decode; 0 decodes in this one.
+    """
+
+    list_file: str
+    root: str | None = None
+    dataset: str | None = None
+    val_list: str | None = None
+    batch_size: int = 16
+    workers: int = 0
+
+    def batches(
+        self,
+        frame_counts: Sequence[int],
+        card: ModelCard,
+        *,
+        train: bool,
+        draw_frames: DrawFrames = segment_random,
+    ) -> VideoBatches:
+        """Read and check the lists, and return the videos to learn from in batches.
+
+        Args:
+            frame_counts: of every video a clip of each is made.
+            card: how frames are prepared.
+            train: draw frames, crops and symmetries as training does, and leave out the last,
+                incomplete batch of an epoch. Otherwise take clips as testing does, in batches of
+                nearly one size.
+            draw_frames: the rule by which training draws frames; see `Family`.
+
+        Raises:
+            DataError: a list, or a path in it, is wrong; the data set is not known.
+        """
+        card = dataclasses.replace(card, dataset=self.dataset or card.dataset)
+        if self.val_list is not None:  # a bad one should not be found after all the learning
+            read_checked_list(
+                self.val_list,
+                num_classes=len(card.classes),
+                root=self.root,
+                frame_pattern=dataset_facts(card.dataset).frame_pattern,
+            )
+        videos = videos_for(
+            card,
+            self.list_file,
+            frame_counts,
+            root=self.root,
+            train=train,
+            draw_frames=draw_frames,
+            labelled=False,
+        )
+        size = min(self.batch_size, len(videos))
+        if not train:  # each batch normalises itself, the last one too
+            size = math.ceil(len(videos) / math.ceil(len(videos) / size))
+        # Lists are often in the order of their classes; statistics should see all in a batch.
+        return VideoBatches(videos, batch_size=size, workers=self.workers, shuffle=True)

@@ -7,40 +7,42 @@ evaluated once. What is finished is kept, so that an interrupted comparison goes
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import logging
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ffn_edge.bundle.bundle import Accuracy, standard_error
-from ffn_edge.demo.clips import render_clips
-from ffn_edge.errors import RecipeError
+from ffn_edge.bundle.bundle import Accuracy, file_record, standard_error
+from ffn_edge.errors import RecipeError, VideoError
 from ffn_edge.files import schema
 from ffn_edge.files.atomic import write_text
-from ffn_edge.files.regular_file import read_text
+from ffn_edge.files.regular_file import read_bytes, read_text
 from ffn_edge.files.schema import Count, NotNegative
+from ffn_edge.files.text_file import MOST_LIST_BYTES
 from ffn_edge.media.classes import read_classes
 from ffn_edge.media.clips import read_checked_list
+from ffn_edge.media.video_list import Video, images_in_folder, read_list
 from ffn_edge.network import build
-from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
+from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.train.datasets import dataset_facts
-from ffn_edge.train.identity import content_of, content_of_videos
+from ffn_edge.train.evaluate import evaluate_network
 from ffn_edge.train.loop import BEST, LAST
-from ffn_edge.train.methods import Answering, Method, Run, method_of, train_run
+from ffn_edge.train.methods import Answering, Method, MethodRun, method_of, train_run
 from ffn_edge.train.processes import require_one_process
 from ffn_edge.train.recipe import Recipe
-from ffn_edge.train.report import evaluate_network
 from ffn_edge.train.run_state import DEFAULTS, FREE_ON_RESUME, fields_of
 
 RESULTS = "results.json"
 _RUN = "run.json"
+# The best epoch is one that was validated.
+_FREE = FREE_ON_RESUME - {"validate_every"}
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
-# Of the demo's clips: fewer to train on than the demo has, so that methods can be told apart. With
-# 600, 16 frames alone learn the clips by heart before they learn what moves.
-_TRAINING_CLIPS, _TEST_CLIPS = 1200, 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,29 @@ class Mean:
     error: float
 
 
+def compared_methods(
+    recipe: Recipe, methods: Sequence[str], frame_counts: Sequence[int] | None
+) -> list[Method]:
+    """Return what `compare` compares when it is given the same: each method once.
+
+    Raises:
+        NetworkError: the architecture does not take one of the frame counts.
+        RecipeError: an unknown method, a recipe that is itself an ablation or draws its clips by
+            another method, or several processes.
+    """
+    require_one_process("compare")
+    for field in ("without", "sampling"):
+        if getattr(recipe, field) != DEFAULTS[field]:
+            raise RecipeError(
+                f"{field} of the recipe is {getattr(recipe, field)!r}: it is no common ground",
+                "name what is compared among the methods, such as without-sn or mixed.",
+            )
+    counts = tuple(frame_counts or recipe.frame_counts)
+    chosen = [method_of(name, recipe, counts) for name in dict.fromkeys(methods)]
+    build(recipe.architecture, 1, sorted({*counts, *recipe.frame_counts}))  # refuses a wrong T
+    return chosen
+
+
 def compare(
     recipe: Recipe,
     folder: str | Path,
@@ -79,14 +104,11 @@ def compare(
     test_list: str | None = None,
     device: str | None = None,
     workers: int = 0,
-    say: Callable[[str], None] = lambda message: None,
 ) -> list[Score] | None:
     """Train what is not trained yet, evaluate, and write what was asked for to `results.json`.
 
     Args:
-        recipe: what every method is trained with, but for what makes the method. Where it is of
-            the demo's clips and says no list, they are rendered, with fresh test clips for each
-            seed.
+        recipe: what every method is trained with, but for what makes the method.
         folder: of the comparison.
         methods: of `ffn_edge.train.methods.ALL_METHODS`.
         seeds: each is a training of its own of every network. The same seed twice is once.
@@ -95,210 +117,43 @@ def compare(
             validation list, on which each run's best epoch was chosen too.
         device: see `ffn_edge.train.loop.train`.
         workers: the same.
-        say: is told each step.
 
     Returns:
         The scores, method by method; None if the training was interrupted.
 
     Raises:
         DataError: a list cannot be used.
-        NetworkError: the architecture does not take one of the frame counts.
-        RecipeError: an unknown method, a recipe that is itself an ablation or draws its clips by
-            another method, no test list, the folder holds another recipe's runs, or several
-            processes.
+        NetworkError: see `compared_methods`.
+        RecipeError: the same; or no test list, or the folder holds another recipe's runs.
     """
-    require_one_process("compare")
-    for field in ("without", "sampling"):
-        if getattr(recipe, field) != DEFAULTS[field]:
-            raise RecipeError(
-                f"{field} of the recipe is {getattr(recipe, field)!r}: it is no common ground",
-                "name what is compared among the methods, such as without-sn or mixed.",
-            )
-    folder = Path(folder)
-    counts = tuple(frame_counts or recipe.frame_counts)
-    seeds = list(dict.fromkeys(seeds))  # the same training twice would look like certainty
-    for name in methods:  # what cannot be should not be found after minutes of rendering
-        method_of(name, recipe, counts)
-    build(recipe.architecture, 1, sorted({*counts, *recipe.frame_counts}))  # refuses a wrong T
-    if recipe.dataset == "demo" and not (recipe.train_list or recipe.val_list or test_list):
-        recipe, test_list = _with_demo_clips(recipe, folder / "clips", seeds, say)
+    chosen = compared_methods(recipe, methods, frame_counts)
     listed = test_list or recipe.val_list
     if listed is None:
         raise RecipeError("nothing says what to evaluate on", "give --test-list or --val-list.")
+    seeds = list(dict.fromkeys(seeds))  # the same training twice would look like certainty
     test_lists = {seed: listed.replace("{seed}", str(seed)) for seed in seeds}
-    pattern = dataset_facts(recipe.dataset).frame_pattern
-    lists = [
-        name
-        for name in dict.fromkeys((recipe.train_list, recipe.val_list, *test_lists.values()))
-        if name is not None
-    ]
-    if recipe.classes is not None:  # a bad list should not be found after all the training
-        classes = read_classes(recipe.classes)
-        for name in lists:
-            read_checked_list(
-                name, num_classes=len(classes), root=recipe.root, frame_pattern=pattern
-            )
-    videos = {name: content_of_videos(name, recipe.root, pattern) for name in lists}
-    chosen = [method_of(name, recipe, counts) for name in dict.fromkeys(methods)]
-    scores = []
+    lists = filter(None, (recipe.train_list, recipe.val_list, *test_lists.values()))
+    bench = _Bench(
+        folder=Path(folder),
+        counts=tuple(frame_counts or recipe.frame_counts),
+        test_lists=test_lists,
+        videos={name: _checked_videos(recipe, name) for name in dict.fromkeys(lists)},
+        device=device,
+        workers=workers,
+    )
+    scores: dict[tuple[str, int], Score] = {}
     for seed in seeds:
         for method in chosen:
-            say(f"{method.name}, seed {seed}")
-            score = _score(
-                method,
-                seed,
-                folder / f"seed-{seed}",
-                counts,
-                test_lists[seed],
-                videos,
-                device=device,
-                workers=workers,
-            )
+            _log.info("· %s, seed %d", method.name, seed)
+            score = bench.score(method, seed)
             if score is None:
                 return None
-            scores.append(score)
-    order = {method.name: place for place, method in enumerate(chosen)}
-    scores.sort(key=lambda score: order[score.method])
+            scores[method.name, seed] = score
+    ordered = [scores[method.name, seed] for method in chosen for seed in seeds]
     write_text(
-        folder / RESULTS, json.dumps([dataclasses.asdict(score) for score in scores], indent=1)
+        bench.folder / RESULTS, json.dumps([dataclasses.asdict(each) for each in ordered], indent=1)
     )
-    return scores
-
-
-def _with_demo_clips(
-    recipe: Recipe, folder: Path, seeds: Sequence[int], say: Callable[[str], None]
-) -> tuple[Recipe, str]:
-    """Render the demo's clips where they are not yet.
-
-    Returns:
-        The recipe with their lists, and the test list with "{seed}" in it.
-    """
-    say("rendering the demo's clips")
-    render_clips(folder / "train", train=_TRAINING_CLIPS, test=0)
-    for seed in seeds:
-        # Neither these nor their seeds were looked at when the recipe was chosen.
-        render_clips(folder / f"test-{seed}", train=0, val=0, test=_TEST_CLIPS, seed=1000 + seed)
-    lists = {name: str(folder / "train" / f"{name}.txt") for name in ("train", "val", "classes")}
-    ready = recipe.replace(
-        train_list=lists["train"], val_list=lists["val"], classes=lists["classes"]
-    )
-    return ready, str(folder / "test-{seed}" / "test.txt")
-
-
-def _score(
-    method: Method,
-    seed: int,
-    folder: Path,
-    counts: tuple[int, ...],
-    test_list: str,
-    videos: Mapping[str, str],
-    *,
-    device: str | None,
-    workers: int,
-) -> Score | None:
-    """Train and evaluate one method with one seed, as far as that is not done.
-
-    `videos` is what each list's videos are known by.
-    """
-    runs = [dataclasses.replace(run, recipe=run.recipe.replace(seed=seed)) for run in method.runs]
-    trained = []
-    for run in runs:
-        times = _trained(run, folder, videos, device=device, workers=workers)
-        if times is None:
-            return None
-        trained.append(times)
-    answering = [run for run in runs if run.name in method.answering]
-    asked = {
-        "videos": videos[test_list],
-        "frames": list(counts),
-        "networks": {run.name: content_of(folder / run.name / BEST) for run in answering},
-    }
-    path = folder / f"{method.name}.json"
-    known = _read(_Evaluated, path)
-    if known is None or known.asked != asked:
-        network, card = _load(answering, folder, ensemble=method.ensemble)
-        accuracy = evaluate_network(
-            network,
-            card,
-            counts,
-            list_file=test_list,
-            root=answering[0].recipe.root,
-            workers=workers,
-            device=device,
-            precision=answering[0].recipe.precision,
-        )
-        known = _Evaluated(
-            asked=asked,
-            parameters=network.num_parameters,
-            bytes=network.num_bytes,
-            gmacs={t: network.macs(t, card.size) / 1e9 for t in counts},
-            accuracy={t: accuracy[t] for t in counts},
-        )
-        write_text(path, json.dumps(dataclasses.asdict(known), indent=1))
-    return Score(
-        method=method.name,
-        seed=seed,
-        parameters=known.parameters,
-        bytes=known.bytes,
-        seconds=sum(took.seconds for took in trained),
-        cpu_seconds=sum(took.cpu_seconds for took in trained),
-        gmacs=known.gmacs,
-        accuracy=known.accuracy,
-    )
-
-
-def _trained(
-    run: Run, folder: Path, videos: Mapping[str, str], *, device: str | None, workers: int
-) -> _Took | None:
-    """Train a run as far as that is not done; return what it took, or None if interrupted.
-
-    What was asked for stands beside the run from its beginning: a folder is never taken for the
-    run of another recipe, of other videos, or of another start.
-    """
-    recipe, own = run.recipe, folder / run.name
-    fields = fields_of(recipe).items()
-    values: dict[str, Any] = {k: v for k, v in fields if k not in FREE_ON_RESUME}
-    values["validate_every"] = recipe.validate_every  # the best epoch is one that was validated
-    start = recipe.start_from if run.after is None else folder / run.after / BEST
-    weights = recipe.weights  # a file, or one of torchvision's names
-    contents = {
-        "train_videos": videos.get(recipe.train_list or ""),
-        "val_videos": videos.get(recipe.val_list or ""),
-        "classes": recipe.classes and content_of(recipe.classes),
-        "start_from": start and content_of(start),
-        "weights": content_of(weights) if weights and Path(weights).is_file() else weights,
-    }
-    asked = _as_read(values | contents)
-    known = _read(_Begun, own / _RUN)
-    if known is None or (known.took is None and not (own / LAST).is_file()):
-        known = _Begun(asked=asked)  # one that saved nothing, say of too short lists, binds to none
-    before = asked | _as_read(DEFAULTS) | known.asked
-    for name, value in asked.items():
-        if before[name] != value:
-            plain = f": {before[name]!r}, not {value!r}" if name in values else ""
-            raise RecipeError(
-                f"{own} holds a run with another {name}{plain}",
-                "give what it was given, or name another folder for this comparison; nothing was "
-                "changed.",
-            )
-    if known.took is not None:
-        return known.took
-    write_text(own / _RUN, json.dumps({"asked": asked}, indent=1))
-    result = train_run(run, own, others=folder, resume=True, device=device, workers=workers)
-    if not result.finished:
-        return None
-    took = _Took(seconds=result.seconds, cpu_seconds=result.cpu_seconds)
-    write_text(own / _RUN, json.dumps(dataclasses.asdict(_Begun(asked, took)), indent=1))
-    return took
-
-
-def _load(runs: Sequence[Run], folder: Path, *, ensemble: bool) -> tuple[Answering, ModelCard]:
-    loaded = [load_checkpoint(folder / run.name / BEST) for run in runs]
-    networks = {
-        run.recipe.frame_counts[-1]: checkpoint.network
-        for run, checkpoint in zip(runs, loaded, strict=True)
-    }
-    return Answering(networks, ensemble=ensemble), loaded[0].card
+    return ordered
 
 
 def mean_top1(scores: Sequence[Score], method: str, frames: int) -> Mean:
@@ -308,6 +163,141 @@ def mean_top1(scores: Sequence[Score], method: str, frames: int) -> Mean:
     if len(top1) > 1:
         return Mean(statistics.fmean(top1), statistics.stdev(top1) / math.sqrt(len(top1)))
     return Mean(top1[0], standard_error(top1[0], found[0].clips))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bench:
+    """Where methods are trained and evaluated, and what on.
+
+    Attributes:
+        folder: of the comparison.
+        counts: the T to evaluate at.
+        test_lists: by seed.
+        videos: what each list's videos are known by.
+        device: see `compare`.
+        workers: the same.
+    """
+
+    folder: Path
+    counts: tuple[int, ...]
+    test_lists: Mapping[int, str]
+    videos: Mapping[str, str]
+    device: str | None
+    workers: int
+
+    def score(self, method: Method, seed: int) -> Score | None:
+        """Train and evaluate one method with one seed, as far as that is not done."""
+        folder = self.folder / f"seed-{seed}"
+        runs = [
+            dataclasses.replace(run, recipe=run.recipe.replace(seed=seed)) for run in method.runs
+        ]
+        trained = []
+        for run in runs:
+            took = self._trained(run, folder)
+            if took is None:
+                return None
+            trained.append(took)
+        answering = [run for run in runs if run.name in method.answering]
+        known = self._evaluated(method, answering, folder, self.test_lists[seed])
+        return Score(
+            method=method.name,
+            seed=seed,
+            parameters=known.parameters,
+            bytes=known.bytes,
+            seconds=sum(took.seconds for took in trained),
+            cpu_seconds=sum(took.cpu_seconds for took in trained),
+            gmacs=known.gmacs,
+            accuracy=known.accuracy,
+        )
+
+    def _trained(self, run: MethodRun, folder: Path) -> _Took | None:
+        """Train a run as far as that is not done; return what it took, or None if interrupted.
+
+        What was asked for stands beside the run from its beginning: a folder is never taken for the
+        run of another recipe, of other videos, or of another start.
+        """
+        own, asked = folder / run.name, self._asked(run, folder)
+        known = _read(_Begun, own / _RUN)
+        if known is None or (known.took is None and not (own / LAST).is_file()):
+            known = _Begun(asked)  # one that saved nothing, say of too short lists, binds to none
+        before = asked | _as_read(DEFAULTS) | known.asked
+        for name in asked:
+            if before[name] != asked[name]:
+                plain = f": {before[name]!r}, not {asked[name]!r}" * (name not in _CONTENTS)
+                raise RecipeError(
+                    f"{own} holds a run with another {name}{plain}",
+                    "give what it was given, or name another folder for this comparison; nothing "
+                    "was changed.",
+                )
+        if known.took is not None:
+            return known.took
+        write_text(own / _RUN, json.dumps({"asked": asked}, indent=1))
+        result = train_run(
+            run, own, others=folder, resume=True, device=self.device, workers=self.workers
+        )
+        if not result.finished:
+            return None
+        took = _Took(seconds=result.seconds, cpu_seconds=result.cpu_seconds)
+        write_text(own / _RUN, json.dumps(dataclasses.asdict(_Begun(asked, took)), indent=1))
+        return took
+
+    def _asked(self, run: MethodRun, folder: Path) -> dict[str, Any]:
+        """Return what makes a run this one: files by their contents, wherever they lie."""
+        recipe, weights = run.recipe, run.recipe.weights
+        start = recipe.start_from if run.after is None else folder / run.after / BEST
+        fields = {name: value for name, value in fields_of(recipe).items() if name not in _FREE}
+        contents = (
+            self.videos.get(recipe.train_list or ""),
+            self.videos.get(recipe.val_list or ""),
+            recipe.classes and _content_of(recipe.classes),
+            start and _content_of(start),
+            # A file, or one of torchvision's names.
+            _content_of(weights) if weights and Path(weights).is_file() else weights,
+        )
+        return _as_read(fields | dict(zip(_CONTENTS, contents, strict=True)))
+
+    def _evaluated(
+        self, method: Method, answering: Sequence[MethodRun], folder: Path, test_list: str
+    ) -> _Evaluated:
+        """Evaluate a method's networks, unless what was found before is of the same ones."""
+        bests = {run.name: folder / run.name / BEST for run in answering}
+        asked = {
+            "videos": self.videos[test_list],
+            "frames": list(self.counts),
+            "networks": {name: _content_of(best) for name, best in bests.items()},
+        }
+        path = folder / f"{method.name}.json"
+        known = _read(_Evaluated, path)
+        if known is not None and known.asked == asked:
+            return known
+        networks = {}
+        for run in answering:
+            loaded = load_checkpoint(bests[run.name])
+            networks[run.recipe.frame_counts[-1]] = loaded.network
+        network, card = Answering(networks, ensemble=method.ensemble), loaded.card
+        accuracy = evaluate_network(
+            network,
+            card,
+            self.counts,
+            list_file=test_list,
+            root=answering[0].recipe.root,
+            workers=self.workers,
+            device=self.device,
+            precision=answering[0].recipe.precision,
+        )
+        found = _Evaluated(
+            asked=asked,
+            parameters=network.num_parameters,
+            bytes=network.num_bytes,
+            gmacs={t: network.macs(t, card.size) / 1e9 for t in self.counts},
+            accuracy={t: accuracy[t] for t in self.counts},
+        )
+        write_text(path, json.dumps(dataclasses.asdict(found), indent=1))
+        return found
+
+
+# What a run is known by beside the plain values of its recipe.
+_CONTENTS = ("train_videos", "val_videos", "classes", "start_from", "weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,3 +337,45 @@ def _as_read(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields as they are read back: with lists for tuples."""
     found: dict[str, Any] = schema.load(json.dumps(fields))
     return found
+
+
+def _content_of(path: str | Path) -> str:
+    """Return a file's SHA-256."""
+    try:
+        return file_record(Path(path)).sha256
+    except OSError as error:
+        raise RecipeError(f"cannot read {path}: {error.strerror}", "put it back.") from error
+
+
+def _checked_videos(recipe: Recipe, list_file: str) -> str:
+    """Return a hash of what a list says and of how large each of its videos is, once it is checked.
+
+    Two lists may say the same, each of the videos in its own folder. To read the videos
+    themselves would take as long as an epoch.
+    """
+    pattern = dataset_facts(recipe.dataset).frame_pattern
+    if recipe.classes is not None:  # a bad list should not be found after all the training
+        read_checked_list(
+            list_file,
+            num_classes=len(read_classes(recipe.classes)),
+            root=recipe.root,
+            frame_pattern=pattern,
+        )
+    videos = read_list(list_file, num_classes=None, root=recipe.root)
+    digest = hashlib.sha256(read_bytes(list_file, MOST_LIST_BYTES))
+    for video in videos:
+        digest.update(f" {_bytes_of(video, pattern)}".encode())
+    return digest.hexdigest()
+
+
+def _bytes_of(video: Video, frame_pattern: str | None) -> int | None:
+    """Return the size of a video or of its first image; None if training will leave it out."""
+    file = video.path
+    try:
+        if video.num_frames is not None and frame_pattern is not None:
+            file /= frame_pattern % 1
+        elif video.num_frames is not None:
+            file = next(iter(images_in_folder(file)), file)
+        return file.stat().st_size if file.is_file() else None
+    except (OSError, VideoError):
+        return None

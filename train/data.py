@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,8 @@ from ffn_edge.frames import (
     segment_centres,
     segment_random,
 )
-from ffn_edge.media.clips import open_video, read_checked_list
-from ffn_edge.media.images import Images, sample_frames
+from ffn_edge.media.clips import clips_at, open_video, read_checked_list
+from ffn_edge.media.images import Choose, Images, Key, sample_frames
 from ffn_edge.media.picture import crop_resize, prepare_frame
 from ffn_edge.media.video import VideoReader
 from ffn_edge.media.video_list import UNLABELLED, Video
@@ -114,7 +115,7 @@ class VideoDataset:
         self._short_side = short_side
         self._scales = scales
         self._seed = seed
-        self._cache: dict[Video, list[Images]] = {}
+        self._cache: dict[Video, _Decoded] = {}
         self._cache_room = cache_bytes
 
     def __len__(self) -> int:
@@ -146,12 +147,13 @@ class VideoDataset:
         variations: dict[tuple[int, ...], Variation] = {}
         drawn = rng
 
-        def choose(num_frames: int) -> dict[int, Indices]:
-            # Asked again for another number of frames, it draws as if it were asked once.
+        def choose(num_frames: int, frames: int) -> Indices:
             nonlocal drawn
-            drawn = copy.deepcopy(rng)
-            variations.clear()
-            return {t: self._draw_frames(num_frames, t, drawn) for t in self.frame_counts}
+            if frames == self.frame_counts[0]:
+                # Asked again for another number of frames, it draws as if it were asked once.
+                drawn = copy.deepcopy(rng)
+                variations.clear()
+            return self._draw_frames(num_frames, frames, drawn)
 
         def prepare(frame: Images) -> Images:
             height, width, _ = size = frame.shape
@@ -168,7 +170,7 @@ class VideoDataset:
                 upside_down=variation.upside_down,
             )
 
-        clips = self._sample(video, choose, prepare)
+        clips = self._clips(video, choose, prepare)
         variation = next(iter(variations.values()))
         if variation.backwards:
             clips = {t: clip[::-1] for t, clip in clips.items()}
@@ -177,27 +179,40 @@ class VideoDataset:
         return clips, variation.label(video.label, self._symmetries)
 
     def _test_clips(self, video: Video) -> dict[int, Clip]:
-        return self._sample(
+        return self._clips(
             video,
-            lambda n: {t: segment_centres(n, t) for t in self.frame_counts},
+            segment_centres,
             lambda frame: prepare_frame(frame, self._short_side, self._size),
         )
 
-    def _sample(
+    def _clips(
         self,
         video: Video,
-        choose: Callable[[int], Mapping[int, Indices]],
+        choose: Callable[[int, int], Indices],
         prepare: Callable[[Images], Images],
     ) -> dict[int, Clip]:
-        """Return a video's clips from one decode, or from the cache; see `VideoReader.sample`."""
+        """Return a video's clips from one decode, or from the cache; see `clips_at`."""
         if video not in self._cache:
             with open_video(video, frame_pattern=self._pattern) as reader:
                 size = self._cache_room + 1
                 if self._cache_room and isinstance(reader, VideoReader):
                     size = reader.stated_frames * reader.height * reader.width * 3
                 if size > self._cache_room:
-                    return reader.sample(choose, prepare)
-                self._cache[video] = list(reader)
+                    return clips_at(reader, self.frame_counts, choose, prepare)
+                self._cache[video] = _Decoded(list(reader), video.path)
                 self._cache_room -= size
-        images = self._cache[video]
-        return sample_frames(len(images), images.__getitem__, choose, prepare, video.path)
+        return clips_at(self._cache[video], self.frame_counts, choose, prepare)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """The frames of a video in memory, which are sampled as those of a file are."""
+
+    images: list[Images]
+    path: Path
+
+    def sample(
+        self, choose: Choose[Key], prepare: Callable[[Images], Images] | None = None
+    ) -> dict[Key, Images]:
+        """Return several choices of frames; see `VideoReader.sample`."""
+        return sample_frames(len(self.images), self.images.__getitem__, choose, prepare, self.path)

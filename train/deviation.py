@@ -9,8 +9,9 @@ Legend: C channels of a norm, R rows: everything that is not a channel (clips, f
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,16 +24,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.convnext import LayerNorm2d  # type: ignore[import-untyped]
 
-from ffn_edge.errors import DataError, FrameCountError, NetworkError
+from ffn_edge.errors import DataError, FrameCountError, NetworkError, VideoError
 from ffn_edge.frames import nearest_frame_count
+from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_list import Video
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.checkpoint import ModelCard
+from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
 from ffn_edge.network.layers import NORM_TYPES, SpecializedNorm
 from ffn_edge.network.threads import Measured
-from ffn_edge.network.unshared import UnsharedNetwork
+from ffn_edge.train.batches import VideoBatches, videos_for
 from ffn_edge.train.evaluate import not_finite
 from ffn_edge.train.loading import Batch, to_model_input
 from ffn_edge.train.moments import Moments, rows_of_channels
+from ffn_edge.train.processes import join_processes
 
 Vector = npt.NDArray[np.float64]
 
@@ -112,7 +116,7 @@ class OutputShift:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Pair:
     """The lower frame count's pass against the higher's, which is the reference."""
 
     low: Pass
@@ -144,7 +148,7 @@ class Deviation:
     """
 
     clips: int
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[Pair, ...]
 
     @property
     def frame_counts(self) -> tuple[int, int]:
@@ -174,11 +178,8 @@ def shift(statistics: Statistics, reference: Statistics) -> Shift:
 
 def norm_layers(network: FrameFlexibleNetwork, sub_network: int) -> dict[str, nn.Module]:
     """Return the norms that serve `sub_network`, by their layer's name."""
-    body: nn.Module = network.body
-    if isinstance(network, UnsharedNetwork):
-        body = network.networks[sub_network].body
     norms: dict[str, nn.Module] = {}
-    for name, layer in body.named_modules():
+    for name, layer in network.serving(sub_network).body.named_modules():
         if isinstance(layer, SpecializedNorm):
             norms[name] = layer.norms[str(sub_network)]
         elif isinstance(layer, NORM_TYPES) and name.rsplit(".", 2)[0] not in norms:
@@ -226,9 +227,9 @@ def measure(
     reference = _Recorder(network, high, one)
     lows = [_Recorder(network, low, one)]
     # Networks that share no weight have no channels in common that could be compared.
-    if sub_network is None and own != one and not isinstance(network, UnsharedNetwork):
+    if sub_network is None and own != one and network.serving(own) is network:
         lows.append(_Recorder(network, low, own))
-    outputs = [_OutputSums() for _ in lows]
+    outputs = torch.zeros(len(lows), 3, dtype=torch.float64)
     clips = 0
     with torch.inference_mode():
         for batch in batches:
@@ -240,18 +241,79 @@ def measure(
             clips += len(labels)
             with measured():
                 expected = reference.run(inputs[high], labels)
-                for recorder, sums in zip(lows, outputs, strict=True):
-                    sums.add(recorder.run(inputs[low], labels), expected)
+                for sums, recorder in zip(outputs, lows, strict=True):
+                    sums += _output_shifts(recorder.run(inputs[low], labels), expected).cpu()
     if not clips:
         raise DataError("not one clip could be read", "check the list file and its videos.")
     passed = reference.result(clips)
     return Deviation(
         clips,
         tuple(
-            Comparison(recorder.result(clips), passed, sums.result(clips))
+            Pair(recorder.result(clips), passed, OutputShift(*(sums / clips).tolist()))
             for recorder, sums in zip(lows, outputs, strict=True)
         ),
     )
+
+
+def deviation_of_checkpoint(
+    checkpoint: str,
+    frame_counts: Sequence[int] | None = None,
+    *,
+    list_file: str,
+    layer: str | None = None,
+    sub_network: int | None = None,
+    root: str | None = None,
+    clips: int | None = None,
+    batch_size: int = 16,
+    workers: int = 0,
+    device: str | None = None,
+) -> Deviation:
+    """Measure a checkpoint on a list of videos.
+
+    Args:
+        checkpoint: a file of `ffn-edge train` or `import`.
+        frame_counts: two; left out, the network's lowest and highest.
+        list_file: see `read_list`.
+        layer: a layer that must exist, since it is to be shown.
+        sub_network: see `measure`.
+        root: the folder that the list's paths are relative to; the list's own if None.
+        clips: use this many of the videos, chosen once at random; None for all. Videos shorter
+            than the higher frame count are left out: their clips would repeat frames.
+        batch_size: videos at a time.
+        workers: processes that decode; 0 decodes in this one.
+        device: "cpu", "cuda" or "cuda:1"; None for a GPU where there is one.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        FrameCountError: not two frame counts, or no such sub-network.
+        NetworkError: no norm, or no such layer.
+        DataError: the list cannot be used, its videos are too short, or too many are broken.
+    """
+    loaded = load_checkpoint(checkpoint)
+    network, card = loaded.network, loaded.card
+    chosen = set(frame_counts or (network.frame_counts[0], network.frame_counts[-1]))
+    if len(chosen) != 2:
+        raise FrameCountError(
+            f"two different frame counts are compared; got {', '.join(map(str, sorted(chosen)))}",
+            "name two, such as --frames 4,16.",
+        )
+    low, high = sorted(chosen)
+    if layer is not None:
+        _check_layer(layer, list(norm_layers(network, network.frame_counts[-1])))
+    videos = videos_for(card, list_file, (low, high), root=root)
+    videos.videos = _choose(videos.videos, high, clips)
+    batches = VideoBatches(videos, batch_size=batch_size, workers=workers)
+    with join_processes(device) as processes:
+        return measure(
+            network.to(processes.device),
+            batches.epoch("measuring"),
+            low,
+            high,
+            card,
+            device=processes.device,
+            sub_network=sub_network,
+            measured=processes.measured(),
+        )
 
 
 class _Recorder:
@@ -303,23 +365,11 @@ class _Recorder:
         self._moments.setdefault(name, Moments()).add(rows)
 
 
-class _OutputSums:
-    """Sums over clips that make an `OutputShift`."""
-
-    def __init__(self) -> None:
-        self._agree = 0
-        self._kl = 0.0
-        self._logit = 0.0
-
-    def add(self, low: Tensor, high: Tensor) -> None:
-        """Add logits (B, classes) of the lower and of the higher frame count."""
-        self._agree += int((low.argmax(1) == high.argmax(1)).sum())
-        kl = F.kl_div(low.log_softmax(1), high.log_softmax(1), reduction="sum", log_target=True)
-        self._kl += float(kl)
-        self._logit += float((low - high).abs().mean(1).sum())
-
-    def result(self, clips: int) -> OutputShift:
-        return OutputShift(self._agree / clips, self._kl / clips, self._logit / clips)
+def _output_shifts(low: Tensor, high: Tensor) -> Tensor:
+    """Return the sums over clips of what an `OutputShift` has the means of: float64 (3,)."""
+    agree = (low.argmax(1) == high.argmax(1)).sum()
+    kl = F.kl_div(low.log_softmax(1), high.log_softmax(1), reduction="sum", log_target=True)
+    return torch.stack([agree.double(), kl, (low - high).abs().mean(1).sum()])
 
 
 def _statistics(moments: Moments, eps: float) -> Statistics:
@@ -339,3 +389,39 @@ def _running(norm: nn.Module) -> Statistics | None:
         return None
     std = (variance.double() + _eps(norm)).sqrt()
     return Statistics(mean.double().cpu().numpy(), std.cpu().numpy())
+
+
+def _check_layer(layer: str, names: Sequence[str]) -> None:
+    if layer not in names:
+        near = difflib.get_close_matches(layer, names, n=3, cutoff=0.4) or names[:3]
+        raise NetworkError(
+            f"the network has no norm layer {layer!r}", f"did you mean {' or '.join(near)}?"
+        )
+
+
+def _choose(videos: Sequence[Video], frames: int, clips: int | None) -> tuple[Video, ...]:
+    """Return up to `clips` of the videos that have as many frames, in the list's order."""
+    chosen: list[int] = []
+    # Lists are often in the order of the classes; the first lines, or every n-th, would be few.
+    for index in np.random.default_rng(0).permutation(len(videos)).tolist():
+        if len(chosen) == clips:
+            break
+        if _has_frames(videos[index], frames):
+            chosen.append(index)
+    if not chosen:
+        raise DataError(
+            f"no video of the list has {frames} frames",
+            "compare lower frame counts; a shorter video would only repeat its frames.",
+        )
+    return tuple(videos[index] for index in sorted(chosen))
+
+
+def _has_frames(video: Video, frames: int) -> bool:
+    """Tell whether a video is long enough; one that cannot be opened is the loader's to report."""
+    if video.num_frames is not None:
+        return video.num_frames >= frames
+    try:
+        with VideoReader(video.path, threads=1) as reader:
+            return reader.num_frames >= frames
+    except (VideoError, OSError):
+        return True

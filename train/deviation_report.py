@@ -1,79 +1,20 @@
-"""What `ffn-edge deviation` reports: the measurement of a checkpoint as tables and JSON."""
+"""What `ffn-edge deviation` reports: tables, a picture of every layer, and JSON."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.table import Table
 
-from ffn_edge.errors import DataError, FrameCountError, NetworkError, VideoError
-from ffn_edge.media.video import VideoReader
-from ffn_edge.media.video_list import Video
-from ffn_edge.network.checkpoint import load_checkpoint
-from ffn_edge.train.batches import VideoBatches, videos_for
-from ffn_edge.train.deviation import Deviation, Pass, Shift, Statistics, measure, norm_layers
-from ffn_edge.train.processes import join_processes
+from ffn_edge.files.figure import COLOURS, MARKERS, drawn
+from ffn_edge.train.deviation import Deviation, Pass, Shift, Statistics
 
-
-def deviation_of_checkpoint(
-    checkpoint: str,
-    frame_counts: Sequence[int] | None = None,
-    *,
-    list_file: str,
-    layer: str | None = None,
-    sub_network: int | None = None,
-    root: str | None = None,
-    clips: int | None = None,
-    batch_size: int = 16,
-    workers: int = 0,
-    device: str | None = None,
-) -> Deviation:
-    """Measure a checkpoint on a list of videos.
-
-    Args:
-        checkpoint: a file of `ffn-edge train` or `import`.
-        frame_counts: two; left out, the network's lowest and highest.
-        list_file: see `read_list`.
-        layer: a layer that must exist, since it is to be shown.
-        sub_network: see `measure`.
-        root: the folder that the list's paths are relative to; the list's own if None.
-        clips: use this many of the videos, chosen once at random; None for all. Videos shorter
-            than the higher frame count are left out: their clips would repeat frames.
-        batch_size: videos at a time.
-        workers: processes that decode; 0 decodes in this one.
-        device: "cpu", "cuda" or "cuda:1"; None for a GPU where there is one.
-
-    Raises:
-        CheckpointError: the checkpoint cannot be read.
-        FrameCountError: not two frame counts, or no such sub-network.
-        NetworkError: no norm, or no such layer.
-        DataError: the list cannot be used, its videos are too short, or too many are broken.
-    """
-    loaded = load_checkpoint(checkpoint)
-    network, card = loaded.network, loaded.card
-    low, high = _two(frame_counts, network.frame_counts)
-    if layer is not None:
-        _check_layer(layer, list(norm_layers(network, network.frame_counts[-1])))
-    videos = videos_for(card, list_file, (low, high), root=root)
-    videos.videos = _choose(videos.videos, high, clips)
-    batches = VideoBatches(videos, batch_size=batch_size, workers=workers)
-    with join_processes(device) as processes:
-        return measure(
-            network.to(processes.device),
-            batches.epoch("measuring"),
-            low,
-            high,
-            card,
-            device=processes.device,
-            sub_network=sub_network,
-            measured=processes.measured(),
-        )
+_NAMES_ON_AXIS = 30
 
 
 def tables_of(deviation: Deviation) -> list[Table]:
@@ -126,6 +67,51 @@ def tables_of(deviation: Deviation) -> list[Table]:
     return [layers, outputs]
 
 
+def plot_deviation(deviation: Deviation, path: str) -> None:
+    """Draw how far μ and σ of every layer deviate.
+
+    Args:
+        deviation: what to draw.
+        path: the file, as `ffn_edge.files.figure.check_figure` takes it.
+
+    Raises:
+        FfnEdgeError: the file cannot be written.
+    """
+    low, high = deviation.frame_counts
+    moves: dict[str, Mapping[str, Shift | None]] = {
+        pair.name: {**pair.shifts()} for pair in deviation.comparisons
+    }
+    mismatches: dict[str, Mapping[str, Shift | None]] = {
+        one.name: one.mismatches() for one in deviation.passes
+    }
+    rows = {f"between {low} and {high} frames": moves}
+    if any(mismatches[deviation.passes[-1].name].values()):
+        rows["against the statistics that the norm holds"] = mismatches
+    names = list(deviation.passes[-1].layers)
+    every = math.ceil(len(names) / _NAMES_ON_AXIS)
+    with drawn(
+        path, rows=len(rows), columns=2, size=(11, 1.5 + 2.4 * len(rows)), sharex=True, dpi=100
+    ) as (figure, axes):
+        for (title, curves), (means, stds) in zip(rows.items(), axes, strict=True):
+            for place, (label, shifts) in enumerate(curves.items()):
+                moved = [shifts[name] for name in names]
+                style = {"color": COLOURS[place], "marker": MARKERS[place], "label": label}
+                # NaN: a gap
+                means.plot([each.mean if each else math.nan for each in moved], **style)
+                stds.plot([each.std if each else math.nan for each in moved], **style)
+            means.set(title=f"every layer's μ {title}", ylabel="RMS of Δμ/σ")
+            stds.set(title=f"every layer's σ {title}", ylabel="mean of |Δ ln σ|")
+            stds.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize="small")
+        for axis in axes.flat:
+            axis.set_ylim(bottom=0)
+            axis.title.set_fontsize("medium")
+            axis.set_xticks(range(0, len(names), every), names[::every], rotation=90, fontsize=7)
+        figure.suptitle(
+            f"Temporal Frequency Deviation between {low} and {high} frames, {deviation.clips} "
+            "clips. A by B: A frames, served by the sub-network of B frames"
+        )
+
+
 def json_of(deviation: Deviation, layer: str | None = None) -> dict[str, Any]:
     """Return the deviation ready for JSON, with the channels of one layer.
 
@@ -161,52 +147,6 @@ def json_of(deviation: Deviation, layer: str | None = None) -> dict[str, Any]:
         ],
         "layer": shown,
     }
-
-
-def _two(frame_counts: Sequence[int] | None, trained: Sequence[int]) -> tuple[int, int]:
-    """Return the lower and the higher frame count to compare."""
-    chosen = tuple(frame_counts or sorted({trained[0], trained[-1]}))
-    if len(set(chosen)) != 2:
-        raise FrameCountError(
-            f"two different frame counts are compared; got {', '.join(map(str, chosen))}",
-            "name two, such as --frames 4,16.",
-        )
-    return min(chosen), max(chosen)
-
-
-def _check_layer(layer: str, names: Sequence[str]) -> None:
-    if layer not in names:
-        near = difflib.get_close_matches(layer, names, n=3, cutoff=0.4) or names[:3]
-        raise NetworkError(
-            f"the network has no norm layer {layer!r}", f"did you mean {' or '.join(near)}?"
-        )
-
-
-def _choose(videos: Sequence[Video], frames: int, clips: int | None) -> tuple[Video, ...]:
-    """Return up to `clips` of the videos that have as many frames, in the list's order."""
-    chosen: list[int] = []
-    # Lists are often in the order of the classes; the first lines, or every n-th, would be few.
-    for index in np.random.default_rng(0).permutation(len(videos)).tolist():
-        if len(chosen) == clips:
-            break
-        if _has_frames(videos[index], frames):
-            chosen.append(index)
-    if not chosen:
-        raise DataError(
-            f"no video of the list has {frames} frames",
-            "compare lower frame counts; a shorter video would only repeat its frames.",
-        )
-    return tuple(videos[index] for index in sorted(chosen))
-
-
-def _has_frames(video: Video, frames: int) -> bool:
-    if video.num_frames is not None:
-        return video.num_frames >= frames
-    try:
-        with VideoReader(video.path, threads=1) as reader:
-            return reader.num_frames >= frames
-    except (VideoError, OSError):
-        return True  # the loader will report it
 
 
 def _cell(moved: Shift | None) -> str:

@@ -10,7 +10,7 @@ import itertools
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ffn_edge.errors import DataError, reason_of
+from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.loader_process import Stacked, receive, serve, stack
 
@@ -73,9 +74,21 @@ def to_model_input(frames: Tensor, mean: Sequence[float], std: Sequence[float]) 
         what PyTorch calls channels-last.
     """
     deviation = torch.tensor(std, dtype=torch.float32)
-    scale = (1 / (255 * deviation)).to(frames.device)
-    shift = (torch.tensor(mean, dtype=torch.float32) / deviation).to(frames.device)
+    # Copies that block would wait for all that the device has still to do.
+    scale = (1 / (255 * deviation)).to(frames.device, non_blocking=True)
+    shift = torch.tensor(mean, dtype=torch.float32) / deviation
+    shift = shift.to(frames.device, non_blocking=True)
     return frames.to(torch.float32).mul_(scale).sub_(shift).permute(0, 1, 4, 2, 3)
+
+
+def model_inputs(
+    clips: Mapping[int, Tensor], card: ModelCard, device: torch.device
+) -> dict[int, Tensor]:
+    """Return clips as a network takes them, on its device: uint8 (B, T, S, S, 3) by frame count."""
+    return {
+        t: to_model_input(clip.to(device, non_blocking=True), card.mean, card.std)
+        for t, clip in clips.items()
+    }
 
 
 class ResumableSampler:

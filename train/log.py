@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -23,6 +23,7 @@ from ffn_edge.terminal import Terminal
 
 METRICS = "metrics.jsonl"
 _MOST_BYTES = 1 << 30  # of millions of steps
+_log = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -41,12 +42,12 @@ class RunLog:
         self, folder: Path, total_steps: int, first_step: int, first_epoch: int, enabled: bool
     ) -> None:
         self.enabled = enabled
-        self.console = Terminal(stderr=True, quiet=not enabled)
+        self._console = Terminal(stderr=True)
         self._folder = folder
         self._first_step = first_step
         self._first_epoch = first_epoch
         self._total_steps = total_steps
-        self._now_and_then = NowAndThen(self.note)
+        self._now_and_then = NowAndThen(_log.info)
 
     def __enter__(self) -> RunLog:
         """Open the files and show the bar.
@@ -79,8 +80,8 @@ class RunLog:
                     TimeElapsedColumn(),
                     TextColumn("left"),
                     TimeRemainingColumn(),
-                    console=self.console,
-                    disable=not self.console.is_terminal,
+                    console=self._console,
+                    disable=not self._console.is_terminal,
                 )
             )
             self._task = self._progress.add_task(
@@ -89,19 +90,14 @@ class RunLog:
             self._open = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if not self.enabled:
             return
         try:
             with self._disk_errors():
                 self._open.close()  # tries once more to write what it holds
         except CheckpointError:
-            if error is None:
+            if error[0] is None:
                 raise
 
     def _take_folder(self) -> FileLock:
@@ -120,22 +116,22 @@ class RunLog:
             pass  # a file system without locks
         return lock
 
-    def step(self, step: int, epoch: int, values: dict[str, Any]) -> None:
-        """Record one optimiser step."""
+    def step(self, step: int, epoch: int, values: dict[str, float]) -> None:
+        """Record one optimiser step; "distillation/4" is the value 4 of "distillation"."""
         if not self.enabled:
             return
         with self._disk_errors():
-            self._line({"step": step, "epoch": epoch, **values})
-            for name, value in _flat(values):
+            self._line({"step": step, "epoch": epoch, **_nested(values)})
+            for name, value in values.items():
                 self._board.add_scalar(f"train/{name}", value, step)
         description = f"epoch {epoch + 1}  loss {values['loss']:.3f}"
-        if self.console.is_terminal:
+        if self._console.is_terminal:
             self._progress.update(self._task, completed=step + 1, description=description)
         else:
             self._now_and_then(lambda: f"{description}  step {step + 1} of {self._total_steps}")
 
     def validation(self, step: int, epoch: int, accuracy: dict[str, Any]) -> None:
-        """Record and print a validation."""
+        """Record a validation, and tell it."""
         if not self.enabled:
             return
         with self._disk_errors():
@@ -143,11 +139,7 @@ class RunLog:
             for frames, values in accuracy.items():
                 self._board.add_scalar(f"validation/top1_{frames}_frames", values["top1"], step)
         top1 = "  ".join(f"{t} frames {v['top1']:.1%}" for t, v in accuracy.items())
-        self.console.print(f"epoch {epoch + 1}: top-1 {top1}")
-
-    def note(self, text: str) -> None:
-        """Print one line above the progress bar."""
-        self.console.say(text)
+        _log.info("epoch %d: top-1 %s", epoch + 1, top1)
 
     def flush(self) -> None:
         """Bring what was recorded to the files, before a checkpoint says it is there."""
@@ -196,12 +188,13 @@ def _is_before(line: str, step: int, epoch: int) -> bool:
     return values.step < step if values.validation is None else values.epoch < epoch
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    """Turn {"distillation": {"4": 0.1}} into [("distillation/4", 0.1)]."""
-    pairs: list[tuple[str, float]] = []
+def _nested(values: dict[str, float]) -> dict[str, Any]:
+    """Turn {"distillation/4": 0.1} into {"distillation": {"4": 0.1}}."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict):
-            pairs += _flat(value, f"{prefix}{name}/")
+        kind, slash, frames = name.partition("/")
+        if slash:
+            found.setdefault(kind, {})[frames] = value
         else:
-            pairs.append((prefix + name, float(value)))
-    return pairs
+            found[name] = value
+    return found

@@ -1,60 +1,48 @@
-"""The training loop: from a recipe to checkpoints, in one pass from top to bottom."""
+"""The training loop: from a recipe to checkpoints."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import logging
 import math
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
+from ffn_edge.bundle.bundle import Accuracy
 from ffn_edge.errors import DataError, RecipeError, counted
 from ffn_edge.media.classes import read_classes
-from ffn_edge.network import build, family_of
-from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
-from ffn_edge.network.transfer import start_from
+from ffn_edge.network import FrameFlexibleNetwork, build, family_of
+from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint, start_from
 from ffn_edge.signals import ending_signals, on_signals
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.evaluate import evaluate
-from ffn_edge.train.loading import (
-    Batch,
-    BrokenVideos,
-    Loader,
-    ResumableSampler,
-    to_model_input,
-)
+from ffn_edge.train.loading import Batch, BrokenVideos, Loader, ResumableSampler, model_inputs
 from ffn_edge.train.log import RunLog
-from ffn_edge.train.objective import LossTerms, MultiFrequencyLoss
-from ffn_edge.train.optimizer import (
-    average_of,
-    learning_rate_factor,
-    make_optimizer,
-    take_step,
-)
+from ffn_edge.train.objective import MultiFrequencyLoss
+from ffn_edge.train.optimizer import MovingAverage, learning_rate_factor, make_optimizer
 from ffn_edge.train.processes import (
     Processes,
-    autocast_to,
     compute_dtype,
     join_processes,
     keep_freed_memory,
     to_channels_last,
 )
 from ffn_edge.train.recipe import Recipe
-from ffn_edge.train.run_state import Clock, RunParts, RunState, TrainResult
+from ffn_edge.train.run_state import RunState, TrainResult, load_run, save_run
 from ffn_edge.train.sampling import clips_of_step, sampled_frame_counts, trained_frame_counts
-from ffn_edge.train.step import Order, backward
+from ffn_edge.train.step import Learner, Order
 
 LAST, BEST = "last.pt", "best.pt"
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -67,23 +55,24 @@ def train(
 ) -> TrainResult:
     """Train the recipe's network; write `last.pt`, `best.pt`, `metrics.jsonl`, TensorBoard events.
 
-    SIGTERM and Ctrl-C save `last.pt` after the step in progress and end the run. A run that was
-    killed continues from its last checkpoint with the same data, order and randomness: on a CPU
-    with a fixed number of threads its loss curve equals the uninterrupted one; with a number that
-    is measured as it goes (see `ffn_edge.device.cpu_threads`), to rounding.
+    SIGTERM and Ctrl-C save `last.pt` after the step in progress, with several processes after the
+    next logged one, and end the run. A run that was killed continues from its last checkpoint with
+    the same data, order and randomness: on a CPU with a fixed number of threads its loss curve
+    equals the uninterrupted one; with a number that is measured as it goes (see
+    `ffn_edge.device.cpu_threads`), to rounding.
 
     Args:
         recipe: what to train; its data paths must be set.
         output: the run's folder.
         resume: continue from `last.pt` in the folder. With more epochs than it was to have, the
             learning rate follows the longer schedule from there on; with videos removed from the
-            list or added, see `RunParts.load`.
+            list or added, see `load_run`.
         device: "cpu", "cuda", "cuda:1"; None for a GPU where there is one.
         workers: data-loader processes per training process; 0 decodes in the training process.
 
     Raises:
         RecipeError: no data paths, the folder holds a run and `resume` is not set, another process
-            trains in it, or the batch does not divide over the processes.
+            trains in it, the batch does not divide over the processes, or the loss diverged.
         CheckpointError: nothing to resume from, or a run of another recipe or of other classes; a
             full disk.
         DataError: the lists cannot be used, or too many videos are broken.
@@ -96,246 +85,247 @@ def train(
             "continue it with --resume, or name another folder; nothing was changed.",
         )
     with join_processes(device) as processes:
+        run = Run(recipe, folder, processes, resume=resume, workers=workers)
+        with run.record, on_signals(run.stop.set, *ending_signals(), once=False):
+            for epoch in run.epochs():
+                for batch in run.batches(epoch):
+                    run.step(batch)
+                    if run.should_log():
+                        run.log()
+                    if run.must_save():
+                        run.save()
+                if run.validates(epoch):
+                    run.keep_best(epoch, run.validate())
+            return run.result()
+
+
+class Run:
+    """One training run: what it learns from, what learns, and how far it has come.
+
+    Attributes:
+        stop: asks the run to end; is read between steps.
+        stopping: whether it was asked to; processes agree on it.
+        record: of the run; it holds the folder while it is open.
+        state: how far it has come.
+    """
+
+    def __init__(
+        self, recipe: Recipe, folder: Path, processes: Processes, *, resume: bool, workers: int
+    ) -> None:
         if processes.device.type == "cpu":
             keep_freed_memory()
         torch.manual_seed(recipe.seed)  # every process starts from the same weights
+        self.recipe, self.folder, self.processes = recipe, folder, processes
+        self.stop, self.stopping = threading.Event(), False
 
-        # Data.
         classes = read_classes(recipe.data_path("classes"))
-        train_set = _dataset(recipe, classes, training=True)
-        val_set = _dataset(recipe, classes, training=False)
-        micro_batch = _micro_batch(recipe, processes)
+        videos = _dataset(recipe, classes, training=True)
+        val_videos = _dataset(recipe, classes, training=False)
+        _warn_of_absent_classes(classes, videos)
+        batch_size = _micro_batch(recipe, processes)
+        self.videos_per_step = batch_size * recipe.accumulate  # of this process
         rank, world_size = processes.rank, processes.world_size
-        sampler = ResumableSampler(
-            len(train_set), seed=recipe.seed, rank=rank, world_size=world_size
+        self.sampler = ResumableSampler(
+            len(videos), seed=recipe.seed, rank=rank, world_size=world_size
         )
-        loader = Loader(train_set, sampler, batch_size=micro_batch, workers=workers)
-        val_loader = Loader(
-            val_set,
-            ResumableSampler(len(val_set), shuffle=False, rank=rank, world_size=world_size),
-            batch_size=micro_batch,
-            workers=workers,
+        self.loader = Loader(videos, self.sampler, batch_size=batch_size, workers=workers)
+        val_sampler = ResumableSampler(
+            len(val_videos), shuffle=False, rank=rank, world_size=world_size
         )
-        broken = BrokenVideos(len(train_set), recipe.max_broken_share)
-        broken_val = BrokenVideos(len(val_set), recipe.max_broken_share)
-        steps_per_epoch = len(sampler) // (micro_batch * recipe.accumulate)
-        if steps_per_epoch == 0:
+        self.val_loader = Loader(val_videos, val_sampler, batch_size=batch_size, workers=workers)
+        self.broken = BrokenVideos(len(videos), recipe.max_broken_share)
+        self.val_broken = BrokenVideos(len(val_videos), recipe.max_broken_share)
+        self.val_measured = processes.measured()
+        epoch_steps = len(self.sampler) // self.videos_per_step
+        if epoch_steps == 0:
             raise RecipeError(
-                f"{len(train_set)} training videos do not fill one batch of {recipe.batch_size}",
+                f"{len(videos)} training videos do not fill one batch of {recipe.batch_size}",
                 "lower batch_size.",
             )
 
-        # Network, objective, optimiser.
-        family = family_of(recipe.architecture)
-        card = ModelCard(
-            classes=classes,
-            size=recipe.size,
-            short_side=recipe.scaled_to,
-            mean=family.mean,
-            std=family.std,
-            dataset=recipe.dataset,
-        )
-        network = build(
-            recipe.architecture,
-            len(classes),
-            trained_frame_counts(recipe),
-            # A resumed run takes its weights from the checkpoint; the image weights may be gone.
-            weights=None if resume else recipe.weights,
-            dropout=recipe.dropout,
-            without=recipe.without,
-        )
-        if recipe.start_from is not None and not resume:
-            start_from(network, load_checkpoint(recipe.start_from).network)
-        network = network.to(processes.device)
-        if recipe.channels_last:
-            to_channels_last(network)
-        if recipe.sync_norm and processes.world_size > 1:
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        distils = "td" not in recipe.without
-        objective = MultiFrequencyLoss(
-            recipe.distillation_weight if distils else 0.0,
-            label_smoothing=recipe.label_smoothing,
-            supervise_all=recipe.supervise_all or not distils,
-        )
-        optimizer = make_optimizer(network, recipe)
-        schedule = LambdaLR(
-            optimizer, lambda step: learning_rate_factor(recipe, step, steps_per_epoch)
-        )
-        dtype = compute_dtype(recipe.precision, processes.device, network)
-        autocast = autocast_to(dtype, processes.device)
-        # Only float16 needs scaled gradients; a disabled scaler passes everything through.
-        scaler = torch.amp.GradScaler(processes.device.type, enabled=dtype is torch.float16)
-        order = _order(recipe, processes, dtype)
-        average = average_of(network, recipe.ema_decay) if recipe.ema_decay is not None else None
-        forward: Any = network
-        if processes.world_size > 1:
-            forward = DistributedDataParallel(forward)
-        step_measured, validation_measured = processes.measured(), processes.measured()
-
-        # Where to start.
-        parts = RunParts(network, optimizer, schedule, scaler, average)
-        state = RunState(epoch_steps=steps_per_epoch)
+        self.card = _card(recipe, classes)
+        self.learner = _learner(recipe, len(classes), processes, epoch_steps, resume=resume)
+        self.state = RunState(epoch_steps=epoch_steps)
         if resume:
-            state = parts.load(folder / LAST, card, recipe, steps_per_epoch)
-        total_steps = state.step + recipe.epochs * steps_per_epoch - state.position
-        clock = Clock(state)
-        stop = threading.Event()  # is read between steps
-        with (
-            RunLog(folder, total_steps, state.step, state.epoch, processes.first) as log,
-            on_signals(stop.set, *ending_signals(), once=False),
+            self.state = load_run(folder / LAST, self.learner, self.card, recipe, epoch_steps)
+        steps_left = recipe.epochs * epoch_steps - self.state.position
+        self.record = RunLog(
+            folder, self.state.step + steps_left, self.state.step, self.state.epoch, processes.first
+        )
+        self._unlogged: list[tuple[float, dict[str, Tensor]]] = []  # learning rates, loss terms
+        self._saved_at = time.monotonic()
+        self._started = time.monotonic() - self.state.seconds
+        self._cpu_started = time.process_time() - self.state.cpu_seconds
+
+    def epochs(self) -> Iterator[int]:
+        """Yield the epochs to train; save after each, be it whole or stopped."""
+        while self.state.epoch < self.recipe.epochs and not self.stopping:
+            yield self.state.epoch
+            if not self.stopping:
+                self.state = dataclasses.replace(
+                    self.state, epoch=self.state.epoch + 1, epoch_step=0
+                )
+            self.save()
+
+    def batches(self, epoch: int) -> Iterator[Iterable[Batch]]:
+        """Yield what is left of the epoch's batches, each in its parts."""
+        self.sampler.start(epoch, self.state.epoch_step * self.videos_per_step)
+        parts = iter(self.loader)
+        while self.state.epoch_step < self.state.epoch_steps and not self.stopping:
+            yield itertools.islice(parts, self.recipe.accumulate)
+
+    def step(self, batch: Iterable[Batch]) -> None:
+        """Learn from a batch, without waiting for the device."""
+        # Dropout depends on the step and not on what came before: a resumed run draws the same, on
+        # every process its own.
+        torch.manual_seed(_seed(self.recipe.seed, self.state.step, self.processes.rank))
+        self.learner.network.train()
+        rate = self.learner.schedule.get_last_lr()[0]
+        terms = self.learner.step(self._inputs(part, of) for part, of in enumerate(batch))
+        self._unlogged.append((float(rate), terms))
+        self.state = dataclasses.replace(
+            self.state, step=self.state.step + 1, epoch_step=self.state.epoch_step + 1
+        )
+
+    def should_log(self) -> bool:
+        """Whether the last steps are to be logged: every `log_every`, and the last of an epoch."""
+        is_last = self.state.epoch_step == self.state.epoch_steps
+        return is_last or len(self._unlogged) >= self.recipe.log_every
+
+    def log(self) -> None:
+        """Log the steps since the last time. In the loop, only here the host awaits the device."""
+        if not self._unlogged:
+            return
+        first = self.state.step - len(self._unlogged)
+        columns = torch.stack([torch.stack([*terms.values()]) for _, terms in self._unlogged])
+        for step, ((rate, terms), row) in enumerate(
+            zip(self._unlogged, columns.tolist(), strict=True), start=first
         ):
-            if state.fewer_epochs is not None:
-                log.note(
-                    f"{recipe.epochs} epochs instead of {state.fewer_epochs}: from here on the "
-                    "learning rate is that of the longer schedule"
+            values = dict(zip(terms, row, strict=True))
+            if not math.isfinite(values["loss"]):
+                kept = (self.folder / LAST).exists()
+                raise RecipeError(
+                    f"the loss is {values['loss']} at step {step}",
+                    "lower learning_rate or set clip_gradient"
+                    + ("; last.pt holds the run before." if kept else "."),
                 )
-            if state.other_epoch_steps is not None:
-                log.note(
-                    f"an epoch has {counted(steps_per_epoch, 'step')} instead of "
-                    f"{state.other_epoch_steps}: the run goes on after "
-                    f"{counted(state.epoch, 'epoch')} and {counted(state.epoch_step, 'step')}"
-                )
-            if absent := sorted(set(range(len(classes))) - {v.label for v in train_set.videos}):
-                log.note(
-                    f"there is no training video of {counted(len(absent), 'class', 'classes')} of "
-                    f"{len(classes)}, such as {classes[absent[0]]!r}, class {absent[0]}"
-                )
-            saved_at = time.monotonic()
+            self.record.step(step, self.state.epoch, {**values, "learning_rate": rate})
+        self._unlogged.clear()
 
-            def save(state: RunState) -> RunState:
-                nonlocal saved_at
-                log.flush()
-                state = clock.timed(state)
-                if processes.first:
-                    parts.save(folder / LAST, card, recipe, state)
-                processes.barrier()
-                saved_at = time.monotonic()
-                return state
+    def must_save(self) -> bool:
+        """Whether a checkpoint is due. Several processes agree on it, and to stop, where they log.
 
-            def unreadable() -> tuple[str, ...]:
-                reasons = processes.gather((*broken.reasons, *broken_val.reasons))
-                for reason in reasons:
-                    log.note(f"skipped: {reason}")
-                return reasons
+        That takes one exchange, for which each waits for its device.
+        """
+        if self._unlogged and self.processes.world_size > 1:
+            return False
+        due = time.monotonic() - self._saved_at > 60 * self.recipe.checkpoint_minutes
+        self.stopping, due = self.processes.any(self.stop.is_set(), due)
+        return due and not self.stopping
 
-            for epoch in range(state.epoch, recipe.epochs):
-                sampler.start(epoch, state.epoch_step * micro_batch * recipe.accumulate)
-                batches = iter(loader)
-                while state.epoch_step < steps_per_epoch:
-                    # Dropout depends on the step and not on what came before: a resumed run
-                    # draws the same, on every process its own.
-                    torch.manual_seed(_seed(recipe.seed, state.step, processes.rank))
-                    network.train()
-                    sums: dict[str, Any] = {}
-                    for part in range(recipe.accumulate):
-                        batch = next(batches)
-                        broken.add(batch)
-                        if not len(batch.labels):
-                            raise DataError(
-                                f"not one video of a batch can be read: {batch.broken[0]}",
-                                "check the disk, then continue with --resume.",
-                            )
-                        clips = {
-                            t: to_model_input(
-                                clip.to(processes.device, non_blocking=True), card.mean, card.std
-                            )
-                            for t, clip in clips_of_step(
-                                recipe, batch.clips, state.step, part * world_size + rank
-                            ).items()
-                        }
-                        target = batch.labels.to(processes.device, non_blocking=True)
-                        last_part = part == recipe.accumulate - 1
-                        with step_measured(), _gradient_sync(forward, last_part):
-                            terms = backward(
-                                forward,
-                                clips,
-                                target,
-                                objective,
-                                order=order,
-                                autocast=autocast,
-                                scale=lambda loss: scaler.scale(loss / recipe.accumulate),
-                            )
-                        _add_terms(sums, terms, recipe.accumulate)
-                    if recipe.clip_gradient is not None:
-                        # Gradients are scaled under float16; clip what the optimiser will see.
-                        scaler.unscale_(optimizer)
-                        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_gradient)
-                    rate = schedule.get_last_lr()[0]
-                    take_step(optimizer, schedule, scaler)
-                    optimizer.zero_grad(set_to_none=True)
-                    if average is not None:
-                        average.update_parameters(network)
-                    values = {name: _number(value) for name, value in sums.items()}
-                    if not math.isfinite(values["loss"]):
-                        kept = (folder / LAST).exists()
-                        raise RecipeError(
-                            f"the loss is {values['loss']} at step {state.step}",
-                            "lower learning_rate or set clip_gradient"
-                            + ("; last.pt holds the run before." if kept else "."),
-                        )
-                    log.step(state.step, epoch, {**values, "learning_rate": rate})
-                    state = dataclasses.replace(
-                        state, step=state.step + 1, epoch_step=state.epoch_step + 1
-                    )
-                    if processes.any(stop.is_set()):
-                        state = save(state)
-                        log.note(f"stopped at step {state.step}; continue with --resume")
-                        return state.result(finished=False, broken=unreadable())
-                    if processes.any(time.monotonic() - saved_at > 60 * recipe.checkpoint_minutes):
-                        state = save(state)
+    def save(self) -> None:
+        """Write `last.pt`, and first the metrics that it stands for."""
+        self.log()
+        self.record.flush()
+        self.state = dataclasses.replace(
+            self.state,
+            seconds=time.monotonic() - self._started,
+            cpu_seconds=time.process_time() - self._cpu_started,
+        )
+        if self.processes.first:
+            save_run(self.folder / LAST, self.learner, self.card, self.recipe, self.state)
+        self.processes.barrier()
+        self._saved_at = time.monotonic()
 
-                # End of the epoch: validate, keep the best by the mean over frame counts. A run
-                # stopped before this is done does it when it is resumed.
-                if (epoch + 1) % recipe.validate_every == 0 or epoch + 1 == recipe.epochs:
-                    evaluated: Any = network if average is None else average.module
-                    processes.broadcast(evaluated.buffers())
-                    accuracy = evaluate(
-                        evaluated,
-                        _until(stop, broken_val.watch(val_loader), processes),
-                        recipe.frame_counts,
-                        card,
-                        device=processes.device,
-                        autocast=autocast,
-                        reduce=processes.sum,
-                        measured=validation_measured,
-                    )
-                    if processes.any(stop.is_set()):
-                        state = save(state)
-                        log.note(f"stopped at step {state.step}; continue with --resume")
-                        return state.result(finished=False, broken=unreadable())
-                    log.validation(
-                        state.step - 1,
-                        epoch,
-                        {str(t): dataclasses.asdict(value) for t, value in accuracy.items()},
-                    )
-                    mean = sum(value.top1 for value in accuracy.values()) / len(accuracy)
-                    best = mean > state.best_mean_top1
-                    state = dataclasses.replace(
-                        state,
-                        accuracy=accuracy,
-                        best_mean_top1=max(mean, state.best_mean_top1),
-                    )
-                    if best and processes.first:
-                        scored = dataclasses.replace(card, accuracy=accuracy)
-                        save_checkpoint(folder / BEST, evaluated, scored)
-                state = dataclasses.replace(state, epoch=epoch + 1, epoch_step=0)
-                state = save(state)
-            return state.result(finished=True, broken=unreadable())
+    def validates(self, epoch: int) -> bool:
+        """Whether the epoch ends with a validation; a stopped run has it when it is resumed."""
+        is_last = epoch + 1 == self.recipe.epochs
+        return not self.stopping and (is_last or (epoch + 1) % self.recipe.validate_every == 0)
+
+    def validate(self) -> dict[int, Accuracy]:
+        """Return the accuracy by frame count; a stop makes it one of few clips."""
+        self.processes.broadcast(self._evaluated.buffers())
+        accuracy = evaluate(
+            self._evaluated,
+            self._until_stopped(self.val_broken.watch(self.val_loader)),
+            self.recipe.frame_counts,
+            self.card,
+            device=self.processes.device,
+            autocast=self.learner.autocast,
+            reduce=self.processes.sum,
+            measured=self.val_measured,
+        )
+        (self.stopping,) = self.processes.any(self.stop.is_set())
+        return accuracy
+
+    def keep_best(self, epoch: int, accuracy: Mapping[int, Accuracy]) -> None:
+        """Record a validation, unless it was stopped; keep the best by the mean over frame counts.
+
+        Args:
+            epoch: that was validated.
+            accuracy: by frame count.
+        """
+        if self.stopping:
+            return
+        by_name = {str(t): dataclasses.asdict(value) for t, value in accuracy.items()}
+        self.record.validation(self.state.step - 1, epoch, by_name)
+        mean = sum(value.top1 for value in accuracy.values()) / len(accuracy)
+        if mean > self.state.best_mean_top1 and self.processes.first:
+            card = dataclasses.replace(self.card, accuracy=dict(accuracy))
+            save_checkpoint(self.folder / BEST, self._evaluated, card)
+        self.state = dataclasses.replace(
+            self.state,
+            accuracy=dict(accuracy),
+            best_mean_top1=max(mean, self.state.best_mean_top1),
+        )
+
+    def result(self) -> TrainResult:
+        """Return how the run ended, and name what could not be read."""
+        if self.stopping:
+            _log.warning("stopped at step %d; continue with --resume", self.state.step)
+        broken = self.processes.gather((*self.broken.reasons, *self.val_broken.reasons))
+        for reason in broken:
+            _log.warning("skipped: %s", reason)
+        return TrainResult(
+            finished=not self.stopping,
+            steps=self.state.step,
+            accuracy=self.state.accuracy,
+            best_mean_top1=self.state.best_mean_top1,
+            broken_videos=broken,
+            seconds=self.state.seconds,
+            cpu_seconds=self.state.cpu_seconds,
+        )
+
+    @property
+    def _evaluated(self) -> FrameFlexibleNetwork:
+        """What is validated and kept: the average, where there is one."""
+        average = self.learner.average
+        return self.learner.network if average is None else average.network
+
+    def _inputs(self, part: int, batch: Batch) -> tuple[dict[int, Tensor], Tensor]:
+        """Return a part's clips and labels on the device."""
+        self.broken.add(batch)
+        if not len(batch.labels):
+            raise DataError(
+                f"not one video of a batch can be read: {batch.broken[0]}",
+                "check the disk, then continue with --resume.",
+            )
+        number = part * self.processes.world_size + self.processes.rank
+        clips = clips_of_step(self.recipe, batch.clips, self.state.step, number)
+        device = self.processes.device
+        return model_inputs(clips, self.card, device), batch.labels.to(device, non_blocking=True)
+
+    def _until_stopped(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield batches until a signal comes; several processes end a validation together."""
+        for batch in batches:
+            yield batch
+            if self.stop.is_set() and self.processes.world_size == 1:
+                return
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
     """Return a seed of its own for each step of each process."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
-
-
-def _until(
-    stop: threading.Event, batches: Iterator[Batch], processes: Processes
-) -> Iterator[Batch]:
-    """Yield batches until a signal asks to stop; several processes end a validation together."""
-    for batch in batches:
-        yield batch
-        if stop.is_set() and processes.world_size == 1:
-            return
 
 
 def _dataset(recipe: Recipe, classes: tuple[str, ...], *, training: bool) -> VideoDataset:
@@ -355,6 +345,17 @@ def _dataset(recipe: Recipe, classes: tuple[str, ...], *, training: bool) -> Vid
     )
 
 
+def _warn_of_absent_classes(classes: tuple[str, ...], videos: VideoDataset) -> None:
+    if absent := sorted(set(range(len(classes))) - {video.label for video in videos.videos}):
+        _log.warning(
+            "there is no training video of %s of %d, such as %r, class %d",
+            counted(len(absent), "class", "classes"),
+            len(classes),
+            classes[absent[0]],
+            absent[0],
+        )
+
+
 def _micro_batch(recipe: Recipe, processes: Processes) -> int:
     """Return how many videos pass through the network at once in this process."""
     videos, rest = divmod(recipe.batch_size, recipe.accumulate * processes.world_size)
@@ -365,6 +366,60 @@ def _micro_batch(recipe: Recipe, processes: Processes) -> int:
             "choose a multiple.",
         )
     return videos
+
+
+def _card(recipe: Recipe, classes: tuple[str, ...]) -> ModelCard:
+    family = family_of(recipe.architecture)
+    return ModelCard(
+        classes=classes,
+        size=recipe.size,
+        short_side=recipe.scaled_to,
+        mean=family.mean,
+        std=family.std,
+        dataset=recipe.dataset,
+    )
+
+
+def _learner(
+    recipe: Recipe, num_classes: int, processes: Processes, epoch_steps: int, *, resume: bool
+) -> Learner:
+    """Return the recipe's network with what teaches it, as at the start of a run."""
+    network = build(
+        recipe.architecture,
+        num_classes,
+        trained_frame_counts(recipe),
+        # A resumed run takes its weights from the checkpoint; the image weights may be gone.
+        weights=None if resume else recipe.weights,
+        dropout=recipe.dropout,
+        without=recipe.without,
+    )
+    if recipe.start_from is not None and not resume:
+        start_from(network, load_checkpoint(recipe.start_from).network)
+    network = network.to(processes.device)
+    if recipe.channels_last:
+        to_channels_last(network)
+    if recipe.sync_norm and processes.world_size > 1:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    distils = "td" not in recipe.without
+    objective = MultiFrequencyLoss(
+        recipe.distillation_weight if distils else 0.0,
+        label_smoothing=recipe.label_smoothing,
+        supervise_all=recipe.supervise_all or not distils,
+    )
+    optimizer = make_optimizer(network, recipe)
+    dtype = compute_dtype(recipe.precision, processes.device, network)
+    return Learner(
+        network=network,
+        objective=objective,
+        optimizer=optimizer,
+        schedule=LambdaLR(optimizer, lambda step: learning_rate_factor(recipe, step, epoch_steps)),
+        processes=processes,
+        dtype=dtype,
+        order=_order(recipe, processes, dtype),
+        accumulate=recipe.accumulate,
+        clip_gradient=recipe.clip_gradient,
+        average=None if recipe.ema_decay is None else MovingAverage(network, recipe.ema_decay),
+    )
 
 
 def _order(recipe: Recipe, processes: Processes, dtype: torch.dtype) -> Order:
@@ -379,33 +434,3 @@ def _order(recipe: Recipe, processes: Processes, dtype: torch.dtype) -> Order:
         return "together"
     is_cast = processes.device.type == "cpu" and dtype is not torch.float32
     return "joint" if processes.world_size > 1 or is_cast else "each"
-
-
-@contextmanager
-def _gradient_sync(forward: Any, enabled: bool) -> Iterator[None]:
-    """Exchange gradients between processes only with the last part of a batch."""
-    if enabled or not isinstance(forward, DistributedDataParallel):
-        yield
-    else:
-        with forward.no_sync():
-            yield
-
-
-def _add_terms(sums: dict[str, Any], terms: LossTerms, parts: int) -> None:
-    """Add one part's loss terms, each by frame count, without waiting for the device."""
-
-    def add(into: dict[str, Any], name: str, value: Tensor) -> None:
-        into[name] = into.get(name, 0) + value.detach() / parts
-
-    add(sums, "loss", terms.total)
-    add(sums, "cross_entropy", terms.cross_entropy)
-    for kind in ("distillation", "extra_cross_entropy"):
-        by_frames: dict[int, Tensor] = getattr(terms, kind)
-        for frames, value in by_frames.items():
-            add(sums.setdefault(kind, {}), str(frames), value)
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _number(inner) for name, inner in value.items()}
-    return float(value)

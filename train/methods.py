@@ -13,7 +13,7 @@ without-sn …   the Frame Flexible Network without a part of it: the ablations
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from ffn_edge.train.run_state import TrainResult
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class MethodRun:
     """One network to train. `after` names the run whose best network it starts from."""
 
     name: str
@@ -47,60 +47,16 @@ class Method:
     """
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[MethodRun, ...]
     answering: tuple[str, ...]
     ensemble: bool = False
 
 
-# What FFN is compared with are ordinary networks: with one norm, and without an alteration.
-_ORDINARY = {"without": ("wa",)}
-
-
-def _single(recipe: Recipe, frames: int) -> Run:
-    return Run(f"single-{frames}", recipe.replace(frame_counts=(frames,), **_ORDINARY))
-
-
-def _naive(recipe: Recipe) -> tuple[Run, ...]:
-    return (_single(recipe, recipe.frame_counts[-1]),)
-
-
-def _separate(recipe: Recipe) -> tuple[Run, ...]:
-    return tuple(_single(recipe, frames) for frames in recipe.frame_counts)
-
-
-def _mixed(recipe: Recipe) -> tuple[Run, ...]:
-    return (Run("mixed", recipe.replace(sampling="mixed", **_ORDINARY)),)
-
-
-def _proportional(recipe: Recipe) -> tuple[Run, ...]:
-    return (Run("proportional", recipe.replace(sampling="proportional", **_ORDINARY)),)
-
-
-def _finetune(recipe: Recipe) -> tuple[Run, ...]:
-    start = _single(recipe, recipe.frame_counts[-1])
-    # Half as long at a tenth of the learning rate: what it had learnt is to stay.
-    further = recipe.replace(
-        frame_counts=recipe.frame_counts[:1],
-        **_ORDINARY,
-        weights=None,
-        epochs=max(1, recipe.epochs // 2),
-        learning_rate=recipe.learning_rate / 10,
-        step_epochs=tuple(epoch // 2 for epoch in recipe.step_epochs),
-        warmup_epochs=recipe.warmup_epochs / 2,
-    )
-    return (start, Run("finetune", further, after=start.name))
-
-
-_RUNS: dict[str, Callable[[Recipe], tuple[Run, ...]]] = {
-    "naive": _naive,
-    "separate": _separate,
-    "mixed": _mixed,
-    "proportional": _proportional,
-    "finetune": _finetune,
-    "ensemble": _separate,
-}
-METHODS = ("ffn", *_RUNS)
-ALL_METHODS = (*METHODS, *(f"without-{part}" for part in ABLATIONS), "separate-each")
+ALL_METHODS = (
+    *("ffn", "naive", "separate", "mixed", "proportional", "finetune", "ensemble"),
+    *(f"without-{part}" for part in ABLATIONS),
+    "separate-each",
+)
 
 
 def method_of(name: str, recipe: Recipe, evaluated: Sequence[int] = ()) -> Method:
@@ -119,7 +75,7 @@ def method_of(name: str, recipe: Recipe, evaluated: Sequence[int] = ()) -> Metho
             "ablations are of FFN: leave out --method or --without.",
         )
     if name == "ffn":  # by itself it compares nothing: any frame counts will do
-        return Method(name, (Run(name, recipe),), (name,))
+        return Method(name, (MethodRun(name, recipe),), (name,))
     if len(recipe.frame_counts) < 2:
         raise RecipeError(
             f"{name} is compared over several frame counts; the recipe has {recipe.frame_counts}",
@@ -127,18 +83,34 @@ def method_of(name: str, recipe: Recipe, evaluated: Sequence[int] = ()) -> Metho
         )
     if name.startswith("without-"):
         part = name.removeprefix("without-")
-        return Method(name, (Run(name, recipe.replace(without=(part,))),), (name,))
-    if name == "separate-each":
-        if not evaluated:
-            raise RecipeError(
-                "separate-each trains a network for each frame count that is evaluated",
-                "it is a method of `ffn-edge compare`; for some, --method separate --frames 2,4,6.",
-            )
-        runs = tuple(_single(recipe, frames) for frames in evaluated)
-        return Method(name, runs, tuple(run.name for run in runs))
-    runs = _RUNS[name](recipe)
-    answering = runs[-1:] if name == "finetune" else runs
-    return Method(name, runs, tuple(run.name for run in answering), ensemble=name == "ensemble")
+        return Method(name, (MethodRun(name, recipe.replace(without=(part,))),), (name,))
+    if name == "separate-each" and not evaluated:
+        raise RecipeError(
+            "separate-each trains a network for each frame count that is evaluated",
+            "it is a method of `ffn-edge compare`; for some, --method separate --frames 2,4,6.",
+        )
+    # What FFN is compared with are ordinary networks: with one norm, and without an alteration.
+    ordinary = recipe.replace(without=("wa",))
+    if name in ("mixed", "proportional"):
+        return Method(name, (MethodRun(name, ordinary.replace(sampling=name)),), (name,))
+    counts = {
+        "naive": recipe.frame_counts[-1:],
+        "finetune": recipe.frame_counts[-1:],
+        "separate-each": tuple(evaluated),
+    }.get(name, recipe.frame_counts)
+    runs = tuple(MethodRun(f"single-{t}", ordinary.replace(frame_counts=(t,))) for t in counts)
+    if name == "finetune":
+        # Half as long at a tenth of the learning rate: what it had learnt is to stay.
+        further = ordinary.replace(
+            frame_counts=recipe.frame_counts[:1],
+            weights=None,
+            epochs=max(1, recipe.epochs // 2),
+            learning_rate=recipe.learning_rate / 10,
+            step_epochs=tuple(epoch // 2 for epoch in recipe.step_epochs),
+            warmup_epochs=recipe.warmup_epochs / 2,
+        )
+        return Method(name, (*runs, MethodRun(name, further, after=runs[0].name)), (name,))
+    return Method(name, runs, tuple(run.name for run in runs), ensemble=name == "ensemble")
 
 
 def train_method(
@@ -151,12 +123,7 @@ def train_method(
 ) -> dict[str, TrainResult]:
     """Train a method: in `output`, or where it has several runs in a folder of it for each.
 
-    Args:
-        method: what to train.
-        output: the folder.
-        resume: continue what the folder holds.
-        device: see `ffn_edge.train.loop.train`.
-        workers: the same.
+    The other arguments are those of `ffn_edge.train.loop.train`.
 
     Returns:
         How each run ended, by name; up to the first that was interrupted.
@@ -185,7 +152,7 @@ def train_method(
 
 
 def train_run(
-    run: Run,
+    run: MethodRun,
     folder: Path,
     *,
     others: Path,
@@ -193,15 +160,10 @@ def train_run(
     device: str | None = None,
     workers: int = 0,
 ) -> TrainResult:
-    """Train one run in `folder`.
+    """Train one run in `folder`; in `others` lie those that it may start from.
 
-    Args:
-        run: what to train.
-        folder: of the run.
-        others: where the folders of the runs lie that it may start from.
-        resume: continue what the folder holds, or start. A finished run is not trained again.
-        device: see `ffn_edge.train.loop.train`.
-        workers: the same.
+    With `resume` it goes on where it was, or starts. A finished run is not trained again. The rest
+    is as for `ffn_edge.train.loop.train`.
     """
     recipe = run.recipe
     if run.after is not None:

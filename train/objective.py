@@ -34,6 +34,15 @@ class LossTerms:
             {t: term.detach() for t, term in self.extra_cross_entropy.items()},
         )
 
+    def flat(self) -> dict[str, Tensor]:
+        """Return the terms by name; those of a frame count are named "distillation/4"."""
+        return {
+            "loss": self.total,
+            "cross_entropy": self.cross_entropy,
+            **{f"distillation/{t}": term for t, term in self.distillation.items()},
+            **{f"extra_cross_entropy/{t}": term for t, term in self.extra_cross_entropy.items()},
+        }
+
     def plus(self, other: LossTerms) -> LossTerms:
         """Return the terms of two sets of frame counts."""
         return LossTerms(

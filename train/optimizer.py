@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.layers import NORM_TYPES
-from ffn_edge.network.unshared import UnsharedNetwork
 from ffn_edge.train.recipe import Recipe
 
 
@@ -53,7 +52,7 @@ def _paper_groups(
         for p in module.parameters(recurse=False)
     }
     # Without weight sharing, each frame count's network has a classifier.
-    wholes = network.networks.values() if isinstance(network, UnsharedNetwork) else [network]
+    wholes = dict.fromkeys(map(network.serving, network.frame_counts))
     classifier = [[m for m in w.modules() if isinstance(m, nn.Linear)][-1:] for w in wholes]
     classifier_weights = [m.weight for each in classifier for m in each]
     classifier_biases = [m.bias for each in classifier for m in each if m.bias is not None]
@@ -66,18 +65,36 @@ def _paper_groups(
     yield {"params": classifier_biases, "lr": 10 * rate, "weight_decay": 0.0}
 
 
-def average_of(network: nn.Module, decay: float) -> AveragedModel:
-    """Return the exponential moving average of a network's weights and statistics.
+class MovingAverage(AveragedModel):
+    """The exponential moving average of a network's weights and statistics.
 
     The n-th update decays it by min(decay, (1 + n) / (10 + n)), so that a short run's average is
     not its start. Source: tf.train.ExponentialMovingAverage, `num_updates`.
     """
 
-    def update(averages: Sequence[Tensor], values: Sequence[Tensor], updates: Tensor | int) -> None:
-        n = int(updates)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, updates)  # type: ignore[no-untyped-call]
+    def __init__(self, network: FrameFlexibleNetwork, decay: float) -> None:
+        super().__init__(network)
+        self._decay = decay
 
-    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+    @property
+    def network(self) -> FrameFlexibleNetwork:
+        """The network with averaged weights."""
+        averaged: FrameFlexibleNetwork = self.module  # type: ignore[assignment]
+        return averaged
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Let the average follow the network, without waiting for its device."""
+        n = int(self.n_averaged)  # on the CPU, wherever the network is
+        weight = 1 - min(self._decay, (1 + n) / (10 + n)) if n else 1.0
+        averages, values = self.module.state_dict().values(), model.state_dict().values()
+        pairs = list(zip(averages, values, strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floats], [v for _, v in floats], weight)
+        for average, value in pairs:
+            if not average.is_floating_point():
+                average.copy_(value)  # a count
+        self.n_averaged += 1
 
 
 def learning_rate_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

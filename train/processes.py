@@ -7,6 +7,7 @@ the only one. Only the first process (rank 0) writes files and prints.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -46,13 +47,13 @@ class Processes:
         if self.world_size > 1:
             dist.all_reduce(counts)
 
-    def any(self, flag: bool) -> bool:
-        """Return whether any process raised its flag."""
+    def any(self, *flags: bool) -> list[bool]:
+        """Return of each flag whether any process raised it, by one exchange."""
         if self.world_size == 1:
-            return flag
-        raised = torch.tensor(int(flag), device=self.device)
+            return [*flags]
+        raised = torch.tensor(flags, dtype=torch.int32, device=self.device)
         dist.all_reduce(raised, dist.ReduceOp.MAX)
-        return bool(raised.item())
+        return [bool(flag) for flag in raised.tolist()]
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the first one's values, in place."""
@@ -102,6 +103,8 @@ def join_processes(device: str | None) -> Iterator[Processes]:
         wanted = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(wanted)
     dist.init_process_group("nccl" if wanted.type == "cuda" else "gloo")
+    if dist.get_rank() > 0:
+        logging.getLogger("ffn_edge").setLevel(logging.ERROR)  # the first one tells it all
     try:
         yield Processes(dist.get_rank(), world_size, wanted)
     finally:

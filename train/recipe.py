@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ffn_edge.ablations import ABLATIONS
 from ffn_edge.errors import FfnEdgeError, RecipeError
 from ffn_edge.files import schema
 from ffn_edge.files.schema import Above0, Between, Count, NotNegative, Positive, Share
 from ffn_edge.frames import check_frame_counts
+from ffn_edge.network.ablations import ABLATIONS
 from ffn_edge.train.augment import MULTI_SCALE
 
 
@@ -47,7 +47,9 @@ class Recipe:
 
     Speed: `precision` "auto" is bfloat16 where the device computes it natively, else float16 on
     a GPU and float32 on a CPU; on a CPU always float32 for 3-D convolutions. `together` sends all
-    frame counts through each shared layer in one call, which may suit tiny networks.
+    frame counts through each shared layer in one call, which may suit tiny networks. Only every
+    `log_every` steps, and at an epoch's end, the program waits for the device, to write down the
+    losses of each step since; what has diverged is found out there.
     """
 
     architecture: str
@@ -96,6 +98,7 @@ class Recipe:
     sync_norm: bool = False
     seed: Count = 0
     validate_every: Positive = 1
+    log_every: Positive = 10
     checkpoint_minutes: NotNegative = 10.0
 
     def __post_init__(self) -> None:
@@ -196,14 +199,10 @@ PATHS = (*DATA, "root", "start_from", "weights")
 _FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 
 
-def shipped_recipes() -> dict[str, str]:
-    """Return the recipes that come with the package: name -> first line of the docstring."""
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package."""
     package = importlib.import_module("ffn_edge.train.recipes")
-    found = {}
-    for info in pkgutil.iter_modules(package.__path__):
-        docstring = importlib.import_module(f"{package.__name__}.{info.name}").__doc__ or ""
-        found[info.name] = docstring.partition("\n")[0]
-    return found
+    return [info.name for info in pkgutil.iter_modules(package.__path__)]
 
 
 def load_recipe(name: str) -> Recipe:

@@ -1,139 +1,26 @@
-"""What `ffn-edge evaluate` reports: a table, a plot, rows for JSON."""
+"""What `ffn-edge evaluate` and `compare` report: tables for the terminal, and figures."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich import box
 from rich.table import Table
-from torch import nn
 
-from ffn_edge.bundle.bundle import Accuracy
-from ffn_edge.files.figure import save_figure
-from ffn_edge.frames import nearest_frame_count
-from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
-from ffn_edge.network.cost import count_macs
-from ffn_edge.train.batches import VideoBatches, videos_for
-from ffn_edge.train.evaluate import evaluate
-from ffn_edge.train.processes import autocast_to, compute_dtype, join_processes
+from ffn_edge.files.figure import COLOURS, MARKERS, drawn
+from ffn_edge.train.compare import Score, mean_top1
+from ffn_edge.train.evaluate import Row, evaluate_checkpoint
 
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One frame count: which sub-network served it, its cost, correct clips out of all."""
-
-    frames: int
-    sub_network: int
-    gmacs: float
-    top1: float
-    top5: float
-    clips: int
-
-
-def evaluate_checkpoint(
-    checkpoint: str,
-    frame_counts: Sequence[int] | None = None,
-    *,
-    list_file: str,
-    root: str | None = None,
-    dataset: str | None = None,
-    batch_size: int = 16,
-    workers: int = 0,
-    device: str | None = None,
-    precision: str = "fp32",
-) -> list[Row]:
-    """Evaluate a checkpoint on a list of videos: one row per frame count.
-
-    Each video is decoded once, for the union of all frame counts; left out, these are the
-    network's. `dataset` names its facts; left
-    out, they are those of the training's data set.
-
-    Raises:
-        CheckpointError: the checkpoint cannot be read.
-        DataError: the list cannot be used, or too many of its videos are broken.
-        NetworkError: its answers are no numbers.
-    """
-    loaded = load_checkpoint(checkpoint)
-    network, card = loaded.network, loaded.card
-    frame_counts = frame_counts or network.frame_counts
-    if dataset is not None:
-        card = dataclasses.replace(card, dataset=dataset)
-    accuracy = evaluate_network(
-        network,
-        card,
-        frame_counts,
-        list_file=list_file,
-        root=root,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        precision=precision,
-    )
-    return [
-        Row(
-            frames,
-            nearest_frame_count(frames, network.frame_counts),
-            count_macs(network, frames, card.size) / 1e9,
-            accuracy[frames].top1,
-            accuracy[frames].top5,
-            accuracy[frames].clips,
-        )
-        for frames in frame_counts
-    ]
-
-
-def evaluate_network(
-    network: nn.Module,
-    card: ModelCard,
-    frame_counts: Sequence[int],
-    *,
-    list_file: str,
-    root: str | None = None,
-    batch_size: int = 16,
-    workers: int = 0,
-    device: str | None = None,
-    precision: str = "fp32",
-) -> dict[int, Accuracy]:
-    """Evaluate a network, or what answers like one, on a list of videos, with a progress bar.
-
-    Args:
-        network: takes clips (B, T, 3, H, W), normalised, of any of `frame_counts`.
-        card: the network's classes and input, and its data set.
-        frame_counts: the T to measure. Each video is decoded once for all of them.
-        list_file: labelled videos.
-        root: where the list's paths start; None for the list's folder.
-        batch_size: videos at a time.
-        workers: processes that decode; 0 decodes in this one.
-        device: None for a GPU where there is one.
-        precision: see `Recipe.precision`.
-
-    Raises:
-        DataError: the list cannot be used, or too many of its videos are broken.
-        NetworkError: its answers are no numbers.
-    """
-    videos = videos_for(card, list_file, frame_counts, root=root)
-    batches = VideoBatches(videos, batch_size=batch_size, workers=workers)
-    with join_processes(device) as processes:
-        dtype = compute_dtype(precision, processes.device, network)
-        return evaluate(
-            network.to(processes.device),
-            batches.epoch("evaluating"),
-            frame_counts,
-            card,
-            device=processes.device,
-            autocast=autocast_to(dtype, processes.device),
-            measured=processes.measured(),
-        )
+__all__ = ["Row", "evaluate_checkpoint"]  # are found here too
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """Return the rows as a table for the terminal."""
+    """Return the rows of an evaluation as a table for the terminal."""
     table = Table()
     for heading in ("frames", "sub-network", "GMACs", "top-1", "top-5", "clips"):
         table.add_column(heading, justify="right")
     for row in rows:
-        trained = row.frames == row.sub_network
         table.add_row(
             str(row.frames),
             str(row.sub_network),
@@ -141,30 +28,131 @@ def table_of(rows: Sequence[Row]) -> Table:
             f"{row.top1:.1%}",
             f"{row.top5:.1%}",
             str(row.clips),
-            style="bold" if trained else None,
+            style="bold" if row.frames == row.sub_network else None,
         )
     return table
 
 
+def comparison_table(scores: Sequence[Score]) -> Table:
+    """Return accuracy by method and frame count, with what each method costs.
+
+    Costs: millions of parameters, their megabytes as files, minutes of training in all the
+    method's runs (the mean over the seeds). A cell is top-1 in % ± one standard error: over the
+    seeds, or with one seed over its clips.
+    """
+    frame_counts = sorted(scores[0].accuracy)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        caption=f"{_what_is_shown(scores)}; CPU time without that of loader processes",
+    )
+    table.add_column("method", no_wrap=True)
+    for heading in ("M", "MB", "min", "CPU min"):
+        table.add_column(heading, justify="right")
+    for frames in frame_counts:
+        table.add_column(f"{frames} frames", justify="right", no_wrap=True)
+    costs: dict[tuple[float, ...], list[str]] = {}  # methods by what a clip of each length costs
+    for method, mine in _by_method(scores).items():
+        cells = [mean_top1(scores, method, frames) for frames in frame_counts]
+        table.add_row(
+            method,
+            f"{mine[0].parameters / 1e6:.3g}",
+            f"{mine[0].bytes / 1e6:.2f}",
+            f"{sum(score.seconds for score in mine) / len(mine) / 60:.1f}",
+            f"{sum(score.cpu_seconds for score in mine) / len(mine) / 60:.1f}",
+            *(f"{100 * cell.value:.1f}±{100 * cell.error:.1f}" for cell in cells),
+        )
+        costs.setdefault(tuple(mine[0].gmacs[t] for t in frame_counts), []).append(method)
+    table.add_section()
+    for gmacs, names in costs.items():
+        label = "GMACs" if len(costs) == 1 else f"GMACs, {names[0]}" + ", …" * (len(names) > 1)
+        table.add_row(label, "", "", "", "", *(f"{value:.3g}" for value in gmacs))
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """Of a curve: the frames and cost of a clip, top-1 with its error, and whether to mark it."""
+
+    frames: int
+    gmacs: float
+    top1: float
+    error: float | None = None
+    marked: bool = True
+
+
 def plot_accuracy(curves: Mapping[str, Sequence[Row]], path: str) -> None:
-    """Write top-1 against frames and against GMACs, one line per checkpoint, as a picture."""
-    import matplotlib
+    """Draw top-1 against frames and against GMACs, a line per checkpoint.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    Raises:
+        FfnEdgeError: the file cannot be written.
+    """
+    points = {
+        name: [
+            _Point(row.frames, row.gmacs, row.top1, marked=row.frames == row.sub_network)
+            for row in rows
+        ]
+        for name, rows in curves.items()
+    }
+    _plot(points, path, "marked: trained frame counts")
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-    for name, rows in curves.items():
-        top1 = [100 * row.top1 for row in rows]
-        trained = [i for i, row in enumerate(rows) if row.frames == row.sub_network]
-        for axis, x in (
-            (axes[0], [row.frames for row in rows]),
-            (axes[1], [row.gmacs for row in rows]),
-        ):
-            axis.plot(x, top1, marker="o", markevery=trained, label=name)
-    axes[0].set(xlabel="frames", ylabel="top-1, % (dots: trained frame counts)")
-    axes[1].set(xlabel="GMACs per clip")
-    for axis in axes:
-        axis.grid(alpha=0.3)
-    axes[0].legend()
-    save_figure(figure, path, dpi=120)
+
+def plot_comparison(scores: Sequence[Score], path: str) -> None:
+    """Draw accuracy against frames and against GMACs, a line per method (the paper's Figure 1).
+
+    Raises:
+        FfnEdgeError: the file cannot be written.
+    """
+    points = {}
+    for method, mine in _by_method(scores).items():
+        means = {t: mean_top1(scores, method, t) for t in sorted(mine[0].accuracy)}
+        points[method] = [
+            _Point(t, mine[0].gmacs[t], mean.value, mean.error) for t, mean in means.items()
+        ]
+    _plot(points, path, _what_is_shown(scores))
+
+
+def _plot(curves: Mapping[str, Sequence[_Point]], path: str, title: str) -> None:
+    """Draw curves against frames and against GMACs."""
+    with drawn(path, columns=2, size=(11, 4.5), sharey=True) as (figure, axes):
+        by_frames, by_cost = axes.flat
+        for place, (name, points) in enumerate(curves.items()):
+            for axis, x in (
+                (by_frames, [point.frames for point in points]),
+                (by_cost, [point.gmacs for point in points]),
+            ):
+                axis.errorbar(
+                    x,
+                    [100 * point.top1 for point in points],
+                    yerr=[100 * (point.error or 0) for point in points],
+                    label=name,
+                    color=COLOURS[place % len(COLOURS)],
+                    marker=MARKERS[place % len(MARKERS)],
+                    markevery=[i for i, point in enumerate(points) if point.marked],
+                    linestyle="-" if place < len(COLOURS) else "--",
+                    markersize=5,
+                    capsize=2 if points[0].error else 0,
+                )
+        by_frames.set(xlabel="frames", ylabel="top-1, %")
+        by_frames.xaxis.get_major_locator().set_params(integer=True)
+        by_cost.set(xlabel="GMACs per clip", xscale="log")
+        by_cost.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
+        by_cost.xaxis.set_major_formatter("{x:g}")
+        by_cost.minorticks_off()
+        figure.legend(*by_frames.get_legend_handles_labels(), loc="outside right upper")
+        figure.suptitle(title, fontsize=9)
+
+
+def _what_is_shown(scores: Sequence[Score]) -> str:
+    seeds = len({score.seed for score in scores})
+    clips = next(iter(scores[0].accuracy.values())).clips
+    if seeds > 1:
+        return f"top-1 in % of {clips} clips for each seed, ± one standard error over {seeds} seeds"
+    return f"top-1 in % of {clips} clips, ± one standard error over them"
+
+
+def _by_method(scores: Sequence[Score]) -> dict[str, list[Score]]:
+    """Return each method's scores, in the order in which they were asked for."""
+    found: dict[str, list[Score]] = {}
+    for score in scores:
+        found.setdefault(score.method, []).append(score)
+    return found

@@ -21,11 +21,11 @@ from benchmarks.gpu.report import Report, run_part
 from ffn_edge.media.video import VideoWriter
 from ffn_edge.network import build, family_of
 from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint
+from ffn_edge.train.evaluate import evaluate_checkpoint
 from ffn_edge.train.loading import to_model_input
 from ffn_edge.train.log import METRICS
 from ffn_edge.train.loop import BEST, LAST, train
 from ffn_edge.train.recipe import Recipe
-from ffn_edge.train.report import evaluate_checkpoint
 from ffn_edge.train.run_state import TrainResult
 
 _VIDEOS = 24

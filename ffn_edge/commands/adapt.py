@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ffn_edge.cli import say
 from ffn_edge.commands.option_types import Number, UserPath, Whole
 from ffn_edge.commands.training_options import FILE, machine_options
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()
@@ -78,7 +75,7 @@ def adapt(
     from ffn_edge.errors import CheckpointError
     from ffn_edge.frames import parse_frames
     from ffn_edge.train import adapt as adaptation
-    from ffn_edge.train.unlabelled import Clips
+    from ffn_edge.train.batches import Clips
 
     counts = parse_frames(frames) if frames else None
     ending = "recalibrated" if recalibrate else "-".join(map(str, counts or ()))

@@ -19,7 +19,7 @@ from ffn_edge.commands.training_options import FILE, machine_options
 )
 @click.option("--frames", help="Two frame counts; else the lowest and the highest trained one.")
 @click.option("--sub-network", type=Whole(), help="Let only this one serve both frame counts.")
-@click.option("--layer", help="Whose channels to show; else the most deviating layer's.")
+@click.option("--layer", help="Whose channels --json holds; else the most deviating layer's.")
 @click.option("--clips", type=Whole(), default=200, show_default=True, help="Videos to use.")
 @click.option("--batch-size", type=Whole(), default=16, show_default=True, help="Videos at a time.")
 @machine_options
@@ -45,8 +45,8 @@ def deviation(
     """
     from ffn_edge.files.figure import check_figure
     from ffn_edge.frames import parse_frames
-    from ffn_edge.train.deviation_plot import plot_deviation
-    from ffn_edge.train.deviation_report import deviation_of_checkpoint, json_of, tables_of
+    from ffn_edge.train.deviation import deviation_of_checkpoint
+    from ffn_edge.train.deviation_report import json_of, plot_deviation, tables_of
 
     if plot:
         check_figure(plot)
@@ -60,5 +60,5 @@ def deviation(
         for table in tables_of(found):
             Terminal().print(table)
     if plot:
-        plot_deviation(found, plot, layer)
+        plot_deviation(found, plot)
         say(f"wrote {plot}")

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING
 
 import click
 
 from ffn_edge.cli import say
 from ffn_edge.commands.option_types import UserPath, Whole
 from ffn_edge.commands.training_options import FILE, machine_options
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()
@@ -41,7 +37,8 @@ def evaluate(
     """
     from ffn_edge.files.figure import check_figure
     from ffn_edge.frames import parse_frames
-    from ffn_edge.train.report import evaluate_checkpoint, plot_accuracy, table_of
+    from ffn_edge.train.evaluate import evaluate_checkpoint
+    from ffn_edge.train.report import plot_accuracy, table_of
 
     if plot:
         check_figure(plot)

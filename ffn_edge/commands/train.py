@@ -6,16 +6,13 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ffn_edge.cli import say
 from ffn_edge.commands.option_types import UserPath
 from ffn_edge.commands.training_options import chosen_recipe, machine_options, recipe_options
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()
@@ -59,7 +56,7 @@ def train(
 
     \b
     Shipped: tsm_something_v1, tsm_something_v2, tsm_kinetics400, tsm_hmdb51, tea_something_v1,
-    slowfast_something_v1, uniformer_something_v1, demo, demo_few
+    slowfast_something_v1, uniformer_something_v1, demo
 
     \b
     Examples:

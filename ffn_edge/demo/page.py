@@ -30,7 +30,7 @@ from ffn_edge.files.atomic import write_text
 from ffn_edge.files.regular_file import read_bytes
 from ffn_edge.media.opencv import opencv
 from ffn_edge.runtime.machine.machine import this_machine
-from ffn_edge.train.report import Row
+from ffn_edge.train.evaluate import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

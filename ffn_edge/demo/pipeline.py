@@ -33,10 +33,10 @@ from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.profile.profile import Profile, profile_bundle
 from ffn_edge.runtime.run import RunOptions, open_session, run_session
 from ffn_edge.runtime.summary import Summary
+from ffn_edge.train.evaluate import Row, evaluate_checkpoint
 from ffn_edge.train.loop import BEST, LAST, train
 from ffn_edge.train.methods import method_of
 from ffn_edge.train.recipe import Recipe, load_recipe
-from ffn_edge.train.report import Row, evaluate_checkpoint
 
 # Where accuracy is measured; 4, 8 and 16 are trained.
 EVALUATED = (2, 4, 6, 8, 10, 12, 14, 16, 18, 20)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from ffn_edge.errors import DataError, VideoError, counted
-from ffn_edge.frames import segment_centres
 from ffn_edge.media.frame_folder import FrameFolder
-from ffn_edge.media.images import Images
-from ffn_edge.media.picture import prepare_frame
+from ffn_edge.media.images import Choose, Images, Indices, Key
 from ffn_edge.media.video import VideoReader
 from ffn_edge.media.video_list import Video, read_list
 
@@ -76,31 +75,35 @@ def read_checked_list(
     return videos
 
 
-def centre_clips(
-    video: Video,
-    frame_counts: Iterable[int],
-    *,
-    short_side: int,
-    size: int,
-    frame_pattern: str | None = None,
-) -> dict[int, Images]:
-    """Return what a network sees of a video at test time: by T, uint8 (T, S, S, 3), RGB.
+class Sampled(Protocol):
+    """Frames of which choices are made, as of an open `VideoReader`."""
 
-    The frames that `VideoDataset` takes for evaluation, and prepared as it does.
+    def sample(
+        self, choose: Choose[Key], prepare: Callable[[Images], Images] | None = None
+    ) -> dict[Key, Images]:
+        """Return several choices of frames; see `VideoReader.sample`."""
+
+
+def clips_at(
+    reader: Sampled,
+    frame_counts: Iterable[int],
+    choose: Callable[[int, int], Indices],
+    prepare: Callable[[Images], Images],
+) -> dict[int, Images]:
+    """Return each frame count's clip of a video, from one decode.
 
     Args:
-        video: what to read.
+        reader: of the video, open.
         frame_counts: the T that are wanted.
-        short_side: see `prepare_frame`.
-        size: S.
-        frame_pattern: see `open_video`.
+        choose: given N and T, the indices of a clip's frames, in any shape; `segment_centres` are
+            those of a test. May be asked again for another N; see `VideoReader.sample`.
+        prepare: makes of a frame, uint8 (H, W, 3), BGR, what the network gets of it.
+
+    Returns:
+        By T, what `prepare` made of the frames: uint8 (*indices, S, S, 3).
 
     Raises:
-        VideoError: the video cannot be read.
+        VideoError: the video cannot be read, or its prepared frames differ in size.
     """
-    frame_counts = tuple(frame_counts)
-    with open_video(video, frame_pattern=frame_pattern) as reader:
-        return reader.sample(
-            lambda n: {t: segment_centres(n, t) for t in frame_counts},
-            lambda frame: prepare_frame(frame, short_side, size),
-        )
+    counts = tuple(frame_counts)
+    return reader.sample(lambda n: {t: choose(n, t) for t in counts}, prepare)

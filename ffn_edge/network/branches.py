@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
-from ffn_edge.network.folding import LINEAR, layer_of, times_called
-from ffn_edge.network.layers import NORM_TYPES, SpecializedNorm
+from ffn_edge.network.layers import LINEAR, NORM_TYPES, SpecializedNorm
+from ffn_edge.network.tracing import TracedNetwork
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _ADDING_METHODS = ("add", "add_")
@@ -29,18 +28,14 @@ class Branch:
     reason: str = ""
 
 
-def residual_branches(graph: fx.Graph, layers: Mapping[str, nn.Module]) -> list[Branch]:
+def residual_branches(network: TracedNetwork) -> list[Branch]:
     """Find the residual branches of a traced network, in the order in which they end.
 
     A residual branch ends at an addition of activations that come from one: it is each way from
     there but that with the fewest layers that have weights. (That one is nothing, or a projection;
     of those that have as few, it is the one that is written last.)
-
-    Args:
-        graph: of a traced network; see `tracing.traced`.
-        layers: the traced network's layers by name, and "" for itself.
     """
-    nodes = list(graph.nodes)
+    nodes = list(network.graph.nodes)
     ancestors = _ancestors(nodes)
     branches: dict[str, Branch] = {}
     sums: dict[fx.Node, tuple[int, list[fx.Node]]] = {}  # addition -> where from, and what it adds
@@ -63,13 +58,13 @@ def residual_branches(graph: fx.Graph, layers: Mapping[str, nn.Module]) -> list[
                 for i, other in enumerate(nodes)
                 if (ancestors[arm] & ~common) >> i & 1
                 and ancestors[other] >> fork & 1
-                and _weighs(other, layers)
+                and has_weight_matrix(network, other)
             ]
             for arm in arms
         ]
         ways.remove(min(reversed(ways), key=len))
         for weights in filter(None, ways):
-            branch = _branch_from(weights[0], graph, layers)
+            branch = _branch_from(network, weights[0])
             branches.setdefault(branch.start, branch)
     return list(branches.values())
 
@@ -101,15 +96,15 @@ def _summands(node: fx.Node) -> list[fx.Node]:
     return node.all_input_nodes if adds else []
 
 
-def _weighs(node: fx.Node, layers: Mapping[str, nn.Module]) -> bool:
+def has_weight_matrix(network: TracedNetwork, node: fx.Node) -> bool:
     """Whether a node holds, or a function takes, a matrix of weights (and not just a scale)."""
-    layer = layer_of(layers, node)
+    layer = network.layer_of(node)
     if isinstance(layer, (*NORM_TYPES, SpecializedNorm)):
         return False
     if layer is not None:
         return isinstance(layer, LINEAR) or any(map(_is_matrix, layer.parameters()))
     return any(
-        each.op == "get_attr" and _is_matrix(operator.attrgetter(str(each.target))(layers[""]))
+        each.op == "get_attr" and _is_matrix(operator.attrgetter(str(each.target))(network.module))
         for each in node.all_input_nodes
     )
 
@@ -118,8 +113,8 @@ def _is_matrix(value: object) -> bool:
     return isinstance(value, nn.Parameter) and sum(size > 1 for size in value.shape) > 1
 
 
-def _branch_from(node: fx.Node, graph: fx.Graph, layers: Mapping[str, nn.Module]) -> Branch:
-    layer = layer_of(layers, node)
+def _branch_from(network: TracedNetwork, node: fx.Node) -> Branch:
+    layer = network.layer_of(node)
     if layer is None:
         function = getattr(node.target, "__name__", node.target)
         inside = [name.partition("@")[0] for name in node.meta.get("nn_module_stack", ())]
@@ -128,6 +123,6 @@ def _branch_from(node: fx.Node, graph: fx.Graph, layers: Mapping[str, nn.Module]
     start = str(node.target)
     if not isinstance(layer, LINEAR):
         return Branch(start, f"a {type(layer).__name__} is neither a convolution nor linear")
-    if times_called(graph, layers, node) > 1:
+    if network.times_called(node) > 1:
         return Branch(start, "it is called in several places")
     return Branch(start)

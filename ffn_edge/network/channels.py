@@ -1,4 +1,4 @@
-"""Where an activation's channels go, through operations that leave each channel as it is.
+"""Channel propagation, through operations that leave each channel as it is.
 
 To permute, flatten or average positions, and to scale and shift channels, can change places: what
 a norm does to its channels may as well be done behind such operations.
@@ -75,18 +75,18 @@ def channels_of(layer: nn.Module) -> Channels | None:
     return None
 
 
-def readers(
+def consumers(
     layers: Mapping[str, nn.Module], node: fx.Node, channels: Channels
 ) -> list[tuple[fx.Node, Channels]]:
-    """Return what does something with the channels of `node`, and where it finds them."""
+    """Return what computes with the channels of `node`, and where it finds them."""
     found = []
     for user in node.users:
-        behind = _carried(layers, user, channels)
-        found += [(user, channels)] if behind is None else readers(layers, user, behind)
+        behind = _propagated(layers, user, channels)
+        found += [(user, channels)] if behind is None else consumers(layers, user, behind)
     return found
 
 
-def _carried(layers: Mapping[str, nn.Module], node: fx.Node, at: Channels) -> Channels | None:
+def _propagated(layers: Mapping[str, nn.Module], node: fx.Node, at: Channels) -> Channels | None:
     """Return where the channels are behind `node`; None if it is another operation."""
     layer = layers[str(node.target)] if node.op == "call_module" else None
     if layer is not None and does_more(layer):

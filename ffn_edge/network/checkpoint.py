@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -20,24 +21,23 @@ from ffn_edge.errors import CheckpointError, FfnEdgeError, reason_of
 from ffn_edge.files import schema
 from ffn_edge.files.atomic import atomic_file
 from ffn_edge.files.schema import Between, Positive, Rgb, RgbAbove0
+from ffn_edge.frames import nearest_frame_count
 from ffn_edge.media.classes import read_classes
-from ffn_edge.network import (
-    ARCHITECTURES,
-    FrameFlexibleNetwork,
-    build,
-    family_of,
-    import_published,
-)
+from ffn_edge.network.building import ARCHITECTURES, build, family_of
 from ffn_edge.network.families.family import IMAGENET_MEAN, IMAGENET_STD
-from ffn_edge.network.torch_file import (
+from ffn_edge.network.ffn import FrameFlexibleNetwork
+from ffn_edge.network.pretrained import (
     FORMAT,
     differences,
     in_one_line,
     load_tensors,
     load_torch_file,
 )
+from ffn_edge.network.published import import_published
 
 SCHEMA_VERSION = 1
+# The vectors of a frame count: ….norms.16.weight, ….phi.16.
+_OWN = re.compile(r"\.(norms|phi)\.(\d+)(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +186,40 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             "train or import it again.",
         ) from error
     return Checkpoint(network, said.card, said.training)
+
+
+def start_from(network: FrameFlexibleNetwork, other: FrameFlexibleNetwork) -> None:
+    """Copy the tensors of `other` into `network`.
+
+    Shared tensors are copied as they are; each frame count starts from the vectors of the nearest
+    frame count of `other`.
+
+    Raises:
+        CheckpointError: the two are not of one kind.
+    """
+    theirs = other.state_dict()
+
+    def source(name: str) -> str:
+        return _OWN.sub(
+            lambda m: f".{m[1]}.{nearest_frame_count(int(m[2]), other.frame_counts)}", name
+        )
+
+    ours = network.state_dict()
+    wanted = {name: source(name) for name in ours}
+    # Of their frame counts, those that none of ours is nearest to are not read.
+    read = {
+        name: tensor
+        for name, tensor in theirs.items()
+        if name in wanted.values() or not _OWN.search(name)
+    }
+    if differ := differences({key: ours[name] for name, key in wanted.items()}, read):
+        raise CheckpointError(
+            f"a {network.architecture} with {network.num_classes} classes cannot start from a "
+            f"{other.architecture} with {other.num_classes}: {differ}",
+            "give a checkpoint of the same architecture, classes and parts.",
+        )
+    with torch.no_grad():
+        network.load_state_dict({name: theirs[key] for name, key in wanted.items()})
 
 
 def import_file(

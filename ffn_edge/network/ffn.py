@@ -96,6 +96,10 @@ class FrameFlexibleNetwork(nn.Module):
         """
         return specialization_of(self.body)
 
+    def serving(self, sub_network: int) -> FrameFlexibleNetwork:
+        """Return the network that serves a frame count: one for all, unless they share nothing."""
+        return self
+
     def _one(self, clip: Tensor, frames: int | None) -> Tensor:
         segment = self._segment(clip, frames)
         if self.layout == "clip":
@@ -117,8 +121,7 @@ class FrameFlexibleNetwork(nn.Module):
 
     def _logits(self, x: Tensor) -> Tensor:
         given: Any = self.body(x)
-        logits: Tensor = given if isinstance(given, Tensor) else given[self.output]
-        return logits
+        return given if isinstance(given, Tensor) else given[self.output]
 
     def _segment(self, clip: Tensor, frames: int | None) -> Segment:
         if clip.dim() != 5 or clip.shape[2] != 3:

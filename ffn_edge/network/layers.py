@@ -19,6 +19,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torchvision.models.convnext import LayerNorm2d  # type: ignore[import-untyped]
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LINEAR = (*CONVOLUTIONS, nn.Linear)  # what holds a matrix of weights, into which a norm can fold
 # Every norm that can be specialised: BatchNorm 1/2/3-D (and SyncBatchNorm) and LayerNorm.
 NORM_TYPES = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 _FORWARDS = (
@@ -71,8 +73,7 @@ class SpecializedNorm(nn.Module):
         """Normalise each row by its own frame count's norm; the shape stays."""
         segments = self.route.segments
         if len(segments) == 1:
-            normalised: Tensor = self.norms[str(segments[0].sub_network)](input)
-            return normalised
+            return self.norms[str(segments[0].sub_network)](input)
         parts = torch.split(input, [segment.rows for segment in segments])
         return torch.cat(
             [
@@ -149,12 +150,12 @@ class BranchStart(nn.Sequential):
             or not isinstance(alteration, WeightAlteration)
             or len(alteration.route.segments) > 1
         ):
-            return super().forward(input)  # type: ignore[no-any-return, no-untyped-call]
+            return super().forward(input)  # type: ignore[no-untyped-call]
         for each in before[:-1]:
             input = each(input)
         weight: Any = layer.weight
         altered = alteration.altered(weight, getattr(layer, "groups", 1))
-        return functional_call(layer, {"weight": altered}, (input,))  # type: ignore[no-any-return]
+        return functional_call(layer, {"weight": altered}, (input,))
 
 
 class AlterationPoint(nn.Identity):
@@ -230,7 +231,7 @@ def temporal_shift(x: Tensor, frames: int, fraction: int) -> Tensor:
     """Shift (B·T, C, H, W) in time, T = `frames`; see `TemporalShift`."""
     fold = x.shape[1] // fraction
     if x.requires_grad and torch.is_grad_enabled():
-        return _Shift.apply(x, frames, fold)  # type: ignore[no-any-return]
+        return _Shift.apply(x, frames, fold)
     channels_last = x.is_contiguous(memory_format=torch.channels_last)
     # One clip, as a bundle's graphs take it, needs no fifth dimension: TensorRT then keeps its
     # layout of pictures around the shift.

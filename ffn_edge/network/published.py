@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ffn_edge.errors import CheckpointError
+from ffn_edge.network.building import build, family_of
 from ffn_edge.network.ffn import FrameFlexibleNetwork
-from ffn_edge.network.torch_file import differences
+from ffn_edge.network.pretrained import differences
 
 
 def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexibleNetwork:
@@ -28,8 +29,6 @@ def import_published(arch: str, state_dict: Mapping[str, Tensor]) -> FrameFlexib
         NetworkError: the architecture does not exist.
         CheckpointError: the tensors are not those of the architecture.
     """
-    from ffn_edge.network import build, family_of
-
     naming = family_of(arch).published
     if naming is None:
         raise CheckpointError(
@@ -77,8 +76,6 @@ def published_name(arch: str, name: str) -> str:
 
     In a tsm_resnet50, body.layer1.0.bn1.norms.4.weight is base_model.layer1.0.bn1_4.weight.
     """
-    from ffn_edge.network import family_of
-
     naming = family_of(arch).published
     assert naming is not None
     # The number stands for the slow pathway's frames in SlowFast: our frame counts are the clip's.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ffn_edge.network.branches import residual_branches
-from ffn_edge.network.folding import Place, layer_of, place_of
+from ffn_edge.network.folding import FoldTarget, fold_targets
 from ffn_edge.network.layers import SpecializedNorm, TemporalShift, WeightAlteration
 from ffn_edge.network.tracing import traced
 
@@ -37,8 +37,8 @@ class Specialization:
             why.
     """
 
-    norms: Mapping[str, Place]
-    alterations: Mapping[str, Place]
+    norms: Mapping[str, FoldTarget]
+    alterations: Mapping[str, FoldTarget]
     shifts: tuple[str, ...]
     left_alone: Mapping[str, str]
 
@@ -59,20 +59,20 @@ def specialization_of(body: nn.Module) -> Specialization:
     Raises:
         NetworkError: it cannot be traced.
     """
-    network, graph = traced(body)
-    layers = dict(network.named_modules())
-    norms: dict[str, Place] = {}
-    alterations: dict[str, Place] = {}
-    called = {layer_of(layers, node) for node in graph.nodes}
-    for node in graph.nodes:
-        layer = layer_of(layers, node)
+    network = traced(body)
+    layers = network.layers
+    norms: dict[str, FoldTarget] = {}
+    alterations: dict[str, FoldTarget] = {}
+    called = {network.layer_of(node) for node in network.graph.nodes}
+    for node, target in fold_targets(network).items():
+        layer, name = network.layer_of(node), str(node.target)
         found = norms if isinstance(layer, SpecializedNorm) else alterations
-        if isinstance(layer, SpecializedNorm | WeightAlteration):
-            place, name = place_of(graph, layers, node), str(node.target)
-            if name not in found or place.reason:  # in several places: the one where it stays
-                found[name] = place
+        if isinstance(layer, SpecializedNorm | WeightAlteration) and (
+            name not in found or target.reason  # in several places: the one where it stays
+        ):
+            found[name] = target
     left_alone = {
-        branch.start: branch.reason for branch in residual_branches(graph, layers) if branch.reason
+        branch.start: branch.reason for branch in residual_branches(network) if branch.reason
     }
     specialised = {
         id(norm)
@@ -95,16 +95,16 @@ def specialization_of(body: nn.Module) -> Specialization:
     )
 
 
-def _summary(what: str, places: Mapping[str, Place]) -> list[str]:
-    before = sum(place.before is not None for place in places.values())
-    after = sum(bool(place.after) for place in places.values())
+def _summary(what: str, targets: Mapping[str, FoldTarget]) -> list[str]:
+    before = sum(target.producer is not None for target in targets.values())
+    after = sum(bool(target.consumers) for target in targets.values())
     facts = [
         f"{number} {where}"
         for number, where in ((before, "fold into the layer before"), (after, "into layers after"))
         if number
     ]
-    stays = {name: place.reason for name, place in places.items() if place.reason}
-    head = _count(len(places), what) + (f": {', '.join(facts)}" if facts else "")
+    stays = {name: target.reason for name, target in targets.items() if target.reason}
+    head = _count(len(targets), what) + (f": {', '.join(facts)}" if facts else "")
     return [head, *_by_reason("  stays in the graph", stays)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import torch
 from torch import fx, nn
 
 from ffn_edge.errors import NetworkError
-from ffn_edge.network.folding import LINEAR
 from ffn_edge.network.layers import (
+    LINEAR,
     AlterationPoint,
     SpecializedNorm,
     TemporalLayer,
@@ -50,16 +51,38 @@ class _Tracer(fx.Tracer):
         return result
 
 
+class TracedNetwork:
+    """A network as a graph of the calls of its layers.
+
+    Attributes:
+        module: the network, in the mode that was asked for.
+        graph: what it computes.
+        layers: by name; "" is the network itself.
+    """
+
+    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
+        self.module = module
+        self.graph = graph
+        self.layers = dict(module.named_modules())
+        self._calls = Counter(map(self.layer_of, graph.nodes))
+
+    def layer_of(self, node: Any) -> nn.Module | None:
+        """Return the layer that `node` calls, if it is a node that calls one."""
+        called = isinstance(node, fx.Node) and node.op == "call_module"
+        return self.layers[str(node.target)] if called else None
+
+    def times_called(self, node: fx.Node) -> int:
+        """Return how many places call the layer that `node` calls."""
+        return self._calls[self.layer_of(node)]
+
+
 def is_leaf(module: nn.Module) -> bool:
     """Whether a layer is one call in a traced network, whatever is inside it."""
     return _Tracer().is_leaf_module(module, "")
 
 
-def traced(body: nn.Module, *, training: bool = False) -> tuple[nn.Module, fx.Graph]:
-    """Trace a network as in evaluation, or in training; it is left as it is.
-
-    Returns:
-        A copy of `body` in that mode that shares its tensors, and the copy's graph.
+def traced(body: nn.Module, *, training: bool = False) -> TracedNetwork:
+    """Trace a copy of a network, as in evaluation or in training; it shares the tensors.
 
     Raises:
         NetworkError: it cannot be traced; the layer is named.
@@ -78,7 +101,7 @@ def traced(body: nn.Module, *, training: bool = False) -> tuple[nn.Module, fx.Gr
     network.train(training)
     tracer = _Tracer()
     try:
-        return network, tracer.trace(network)
+        return TracedNetwork(network, tracer.trace(network))
     except Exception as error:
         name = tracer.inside[-1] if tracer.inside else ""
         kind = type(network.get_submodule(name)).__name__

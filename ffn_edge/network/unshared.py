@@ -43,18 +43,15 @@ class UnsharedNetwork(FrameFlexibleNetwork):
     ) -> Tensor | dict[int, Tensor]:
         """Classify clips, each by its own network; see `FrameFlexibleNetwork.forward`."""
         if not isinstance(clip, Tensor):
-            return {t: self.networks[t](part, t) for t, part in clip.items()}
+            return {t: self.serving(t)(part, t) for t, part in clip.items()}
         sub_network = self._segment(clip, frames).sub_network
-        logits: Tensor = self.networks[sub_network](clip, sub_network)
-        return logits
+        return self.serving(sub_network)(clip, sub_network)
 
     @property
     def specialized(self) -> Specialization:
         """What was specialised in each of the networks."""
-        return next(iter(self.networks.values())).specialized
+        return self.serving(self.frame_counts[0]).specialized
 
-    @property
-    def networks(self) -> dict[int, FrameFlexibleNetwork]:
-        """The networks, by frame count."""
-        assert isinstance(self.body, nn.ModuleDict)
-        return {int(frames): network for frames, network in self.body.items()}  # type: ignore[misc]
+    def serving(self, sub_network: int) -> FrameFlexibleNetwork:
+        """Return the network of a frame count."""
+        return self.body.get_submodule(str(sub_network))  # type: ignore[return-value]

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ffn_edge.bundle.bundle import Bundle, InputContract
 from ffn_edge.errors import DataError, VideoError, reason_of
-from ffn_edge.media.clips import centre_clips, read_checked_list
+from ffn_edge.frames import segment_centres
+from ffn_edge.media.clips import clips_at, open_video, read_checked_list
+from ffn_edge.media.picture import prepare_frame
 from ffn_edge.media.video_list import Video
 from ffn_edge.runtime.cascade.calibration import Calibration, calibrate, save_calibration
 from ffn_edge.runtime.cascade.confidence import Labels
@@ -74,11 +77,11 @@ def answer_videos(
     """
     answers: dict[int, list[Logits]] = {frames: [] for frames in engines}
     labels = []
+    prepare = partial(prepare_frame, short_side=contract.short_side, size=contract.height)
     for number, video in enumerate(videos, start=1):
         try:
-            clips = centre_clips(
-                video, engines, short_side=contract.short_side, size=contract.height
-            )
+            with open_video(video) as reader:
+                clips = clips_at(reader, engines, segment_centres, prepare)
         except VideoError as error:
             _log.warning("skipped: %s", error.message)
         except OSError as error:

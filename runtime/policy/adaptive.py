@@ -75,7 +75,7 @@ class Engines:
 
     def index_of(self, frames: int) -> int:
         """Return where the engine of a frame count stands."""
-        return next(i for i, point in enumerate(self.points) if point.frames == frames)
+        return [point.frames for point in self.points].index(frames)
 
     def is_better(self, index: int, other: int) -> bool:
         """Whether an engine is more accurate than another."""

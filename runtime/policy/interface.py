@@ -65,6 +65,8 @@ class Setting:
 class Limits:
     """What the user asks for.
 
+        limits = ffn_edge.Limits(latency_ms=80, miss_rate=0.01)
+
     Attributes:
         latency_ms: the deadline of one inference; None is no deadline.
         miss_rate: the share of inferences that may miss it.

@@ -7,7 +7,6 @@ The tuples follow the engines, by ascending frame count.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 from bisect import bisect_left, insort
@@ -133,8 +132,8 @@ class LatencyModel:
             residuals = _with_update(residuals, updates_engine, error)
             ratio *= self.residuals[updates_engine] / residuals[updates_engine]
         ratios = (*self.ratios, ratio)[-_RATIOS_KEPT:]
-        return dataclasses.replace(
-            self,
+        return LatencyModel(
+            base_ms=self.base_ms,
             residuals=tuple([value + _FADING * (1 - value) for value in residuals]),
             slowdown=statistics.median(ratios),
             ratios=ratios,

@@ -30,7 +30,7 @@ from ffn_edge.runtime.classifier import Prediction, Result
 from ffn_edge.runtime.engines.engine import cpu_backend
 from ffn_edge.runtime.policy.interface import Decision, Limits, Observation
 from ffn_edge.runtime.profile.profile import Latency, save_profile
-from ffn_edge.train.report import Row
+from ffn_edge.train.evaluate import Row
 
 FOUR = Decision(frames=4, reason="asked for")
 

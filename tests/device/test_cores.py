@@ -78,7 +78,7 @@ def v1(group: str, quota: int, period: int = 100_000) -> dict[str, str]:
         ([], [], {}, math.inf),
         ([V2.format(top="/")], ["0::/a"], {"/sys/fs/cgroup/a/cpu.max": "100000 0"}, math.inf),
     ],
-)  # fmt: skip
+)
 def test_the_tightest_quota_counts(
     mounts: list[str], groups: list[str], files: dict[str, str], quota: float, tmp_path: Path
 ) -> None:
@@ -105,9 +105,15 @@ def test_a_decoder_has_no_more_threads_than_a_quota_lets_run(
 
 @pytest.mark.parametrize(
     ("quota", "processors", "cores"),
-    [("20000", 1, 1), ("100000", 1, 1), ("150000", 2, 2), ("300000", 3, 2), ("900000", 4, 2),
-     ("max", 4, 2)],
-)  # fmt: skip
+    [
+        ("20000", 1, 1),
+        ("100000", 1, 1),
+        ("150000", 2, 2),
+        ("300000", 3, 2),
+        ("900000", 4, 2),
+        ("max", 4, 2),
+    ],
+)
 def test_a_part_of_a_processor_counts_as_one(
     quota: str, processors: int, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

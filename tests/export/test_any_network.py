@@ -91,10 +91,10 @@ def test_what_was_specialised_is_reported(case: Case, model: FrameFlexibleNetwor
     report = model.specialized
 
     norms, alterations = report.norms.values(), report.alterations.values()
-    assert sum(place.before is not None for place in norms) == case.before
-    assert sum(place.after != () for place in norms) == case.after
+    assert sum(place.producer is not None for place in norms) == case.before
+    assert sum(place.consumers != () for place in norms) == case.after
     assert sum(place.reason != "" for place in norms) == case.stay
-    assert [bool(place.after) for place in alterations] == [True] * case.alterations
+    assert [bool(place.consumers) for place in alterations] == [True] * case.alterations
     assert len(report.shifts) == case.shifts
     assert len(report.left_alone) == case.left_alone
 

@@ -39,9 +39,8 @@ from ffn_edge.export.graph import graph_from_folded
 from ffn_edge.files.atomic import write_text
 from ffn_edge.media.video import VideoWriter
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.checkpoint import Checkpoint, save_checkpoint
+from ffn_edge.network.checkpoint import Checkpoint, save_checkpoint, start_from
 from ffn_edge.network.ffn import Layout
-from ffn_edge.network.transfer import start_from
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
 from tests.emulator import Emulator
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from ffn_edge.errors import DataError
+from ffn_edge.frames import segment_centres
 from ffn_edge.media import clips
 from ffn_edge.media.clips import read_checked_list
+from ffn_edge.media.images import Images
 from ffn_edge.media.video import VideoWriter
 
 
@@ -78,3 +80,22 @@ def test_the_work_does_not_grow_with_the_list(videos: Path) -> None:
         assert checked(videos, ["video.mp4 0"] * 10_000) == 10_000
 
     assert opened.call_count <= 8 and listed.call_count == 1 and looked_at.call_count < 50
+
+
+@pytest.mark.parametrize("line", ["video.mp4 0", "frames 3 0"])
+def test_each_frame_count_gets_its_clip_from_one_decode(videos: Path, line: str) -> None:
+    (videos / "list.txt").write_text(line)
+    (video,) = read_checked_list(videos / "list.txt", num_classes=1)
+    prepared = []
+
+    def prepare(frame: Images) -> Images:
+        prepared.append(frame)
+        return np.full((2, 2, 3), len(prepared) - 1, np.uint8)  # the number of the frame
+
+    with clips.open_video(video) as reader:
+        found = clips.clips_at(reader, (1, 2, 6), segment_centres, prepare)
+
+    assert len(prepared) == 3
+    assert {t: clip[:, 0, 0, 0].tolist() for t, clip in found.items()} == {
+        t: segment_centres(3, t).tolist() for t in (1, 2, 6)
+    }

@@ -1,98 +1,30 @@
-"""The networks give what the paper's published code gives, for the same tensors and inputs.
-
-A case in tests/data/parity has inputs by seed and the results of the published implementation in
-float32 on a CPU. It lists the tensors of a published checkpoint (name -> shape), or has the
-checksum of their names. Each tensor's values follow from its name alone and each input's from its
-seed, so a case is a small text file.
-"""
+"""The networks give what the paper's published code gives, for the same tensors and inputs."""
 
 from __future__ import annotations
 
-import json
-import zlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from ffn_edge import network
-from ffn_edge.network import FrameFlexibleNetwork, family_of
+from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.published import published_name
 from ffn_edge.train.objective import LossTerms, MultiFrequencyLoss
-
-CASES = Path(__file__).parents[1] / "data" / "parity"
-
-FRAME_COUNTS = {
-    "tsm_resnet18": (4, 8, 16),
-    "tsm_resnet50": (4, 8, 16),
-    "tsm_resnet101": (4, 8, 16),
-    "tea_resnet50": (4, 8, 16),
-    "slowfast_resnet50": (16, 32, 64),
-    "uniformer_small": (4, 8, 16),
-}
-
-PublishedTensor = Callable[[str, Sequence[int]], Tensor]
-
-
-def input_clip(
-    seed: int, batch: int, frames: int, size: int, *, frame_major: bool = True
-) -> Tensor:
-    """Make an input, normalised: float32 (B, T, 3, H, W).
-
-    The published 2D networks take (B, T·3, H, W), and the 3D networks (B, 3, T, H, W).
-    """
-    order = (frames, 3) if frame_major else (3, frames)
-    values = np.random.default_rng(seed).standard_normal((batch, *order, size, size))
-    clip = torch.from_numpy(values.astype(np.float32))
-    return clip if frame_major else clip.transpose(1, 2)
-
-
-def read_case(name: str) -> dict[str, Any]:
-    case: dict[str, Any] = json.loads((CASES / name).read_text())
-    return case
-
-
-def published_shapes(arch: str, case: dict[str, Any]) -> dict[str, Sequence[int]]:
-    """Return the names and shapes of the tensors of a case's checkpoint."""
-    if "keys" in case:
-        shapes: dict[str, Sequence[int]] = case["keys"]
-        return shapes
-    with torch.device("meta"):
-        ours = network.build(arch, len(case["cases"][0]["logits"])).state_dict()
-    shapes = {published_name(arch, name): tensor.shape for name, tensor in ours.items()}
-    assert zlib.crc32("\n".join(sorted(shapes)).encode()) == case["names_crc32"]
-    return shapes
-
-
-def relative_error(model: FrameFlexibleNetwork, case: dict[str, Any]) -> float:
-    """Return max|ours − published| / max|published| of one input of a case."""
-    clip = input_clip(
-        case["input_seed"],
-        1,
-        case["frames"],
-        case["size"],
-        frame_major="frame-major" in case["input_layout"],
-    )
-    naming = family_of(model.architecture).published
-    if naming is not None and naming.blue_first is not None:
-        clip = clip.flip(2)  # the published input is blue, green, red; ours is red, green, blue
-    with torch.inference_mode():
-        results = model(clip, frames=case["subnetwork"])[0]
-    if "softmax" in case:  # the published SlowFast ends in it
-        results = results.softmax(0)
-    expected = torch.tensor(case["softmax" if "softmax" in case else "logits"])
-    return float((results - expected).abs().max() / expected.abs().max())
+from tests.data.parity.cases import (
+    FRAME_COUNTS,
+    input_clip,
+    published_shapes,
+    published_tensor,
+    read_case,
+    relative_error,
+)
 
 
 @pytest.mark.parametrize("arch", FRAME_COUNTS)
-def test_an_imported_network_gives_the_published_results(
-    arch: str, published_tensor: PublishedTensor
-) -> None:
-    case = read_case(f"{arch}.json")
+def test_an_imported_network_gives_the_published_results(arch: str) -> None:
+    case = read_case(arch)
     shapes = published_shapes(arch, case)
 
     model = network.import_published(
@@ -106,14 +38,14 @@ def test_an_imported_network_gives_the_published_results(
 
 
 @pytest.fixture(scope="module")
-def state_dict(published_tensor: PublishedTensor) -> dict[str, Tensor]:
-    keys = read_case("tsm_resnet18.json")["keys"]
+def state_dict() -> dict[str, Tensor]:
+    keys = read_case("tsm_resnet18")["keys"]
     return {name: published_tensor(name, shape) for name, shape in keys.items()}
 
 
 @pytest.fixture(scope="module")
 def training_case() -> dict[str, Any]:
-    return read_case("tsm_resnet18_train.json")
+    return read_case("tsm_resnet18_train")
 
 
 def train_step(

@@ -61,12 +61,12 @@ def test_the_norms_and_branches_of_image_networks_are_found(
     report = model.specialized
     places = report.norms.values()
     assert norms == (
-        sum(place.before is not None for place in places),
-        sum(place.after != () for place in places),
+        sum(place.producer is not None for place in places),
+        sum(place.consumers != () for place in places),
         sum(place.reason != "" for place in places),
     )
     assert len(report.alterations) == len(report.shifts) == branches
-    assert all(place.after for place in report.alterations.values())
+    assert all(place.consumers for place in report.alterations.values())
     assert report.left_alone == {}
     kinds = [type(module) for module in model.modules()]
     assert kinds.count(SpecializedNorm) == sum(norms)
@@ -94,7 +94,7 @@ def test_a_transformer_alters_its_linear_layers_and_reports_its_attention() -> N
     assert altered(model)[0] == "features.1.0.mlp.0"
     assert [a.dim for a in model.modules() if isinstance(a, WeightAlteration)] == [-1] * 12
     report = model.specialized
-    assert report.norms["features.1.0.norm2"].after == ("features.1.0.mlp.0.linear",)
+    assert report.norms["features.1.0.norm2"].consumers == ("features.1.0.mlp.0.linear",)
     assert report.left_alone["features.7.1.attn"] == (
         "its weights are read by a function, shifted_window_attention"
     )
@@ -299,7 +299,7 @@ class OtherArguments(nn.LayerNorm):
 def test_a_norm_with_arguments_of_its_own_is_copied() -> None:
     model = network.specialize(nn.Sequential(OtherArguments(), nn.Linear(3, 2)), (2,))
 
-    assert model.specialized.norms["0"].after == ("1",)
+    assert model.specialized.norms["0"].consumers == ("1",)
     assert "0" not in fold(model.eval(), 2).unfolded
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import get_args
@@ -28,6 +28,7 @@ from ffn_edge.network.published import published_name
 from ffn_edge.train.objective import MultiFrequencyLoss
 from ffn_edge.train.recipe import load_recipe
 from ffn_edge.train.step import Order, backward
+from tests.data.parity.cases import published_tensor
 
 NAME = "tea_resnet50"
 CARD = ModelCard(classes=tuple("abcde"), size=64, short_side=64)
@@ -41,7 +42,7 @@ def shapes() -> FrameFlexibleNetwork:
 
 
 @pytest.fixture(scope="module")
-def model(published_tensor: Callable[[str, Sequence[int]], Tensor]) -> FrameFlexibleNetwork:
+def model() -> FrameFlexibleNetwork:
     """A network for 2 and 4 frames, with values as in a published case. Not to be changed."""
     built = network.build(NAME, 5, (2, 4), dropout=0.0)
     for name, tensor in built.state_dict().items():

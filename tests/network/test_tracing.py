@@ -65,6 +65,6 @@ class RenamedNorm(nn.BatchNorm2d):
 def test_pytorchs_layers_under_another_name_are_one_call_each() -> None:
     body = nn.Sequential(RenamedConvolution(3, 3, 1), RenamedNorm(3), nn.ReLU())
 
-    _, graph = traced(body)
+    graph = traced(body).graph
 
     assert [node.target for node in graph.nodes if node.op == "call_module"] == ["0", "1", "2"]

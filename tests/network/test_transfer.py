@@ -10,8 +10,7 @@ import torch
 from ffn_edge import network
 from ffn_edge.errors import CheckpointError, FrameCountError, NetworkError
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
-from ffn_edge.network.transfer import start_from
+from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint, start_from
 
 
 def random_network(*frame_counts: int, classes: int = 3, without: str = "") -> FrameFlexibleNetwork:

@@ -175,9 +175,17 @@ def desktop(tmp_path: Path) -> Computer:
     """A PC without a GPU that can run bundles on its CPU."""
     computer = Computer(tmp_path / "desktop")
     computer.modules = {
-        "ffn_edge", "numpy", "click", "rich", "filelock", "safetensors", "onnx", "onnxruntime",
-        "cv2", "av",
-    }  # fmt: skip
+        "ffn_edge",
+        "numpy",
+        "click",
+        "rich",
+        "filelock",
+        "safetensors",
+        "onnx",
+        "onnxruntime",
+        "cv2",
+        "av",
+    }
     computer.versions = {"numpy": "2.2.0", "onnxruntime": "1.32.0", "opencv-python": "4.10.0.84"}
     computer.write("venv/pyvenv.cfg", "home = /usr/bin\ninclude-system-site-packages = false\n")
     computer.memory(9000, 16000)
@@ -249,9 +257,15 @@ def store_plan(
     key = dataclasses.replace(key, l4t="36.4.3", board="NVIDIA Jetson Orin Nano Developer Kit")
     sidecar = Sidecar(
         key=dataclasses.replace(key, **changes),  # type: ignore[arg-type]
-        flags=(), weights=(), plan=FileRecord(bytes=0, sha256=""), power_mode=power_mode,
-        deviation=None, build_seconds=1.0, created="2026-01-01", producer="the tests",
-    )  # fmt: skip
+        flags=(),
+        weights=(),
+        plan=FileRecord(bytes=0, sha256=""),
+        power_mode=power_mode,
+        deviation=None,
+        build_seconds=1.0,
+        created="2026-01-01",
+        producer="the tests",
+    )
     with cache.lock(), cache.workplace() as folder:
         (folder / "plan").write_bytes(b"a plan" * 50_000)
         return cache.store(sidecar, folder / "plan").path
@@ -311,8 +325,11 @@ def test_cameras_and_sensors_without_permission_come_with_the_command_that_opens
 ) -> None:
     ina = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1"
     jetson.closed = {
-        "dev/video0", "dev/nvmap", f"{ina}/in1_input", "sys/class/thermal/thermal_zone1/temp",
-    }  # fmt: skip
+        "dev/video0",
+        "dev/nvmap",
+        f"{ina}/in1_input",
+        "sys/class/thermal/thermal_zone1/temp",
+    }
     report = jetson.examine()
     assert problems(report) == ["GPU device files", "cameras", "power (INA)"]
     assert "usermod -aG video $USER" in line(report, "Video", "cameras").remedy
@@ -510,10 +527,14 @@ def test_an_unknown_release_of_jetson_linux_is_given_without_a_jetpack(jetson: C
 @pytest.mark.parametrize(
     ("release", "revision", "jetpack"),
     [
-        (36, "4.4", "6.2.1"), (36, "5.0", "6.2.2"), (38, "4.0", "7.1"), (39, "2.0", "7.2"),
-        (39, "2.1", "7.2.1"), (39, "2.9", "7.2"),
+        (36, "4.4", "6.2.1"),
+        (36, "5.0", "6.2.2"),
+        (38, "4.0", "7.1"),
+        (39, "2.0", "7.2"),
+        (39, "2.1", "7.2.1"),
+        (39, "2.9", "7.2"),
     ],
-)  # fmt: skip
+)
 def test_a_known_release_of_jetson_linux_is_given_with_its_jetpack(
     release: int, revision: str, jetpack: str, jetson: Computer
 ) -> None:

@@ -23,11 +23,9 @@ from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import Checkpoint, ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.train import adapt as adaptation
 from ffn_edge.train.adapt import adapt, recalibrate
-from ffn_edge.train.data import VideoDataset
-from ffn_edge.train.datasets import dataset_facts
+from ffn_edge.train.batches import Clips, videos_for
 from ffn_edge.train.loading import to_model_input
 from ffn_edge.train.objective import MultiFrequencyLoss
-from ffn_edge.train.unlabelled import Clips
 
 KNOWN = {t: Accuracy(top1=0.5, top5=1.0, clips=t) for t in (2, 8)}
 CARD = ModelCard(classes=("dark", "bright"), size=32, short_side=32, accuracy=KNOWN)
@@ -273,7 +271,7 @@ def test_an_output_that_cannot_be_written_is_found_before_anything_is_learned(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delattr(adaptation, "_inputs")
+    monkeypatch.delattr(adaptation, "model_inputs")
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
 
@@ -289,31 +287,24 @@ def test_several_processes_are_refused(
     change: Callable[..., object], clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-
-    with pytest.raises(RecipeError, match="works in one process; 2 were started"):
+    with pytest.raises(RecipeError, match="one process"):
         change("absent.pt", "new.pt", (4,), clips)
 
 
-def test_a_bad_validation_list_is_found_before_anything_is_learned(
-    trained: Path, clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(MultiFrequencyLoss, "student")
-    (tmp_path / "val.txt").write_text("absent.mp4 0\n")
-    bad = dataclasses.replace(clips, val_list=str(tmp_path / "val.txt"))
-
-    with pytest.raises(DataError, match="there is nothing at"):
-        adapt(str(trained), str(tmp_path / "new.pt"), (4,), bad)
-
-
-def test_videos_that_cannot_be_read_end_it_when_they_are_many(
-    trained: Path, clips: Clips, data: Path, tmp_path: Path
+def test_bad_lists_are_found(
+    trained: Path, clips: Clips, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     (tmp_path / "list.txt").write_text(f"broken.mp4\n{data / '0.mp4'}\n")
-    bad = dataclasses.replace(clips, list_file=str(tmp_path / "list.txt"))
+    (tmp_path / "val.txt").write_text("absent.mp4 0\n")
+    broken = dataclasses.replace(clips, list_file=str(tmp_path / "list.txt"))
+    absent = dataclasses.replace(clips, val_list=str(tmp_path / "val.txt"))
 
-    with pytest.raises(DataError, match="1 of 2 videos cannot be read"):
-        recalibrate(str(trained), str(tmp_path / "new.pt"), None, bad)
+    with pytest.raises(DataError, match="1 of 2 videos"):  # once they are many
+        recalibrate(str(trained), str(tmp_path / "new.pt"), None, broken)
+    monkeypatch.delattr(MultiFrequencyLoss, "student")
+    with pytest.raises(DataError, match="nothing at"):  # before anything is learned
+        adapt(str(trained), str(tmp_path / "new.pt"), (4,), absent)
 
 
 # -------------------------------------------------------------------------------- recalibrating
@@ -340,11 +331,7 @@ def test_statistics_are_those_of_the_clips(
     recalibrate(str(trained), str(tmp_path / "new.pt"), None, chosen)
 
     # What enters the first norm does not depend on any norm, so it can be computed here.
-    facts = dataset_facts("custom")
-    videos = VideoDataset(
-        clips.list_file, (2, 8), classes=CARD.classes, facts=facts, train=False, size=32,
-        short_side=32,
-    )  # fmt: skip
+    videos = videos_for(CARD, clips.list_file, (2, 8))
     body = load_checkpoint(tmp_path / "new.pt").network.body
     for frames in (2, 8):
         samples = np.stack([videos[0, i].clips[frames] for i in range(12)])
@@ -377,27 +364,15 @@ def test_a_network_without_batch_norms_has_no_statistics(
         recalibrate("any.pt", str(tmp_path / "new.pt"), None, clips)
 
 
-def test_statistics_of_one_video_are_refused(
+def test_statistics_of_one_video_or_of_a_frame_count_that_is_not_there_are_refused(
     trained: Path, clips: Clips, data: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "list.txt").write_text(f"{data / '0.mp4'}\n")
-
-    with pytest.raises(DataError, match="lists one video"):
-        recalibrate(
-            str(trained),
-            str(tmp_path / "new.pt"),
-            None,
-            dataclasses.replace(clips, list_file=str(tmp_path / "list.txt")),
-        )
-
-
-def test_a_frame_count_that_is_not_there_cannot_be_recalibrated(
-    trained: Path, clips: Clips, tmp_path: Path
-) -> None:
-    with pytest.raises(CheckpointError, match="serves 2, 8 frames; 4 was asked for") as caught:
+    one = dataclasses.replace(clips, list_file=str(tmp_path / "list.txt"))
+    with pytest.raises(DataError, match="one video"):
+        recalibrate(str(trained), str(tmp_path / "new.pt"), None, one)
+    with pytest.raises(CheckpointError, match="4 was asked for"):
         recalibrate(str(trained), str(tmp_path / "new.pt"), (2, 4), clips)
-
-    assert "without --recalibrate, 4 is added" in caught.value.hint
 
 
 # ---------------------------------------------------------------------------------- the command
@@ -439,21 +414,15 @@ def test_a_file_that_was_not_named_is_not_written_over(
     assert (tmp_path / name).read_bytes() == b"an older one"
 
 
-def test_an_accuracy_that_was_not_measured_is_said(
-    trained: Path, clips: Clips, tmp_path: Path
+def test_a_file_that_was_named_is_written_over_and_an_accuracy_not_measured_is_said(
+    trained: Path, data: Path, tmp_path: Path
 ) -> None:
-    options = ["--data", clips.list_file, "--workers", 0, "--epochs", 1, "-o", tmp_path / "new.pt"]
-
-    assert "accuracy at 4 frames is not known" in invoke(trained, "--frames", "4", *options).stderr
-
-
-def test_a_file_that_was_named_is_written_over(trained: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "new.pt"
     output.write_bytes(b"an older one")
+    options = ["--data", data / "list.txt", "-o", output, "--workers", 0, "--epochs", 1]
 
-    invoke(trained, "--recalibrate", "--data", data / "list.txt", "-o", output, "--workers", 0)
-
-    assert load_checkpoint(output).network.frame_counts == (2, 8)
+    assert "accuracy at 4 frames is not known" in invoke(trained, "--frames", 4, *options).stderr
+    assert load_checkpoint(output).network.frame_counts == (2, 4, 8)
 
 
 @pytest.mark.parametrize(

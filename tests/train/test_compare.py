@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from ffn_edge.bundle.bundle import Accuracy
 from ffn_edge.commands.compare import compare as compare_command
-from ffn_edge.demo.clips import render_clips
-from ffn_edge.errors import DataError, FfnEdgeError, RecipeError
+from ffn_edge.demo import clips as demo_clips
+from ffn_edge.errors import DataError, FfnEdgeError, RecipeError, VideoError
 from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint
 from ffn_edge.train import compare as compare_module
 from ffn_edge.train.compare import RESULTS, Score, compare, mean_top1
@@ -40,13 +40,19 @@ def score(method: str, seed: int, top1: float) -> Score:
     )
 
 
+def run_command(recipe: Recipe, folder: Path, *options: str) -> Result:
+    file = folder / "recipe.py"
+    file.write_text(f"from ffn_edge.train.recipe import Recipe\nrecipe = {recipe!r}\n")
+    arguments = [str(file), "-o", str(folder / "out"), "--workers", "0", *options]
+    return CliRunner().invoke(compare_command, arguments, catch_exceptions=False)
+
+
 def test_runs_that_methods_share_are_trained_once(quick: Recipe, tmp_path: Path) -> None:
     scores = compare(quick, tmp_path, ["ffn", "naive", "separate", "ensemble"], seeds=(0, 1))
 
     assert scores is not None
-    assert [(s.method, s.seed) for s in scores][:4] == [
-        ("ffn", 0), ("ffn", 1), ("naive", 0), ("naive", 1),
-    ]  # fmt: skip
+    assert [s.method for s in scores[:4]] == ["ffn", "ffn", "naive", "naive"]
+    assert [s.seed for s in scores[:4]] == [0, 1, 0, 1]
     folders = {path.parent.name for path in tmp_path.glob(f"seed-1/*/{BEST}")}
     assert folders == {"ffn", "single-2", "single-4"}
     by_name = {s.method: s for s in scores if s.seed == 0}
@@ -217,10 +223,11 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_rendered_or_train
     tmp_path: Path,
 ) -> None:
     demo = quick.replace(dataset="demo", train_list=None, val_list=None, classes=None, **changes)
+    options = ["--methods", ",".join(methods), "--test-frames", ",".join(map(str, evaluated))]
 
     with pytest.raises(FfnEdgeError, match=words):
-        compare(demo, tmp_path / "compared", methods, frame_counts=evaluated)
-    assert not (tmp_path / "compared").exists()
+        run_command(demo, tmp_path, *options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_separate_each_has_a_network_for_every_evaluated_frame_count(
@@ -234,18 +241,20 @@ def test_separate_each_has_a_network_for_every_evaluated_frame_count(
 def test_the_demos_clips_are_rendered_where_no_list_is_given(
     quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    render_clips = demo_clips.render_clips
+
     def small(folder: Path, **sizes: int) -> None:
         few = {"train": 24, "val": 12, "test": 12} | {
             name: min(size, 12) for name, size in sizes.items() if name != "seed"
         }
         render_clips(folder, seed=sizes.get("seed", 0), workers=1, **few)
 
-    monkeypatch.setattr(compare_module, "render_clips", small)
+    monkeypatch.setattr(demo_clips, "render_clips", small)
     demo = quick.replace(dataset="demo", train_list=None, val_list=None, classes=None)
-    scores = compare(demo, tmp_path, ["naive"], seeds=(0, 1))
-    assert scores is not None
-    assert [score.accuracy[4].clips for score in scores] == [12, 12]
-    first, second = (tmp_path / f"clips/test-{seed}/test/00000.mp4" for seed in (0, 1))
+    result = run_command(demo, tmp_path, "--methods", "naive", "--seeds", "0,1", "--json")
+    scores = json.loads(result.stdout)
+    assert [score["accuracy"]["4"]["clips"] for score in scores] == [12, 12]
+    first, second = (tmp_path / f"out/clips/test-{seed}/test/00000.mp4" for seed in (0, 1))
     assert first.read_bytes() != second.read_bytes()
 
 
@@ -280,20 +289,17 @@ def test_a_mean_is_over_seeds_and_with_one_seed_over_clips() -> None:
 
 
 def test_compare_prints_a_table_json_and_draws(recipe: Recipe, tmp_path: Path) -> None:
-    file = tmp_path / "recipe.py"
-    file.write_text(f"from ffn_edge.train.recipe import Recipe\nrecipe = {recipe!r}\n")
-    arguments = [str(file), "-o", str(tmp_path / "out"), "--methods", "naive,without-wa"]
-    arguments += ["--workers", "0", "--epochs", "1", "--test-frames", "2-4"]
-    result = CliRunner().invoke(compare_command, arguments, catch_exceptions=False)
+    options = ["--methods", "naive,without-wa", "--epochs", "1", "--test-frames", "2-4"]
+    result = run_command(recipe, tmp_path, *options)
     assert result.exit_code == 0
     for word in ("naive", "without-wa", "±", "GMACs"):
         assert word in result.output
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    result = CliRunner().invoke(compare_command, [*arguments, "--json"], catch_exceptions=False)
+    result = run_command(recipe, tmp_path, *options, "--json")
     assert [row["method"] for row in json.loads(result.stdout)] == ["naive", "without-wa"]
     assert "evaluated on the validation list" in result.stderr
     for seeds, message in (("a", "not a list such as 0,1,2"), ("-1", "seeds are at least 0")):
-        result = CliRunner().invoke(compare_command, [*arguments, "--seeds", seeds])
+        result = run_command(recipe, tmp_path, *options, "--seeds", seeds)
         assert result.exit_code == 2 and message in result.output
 
 
@@ -301,3 +307,23 @@ def test_the_same_seed_twice_is_one_training(quick: Recipe, tmp_path: Path) -> N
     scores = compare(quick, tmp_path, ["naive"], seeds=(2, 0, 2))
 
     assert scores is not None and [score.seed for score in scores] == [2, 0]
+
+
+def test_a_frame_folder_that_cannot_be_read_is_one_that_training_leaves_out(
+    quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(b"image")
+    (tmp_path / "list.txt").write_text("one 1 0\ntwo 1 0\n")
+    unlabelled = quick.replace(classes=None)
+    known = compare_module._checked_videos(unlabelled, str(tmp_path / "list.txt"))
+
+    def failing(folder: Path) -> list[Path]:
+        if folder.name == "two":
+            raise VideoError(f"the folder {folder} cannot be read")
+        return [folder / "1.jpg"]
+
+    monkeypatch.setattr(compare_module, "images_in_folder", failing)
+
+    assert compare_module._checked_videos(unlabelled, str(tmp_path / "list.txt")) != known

@@ -116,9 +116,14 @@ def test_a_familys_rule_draws_the_frames_of_training(
     listed: Path, architecture: str, last: int
 ) -> None:
     recipe = Recipe(
-        architecture=architecture, dataset="custom", frame_counts=(32,), train_list=str(listed),
-        size=SIZE, short_side=SIZE, crop_scales=(1.0,),
-    )  # fmt: skip
+        architecture=architecture,
+        dataset="custom",
+        frame_counts=(32,),
+        train_list=str(listed),
+        size=SIZE,
+        short_side=SIZE,
+        crop_scales=(1.0,),
+    )
     videos = training_videos(recipe, CLASSES, training=True)
 
     drawn = {n for epoch in range(30) for n in frames_of(videos[epoch, 0])[32]}
@@ -239,9 +244,15 @@ def test_what_is_not_labelled_gets_no_label_from_a_flip(tmp_path: Path) -> None:
         "".join(f"{line.split()[0]}\n" for line in list_file.read_text().splitlines())
     )
     videos = VideoDataset(
-        list_file, (4,), classes=classes, facts=dataset_facts("demo"), train=True, size=SIZE,
-        short_side=SIZE, labelled=False,
-    )  # fmt: skip
+        list_file,
+        (4,),
+        classes=classes,
+        facts=dataset_facts("demo"),
+        train=True,
+        size=SIZE,
+        short_side=SIZE,
+        labelled=False,
+    )
 
     samples = [videos[epoch, index] for epoch in range(8) for index in range(3)]
 

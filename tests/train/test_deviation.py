@@ -20,9 +20,16 @@ from ffn_edge.network import FrameFlexibleNetwork, build, specialize
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.network.layers import Route, SpecializedNorm
 from ffn_edge.train import moments as moments_module
-from ffn_edge.train.deviation import Deviation, Statistics, measure, norm_layers, shift
-from ffn_edge.train.deviation_plot import plot_deviation
-from ffn_edge.train.deviation_report import _choose, deviation_of_checkpoint, json_of, tables_of
+from ffn_edge.train.deviation import (
+    Deviation,
+    Statistics,
+    _choose,
+    deviation_of_checkpoint,
+    measure,
+    norm_layers,
+    shift,
+)
+from ffn_edge.train.deviation_report import json_of, plot_deviation, tables_of
 from ffn_edge.train.loading import Batch, to_model_input
 
 Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]

@@ -21,7 +21,7 @@ from ffn_edge.errors import CheckpointError, DataError, RecipeError, counted
 from ffn_edge.network import build
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.train.log import METRICS, RunLog
-from ffn_edge.train.loop import BEST, LAST, train
+from ffn_edge.train.loop import BEST, LAST, Run, train
 from ffn_edge.train.recipe import Recipe
 
 
@@ -66,18 +66,35 @@ def steps_in(folder: Path) -> int:
     return path.read_text().count('"loss"') if path.is_file() else 0
 
 
+def steps_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the optimiser's steps."""
+    return [line for line in metrics(folder) if "loss" in line]
+
+
+def rates(folder: Path) -> list[float]:
+    return [line["learning_rate"] for line in steps_of(folder)]
+
+
+def list_with_broken(folder: Path, data: Path, whole: int, broken: int) -> str:
+    """Write a list of videos of which the last cannot be read."""
+    lines = "".join(f"{data}/{i % 12}.mp4 {i % 2}\n" for i in range(whole))
+    for i in range(broken):
+        (folder / f"broken{i}.mp4").write_bytes(b"no video")
+        lines += f"{folder}/broken{i}.mp4 0\n"
+    (folder / "list.txt").write_text(lines)
+    return str(folder / "list.txt")
+
+
 def test_a_run_writes_checkpoints_metrics_and_events(recipe: Recipe, tmp_path: Path) -> None:
-    result = train(recipe, tmp_path, workers=0)
+    result = train(recipe, tmp_path)
     assert result.finished and result.steps == 6
-    lines = metrics(tmp_path)
-    steps = [line for line in lines if "loss" in line]
-    assert [line["step"] for line in steps] == list(range(6))
-    for line in steps:
+    assert [line["step"] for line in steps_of(tmp_path)] == list(range(6))
+    for line in steps_of(tmp_path):
         # Each term, by frame count, and their sum as the objective states it.
         assert set(line["distillation"]) == {"2"}
         total = line["cross_entropy"] + line["distillation"]["2"]
         assert line["loss"] == pytest.approx(total, rel=1e-6)
-    assert [line["epoch"] for line in lines if "validation" in line] == [0, 1]
+    assert [line["epoch"] for line in metrics(tmp_path) if "validation" in line] == [0, 1]
     assert list((tmp_path / "tensorboard").iterdir())
     best = load_checkpoint(tmp_path / BEST)
     assert best.training is None and best.card.classes == ("dark", "bright")
@@ -88,7 +105,7 @@ def test_a_run_writes_checkpoints_metrics_and_events(recipe: Recipe, tmp_path: P
 def test_the_best_checkpoint_has_the_highest_mean_over_frame_counts(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    result = train(recipe.replace(epochs=3), tmp_path, workers=0)
+    result = train(recipe.replace(epochs=3), tmp_path)
     means = [
         sum(value["top1"] for value in line["validation"].values()) / 2
         for line in metrics(tmp_path)
@@ -122,14 +139,24 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_losses(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("send", "number", "workers"),
+    [
+        (os.kill, signal.SIGTERM, 0),
+        (os.kill, signal.SIGINT, 0),
+        (os.killpg, signal.SIGINT, 1),  # Ctrl-C in a terminal reaches the loaders too
+    ],
+)
 def test_a_signal_saves_and_ends_the_run(
-    recipe: Recipe, tmp_path: Path, number: signal.Signals
+    send: Callable[[int, int], None],
+    number: signal.Signals,
+    workers: int,
+    recipe: Recipe,
+    tmp_path: Path,
 ) -> None:
-    recipe = recipe.replace(epochs=200)
-    process = start(recipe, tmp_path)
+    process = start(recipe.replace(epochs=200), tmp_path, workers=workers)
     wait_for(lambda: steps_in(tmp_path) >= 1, process)
-    process.send_signal(number)
+    send(process.pid, number)
     _, messages = process.communicate(timeout=60)
     assert process.returncode == 130, messages
     assert "continue with --resume" in messages
@@ -137,31 +164,13 @@ def test_a_signal_saves_and_ends_the_run(
     assert training is not None and training["step"] == steps_in(tmp_path)
 
 
-def test_ctrl_c_in_a_terminal_reaches_the_loaders_too_and_saves(
-    recipe: Recipe, tmp_path: Path
-) -> None:
-    process = start(recipe.replace(epochs=200), tmp_path, workers=1)
-    wait_for(lambda: steps_in(tmp_path) >= 1, process)
-    os.killpg(process.pid, signal.SIGINT)
-    _, messages = process.communicate(timeout=60)
-    assert process.returncode == 130, messages
-    assert load_checkpoint(tmp_path / LAST).training is not None
-
-
 def test_a_run_stopped_by_its_last_step_still_validates_when_resumed(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe.replace(epochs=1)
-
-    def stop_after_last_step(self: RunLog, step: int, epoch: int, values: dict[str, Any]) -> None:
-        if step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "step", stop_after_last_step)
-        assert not train(recipe, tmp_path, workers=0).finished
+    stopped_after(2, recipe, tmp_path, monkeypatch)
     assert not (tmp_path / BEST).exists()
-    result = train(recipe, tmp_path, resume=True, workers=0)
+    result = train(recipe, tmp_path, resume=True)
     assert result.finished and result.accuracy[4].clips == 12
     assert (tmp_path / BEST).is_file()
 
@@ -187,11 +196,13 @@ def test_a_run_resumed_with_another_list_goes_on_with_whole_epochs_of_it(
     data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     videos: int,
     stop: int,
 ) -> None:
-    recipe = recipe.replace(epochs=3, schedule="cosine")  # of 12 videos, in 3 steps each
+    recipe = recipe.replace(
+        epochs=3, schedule="cosine", log_every=1
+    )  # of 12 videos, in 3 steps each
     lines = [f"{data}/{i % 12}.mp4 {i % 2}\n" for i in range(videos)]
     (tmp_path / "other.txt").write_text("".join(lines))
     other = recipe.replace(train_list=str(tmp_path / "other.txt"))
@@ -200,22 +211,17 @@ def test_a_run_resumed_with_another_list_goes_on_with_whole_epochs_of_it(
     stopped_after(stop, recipe, tmp_path / "run", monkeypatch)
     result = train(other, tmp_path / "run", resume=True)
 
-    assert result.finished and f"an epoch has {counted(steps, 'step')} instead" in (
-        capsys.readouterr().err
-    )
-    lines_of_steps = [line for line in metrics(tmp_path / "run") if "loss" in line]
-    assert [line["step"] for line in lines_of_steps] == list(range(result.steps))
-    per_epoch = [sum(line["epoch"] == i for line in lines_of_steps) for i in range(3)]
+    assert result.finished and f"an epoch has {counted(steps, 'step')} instead" in (caplog.text)
+    logged = steps_of(tmp_path / "run")
+    assert [line["step"] for line in logged] == list(range(result.steps))
+    per_epoch = [sum(line["epoch"] == i for line in logged) for i in range(3)]
     # What was done of the epoch stays done; those to come are whole, those before as they were.
     left = steps - round(done * steps / 3)
     assert per_epoch == [3] * epoch + [done + left] + [steps] * (2 - epoch)
     train(other, tmp_path / "at once")
-    rates, expected = (
-        [line["learning_rate"] for line in metrics(tmp_path / name) if "loss" in line]
-        for name in ("run", "at once")
-    )
     to_come = steps * (2 - epoch) + left
-    assert rates[-to_come:] == pytest.approx(expected[-to_come:])
+    expected = rates(tmp_path / "at once")[-to_come:]
+    assert rates(tmp_path / "run")[-to_come:] == pytest.approx(expected)
     # And it can be stopped and resumed again as any other.
     assert train(other.replace(epochs=4), tmp_path / "run", resume=True).steps == (
         result.steps + steps
@@ -254,71 +260,67 @@ def test_a_run_is_not_resumed_with_other_class_names(
 
 
 def test_a_run_is_not_overwritten_by_forgetting_to_resume(recipe: Recipe, tmp_path: Path) -> None:
-    train(recipe, tmp_path, workers=0)
+    train(recipe, tmp_path)
     before = (tmp_path / LAST).read_bytes()
     with pytest.raises(RecipeError, match="holds a run already"):
-        train(recipe, tmp_path, workers=0)
+        train(recipe, tmp_path)
     assert (tmp_path / LAST).read_bytes() == before and len(metrics(tmp_path)) == 8
 
 
 def test_a_run_of_an_older_release_continues_without_a_field_that_is_no_more(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    train(recipe.replace(epochs=1), tmp_path, workers=0)
+    train(recipe.replace(epochs=1), tmp_path)
     content = torch.load(tmp_path / LAST, weights_only=True)
     content["training"]["recipe"]["compile"] = True
     torch.save(content, tmp_path / LAST)
 
-    assert train(recipe, tmp_path, resume=True, workers=0).finished
+    assert train(recipe, tmp_path, resume=True).finished
 
 
 def test_two_processes_do_not_train_in_one_folder(recipe: Recipe, tmp_path: Path) -> None:
-    train(recipe.replace(epochs=1), tmp_path, workers=0)
+    train(recipe.replace(epochs=1), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
 
     with (
         FileLock(tmp_path / ".lock"),  # as the other process holds it
         pytest.raises(RecipeError, match="another process is training in"),
     ):
-        train(recipe.replace(epochs=1), tmp_path, resume=True, workers=0)
+        train(recipe.replace(epochs=1), tmp_path, resume=True)
 
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert after == before
-    assert train(recipe.replace(epochs=1), tmp_path, resume=True, workers=0).finished
+    assert train(recipe.replace(epochs=1), tmp_path, resume=True).finished
 
 
 def test_one_unreadable_video_in_a_small_last_batch_of_validation_is_borne(
     recipe: Recipe, data: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "broken.mp4").write_bytes(b"no video")
-    lines = "".join(f"{data}/{i % 12}.mp4 {i % 2}\n" for i in range(24))
-    (tmp_path / "list.txt").write_text(lines + f"{tmp_path}/broken.mp4 0\n")
-    result = train(
-        recipe.replace(val_list=str(tmp_path / "list.txt"), epochs=1), tmp_path / "run", workers=0
-    )
+    broken = list_with_broken(tmp_path, data, 24, 1)
+    result = train(recipe.replace(val_list=broken, epochs=1), tmp_path / "run")
     assert result.accuracy[4].clips == 24
     (reason,) = result.broken_videos
-    assert f"{tmp_path}/broken.mp4" in reason
+    assert f"{tmp_path}/broken0.mp4" in reason
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_a_gpu_trains_in_half_precision(recipe: Recipe, tmp_path: Path, precision: str) -> None:
-    result = train(recipe.replace(precision=precision), tmp_path, device="cuda", workers=0)
+    result = train(recipe.replace(precision=precision), tmp_path, device="cuda")
     assert result.finished
 
 
 def test_a_finished_run_resumes_to_nothing(recipe: Recipe, tmp_path: Path) -> None:
-    train(recipe, tmp_path, workers=0)
+    train(recipe, tmp_path)
     before = metrics(tmp_path)
-    result = train(recipe, tmp_path, resume=True, workers=0)
+    result = train(recipe, tmp_path, resume=True)
     assert result.finished and result.steps == 6 and result.accuracy[4].clips == 12
     assert metrics(tmp_path) == before
 
 
 def test_workers_do_not_change_the_losses(recipe: Recipe, tmp_path: Path) -> None:
-    train(recipe, tmp_path / "none", workers=0)
+    train(recipe, tmp_path / "none")
     train(recipe, tmp_path / "one", workers=1)
     assert metrics(tmp_path / "none") == metrics(tmp_path / "one")
 
@@ -330,7 +332,7 @@ def test_clipping_bounds_what_the_optimiser_sees(recipe: Recipe, tmp_path: Path)
 
     def moved(clip: float | None) -> float:
         folder = tmp_path / str(clip)
-        train(recipe.replace(clip_gradient=clip), folder, workers=0)
+        train(recipe.replace(clip_gradient=clip), folder)
         torch.manual_seed(recipe.seed)
         before = dict(build("tsm_tiny", 2, (2, 4), dropout=0.0).named_parameters())
         after = dict(load_checkpoint(folder / LAST).network.named_parameters())
@@ -347,7 +349,7 @@ def test_clipping_bounds_what_the_optimiser_sees(recipe: Recipe, tmp_path: Path)
 def test_an_average_of_the_weights_is_what_is_validated_and_kept(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    train(recipe.replace(ema_decay=0.5, epochs=1), tmp_path, workers=0)
+    train(recipe.replace(ema_decay=0.5, epochs=1), tmp_path)
     last = load_checkpoint(tmp_path / LAST)
     assert last.training is not None and last.training["average"] is not None
     name = "body.conv1.weight"
@@ -364,7 +366,7 @@ def test_a_batch_may_come_in_parts(recipe: Recipe, tmp_path: Path) -> None:
 
     def moved(parts: int) -> float:
         folder = tmp_path / str(parts)
-        result = train(recipe.replace(accumulate=parts), folder, workers=0)
+        result = train(recipe.replace(accumulate=parts), folder)
         assert result.steps == 1  # 12 videos in a step, whatever the parts
         torch.manual_seed(recipe.seed)
         before = build("tsm_tiny", 2, (2, 4)).body.fc.linear.weight.detach()
@@ -375,7 +377,7 @@ def test_a_batch_may_come_in_parts(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_half_precision_trains(recipe: Recipe, tmp_path: Path) -> None:
-    result = train(recipe.replace(precision="bf16"), tmp_path, workers=0)
+    result = train(recipe.replace(precision="bf16"), tmp_path)
     assert result.finished
     assert load_checkpoint(tmp_path / LAST).network.state_dict()["body.conv1.weight"].dtype is (
         torch.float32
@@ -388,27 +390,24 @@ def test_two_processes_share_the_work_and_one_writes(recipe: Recipe, tmp_path: P
     # Each process leaves its own weights behind when the run ends.
     file.write_text(
         file.read_text() + "import os, torch\nfrom ffn_edge.train import loop\n"
-        "def result(state, **rest):\n"
-        "    network = seen[0]\n"
+        "def result(run):\n"
+        "    network = run.learner.network\n"
         f"    path = {str(tmp_path / 'run')!r} + '/weights' + os.environ['RANK'] + '.pt'\n"
         "    torch.save(dict(network.named_parameters()), path)\n"
-        "    return original(state, **rest)\n"
-        "seen, build, original = [], loop.build, loop.RunState.result\n"
-        "loop.build = lambda *a, **k: seen.append(build(*a, **k)) or seen[0]\n"
-        "loop.RunState.result = result\n"
+        "    return original(run)\n"
+        "original, loop.Run.result = loop.Run.result, result\n"
     )
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "-m", "ffn_edge", "train", str(file), "-o", str(tmp_path / "run"),
-        "--device", "cpu", "--workers", "0", "--json",
-    ]  # fmt: skip
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "ffn_edge", "train", str(file), "-o", str(tmp_path / "run")),
+        *("--device", "cpu", "--workers", "0", "--json"),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["finished"]  # printed once
     assert done.stderr.count("best.pt") == 1
-    steps = [line for line in metrics(tmp_path / "run") if "loss" in line]
-    assert [line["step"] for line in steps] == list(range(6))
+    assert [line["step"] for line in steps_of(tmp_path / "run")] == list(range(6))
     # Both processes' clips were counted: each has half of the 12.
     assert load_checkpoint(tmp_path / "run" / BEST).card.accuracy[4].clips == 12
     # Their gradients were averaged. Both end with the same weights, else the averaging is missing:
@@ -420,9 +419,9 @@ def test_two_processes_share_the_work_and_one_writes(recipe: Recipe, tmp_path: P
 
 
 def test_another_recipe_cannot_continue_a_run(recipe: Recipe, tmp_path: Path) -> None:
-    train(recipe, tmp_path, workers=0)
+    train(recipe, tmp_path)
     with pytest.raises(CheckpointError, match=r"learning_rate was 0\.01, is 0\.02"):
-        train(recipe.replace(learning_rate=0.02), tmp_path, resume=True, workers=0)
+        train(recipe.replace(learning_rate=0.02), tmp_path, resume=True)
 
 
 @pytest.fixture(scope="module")
@@ -461,64 +460,98 @@ def test_a_damaged_state_cannot_be_resumed(
 
 @pytest.mark.parametrize("schedule", ["step", "cosine", "one_cycle"])
 def test_a_finished_run_trains_on_with_more_epochs_at_the_rates_of_the_longer_schedule(
-    recipe: Recipe, tmp_path: Path, schedule: Any, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe, tmp_path: Path, schedule: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     short = recipe.replace(epochs=1, schedule=schedule, step_epochs=(1,), warmup_epochs=0.0)
     long = short.replace(epochs=2)
     train(short, tmp_path / "run")
     result = train(long, tmp_path / "run", resume=True)
-    assert result.finished and "2 epochs instead of 1" in capsys.readouterr().err
+    assert result.finished and "2 epochs instead of 1" in caplog.text
 
     train(long, tmp_path / "at once")
-    rates, expected = (
-        [line["learning_rate"] for line in metrics(tmp_path / name) if "loss" in line]
-        for name in ("run", "at once")
-    )
+    found, expected = rates(tmp_path / "run"), rates(tmp_path / "at once")
     half = len(expected) // 2
-    assert len(rates) == len(expected) and rates[half:] == pytest.approx(expected[half:])
+    assert len(found) == len(expected) and found[half:] == pytest.approx(expected[half:])
 
     with pytest.raises(CheckpointError, match="epochs was 2, is 1"):
         train(short, tmp_path / "run", resume=True)
 
 
-def test_there_must_be_something_to_resume_from(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no file"):
-        train(recipe, tmp_path, resume=True, workers=0)
-
-
 def test_a_few_broken_videos_are_skipped_and_reported(
     recipe: Recipe, data: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "broken.mp4").write_bytes(b"no video")
-    lines = "".join(f"{data}/{i}.mp4 {i % 2}\n" for i in range(12))
-    (tmp_path / "list.txt").write_text(lines + f"{tmp_path}/broken.mp4 0\n")
-    recipe = recipe.replace(train_list=str(tmp_path / "list.txt"), max_broken_share=0.2)
-    result = train(recipe.replace(epochs=4), tmp_path / "run", workers=0)
-    (reason,) = result.broken_videos
-    assert f"{tmp_path}/broken.mp4" in reason
+    broken = list_with_broken(tmp_path, data, 12, 1)
+    recipe = recipe.replace(train_list=broken, max_broken_share=0.2, epochs=4)
+    (reason,) = train(recipe, tmp_path / "run").broken_videos
+    assert f"{tmp_path}/broken0.mp4" in reason
 
 
 def test_many_broken_videos_stop_the_run(recipe: Recipe, data: Path, tmp_path: Path) -> None:
-    lines = "".join(f"{data}/{i}.mp4 {i % 2}\n" for i in range(12))
-    for i in range(12):
-        (tmp_path / f"broken{i}.mp4").write_bytes(b"no video")
-        lines += f"{tmp_path}/broken{i}.mp4 0\n"
-    (tmp_path / "list.txt").write_text(lines)
+    broken = list_with_broken(tmp_path, data, 12, 12)
     with pytest.raises(DataError, match="broken"):
-        train(recipe.replace(train_list=str(tmp_path / "list.txt")), tmp_path / "run", workers=0)
+        train(recipe.replace(train_list=broken), tmp_path / "run")
 
 
-def test_data_paths_are_needed(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="train_list") as caught:
-        train(recipe.replace(train_list=None), tmp_path, workers=0)
-    assert "--train-list" in caught.value.hint
+@pytest.mark.parametrize(
+    ("changes", "resume", "error", "words"),
+    [
+        ({}, True, CheckpointError, "no file"),
+        ({"train_list": None}, False, RecipeError, "train_list"),
+        ({"batch_size": 64}, False, RecipeError, "do not fill one batch"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    changes: dict[str, Any],
+    resume: bool,
+    error: type[Exception],
+    words: str,
+    recipe: Recipe,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(error, match=words):
+        train(recipe.replace(**changes), tmp_path, resume=resume)
 
 
-def test_too_few_videos_for_a_batch_are_refused(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="do not fill one batch"):
-        train(recipe.replace(batch_size=64), tmp_path, workers=0)
+def test_a_diverged_run_says_so_before_it_saves(recipe: Recipe, tmp_path: Path) -> None:
+    diverging = recipe.replace(learning_rate=1e30, epochs=5, checkpoint_minutes=0.0)
+    with pytest.raises(RecipeError, match="the loss is") as caught:
+        train(diverging, tmp_path)
+    training = load_checkpoint(tmp_path / LAST).training
+    assert training is not None and caught.value.message.endswith(f"at step {training['step']}")
 
 
-def test_a_diverged_run_says_so(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="the loss is"):
-        train(recipe.replace(learning_rate=1e30, epochs=5), tmp_path, workers=0)
+@pytest.mark.parametrize("log_every", [1, 2, 10])
+def test_how_often_a_run_logs_changes_nothing_that_it_logs(
+    log_every: int, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(recipe, tmp_path / "usual")
+    groups, log = [], Run.log
+    monkeypatch.setattr(Run, "log", lambda run: groups.append(len(run._unlogged)) or log(run))
+    train(recipe.replace(log_every=log_every), tmp_path / "other")
+
+    assert metrics(tmp_path / "other") == metrics(tmp_path / "usual")
+    # Of two epochs of three steps; what is saved has been logged.
+    assert [steps for steps in groups if steps] == {1: [1] * 6, 2: [2, 1] * 2, 10: [3] * 2}[
+        log_every
+    ]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "ema_decay": 0.9}])
+def test_a_step_never_waits_for_the_gpu(
+    changes: dict[str, Any], recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch itself raises an error where the host would wait, but in what logs and saves."""
+    step = Run.step
+
+    def watched(self: Run, batch: Any) -> None:
+        torch.cuda.set_sync_debug_mode("error" if self.state.step else "default")
+        try:
+            step(self, batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Run, "step", watched)
+    chosen = recipe.replace(precision="bf16", clip_gradient=1.0, **changes)
+    assert train(chosen, tmp_path, device="cuda").finished

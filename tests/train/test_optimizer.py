@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD, lr_scheduler
 
 from ffn_edge.network import build
-from ffn_edge.train.optimizer import average_of, learning_rate_factor, make_optimizer, take_step
+from ffn_edge.train.optimizer import MovingAverage, learning_rate_factor, make_optimizer, take_step
 from ffn_edge.train.recipe import Recipe
 
 EPOCHS, STEPS = 6, 5
@@ -97,7 +97,7 @@ def test_a_step_that_overflows_float16_is_skipped_and_the_rate_waits_for_it() ->
 
 def test_an_average_follows_a_short_run_and_then_decays_as_it_is_told() -> None:
     layer = nn.BatchNorm1d(1)
-    average = average_of(layer, 0.9)
+    average = MovingAverage(layer, 0.9)
     expected = None
     for update in range(100):
         with torch.no_grad():

@@ -104,6 +104,12 @@ def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
         {"ema_decay": 1.5},
         {"ema_decay": -0.1},
         {"schedule": "one_cycle", "warmup_epochs": 2.0},
+        {"without": ("xy",)},
+        {"without": (1,)},
+        {"sampling": "mixed", "frame_counts": (4,)},
+        {"low_share": 1.5},
+        {"seed": -1},
+        {"log_every": 0},
     ],
 )
 def test_a_recipe_with_a_wrong_value_is_refused(changes: dict[str, object]) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import traceback
 from contextlib import nullcontext
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ffn_edge.network import build
 from ffn_edge.train.objective import LossTerms, MultiFrequencyLoss
-from ffn_edge.train.step import Order, backward
+from ffn_edge.train.processes import Processes
+from ffn_edge.train.step import Learner, Order, backward
 
 
 @pytest.mark.parametrize("supervise_all", [False, True])
@@ -30,15 +33,8 @@ def test_every_order_gives_the_gradients_of_the_joint_loss(
 
     def run(chosen: Order) -> tuple[LossTerms, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         model = copy.deepcopy(network)
-        terms = backward(
-            model,
-            clips,
-            target,
-            objective,
-            order=chosen,
-            autocast=nullcontext,
-            scale=lambda x: 3 * x,
-        )
+        options = {"autocast": nullcontext, "scale": lambda x: 3 * x}
+        terms = backward(model, clips, target, objective, order=chosen, **options)
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         return terms, gradients, dict(model.named_buffers())
 
@@ -59,3 +55,59 @@ def test_every_order_gives_the_gradients_of_the_joint_loss(
         )
     for name, value in statistics.items():
         torch.testing.assert_close(value, expected_statistics[name])
+
+
+class Waits(TorchDispatchMode):
+    """Counts where the host would wait for the value of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if function is torch.ops.aten._local_scalar_dense.default:
+            self.found.append("".join(traceback.format_stack(limit=8)))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("order", ["each", "together", "joint"])
+def test_a_step_never_waits_for_a_value(order: Order) -> None:
+    network = build("tsm_tiny", 3, (2, 4)).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    learner = Learner(
+        network=network,
+        objective=MultiFrequencyLoss(supervise_all=True),
+        optimizer=optimizer,
+        schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0),
+        processes=Processes(0, 1, torch.device("cpu")),
+        dtype=torch.bfloat16,
+        order=order,
+        accumulate=2,
+        clip_gradient=1.0,
+    )
+    clips = {t: torch.randn(2, t, 3, 32, 32) for t in (2, 4)}
+    with Waits() as waits:
+        terms = learner.step([(clips, torch.tensor([0, 1])), (clips, torch.tensor([1, 2]))])
+    assert not waits.found, waits.found[0]
+    with waits:
+        float(terms["loss"])
+    assert waits.found  # it would have been noticed
+
+
+def test_from_a_frozen_teacher_others_learn_and_no_label_is_read() -> None:
+    network = build("tsm_tiny", 3, (2, 4), dropout=0.0).eval().requires_grad_(False)
+    learned = [p for name, p in network.named_parameters() if ".norms.2." in name]
+    for parameter in learned:
+        parameter.requires_grad_(True)
+    clips = {t: torch.randn(2, t, 3, 32, 32) for t in (2, 4)}
+    terms = backward(
+        network,
+        clips,
+        torch.tensor([-1, -1]),
+        MultiFrequencyLoss(),
+        order="each",
+        autocast=nullcontext,
+        teacher=4,
+    )
+    assert terms.total == terms.distillation[2] > 0 and terms.cross_entropy == 0
+    assert all(parameter.grad is not None for parameter in learned)

@@ -11,18 +11,6 @@ Horizontal flips.
 Source: Zhang et al., "Frame Flexible Network", CVPR 2023, and its published code.
 """
 
-from ffn_edge.train.recipe import Recipe
+from ffn_edge.train.recipes.tsm_something_v1 import recipe as something_v1
 
-recipe = Recipe(
-    architecture="tsm_resnet50",
-    weights="IMAGENET1K_V1",
-    dataset="hmdb51",
-    frame_counts=(4, 8, 16),
-    dropout=0.5,
-    optimizer="sgd",
-    learning_rate=0.01,
-    epochs=50,
-    batch_size=32,
-    schedule="step",
-    step_epochs=(20, 40),
-)
+recipe = something_v1.replace(dataset="hmdb51")

@@ -20,8 +20,8 @@ from ffn_edge.frames import interval_random
 from ffn_edge.network.families.family import PYSLOWFAST_MEAN, PYSLOWFAST_STD, Family, PublishedNames
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.layers import Route, TemporalLayer
-from ffn_edge.network.specialize import specialize
-from ffn_edge.network.start_weights import load_start
+from ffn_edge.network.pretrained import load_start
+from ffn_edge.network.specializing import specialize
 
 ALPHA = 4
 BETA = 8
@@ -76,8 +76,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn (B, 3, T, H, W) into (B, C, T, H/4, W/4)."""
-        pooled: Tensor = self.pool(self.relu(self.bn(self.conv(x))))
-        return pooled
+        return self.pool(self.relu(self.bn(self.conv(x))))
 
 
 class Lateral(nn.Module):
@@ -115,8 +114,7 @@ class Bottleneck(nn.Module):
         """Turn (B, C, T, H, W) into (B, 4·width, T, H/stride, W/stride)."""
         x = self.relu(self.a_bn(self.a(x)))
         x = self.relu(self.b_bn(self.b(x)))
-        branch: Tensor = self.c_bn(self.c(x))
-        return branch
+        return self.c_bn(self.c(x))
 
 
 class Block(nn.Module):
@@ -134,8 +132,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Turn (B, C, T, H, W) into (B, 4·width, T, H/stride, W/stride)."""
         shortcut = self.branch1_bn(self.branch1(x)) if self.first else x
-        out: Tensor = self.relu(shortcut + self.branch2(x))
-        return out
+        return self.relu(shortcut + self.branch2(x))
 
 
 class Stage(nn.Module):
@@ -183,8 +180,7 @@ class Head(nn.Module):
     def forward(self, slow: Tensor, fast: Tensor) -> Tensor:
         """Give logits (B, classes); the published evaluation's softmax is left to the reader."""
         x = torch.cat([self.pool(slow), self.pool(fast)], dim=1).flatten(1)
-        logits: Tensor = self.projection(self.dropout(x))
-        return logits
+        return self.projection(self.dropout(x))
 
 
 class SlowFast(nn.Module):
@@ -226,8 +222,7 @@ class SlowFast(nn.Module):
         slow, fast = self.s3(self.s2_fuse(slow, fast), fast)
         slow, fast = self.s4(self.s3_fuse(slow, fast), fast)
         slow, fast = self.s5(self.s4_fuse(slow, fast), fast)
-        logits: Tensor = self.head(slow, fast)
-        return logits
+        return self.head(slow, fast)
 
 
 def build(

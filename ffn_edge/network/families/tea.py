@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from ffn_edge.network.families.family import Family, PublishedNames, in_base_model
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.layers import Route, TemporalLayer
-from ffn_edge.network.specialize import specialize
-from ffn_edge.network.start_weights import load_start
+from ffn_edge.network.pretrained import load_start
+from ffn_edge.network.specializing import specialize
 
 _BLOCKS = (3, 4, 6, 3)
 _WIDTHS = (26, 52, 104, 208)  # of one of a block's four parts
@@ -152,10 +152,7 @@ class Block(nn.Module):
             part = parts[i] if self.first or not done else parts[i] + done[-1]
             done.append(self.relu(norm(conv(self.shifts[i](part)))))
         done.append(self.pool(self.shifts[-1](parts[-1])))
-        result: Tensor = self.relu(
-            self.bn3(self.conv3(torch.cat(done, dim=1))) + self.downsample(x)
-        )
-        return result
+        return self.relu(self.bn3(self.conv3(torch.cat(done, dim=1))) + self.downsample(x))
 
 
 class TEA(nn.Module):
@@ -189,8 +186,7 @@ class TEA(nn.Module):
         """Give logits (rows, classes) for frames (rows, 3, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        logits: Tensor = self.fc(self.avgpool(x).flatten(1))
-        return logits
+        return self.fc(self.avgpool(x).flatten(1))
 
 
 def _stage(

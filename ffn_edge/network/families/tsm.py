@@ -19,8 +19,8 @@ from torchvision.models.resnet import BasicBlock  # type: ignore[import-untyped]
 from ffn_edge.errors import NetworkError
 from ffn_edge.network.families.family import Family, PublishedNames, in_base_model
 from ffn_edge.network.ffn import FrameFlexibleNetwork
-from ffn_edge.network.specialize import specialize
-from ffn_edge.network.start_weights import load_start
+from ffn_edge.network.pretrained import load_start
+from ffn_edge.network.specializing import specialize
 
 # "tsm_" and torchvision's name: the paper's, and those for small boards.
 _RESNETS = ("tsm_resnet18", "tsm_resnet34", "tsm_resnet50", "tsm_resnet101")
@@ -50,8 +50,7 @@ class TinyResNet(nn.Module):
         """Give logits (rows, classes) for frames (rows, 3, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        logits: Tensor = self.fc(self.avgpool(x).flatten(1))
-        return logits
+        return self.fc(self.avgpool(x).flatten(1))
 
 
 def _stage(inputs: int, width: int, index: int) -> nn.Sequential:

@@ -21,8 +21,8 @@ from ffn_edge.frames import interval_random
 from ffn_edge.network.families.family import PYSLOWFAST_MEAN, PYSLOWFAST_STD, Family, PublishedNames
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.layers import AlterationPoint
-from ffn_edge.network.specialize import specialize
-from ffn_edge.network.start_weights import load_start
+from ffn_edge.network.pretrained import load_start
+from ffn_edge.network.specializing import specialize
 
 _WIDTHS = (64, 128, 320, 512)
 _DEPTHS = (3, 4, 8, 3)
@@ -64,8 +64,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply it; the shape stays."""
-        y: Tensor = self.fc2(self.act(self.fc1(x)))
-        return y
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class Attention(nn.Module):
@@ -83,8 +82,7 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(
             self._by_head(query), self._by_head(key), self._by_head(value)
         )
-        y: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
-        return y
+        return self.proj(mixed.transpose(1, 2).flatten(2))
 
     def _by_head(self, tokens: Tensor) -> Tensor:
         return torch.unflatten(tokens, 2, (-1, _HEAD_WIDTH)).transpose(1, 2)  # (B, heads, N, 64)
@@ -111,8 +109,7 @@ class ConvolutionBlock(nn.Module):
         x = self.alteration(x)  # of the residual stream too, as in the paper's code
         x = x + self.pos_embed(x)
         x = x + self.drop_path(self.conv2(self.attn(self.conv1(self.norm1(x)))))
-        y: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
-        return y
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class AttentionBlock(nn.Module):
@@ -180,8 +177,7 @@ class UniFormer(nn.Module):
         x = self.blocks2(self.patch_embed2(x))
         x = self.blocks3(self.patch_embed3(x))
         x = self.norm(self.blocks4(self.patch_embed4(x)))
-        logits: Tensor = self.head(self.dropout(x.mean((2, 3, 4))))
-        return logits
+        return self.head(self.dropout(x.mean((2, 3, 4))))
 
 
 def _halving(inputs: int, width: int) -> nn.Conv3d:

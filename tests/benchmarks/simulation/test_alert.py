@@ -50,10 +50,13 @@ def test_the_idle_power_is_learned(setting: Callable[..., Setting]) -> None:
         state = policy.observe(
             state,
             Observation(
-                frames=8, latency_ms=40.0, now=number / 4, limits=Limits(),
+                frames=8,
+                latency_ms=40.0,
+                now=number / 4,
+                limits=Limits(),
                 sensed=Sensed(power_w=7.44),
             ),
-        )  # fmt: skip
+        )
     assert state.idle_w == pytest.approx(6.0, abs=0.05)
 
 

@@ -133,8 +133,10 @@ def test_heat_lowers_the_clocks_step_by_step_and_cooling_raises_them_with_hyster
         made.work(2, now)
         made.begin(now)
         steps.append((made.throttle_step, made.temperature_c))
-    assert [min(c for step, c in steps if step == n) >= trip for n, trip in
-            ((1, 85.0), (2, 90.0), (3, 95.0))] == [True] * 3  # fmt: skip
+    assert [
+        min(c for step, c in steps if step == n) >= trip
+        for n, trip in ((1, 85.0), (2, 90.0), (3, 95.0))
+    ] == [True] * 3
     assert made.begin(now)[0] == pytest.approx(20.0 / 0.5)
     assert made.sense(now).throttled == "heat: clocks at 50%"
     while made.throttle_step == 3 and now < 900.0:

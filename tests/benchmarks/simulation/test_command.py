@@ -44,8 +44,17 @@ def test_all_policies_stand_side_by_side_with_the_best_static_and_the_oracle() -
 
 
 def test_a_policy_that_misses_too_often_is_marked() -> None:
-    found = call("--scenario", "mode", "--policy", "static-16,static-4", "--miss-rate", "0.01",
-                 "--seeds", "1", "--json")  # fmt: skip
+    found = call(
+        "--scenario",
+        "mode",
+        "--policy",
+        "static-16,static-4",
+        "--miss-rate",
+        "0.01",
+        "--seeds",
+        "1",
+        "--json",
+    )
     policies = json.loads(found.stdout)["scenarios"]["mode"]["0.01"]
     assert policies["static-16"]["too_many_misses"] is True
     assert policies["static-4"]["too_many_misses"] is False
@@ -59,8 +68,15 @@ def test_the_table_shows_each_target() -> None:
 
 
 def test_a_plot_is_written_for_each_scenario(tmp_path: Path) -> None:
-    call("--scenario", "power,heat", "--policy", "static-4", "--plot", str(tmp_path / "out.png"),
-         *SHORT)  # fmt: skip
+    call(
+        "--scenario",
+        "power,heat",
+        "--policy",
+        "static-4",
+        "--plot",
+        str(tmp_path / "out.png"),
+        *SHORT,
+    )
     for name in ("out-power.png", "out-heat.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
@@ -110,8 +126,10 @@ def test_a_profiled_bundle_gives_the_engines_and_their_noise(
     spec, note = profiled.board_from_bundle(bundle.path)
     assert note is None
     assert [(p.frames, p.base_ms, p.accuracy, p.power_w) for p in spec.points] == [
-        (2, 10.0, 0.5, 3.0), (4, 20.0, 0.5, 4.0), (8, 40.0, 0.5, 5.0),
-    ]  # fmt: skip
+        (2, 10.0, 0.5, 3.0),
+        (4, 20.0, 0.5, 4.0),
+        (8, 40.0, 0.5, 5.0),
+    ]
     assert (spec.idle_w, spec.ratios[0], spec.ratios[-1]) == (4.0, 0.9, 1.2)
 
     measured.power = SimpleNamespace(idle_w=None, above_idle_w={})

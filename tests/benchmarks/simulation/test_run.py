@@ -89,9 +89,12 @@ def test_an_inference_longer_than_the_hop_is_followed_at_once() -> None:
     spec = BoardSpec(points=slow, noise=0.0)
     calm = Phase(duration_s=60.0, spike_onset=0.0, deadline=None)
     run = simulate(
-        Scenario(name="x", about="", phases=(calm,), length_s=60.0), named("static-4"), 0, 0.01,
+        Scenario(name="x", about="", phases=(calm,), length_s=60.0),
+        named("static-4"),
+        0,
+        0.01,
         spec=spec,
-    )  # fmt: skip
+    )
     assert run.timeline is not None
     assert run.timeline.time_s[:4] == pytest.approx([0.0, 0.3, 0.6, 0.9])
 

@@ -53,8 +53,10 @@ def test_zones_that_are_off_or_garbage_are_left_out(write: Write, tmp_path: Path
     (tmp_path / "sys/class/thermal/thermal_zone5/temp").mkdir(parents=True)
     reading = Health(tmp_path).read()
     assert reading.temperatures_c == {
-        "cpu-thermal": 45.25, "cold": -20.5, "cpu-thermal (thermal_zone10)": 47.0,
-    }  # fmt: skip
+        "cpu-thermal": 45.25,
+        "cold": -20.5,
+        "cpu-thermal (thermal_zone10)": 47.0,
+    }
     assert reading.hottest_c == 47.0
 
 

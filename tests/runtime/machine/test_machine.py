@@ -29,16 +29,20 @@ def test_the_clocks_of_a_jetson_are_those_of_its_fastest_cores_its_gpu_and_its_m
     write(
         tmp_path,
         {
-            CPU.format(0, "min"): 115200, CPU.format(0, "max"): 729600,
-            CPU.format(4, "min"): 115200, CPU.format(4, "max"): 1510400,
+            CPU.format(0, "min"): 115200,
+            CPU.format(0, "max"): 729600,
+            CPU.format(4, "min"): 115200,
+            CPU.format(4, "max"): 1510400,
             "sys/class/devfreq/17000000.gpu/min_freq": 306000000,
             "sys/class/devfreq/17000000.gpu/max_freq": 918000000,
             "sys/class/devfreq/15340000.vic/min_freq": 1,
             "sys/class/devfreq/15340000.vic/max_freq": 10**12,
-            MEMORY + "rate": 2133000000, MEMORY + "min_rate": 204000000,
-            MEMORY + "max_rate": 3199000000, MEMORY + "mrq_rate_locked": 0,
+            MEMORY + "rate": 2133000000,
+            MEMORY + "min_rate": 204000000,
+            MEMORY + "max_rate": 3199000000,
+            MEMORY + "mrq_rate_locked": 0,
         },
-    )  # fmt: skip
+    )
     assert clocks_now(tmp_path) == Clocks(
         cpu=mhz(115.2, 1510.4), gpu=mhz(306, 918), memory=mhz(204, 3199)
     )
@@ -47,10 +51,14 @@ def test_the_clocks_of_a_jetson_are_those_of_its_fastest_cores_its_gpu_and_its_m
 @pytest.mark.parametrize(
     "name",
     [
-        "57000000.gpu", "17000000.gp10b", "17000000.gv11b", "17000000.ga10b", "17000000.gpu",
+        "57000000.gpu",
+        "17000000.gp10b",
+        "17000000.gv11b",
+        "17000000.ga10b",
+        "17000000.gpu",
         "gpu-gpc-0",
     ],
-)  # fmt: skip
+)
 def test_the_gpu_of_each_generation_is_known(tmp_path: Path, name: str) -> None:
     # Beside it, engines for pictures and videos, and the memory's bandwidth.
     for other in ("15340000.vic", "15480000.nvdec", "gpu-nvd-0", "bwmgr"):

@@ -339,10 +339,13 @@ def test_a_hop_longer_than_any_silence_is_no_silence(setting: NewSetting) -> Non
         state = ADAPTIVE.observe(
             state,
             Observation(
-                frames=16, latency_ms=80.0, now=5.0 * number, limits=limits,
+                frames=16,
+                latency_ms=80.0,
+                now=5.0 * number,
+                limits=limits,
                 sensed=Sensed(power_w=7.0),
             ),
-        )  # fmt: skip
+        )
         assert ADAPTIVE.decide(state, limits, 5.0 * (number + 1)).warning is None
 
 

@@ -16,11 +16,13 @@ from ffn_edge.runtime.power.meter import Averaging
 NANO = {"6-0040": [("POM_5V_IN", 5000, 800), ("POM_5V_GPU", 5000, 100), ("POM_5V_CPU", 5000, 200)]}
 TX2 = {
     "0-0040": [
-        ("VDD_SYS_GPU", 19000, 100), ("VDD_SYS_SOC", 19000, 50), ("VDD_4V0_WIFI", 4800, 10),
+        ("VDD_SYS_GPU", 19000, 100),
+        ("VDD_SYS_SOC", 19000, 50),
+        ("VDD_4V0_WIFI", 4800, 10),
     ],
     "0-0041": [("VDD_IN", 19000, 400), ("VDD_SYS_CPU", 19000, 60), ("VDD_SYS_DDR", 19000, 70)],
     "0-0042": [("VDD_MUX", 19000, 500)],
-}  # fmt: skip
+}
 NX = {"1-0040": [("VDD_IN", 5000, 2000), ("VDD_CPU_GPU_CV", 5000, 800), ("VDD_SOC", 5000, 400)]}
 AGX_XAVIER = {
     "1-0040": [("GPU", 19000, 100), ("CPU", 19000, 200), ("SOC", 19000, 300)],
@@ -40,23 +42,27 @@ BOARDS = {
     "TX2": (TX2, 7.6, INPUT),
     "NX class": (NX, 10.0, INPUT),
     "AGX Xavier": (
-        AGX_XAVIER, 13.3,
+        AGX_XAVIER,
+        13.3,
         "sum of the rails GPU, CPU, SOC, CV, VDDRQ and SYS5V; no rail measures the input",
     ),
     "AGX Orin": (
-        AGX_ORIN, 12.6,
+        AGX_ORIN,
+        12.6,
         "sum of the rails VDD_GPU_SOC, VDD_CPU_CV, VIN_SYS_5V0 and VDDQ_VDD2_1V8AO; no rail "
         "measures the input",
     ),
     "Thor on another carrier": (
-        THOR, 25.4,
+        THOR,
+        25.4,
         "sum of the rails VDD_GPU, VDD_CPU_SOC_MSS and VIN_SYS_5V0; no rail measures the input",
     ),
     "an unknown board": (
-        {"3-0040": [("VCC_A", 5000, 100), ("VCC_B", 5000, 200)]}, 1.5,
+        {"3-0040": [("VCC_A", 5000, 100), ("VCC_B", 5000, 200)]},
+        1.5,
         "sum of the rails VCC_A and VCC_B; no rail measures the input",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("layout", ["hwmon", "iio"])

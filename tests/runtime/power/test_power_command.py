@@ -29,9 +29,15 @@ def test_the_table_shows_every_rail_with_what_it_covers(orin_nx: Any) -> None:
     orin_nx.write("sys/class/thermal/thermal_zone0/temp", 48250)
     shown = invoke("--root", orin_nx.root, "--seconds", 0.2)
     for text in (
-        "used: module input (VDD_IN)", "VDD_CPU_GPU_CV", "CPU, GPU and accelerators together",
-        "4.000 W", "10.000 W", "no energy counter of an x86", "modprobe", "gpu-thermal 48.2 °C",
-    ):  # fmt: skip
+        "used: module input (VDD_IN)",
+        "VDD_CPU_GPU_CV",
+        "CPU, GPU and accelerators together",
+        "4.000 W",
+        "10.000 W",
+        "no energy counter of an x86",
+        "modprobe",
+        "gpu-thermal 48.2 °C",
+    ):
         assert text in shown
 
 
@@ -61,8 +67,9 @@ def test_json_is_one_object(orin_nx: Any) -> None:
 def test_how_the_sensor_averages_is_told(orin_nx: Any) -> None:
     fields = json.loads(invoke("--root", orin_nx.root, "--seconds", 0.1, "--json"))
     assert (fields["meters"][0]["samples"], fields["meters"][0]["update_interval_ms"]) == (
-        None, None,
-    )  # fmt: skip
+        None,
+        None,
+    )
     folder = orin_nx.root / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1"
     orin_nx.averages(folder, 512, 430)
     fields = json.loads(invoke("--root", orin_nx.root, "--seconds", 0.1, "--json"))

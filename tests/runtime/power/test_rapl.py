@@ -18,8 +18,10 @@ def test_packages_are_summed_without_their_parts_and_the_platform(board: Any) ->
     first = board.package("intel-rapl:0", "package-0", 1_000_000)
     second = board.package("intel-rapl:1", "package-1", 5_000_000)
     for zone, name in (
-        ("intel-rapl:0:0", "core"), ("intel-rapl:2", "psys"), ("intel-rapl-mmio:0", "package-0"),
-    ):  # fmt: skip
+        ("intel-rapl:0:0", "core"),
+        ("intel-rapl:2", "psys"),
+        ("intel-rapl-mmio:0", "package-0"),
+    ):
         board.package(zone, name, 7_000_000).with_name("energy_uj").write_text("broken")
     meter = RaplMeter(board.root)
     assert meter.scope == "processor packages (package-0, package-1)"

@@ -17,9 +17,12 @@ POINTS = (
 
 
 def figures(
-    choices: list[int], misses: str = "", powers_w: list[float] | None = None,
-    budgets_w: list[float | None] | None = None, limits: Limits = Limits(latency_ms=50.0),  # noqa: B008 - frozen
-) -> Figures:  # fmt: skip
+    choices: list[int],
+    misses: str = "",
+    powers_w: list[float] | None = None,
+    budgets_w: list[float | None] | None = None,
+    limits: Limits = Limits(latency_ms=50.0),  # noqa: B008 - frozen
+) -> Figures:
     """Tally one inference a second; an x in `misses` is a miss."""
     tally = Tally(POINTS)
     energy_j = 0.0

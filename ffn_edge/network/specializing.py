@@ -8,13 +8,13 @@ from typing import Any, get_args
 import torch
 from torch import fx, nn
 
-from ffn_edge.ablations import ABLATIONS
 from ffn_edge.errors import NetworkError
 from ffn_edge.frames import check_frame_counts
+from ffn_edge.network.ablations import ABLATIONS
 from ffn_edge.network.branches import residual_branches
 from ffn_edge.network.ffn import FrameFlexibleNetwork, Layout
-from ffn_edge.network.folding import LINEAR, layer_of
 from ffn_edge.network.layers import (
+    LINEAR,
     AlterationPoint,
     BranchStart,
     Route,
@@ -23,7 +23,7 @@ from ffn_edge.network.layers import (
     WeightAlteration,
     can_be_specialized,
 )
-from ffn_edge.network.tracing import is_leaf, traced
+from ffn_edge.network.tracing import TracedNetwork, is_leaf, traced
 
 
 def specialize(
@@ -93,22 +93,21 @@ def specialize(
     route = route or Route()
     layout = layout or ("clip" if _has_conv3d(module) else "frames")
     try:
-        network, graph = traced(module)
+        network = traced(module)
     except NetworkError:
         if num_classes is None or branches is None:
             raise
     else:
-        if not isinstance(graph.output_node().args[0], fx.Node):  # but a tuple or a dict
+        if not isinstance(network.graph.output_node().args[0], fx.Node):  # but a tuple or a dict
             raise NetworkError(
                 f"what {type(module).__name__} gives is not one tensor",
                 "wrap it in a module whose forward gives the logits alone.",
             )
-        output, unused = _in_training(module, graph)
-        layers = dict(network.named_modules())
+        output, unused = _in_training(module, network.graph)
         if num_classes is None:
-            num_classes = _outputs(graph, layers)
+            num_classes = _outputs(network)
         if branches is None:
-            found = residual_branches(graph, layers)
+            found = residual_branches(network)
             branches = [branch.start for branch in found if not branch.reason]
     # First all is made, then it is put in place: a network that is refused stays as it was.
     starts = [_first_linear(module, name) for name in branches]
@@ -154,10 +153,10 @@ def _in_training(module: nn.Module, evaluated: fx.Graph) -> tuple[int | str | No
         layers that are there for the side outputs alone.
     """
     try:
-        copied, graph = traced(module, training=True)
+        training = traced(module, training=True)
     except NetworkError:  # only in evaluation must it be one that can be traced
         return None, []
-    given: Any = graph.output_node().args[0]
+    given: Any = training.graph.output_node().args[0]
     if isinstance(given, fx.Node) and isinstance(given.target, type):
         given = given.args if issubclass(given.target, tuple) else None
     if not isinstance(given, tuple | list | dict):
@@ -175,9 +174,9 @@ def _in_training(module: nn.Module, evaluated: fx.Graph) -> tuple[int | str | No
             "told: none, or several, are of the layers that give them in evaluation",
             "wrap it in a module whose forward gives the logits alone.",
         )
-    sides = _layers_behind(graph.output_node()) - logits
+    sides = _layers_behind(training.graph.output_node()) - logits
     unused: list[str] = []
-    for name, _ in copied.named_modules():  # what is outside comes before what is inside
+    for name, _ in training.module.named_modules():  # what is outside comes before what is inside
         within = f"{name}."
         if (
             any(f"{side}.".startswith(within) for side in sides)
@@ -186,9 +185,9 @@ def _in_training(module: nn.Module, evaluated: fx.Graph) -> tuple[int | str | No
         ):
             unused.append(name)
     for name in unused:
-        copied.set_submodule(name, nn.Identity())
+        training.module.set_submodule(name, nn.Identity())
     try:
-        traced(copied, training=True)
+        traced(training.module, training=True)
     except NetworkError:  # what becomes of the side outputs needs their layers
         return found[0], []
     return found[0], unused
@@ -209,14 +208,14 @@ def _has_conv3d(module: nn.Module) -> bool:
     return any(isinstance(layer, nn.Conv3d) for layer in module.modules())
 
 
-def _outputs(graph: fx.Graph, layers: dict[str, nn.Module]) -> int:
+def _outputs(network: TracedNetwork) -> int:
     """Return how many outputs the linear layers have that give a network's result."""
     found: set[int] = set()
     seen: set[fx.Node] = set()
-    behind = [node for node in graph.nodes if node.op == "output"]
+    behind = [network.graph.output_node()]
     while behind:
         node = behind.pop()
-        layer = layer_of(layers, node)
+        layer = network.layer_of(node)
         if isinstance(layer, LINEAR):
             found.add(layer.weight.shape[0])
         elif node not in seen:

@@ -15,7 +15,7 @@ from ffn_edge.errors import CheckpointError, FfnEdgeError, NetworkError
 from ffn_edge.network import build
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.network.published import published_name
-from ffn_edge.train.report import evaluate_checkpoint
+from ffn_edge.train.evaluate import evaluate_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ffn_edge.errors import CheckpointError, NetworkError
-from ffn_edge.network.start_weights import load_start
+from ffn_edge.network.pretrained import load_start
 
 
 class Body(nn.Module):

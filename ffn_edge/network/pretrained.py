@@ -1,4 +1,7 @@
-"""Torch files of plain values: tensors, numbers, strings. Reading one cannot run code."""
+"""Tensors from torch files, and those of an architecture's authors as the start of a network.
+
+A file holds plain values: tensors, numbers, strings. Reading one cannot run code.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ import pickle
 import textwrap
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ffn_edge.errors import CheckpointError, reason_of
+from ffn_edge.errors import CheckpointError, NetworkError, reason_of
 from ffn_edge.files.regular_file import open_regular
 
 # What a checkpoint of ours says that it is.
@@ -76,6 +79,42 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     nested = (content.get(key) for key in ("state_dict", "model_state", "model"))
     state = next((each for each in nested if isinstance(each, dict)), content)
     return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def load_start(
+    body: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    source: str,
+    new: Callable[[str], bool],
+) -> None:
+    """Load a file of pre-trained tensors into an ordinary network, or leave it as it is.
+
+    Args:
+        body: the network before it is specialised; its tensors have their authors' names.
+        path: a local file; see `load_tensors`.
+        source: what the file has to be and where it is published, for messages.
+        new: tells by name which tensors keep their start, whether the file has them or not: the
+            classifier, and what the pre-trained network lacks.
+
+    Raises:
+        NetworkError: there is no such file.
+        CheckpointError: the file is damaged, or of another network.
+    """
+    if not os.path.isfile(path):
+        raise NetworkError(f"there is no weights file {path}", f"give a local file of {source}.")
+    tensors = {name: value for name, value in load_tensors(path).items() if not new(name)}
+    expected = {
+        name: tensor
+        for name, tensor in body.state_dict().items()
+        # Files of before PyTorch 0.4.1 have no counters; only a norm without momentum reads them.
+        if not new(name) and (name in tensors or not name.endswith("num_batches_tracked"))
+    }
+    if differ := differences(expected, tensors):
+        raise CheckpointError(
+            f"{path} is of another network, by its tensors: {differ}", f"give a file of {source}."
+        )
+    body.load_state_dict(body.state_dict() | tensors)
 
 
 def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
