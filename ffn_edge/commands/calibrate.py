@@ -46,8 +46,7 @@ def calibrate(
 
     Every engine classifies every clip. That gives each frame count the temperature that makes its
     probabilities hold, and each two of them the margins below which a clip is worth more frames.
-    All goes to BUNDLE/calibration.json, where `ffn-edge run --escalate`
-    finds it.
+    All goes to BUNDLE/calibration.json, where `ffn-edge run --escalate` finds it.
 
     \b
     Example:
