@@ -1,4 +1,4 @@
-"""What a second look at hard clips is worth, against one frame count for all.
+"""What a cascade, more frames for hard clips, is worth, against one frame count for all.
 
     python benchmarks/escalation.py --bundle bundle --val clips/val.txt --test clips/test.txt
 

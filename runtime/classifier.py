@@ -157,11 +157,11 @@ class Classifier:
             logits = self._engines[frames].infer(clip)[0]
             return logits, (time.monotonic() - begin) * 1e3
 
-        logits, ran = (
-            _alone(decision.frames, infer)
-            if self._cascade is None
-            else self._cascade.answer(decision, limits, infer)
-        )
+        if self._cascade is None:
+            logits, latency_ms = infer(decision.frames)
+            ran: tuple[tuple[int, float], ...] = ((decision.frames, latency_ms),)
+        else:
+            logits, ran = self._cascade.answer(decision, limits, infer)
         end = time.monotonic()
         engine_ms = sum(latency_ms for _, latency_ms in ran)
         as_decided = [frames for frames, _ in ran] == [decision.frames]
@@ -187,13 +187,6 @@ class Classifier:
             top=top_classes(logits, probabilities, self._classes),
             probabilities=probabilities,
         )
-
-
-def _alone(
-    frames: int, infer: Callable[[int], tuple[Logits, float]]
-) -> tuple[Logits, tuple[tuple[int, float], ...]]:
-    logits, latency_ms = infer(frames)
-    return logits, ((frames, latency_ms),)
 
 
 def class_probabilities(logits: Logits) -> Probabilities:

@@ -45,9 +45,8 @@ def calibrate(
     """Learn from labelled clips how sure each answer is.
 
     Every engine classifies every clip. That gives each frame count the temperature that makes its
-    probabilities hold, and each two of them the margins below which a second look at the clip,
-    with more frames, pays. All goes to BUNDLE/calibration.json, where `ffn-edge run --escalate`
-    finds it.
+    probabilities hold, and each two of them the margins below which a clip is worth more frames.
+    All goes to BUNDLE/calibration.json, where `ffn-edge run --escalate` finds it.
 
     \b
     Example:

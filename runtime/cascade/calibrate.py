@@ -68,14 +68,8 @@ def answer_videos(
 ) -> tuple[dict[int, Logits], Labels]:
     """Classify the same videos at every frame count, as `ffn-edge evaluate` does.
 
-    Args:
-        engines: open, by frame count.
-        contract: the bundle's input.
-        videos: with their labels. One that cannot be read is left out, and logged.
-        on_video: is called, for a progress bar, with (videos done, videos in all).
-
-    Returns:
-        By frame count the logits, float32 (N, C), and the labels, int64 (N,).
+    A video that cannot be read is left out, and logged. `on_video` is called with (videos done,
+    videos in all). Returns by frame count the logits, float32 (N, C), and the labels, int64 (N,).
 
     Raises:
         DataError: not one video can be read.

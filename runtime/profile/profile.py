@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -141,7 +140,8 @@ class Profile:
             "energy_j": {frames: self.energy_j(frames) for frames in self.latencies},
             "latency_ms": {
                 # Whole microseconds: a clock tells no more.
-                frames: _rounded({**latency.summary(), "samples": latency.samples_ms})
+                frames: {name: round(ms, 3) for name, ms in latency.summary().items()}
+                | {"samples": [round(ms, 3) for ms in latency.samples_ms]}
                 for frames, latency in self.latencies.items()
             },
         }
@@ -423,14 +423,3 @@ def load_profile(folder: Path) -> Profile | None:
     if not os.path.lexists(path):
         return None
     return _FORMAT.read(path).profile()
-
-
-def _rounded(value: Any) -> Any:
-    match value:
-        case float():
-            return round(value, 3)
-        case dict():
-            return {key: _rounded(item) for key, item in value.items()}
-        case tuple():
-            return [_rounded(item) for item in value]
-    return value

@@ -52,15 +52,10 @@ class LiveReader:
         opening_s: float = 40.0,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Remember what to read.
+        """Remember what to read; `take` handles frames, in a thread of its own.
 
-        Args:
-            stream: not yet open.
-            take: is called with each frame that is handled, in a thread of its own.
-            patience_s: how long a frame may be overdue.
-            opening_s: how long the stream may take to open: a camera on a network that is
-                tried in three ways, for as long as each of them may take.
-            stopped: is asked, while it opens, whether to give up.
+        A frame may be overdue for `patience_s`. Opening may take `opening_s`: a camera on a
+        network is tried in three ways. Meanwhile, `stopped` is asked whether to give up.
         """
         self.failure: VideoError | None = None
         self._stream = stream
@@ -235,12 +230,8 @@ def live_readers(
 
     Only a stream that has sent a frame can be lost; one that never did, failed.
 
-    Args:
-        stream: not yet open.
-        take: see `LiveReader`.
-        stopped: is asked now and then whether to give up.
-        patience_s: see `LiveReader`.
-        pauses_s: to wait before each attempt to open it again; the last one is repeated.
+    See `LiveReader`; `pauses_s` are waited before each attempt to open the stream again, of which
+    the last is repeated.
 
     Raises:
         VideoError: the stream cannot be opened, or fails before its first frame.

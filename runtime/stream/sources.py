@@ -201,12 +201,9 @@ def open_source(
 def _videos_named(text: str) -> list[Video]:
     """Return what `find_videos` finds, if it is there: before engines and outputs are opened."""
     videos = find_videos(text)
-    if len(videos) == 1:
-        _check_there(videos[0].path)
-    return videos
-
-
-def _check_there(path: Path) -> None:
+    if len(videos) > 1:
+        return videos
+    path = videos[0].path
     try:
         os.stat(path)
     except FileNotFoundError as error:
@@ -219,3 +216,4 @@ def _check_there(path: Path) -> None:
         raise VideoError(
             f"{path} cannot be read: {error.strerror}", "check the path and its modes."
         ) from error
+    return videos

@@ -211,7 +211,6 @@ def test_a_list_of_broken_videos_is_an_error(watch: Watch, tmp_path: Path) -> No
     (tmp_path / "list.txt").write_text("x.mp4\ny.mp4\n")
     with pytest.raises(VideoError, match="none of the 2 videos") as caught:
         watch(tmp_path / "list.txt")
-    assert "no video at" in caught.value.message
     assert caught.value.message.count("no video at") == 1  # they have the same reason
     (tmp_path / "y.mp4").touch()
     with pytest.raises(VideoError, match="none of the 2 videos") as caught:
@@ -220,17 +219,14 @@ def test_a_list_of_broken_videos_is_an_error(watch: Watch, tmp_path: Path) -> No
     assert "y.mp4 is empty" in caught.value.message
 
 
-def test_the_only_video_of_a_list_gives_its_own_reason(watch: Watch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["b.mp4", "list.txt"])
+def test_a_single_broken_video_gives_its_own_reason(
+    watch: Watch, tmp_path: Path, source: str
+) -> None:
     (tmp_path / "b.mp4").write_bytes(b"no video")
     (tmp_path / "list.txt").write_text("b.mp4\n")
-    with pytest.raises(VideoError, match="cannot be read as a video"):
-        watch(tmp_path / "list.txt")
-
-
-def test_a_single_broken_video_is_an_error(watch: Watch, tmp_path: Path) -> None:
-    (tmp_path / "b.mp4").write_bytes(b"no video")
-    with pytest.raises(VideoError, match="cannot be read as a video"):
-        watch(tmp_path / "b.mp4")
+    with pytest.raises(VideoError, match="read as a video"):
+        watch(tmp_path / source)
 
 
 def test_a_run_ends_after_the_seconds_that_were_asked_for(

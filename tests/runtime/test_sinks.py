@@ -297,20 +297,6 @@ def test_a_camera_that_comes_back_with_another_size_is_scaled_to_the_first(
         assert image[:, middle + 20 :].min() > 195
 
 
-def test_a_full_disk_is_said_as_such_and_leaves_no_file(
-    tmp_path: Path, slow_writer: list[SlowWriter]
-) -> None:
-    is_full.set()
-    with (
-        pytest.raises(VideoError, match="disk is full"),
-        AnnotatedVideo(tmp_path / "out.mp4") as video,
-    ):
-        for number in range(1000):
-            video.frame(Frame(picture(), number / 30), Source(live=True))
-            time.sleep(0.01)
-    assert slow_writer[0].exits == [VideoError]
-
-
 def test_a_disk_that_was_full_at_the_end_is_not_passed_over(
     tmp_path: Path, slow_writer: list[SlowWriter]
 ) -> None:
