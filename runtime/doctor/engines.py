@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ffn_edge.bundle.bundle import Bundle
@@ -24,30 +23,22 @@ from ffn_edge.device.tensorrt_api import PRODUCTS
 from ffn_edge.errors import counted
 from ffn_edge.runtime.doctor.host import Host, existing
 from ffn_edge.runtime.doctor.report import Failure, Line, attempt
-from ffn_edge.runtime.engines.engine import Backend, EngineOptions
+from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """Engines that were opened and closed again: what ran them, and what was warned of."""
+def open_bundle(host: Host, bundle: Bundle, cache: PlanCache) -> OpenEngines:
+    """Open the engines of a bundle as `ffn-edge run` does, and close them again.
 
-    backend: Backend
-    warnings: tuple[str, ...]
-
-
-def opened(host: Host, bundle: Bundle, cache: PlanCache) -> Opened | Failure:
-    """Open the engines of a bundle as `ffn-edge run` does; TensorRT's prove their answers."""
-    return attempt(lambda: _opened(host, bundle, cache))
-
-
-def _opened(host: Host, bundle: Bundle, cache: PlanCache) -> Opened:
+    Raises:
+        FfnEdgeError: `ffn-edge run` would not work.
+    """
     bundle.manifest.input.check_streamable()
     with host.open_engines(bundle, EngineOptions(cache=cache.folder)) as engines:
-        return Opened(engines.backend, tuple(engines.warnings))
+        return engines
 
 
 def bundle_lines(
-    path: Path, bundle: Bundle | Failure, opened: Opened | Failure | None
+    path: Path, bundle: Bundle | Failure, opened: OpenEngines | Failure | None
 ) -> Iterator[Line]:
     """Report a bundle, and what opens its engines."""
     if isinstance(bundle, Failure):

@@ -8,6 +8,7 @@ Nothing of a machine makes it raise: what cannot be read or imported is a line o
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,9 +17,9 @@ from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.device.tensorrt_api import MODULES, PRODUCTS
 from ffn_edge.runtime.doctor import engines, hardware, software
-from ffn_edge.runtime.doctor.engines import Opened
 from ffn_edge.runtime.doctor.host import Host
 from ffn_edge.runtime.doctor.report import Failure, Group, Line, Report, attempt
+from ffn_edge.runtime.engines.engine import OpenEngines
 
 
 def examine(
@@ -43,11 +44,15 @@ def examine(
         _group("Sensors", hardware.sensor_lines(host)),
     ]
     bundle: Bundle | Failure | None = None
-    opened: Opened | Failure | None = None
+    opened: OpenEngines | Failure | None = None
     if path is not None:
         folders["disk, bundle"] = path
         bundle = attempt(lambda: Bundle.load(path))
-        opened = bundle if isinstance(bundle, Failure) else engines.opened(host, bundle, plans)
+        opened = (
+            bundle
+            if isinstance(bundle, Failure)
+            else attempt(functools.partial(engines.open_bundle, host, bundle, plans))
+        )
     whole = bundle if isinstance(bundle, Bundle) else None
     groups += [
         _group("Memory and disk", hardware.resource_lines(host, folders)),
@@ -72,7 +77,7 @@ def _group(name: str, lines: Iterable[Line]) -> Group:
     return Group(name, tuple(collected))
 
 
-def _of_bundle(host: Host, opened: Opened | Failure) -> tuple[str | None, str]:
+def _of_bundle(host: Host, opened: OpenEngines | Failure) -> tuple[str | None, str]:
     """Return what would run a bundle, and why; None and why not."""
     if isinstance(opened, Failure):
         return None, opened.message

@@ -13,15 +13,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.gpu import Gpu, find_gpu
 from ffn_edge.device.jetson import board_model, l4t_release, output_of, power_mode_in
 from ffn_edge.device.sysfs import text_of
 from ffn_edge.device.tensorrt_api import Api, Target, has_module, load
 from ffn_edge.media.opencv import build_information
 from ffn_edge.runtime.doctor.report import Failure, Status, attempt
-from ffn_edge.runtime.engines.engine import OpenEngines, open_engines
+from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, open_engines
 from ffn_edge.runtime.engines.onnxruntime import installed_version
 
 _TARGETS: tuple[Target, ...] = ("tensorrt", "rtx")  # the one that is preferred first
@@ -148,9 +148,11 @@ class Host:
         """Return how much is free of the file system that a folder is on."""
         return shutil.disk_usage(folder).free
 
-    def open_engines(self, *args: Any, **kwargs: Any) -> AbstractContextManager[OpenEngines]:
+    def open_engines(
+        self, bundle: Bundle, options: EngineOptions
+    ) -> AbstractContextManager[OpenEngines]:
         """Open a bundle's engines, as `ffn-edge run` does."""
-        return open_engines(*args, **kwargs)
+        return open_engines(bundle, options)
 
 
 def existing(folder: Path) -> Path:
