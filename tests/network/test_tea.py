@@ -2,18 +2,6 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-import copy
-import zlib
-from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext
-from pathlib import Path
-from typing import get_args
-=======
-from collections.abc import Callable, Sequence
->>>>>>> network
-
 import pytest
 import torch
 from torch import Tensor
@@ -23,13 +11,7 @@ from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.families.tea import MotionDifference, TemporalConvolution
 from ffn_edge.network.layers import Route, temporal_shift
 from ffn_edge.network.published import published_name
-<<<<<<< HEAD
-from ffn_edge.train.objective import MultiFrequencyLoss
-from ffn_edge.train.recipe import load_recipe
-from ffn_edge.train.step import Order, backward
 from tests.data.parity.cases import published_tensor
-=======
->>>>>>> network
 
 NAME = "tea_resnet50"
 
