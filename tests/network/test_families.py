@@ -6,7 +6,7 @@ import copy
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from ffn_edge.network.published import published_name
 from ffn_edge.train.objective import MultiFrequencyLoss
 from ffn_edge.train.recipe import load_recipe
 from ffn_edge.train.step import Order, backward
+from tests.data.parity.cases import published_tensor
 
 TSM, TEA_50, SLOWFAST, UNIFORMER = (
     "tsm_resnet50",
@@ -105,9 +106,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture(scope="module")
-def model(
-    case: Case, published_tensor: Callable[[str, Sequence[int]], Tensor]
-) -> FrameFlexibleNetwork:
+def model(case: Case) -> FrameFlexibleNetwork:
     """A network with values as in a published case. Not to be changed."""
     built = network.build(case.name, 5, case.frame_counts, dropout=0.0)
     for name, tensor in built.state_dict().items():
