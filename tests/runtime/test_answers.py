@@ -107,7 +107,12 @@ def test_a_table_has_a_row_for_each_span_and_quotes_what_needs_it(tmp_path: Path
     with open(tmp_path / "answers.csv", encoding="utf-8", newline="") as file:
         first, second = csv.DictReader(file)
     assert first == {
-        "video": name, "video_class": "wave", "video_probability": "0.6", "start_s": "0",
-        "end_s": "4.2", "class": "wave", "probability": "0.9",
-    }  # fmt: skip
+        "video": name,
+        "video_class": "wave",
+        "video_probability": "0.6",
+        "start_s": "0",
+        "end_s": "4.2",
+        "class": "wave",
+        "probability": "0.9",
+    }
     assert (second["class"], second["end_s"], second["video_class"]) == ("größer", "7", "wave")

@@ -63,9 +63,20 @@ def test_run_answers_for_each_video(bundle: Bundle, video: Path, tmp_path: Path)
     copy.write_bytes(video.read_bytes())
     table = tmp_path / "answers.csv"
     result = invoke(
-        run, bundle.path, "--source", video, "--source", copy, "--threads", 1, "--json",
-        "--csv", table, "--window", 1.0,
-    )  # fmt: skip
+        run,
+        bundle.path,
+        "--source",
+        video,
+        "--source",
+        copy,
+        "--threads",
+        1,
+        "--json",
+        "--csv",
+        table,
+        "--window",
+        1.0,
+    )
     *_, last = map(json.loads, result.stdout.splitlines())
     first, second = last["summary"]["answers"]
     assert (first["video"], second["video"]) == (str(video), str(copy))

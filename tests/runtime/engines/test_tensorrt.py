@@ -202,9 +202,19 @@ def test_the_commands_work_from_build_to_verify(
     assert verified["passed"]
 
     lines = invoke(
-        "run", path, *cache, "--backend", "tensorrt", "--source", str(clip_video), "--frames", "4",
-        "--window", "0.4", "--json",
-    )  # fmt: skip
+        "run",
+        path,
+        *cache,
+        "--backend",
+        "tensorrt",
+        "--source",
+        str(clip_video),
+        "--frames",
+        "4",
+        "--window",
+        "0.4",
+        "--json",
+    )
     first, *_, summary = map(json.loads, lines.stdout.splitlines())
     assert first["frames"] == 4
     assert first["device_ms"] > 0

@@ -117,9 +117,13 @@ def test_a_graphics_card_is_asked_only_where_the_engines_run_on_it(
     monkeypatch.setattr(power_profile, "open_meter", lambda root, gpu: asked.append(gpu))
     monkeypatch.setattr(power_profile, "visible_gpu", lambda: "GPU-3")
     tensorrt = Backend(
-        name="tensorrt", version="10", device="RTX 4090, SM 89", precision="fp16", threads=1,
+        name="tensorrt",
+        version="10",
+        device="RTX 4090, SM 89",
+        precision="fp16",
+        threads=1,
         reason="asked for",
-    )  # fmt: skip
+    )
     meter_for(cpu_backend(1))
     meter_for(tensorrt)
     assert asked == [None, "GPU-3"]

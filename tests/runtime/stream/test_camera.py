@@ -115,8 +115,11 @@ def test_a_csi_camera_is_opened_by_its_pipeline(capture: type[FakeCapture]) -> N
     )
     assert backend == cv2.CAP_GSTREAMER
     assert settings == [
-        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 10_000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 4_000,
-    ]  # fmt: skip
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+        10_000,
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+        4_000,
+    ]
 
 
 @pytest.mark.parametrize(
