@@ -23,7 +23,8 @@ class _ToStderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print it; what fails there fails here, as a stderr that is closed does."""
-        say(record.getMessage())
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        say(f"{prefix}{record.getMessage()}")
 
 
 # name -> (the extras it needs, one line of help); the command stands in commands/NAME.py. The line
