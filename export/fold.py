@@ -36,7 +36,7 @@ from ffn_edge.export.folded_layers import (
     layer_norm,
 )
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.channels import POOLINGS, does_more
+from ffn_edge.network.channels import POOLINGS
 from ffn_edge.network.folding import FoldTarget, fold_targets
 from ffn_edge.network.layers import (
     LINEAR,
@@ -44,6 +44,8 @@ from ffn_edge.network.layers import (
     SpecializedNorm,
     TemporalLayer,
     WeightAlteration,
+    does_more,
+    is_plain,
 )
 from ffn_edge.network.tracing import TracedNetwork, traced
 
@@ -226,20 +228,14 @@ def _check_plain(name: str, layer: nn.Module) -> None:
         ExportError: it has a hook, a forward of its own or a parametrization, or its class computes
             something else.
     """
+    if is_plain(layer):
+        return
     if does_more(layer):
         more = "has a hook or a forward of its own"
     elif parametrize.is_parametrized(layer):
         more = "has a parametrization"
-    elif isinstance(layer, LINEAR) and not any(
-        all(
-            getattr(type(layer), method, None) is getattr(kind, method, None)
-            for method in ("forward", "_conv_forward")
-        )
-        for kind in LINEAR
-    ):
-        more = "computes something else by its class"
     else:
-        return
+        more = "computes something else by its class"
     raise ExportError(
         f"{name}, a {type(layer).__name__}, {more}, which cannot be exported",
         "remove the hook, bake what computes the weight into it "

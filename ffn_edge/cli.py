@@ -24,8 +24,10 @@ class _ToStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print it; what fails there fails here, as a stderr that is closed does."""
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        say(f"{prefix}{record.getMessage()}")
+        say(prefix + record.getMessage().replace("\n", r"\n"))
 
+
+_TO_STDERR = _ToStderr()
 
 # name -> (the extras it needs, one line of help); the command stands in commands/NAME.py. The line
 # stands here, so that `ffn-edge --help` imports neither torch nor onnx; tests/test_cli.py holds it
@@ -95,7 +97,7 @@ def main() -> None:
     _open_closed_streams()
     logger = logging.getLogger("ffn_edge")
     logger.setLevel(logging.INFO)
-    logger.addHandler(_ToStderr())
+    logger.addHandler(_TO_STDERR)
     try:
         # Not click's standalone mode: it would end an interrupted command with 1, like an error.
         code = cli.main(standalone_mode=False)

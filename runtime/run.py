@@ -196,13 +196,8 @@ def run_session(
     Raises:
         FfnEdgeError: the source, the bundle, the backend, a value or a file cannot be used.
     """
-
-    def skip(name: str, error: VideoError) -> None:
-        _log.warning("skipped %s: %s", name, error)
-        summary.skip(name, error)
-
     video = None if annotate is None else AnnotatedVideo(annotate)
-    hooks = Hooks(on_frame=None if video is None else video.frame, on_skip=skip)
+    hooks = Hooks(on_frame=None if video is None else video.frame, on_skip=summary.skip)
     opened = source_for(bundle.manifest.input, source, options, whole=annotate is not None)
     cameras = {stream.name for stream in opened.streams if stream.comes_back}
     if annotate is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -17,6 +18,7 @@ from ffn_edge.runtime.stream.live_reader import PATIENCE_S, LiveReader, live_rea
 from ffn_edge.runtime.stream.sources import Frame, Source, Stream
 from ffn_edge.runtime.stream.window import Timing, Window
 
+_log = logging.getLogger(__name__)
 _DEFAULT_TIMING = Timing()
 
 
@@ -91,6 +93,7 @@ class Session:
                 if not self._source.skip_broken:
                     raise
                 broken.append((stream.name, error))
+                _log.warning("skipped %s: %s", stream.name, error)
                 self._hooks.on_skip(stream.name, error)
             finally:
                 self._start_s += self._stream_s

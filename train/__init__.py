@@ -16,7 +16,7 @@ class _Train(ModuleType):
     # The package and the function have one name, and Python gives a package's to the package.
     def __call__(
         self,
-        recipe: str | Recipe,
+        recipe: str | Path | Recipe,
         output: str | Path,
         *,
         resume: bool = False,
@@ -46,7 +46,7 @@ class _Train(ModuleType):
         from ffn_edge.train.loop import train
         from ffn_edge.train.recipe import load_recipe
 
-        chosen = load_recipe(recipe) if isinstance(recipe, str) else recipe
+        chosen = load_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
         return train(
             chosen.replace(**fields), output, resume=resume, device=device, workers=workers
         )

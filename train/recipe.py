@@ -43,13 +43,13 @@ class Recipe:
     rate rises linearly for `warmup_epochs` and then follows `schedule`: "step" multiplies by
     `step_factor` at each of `step_epochs`, "cosine" falls to `final_learning_rate`, "one_cycle"
     rises for 30 % of the run from a 25th and falls to zero. With `ema_decay`, what is validated and
-    kept is a moving average of the weights (see `ffn_edge.train.optimizer.average_of`).
+    kept is a moving average of the weights (see `ffn_edge.train.optimizer.MovingAverage`).
 
     Speed: `precision` "auto" is bfloat16 where the device computes it natively, else float16 on
     a GPU and float32 on a CPU; on a CPU always float32 for 3-D convolutions. `together` sends all
-    frame counts through each shared layer in one call, which may suit tiny networks. Only every
-    `log_every` steps, and at an epoch's end, the program waits for the device, to write down the
-    losses of each step since; what has diverged is found out there.
+    frame counts through each shared layer in one call, which may suit tiny networks; None is
+    False. Only every `log_every` steps, and at an epoch's end, the program waits for the device, to
+    write down the losses of each step since; what has diverged is found out there.
     """
 
     architecture: str

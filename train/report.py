@@ -10,9 +10,7 @@ from rich.table import Table
 
 from ffn_edge.files.figure import COLOURS, MARKERS, drawn
 from ffn_edge.train.compare import Score, mean_top1
-from ffn_edge.train.evaluate import Row, evaluate_checkpoint
-
-__all__ = ["Row", "evaluate_checkpoint"]  # are found here too
+from ffn_edge.train.evaluate import Row
 
 
 def table_of(rows: Sequence[Row]) -> Table:

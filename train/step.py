@@ -73,6 +73,7 @@ class Learner:
             The means of the loss's terms over the parts, on the device; see `LossTerms.flat`.
         """
         means: dict[str, Tensor] = {}
+        number = 0
         for number, (clips, target) in enumerate(parts, start=1):
             with self._measured(), self._exchange(number == self.accumulate):
                 terms = backward(
@@ -87,6 +88,7 @@ class Learner:
                 )
             for name, value in terms.flat().items():
                 means[name] = means.get(name, 0) + value / self.accumulate
+        assert number == self.accumulate  # else processes never exchanged gradients
         if self.clip_gradient is not None:
             # Gradients are scaled under float16; clip what the optimiser will see.
             self.scaler.unscale_(self.optimizer)

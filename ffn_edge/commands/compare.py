@@ -79,8 +79,8 @@ def compare(
     names = ALL_METHODS if methods == "all" else [name.strip() for name in methods.split(",")]
     counts = parse_frames(test_frames) if test_frames else None
     drawn = _seeds(seeds)
-    compared_methods(chosen, names, counts)  # not after minutes of rendering
     if chosen.dataset == "demo" and not (chosen.train_list or chosen.val_list or test_list):
+        compared_methods(chosen, names, counts)  # not after minutes of rendering
         lists, test_list = demo_lists(Path(output) / "clips", drawn)
         chosen = chosen.replace(**lists)
     scores = run(

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from ffn_edge.cli import say
 from ffn_edge.commands.option_types import UserPath
 from ffn_edge.commands.training_options import FILE
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command("import")

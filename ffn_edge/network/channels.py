@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchvision.models.convnext import LayerNorm2d  # type: ignore[import-untyped]
 from torchvision.ops import stochastic_depth  # type: ignore[import-untyped]
 
-from ffn_edge.network.layers import WeightAlteration
+from ffn_edge.network.layers import WeightAlteration, does_more
 
 # The number of dimensions that an adaptive average pooling averages over.
 POOLINGS: dict[Any, int] = {
@@ -55,12 +55,6 @@ class Channels:
     def at(self, dim: int) -> bool:
         """Whether the channels are in dimension `dim`, which may count from the end."""
         return self.dim == dim or (self.rank is not None and self.dim == dim % self.rank)
-
-
-def does_more(layer: nn.Module) -> bool:
-    """Whether a call does more than the layer's class says: a hook, or a forward of its own."""
-    hooked = layer._forward_hooks or layer._forward_pre_hooks
-    return bool(hooked) or "forward" in vars(layer)
 
 
 def channels_of(layer: nn.Module) -> Channels | None:

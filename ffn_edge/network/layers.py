@@ -15,8 +15,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from torchvision.models.convnext import LayerNorm2d  # type: ignore[import-untyped]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -135,8 +137,8 @@ class WeightAlteration(nn.Module):
 class BranchStart(nn.Sequential):
     """What a residual branch begins with: a temporal shift, a weight alteration, its first layer.
 
-    Training alters that layer's weight where all rows are of one frame count. To alter the
-    activations takes a sixth of a training step of TSM-ResNet-50 on an H200, and a copy of them.
+    Training alters that layer's weight where all rows are of one frame count, and it computes what
+    its type says: to alter the activations takes more time and a copy of them (docs/measured.md).
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -149,6 +151,7 @@ class BranchStart(nn.Sequential):
             or not self.training
             or not isinstance(alteration, WeightAlteration)
             or len(alteration.route.segments) > 1
+            or not is_plain(layer)
         ):
             return super().forward(input)  # type: ignore[no-untyped-call]
         for each in before[:-1]:
@@ -156,6 +159,33 @@ class BranchStart(nn.Sequential):
         weight: Any = layer.weight
         altered = alteration.altered(weight, getattr(layer, "groups", 1))
         return functional_call(layer, {"weight": altered}, (input,))
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer computes what its type says, and a linear one from a weight of its own.
+
+    A subclass may standardise its weight; a hook or a parametrization may compute it anew.
+    """
+    return not (
+        does_more(layer)
+        or parametrize.is_parametrized(layer)
+        or (
+            isinstance(layer, LINEAR)
+            and not any(
+                all(
+                    getattr(type(layer), method, None) is getattr(kind, method, None)
+                    for method in ("forward", "_conv_forward")
+                )
+                for kind in LINEAR
+            )
+        )
+    )
+
+
+def does_more(layer: nn.Module) -> bool:
+    """Whether a call does more than the layer's class says: a hook, or a forward of its own."""
+    hooked = layer._forward_hooks or layer._forward_pre_hooks
+    return bool(hooked) or "forward" in vars(layer)
 
 
 class AlterationPoint(nn.Identity):
@@ -259,6 +289,7 @@ class _Shift(torch.autograd.Function):
         return _moved(x, frames, fold, back=False)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return _moved(grad, ctx.frames, ctx.fold, back=True), None, None
 
@@ -270,7 +301,7 @@ def _moved(x: Tensor, frames: int, fold: int, *, back: bool) -> Tensor:
     parts = [fold, fold, x.shape[1] - 2 * fold]
     per_word = 16 // x.element_size()
     is_last = x.is_contiguous(memory_format=torch.channels_last)
-    if is_last and not any(channels % per_word for channels in parts):
+    if is_last and not any(number % per_word for number in (*parts, x.storage_offset())):
         # Channels lie side by side: 16 bytes at a time are copied twice as fast on a GPU.
         source, target = (
             torch.unflatten(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,12 @@ SCHEMA_VERSION = 1
 CALIBRATION = "calibration.json"
 
 _SHARES = 32  # equal steps of the share that a cascade escalates
+
+
+# Nats that the answers of a frame count must gain over a guess, on all clips together. Answers to
+# labels drawn at random get there once in 1000 draws at most, since the gain is the logarithm of a
+# likelihood ratio (Markov); accuracy above 1/classes alone is reached in every fourth.
+_LEAST_GAIN = math.log(1000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +91,11 @@ class Cascade:
     def __post_init__(self) -> None:
         lengths = {len(self.thresholds), len(self.shares), len(self.accuracies)}
         ascend = all(list(each) == sorted(each) for each in (self.thresholds, self.shares))
-        if len(lengths) > 1 or self.shares[:1] != (0.0,) or not ascend:
-            raise ValueError("a cascade has rows of ascending thresholds; the first escalates none")
+        if len(lengths) > 1 or self.shares[:1] != (0.0,) or not ascend or not any(self.weights):
+            raise ValueError(
+                "a cascade has rows of ascending thresholds, the first of which escalates none, "
+                "and a weight that is positive"
+            )
 
     def best_within(self, share: float) -> int:
         """Return the row of the best accuracy that escalates at most `share`; ties to fewer."""
@@ -217,8 +227,8 @@ def _learn_confidence(frames: int, answers: Logits, labels: Labels) -> Confidenc
         )
     classes = answers.shape[-1]
     (scale,) = fit_scales(answers[None], labels)
-    right = accuracy(answers, labels)
-    if right <= 1 / classes or scale == 0:
+    right, loss = accuracy(answers, labels), log_loss(answers * scale, labels)
+    if len(labels) * (math.log(classes) - loss) <= _LEAST_GAIN:
         raise FfnEdgeError(
             f"the answers of {frames} frames, right for {right:.1%} of {len(labels)} clips of "
             f"{classes} classes, cannot be told from chance",
@@ -229,7 +239,7 @@ def _learn_confidence(frames: int, answers: Logits, labels: Labels) -> Confidenc
         temperature=float(1 / scale),
         accuracy=right,
         log_loss_before=log_loss(answers, labels),
-        log_loss_after=log_loss(answers * scale, labels),
+        log_loss_after=loss,
         error_before=calibration_error(answers, labels),
         error_after=calibration_error(answers * scale, labels),
     )

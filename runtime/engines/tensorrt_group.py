@@ -239,6 +239,8 @@ class TensorRTGroup:
             )
 
     def _warn(self, message: str) -> None:
+        if message in self.warnings:  # plans are looked for again where one engine has to do
+            return
         self.warnings.append(message)
         _log.warning("%s", message)
 

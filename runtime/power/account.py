@@ -39,8 +39,9 @@ class Taken(NamedTuple):
 class EnergyAccount:
     """The energy that was drawn, as far as one meter measured it: it always counts, or never.
 
-    A reading that cannot be true is ignored and counted. Time without good readings is counted in
-    `gap_s`, and no energy is made up for it. Everything mends itself when good readings come.
+    A reading that cannot be true is ignored and counted. More than a second without good readings
+    is counted in `gap_s`, and no energy is made up for it. Everything mends itself when good
+    readings come.
 
     Attributes:
         energy_j: in total; it never decreases.

@@ -19,6 +19,7 @@ from ffn_edge.runtime.power.meter import Averaging, PowerReading
 
 _DRIVERS = "sys/bus/i2c/drivers"
 # Each reading is a transfer on the I2C bus, so what the total does not need is read seldom.
+_MOST_W = 300.0  # twice what an AGX Thor may draw; a glitch of the bus shows a thousand
 _OTHERS_S = 1.0
 
 # Rails that carry all that a board, or its module, draws.
@@ -172,9 +173,12 @@ class InaMeter:
             self._others_s = now
         known = [rail for rail in self._rails if rail.name in shown]
         rails_w = {rail.name: rail.watts(shown[rail.name]) for rail in known}
+        total_w = sum(watts for name, watts in rails_w.items() if name in self._needed)
+        if total_w > _MOST_W:
+            raise SensorError(f"the rails show {total_w:.4g} W, which no board draws")
         return PowerReading(
             time_s=now,
-            total_w=sum(watts for name, watts in rails_w.items() if name in self._needed),
+            total_w=total_w,
             rails_w=rails_w,
             registers=tuple(itertools.chain.from_iterable(shown[rail.name] for rail in known)),
         )
@@ -242,7 +246,9 @@ def _unreadable(rail: Rail, error: OSError | ValueError) -> SensorError:
             f"sudo chmod a+r {folder}/*_input, after each start of the machine.",
         )
     message = f"rail {rail.name} cannot be read in {folder}: {why(error)}"
-    return SensorError(message, "was its driver unloaded? `sudo dmesg` may tell.")
+    return SensorError(
+        message, "was its driver loaded anew? Then start again; `sudo dmesg` may tell."
+    )
 
 
 def _listed(names: list[str]) -> str:

@@ -69,6 +69,8 @@ class NvmlMeter:
                 raise SensorError("the GPU's energy counter is gone", "was its driver reset?")
             energy_j = (energy_mj - self._start_mj) / 1e3
         power_mw = self._power_mw()
+        if power_mw is None and energy_j is None:
+            raise SensorError("NVML tells neither power nor energy now", "was its driver reset?")
         total_w = None if power_mw is None else power_mw / 1e3
         return PowerReading(time_s=now, total_w=total_w, rails_w={}, energy_j=energy_j)
 

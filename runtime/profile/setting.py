@@ -142,7 +142,8 @@ def _power_by(meter: Meter, profile: Profile | None, needs_power: bool) -> Power
         return power
     if isinstance(meter, NullMeter):  # which could not hold a run to a budget
         return None if needs_power else power
-    _log.warning(
+    _log.log(
+        logging.WARNING if needs_power else logging.INFO,
         "the profile's power is by %s, %s; here %s covers %s, so it is not used. "
         "`ffn-edge profile` measures it again.",
         power.meter,

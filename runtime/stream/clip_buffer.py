@@ -119,11 +119,6 @@ class ClipBuffer:
             self._rows.append(row)
             self._count += 1
 
-    @property
-    def count(self) -> int:
-        """How many frames were ever appended."""
-        return self._count
-
     def gather(self, frames: int) -> tuple[Clip, float]:
         """Pick T frames that cover the last window evenly, and tell the time of the newest.
 

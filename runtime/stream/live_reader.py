@@ -246,7 +246,7 @@ def live_readers(
         has_sent = True
         came_at = min(came_at, time.monotonic())
         if lost_at is not None:
-            _log.warning("%s is back after %.0f s", stream.name, came_at - lost_at)
+            _log.info("%s is back after %.0f s", stream.name, came_at - lost_at)
             lost_at = None
         take(frame)
 

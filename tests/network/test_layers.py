@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -135,6 +136,52 @@ def test_training_alters_the_weight_as_evaluation_alters_the_activations(layer: 
     (gradient,) = torch.autograd.grad(start.train()(x).square().sum(), alteration.phi["8"])
     (expected,) = torch.autograd.grad(start.eval()(x).square().sum(), alteration.phi["8"])
     torch.testing.assert_close(gradient, expected, atol=1e-3, rtol=1e-4)
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that computes its weight anew."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply it."""
+        return F.conv2d(input, self.weight - self.weight.mean((1, 2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Standardised(6, 4, 3),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 4, 3)),
+        nn.utils.spectral_norm(nn.Conv2d(6, 4, 3)),
+    ],
+    ids=["subclass", "parametrized", "hooked"],
+)
+def test_training_alters_what_a_layer_is_given_where_it_computes_its_weight(
+    layer: nn.Module,
+) -> None:
+    alteration = WeightAlteration(6, (4,), route_of(Segment(2, 4, 2)))
+    nn.init.normal_(alteration.phi["4"])
+    start = BranchStart(OrderedDict(alteration=alteration, layer=layer)).train()
+    x = torch.randn(2, 6, 5, 5)
+
+    trained = start(x)
+
+    (gradient,) = torch.autograd.grad(trained.square().sum(), alteration.phi["4"])
+    assert gradient.abs().min() > 0
+    if not layer._forward_pre_hooks:  # that of spectral_norm goes on with each call
+        assert torch.equal(trained, layer(alteration(x)))
+
+
+def test_the_shift_has_no_second_derivative_and_says_so() -> None:
+    x = torch.randn(4, 32, 2, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(temporal_shift(x, 4, 8).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_channels_that_are_not_aligned_in_memory_are_shifted_too() -> None:
+    memory = torch.randn(4 * 32 * 4 + 1)
+    x = memory[1:].view(4, 2, 2, 32).permute(0, 3, 1, 2).requires_grad_()
+    assert torch.equal(temporal_shift(x, 4, 8), naive_shift(x, 8))
 
 
 def test_segments_of_one_batch_are_shifted_by_their_own_frame_counts() -> None:

@@ -194,7 +194,10 @@ def test_in_a_list_every_video_starts_with_an_empty_window(
 
 
 def test_a_broken_video_of_a_list_is_reported_and_skipped(
-    watch: Watch, write_video: Callable[..., Path], tmp_path: Path
+    watch: Watch,
+    write_video: Callable[..., Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     write_video("a.mp4", ["red"] * 5)
     (tmp_path / "b.mp4").write_bytes(b"no video")
@@ -205,6 +208,7 @@ def test_a_broken_video_of_a_list_is_reported_and_skipped(
     assert names(results) == ["red", "blue"]
     assert [Path(name).name for name, _ in skipped] == ["b.mp4", "missing.mp4"]
     assert "cannot be read as a video" in skipped[0][1].message
+    assert caplog.text.count("skipped") == 2
 
 
 def test_a_list_of_broken_videos_is_an_error(watch: Watch, tmp_path: Path) -> None:
@@ -392,6 +396,7 @@ def test_a_camera_has_no_answer_and_a_video_has_one(
 def test_a_camera_that_stops_comes_back_with_a_new_window(
     bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     error = VideoError("camera 0 stopped sending frames", "check its cable.")
     source = Source(streams=(Live([*["red"] * 60, error], ["blue"] * 60),))
     with open_session(bundle, source, window_s=0.2, hop_s=0.05, engines=ENGINES) as session:

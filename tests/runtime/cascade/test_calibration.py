@@ -110,6 +110,14 @@ def test_answers_no_better_than_chance_are_refused(bundle: Bundle) -> None:
         calibrate(bundle, {2: np.ones((9, CLASSES))}, np.arange(9) % CLASSES)
 
 
+def test_labels_drawn_at_random_are_refused(bundle: Bundle) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(30):  # by accuracy above 1/classes alone, every fourth draw would pass
+        logits, labels = rng.normal(size=(200, CLASSES)), rng.integers(CLASSES, size=200)
+        with pytest.raises(FfnEdgeError, match="chance"):
+            calibrate(bundle, {2: logits}, labels)
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_answers_that_are_no_numbers_are_refused(
     bundle: Bundle, logits: dict[int, Logits], labels: Labels, wrong: float
@@ -224,6 +232,7 @@ FAULTS: dict[str, Fault] = {
     "cascade of another frame count": lambda f: cascade(f).update(second=5),
     "one weight": lambda f: cascade(f).update(weights=[1.0]),
     "weight below 0": lambda f: cascade(f).update(weights=[-1.0, 1.0]),
+    "weights zero": lambda f: cascade(f).update(weights=[0.0, 0.0]),
     "weights NaN": lambda f: cascade(f).update(weights=[float("nan"), 1.0]),
     "columns of unequal length": lambda f: cascade(f)["shares"].pop(),
     "columns of no row": lambda f: cascade(f).update(thresholds=[], shares=[], accuracies=[]),

@@ -210,6 +210,17 @@ def test_a_reading_holds_the_registers_of_every_rail(orin_nx: Any) -> None:
     assert InaMeter(orin_nx.root).read(0.0).registers == (5000, 2000, 5000, 800, 5000, 400)
 
 
+def test_what_no_board_draws_is_an_error_and_the_next_reading_counts(board: Any) -> None:
+    folder = board.hwmon("1-0040", NX["1-0040"])
+    meter = InaMeter(board.root)
+    true = (folder / "curr1_input").read_text()
+    (folder / "curr1_input").write_text("200000\n")  # mA, a glitch of the bus
+    with pytest.raises(SensorError, match="no board draws"):
+        meter.read(0.0)
+    (folder / "curr1_input").write_text(true)
+    assert meter.read(0.1).total_w == pytest.approx(10.0)
+
+
 def test_a_sensor_tells_how_it_averages(board: Any) -> None:
     slow = board.hwmon("1-0041", NX["1-0040"])
     meter = InaMeter(board.root)

@@ -135,6 +135,14 @@ def test_on_a_jetson_nvml_starts_and_measures_nothing(driver: Driver) -> None:
     assert driver.users == 0
 
 
+def test_a_card_that_tells_nothing_any_more_is_an_error(driver: Driver) -> None:
+    driver.energy_mj = NotSupportedError()
+    meter = NvmlMeter()
+    driver.power_mw = NotSupportedError()
+    with pytest.raises(SensorError, match="neither power nor energy"):
+        meter.read(1.0)
+
+
 @pytest.mark.parametrize(
     ("gpu", "card"),
     [("0", 0), ("1", 1), ("GPU-bbbb2222", 1), ("GPU-bb", 1)],
