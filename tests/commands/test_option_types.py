@@ -74,7 +74,6 @@ WRITTEN = [
     ("import", __file__, "--arch", "tsm_tiny", "-o"),
     ("adapt", __file__, "--data", __file__, "--frames", "3", "-o"),
     ("export", __file__, "-o"),
-    ("simulate", "--plot"),
     ("run", "bundle", "--source", "x.mp4", "--annotate"),
     ("demo", "-o"),
 ]

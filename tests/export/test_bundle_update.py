@@ -419,8 +419,9 @@ def test_a_destination_that_is_not_clear_is_wrong_usage(arguments: list[str]) ->
 
 
 def test_every_command_works_on_a_bundle_with_an_added_frame_count(
-    bundle_copy: Path, adapted_file: Path, tmp_path: Path
+    bundle_copy: Path, adapted_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     video = tmp_path / "clip.mp4"
     rng = np.random.default_rng(0)
     with VideoWriter(video, 10, 48, 48) as writer:
@@ -435,8 +436,8 @@ def test_every_command_works_on_a_bundle_with_an_added_frame_count(
     found = json.loads(verified.stdout)
     assert found["passed"] and found["frames"].keys() == {"2", "3", "4"}
     stale = invoke("run", bundle_copy, "--source", video, "--frames", 3, *ort)
-    assert "the profile was made for bundle" in stale.stderr
-    assert "`ffn-edge profile` measures thoroughly" in stale.stderr
+    assert "the profile was made for bundle" in caplog.text
+    assert "`ffn-edge profile` measures thoroughly" in caplog.text
     assert json.loads(stale.stdout.splitlines()[0])
     invoke("profile", bundle_copy, "--runs", 2, *ort)
     fresh = invoke("run", bundle_copy, "--source", video, *ort)

@@ -46,6 +46,7 @@ def test_exporting_again_gives_the_same_bytes_in_the_place_of_the_old_ones(
     assert content_of(bundle_copy) == content_of(exported.path)
 
 
+@pytest.mark.slow
 def test_what_was_measured_of_a_bundle_stays_with_the_same_weights_and_goes_with_others(
     checkpoint: Checkpoint, bundle_copy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -81,6 +82,7 @@ def test_one_frame_count_alone_can_be_exported(half_exported: Bundle) -> None:
     assert set(content_of(half_exported.path)) == {MANIFEST, WEIGHTS, "graph_4.onnx"}
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_previous_bundle_whole(
     checkpoint_file: Path,
     bundle_copy: Path,

@@ -62,6 +62,7 @@ def test_weights_in_half_of_the_bundle_are_composed_in_float32(
     assert {each.dtype for each in weights if each.dtype.startswith("float")} == {"float32"}
 
 
+@pytest.mark.slow
 def test_composing_holds_one_layer_in_memory_and_not_a_model(
     randomise: Randomise, tmp_path: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_composing_holds_one_layer_in_memory_and_not_a_model(
     assert peak < 1.2 * max(sizes) + 3e6 < 0.5 * sum(sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", KINDS)
 def test_an_engine_can_ask_for_no_weight_that_the_list_lacks(
     architecture: str, randomise: Randomise, tmp_path: Path

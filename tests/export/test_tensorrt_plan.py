@@ -176,6 +176,7 @@ def _build(bundle: Path, folder: Path, queue: multiprocessing.Queue[list[bool]])
     queue.put([each.reused for each in built])
 
 
+@pytest.mark.slow
 def test_two_processes_build_into_one_cache_and_each_plan_once(
     exported: Bundle, tmp_path: Path
 ) -> None:

@@ -332,6 +332,7 @@ def test_a_name_of_weights_is_answered_with_the_file_to_give(case: Case) -> None
 # Training.
 
 
+@pytest.mark.slow
 def test_every_order_of_a_step_gives_the_same_gradients(model: FrameFlexibleNetwork) -> None:
     trained = copy.deepcopy(model).double().train()
     for module in trained.modules():
@@ -384,6 +385,7 @@ def bundle(
     return export_bundle(model, card, folder, frame_counts=case.frame_counts[1:])
 
 
+@pytest.mark.slow
 def test_the_graph_gives_what_pytorch_gives(
     case: Case,
     model: FrameFlexibleNetwork,

@@ -47,6 +47,7 @@ def run_command(recipe: Recipe, folder: Path, *options: str) -> Result:
     return CliRunner().invoke(compare_command, arguments, catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_runs_that_methods_share_are_trained_once(quick: Recipe, tmp_path: Path) -> None:
     scores = compare(quick, tmp_path, ["ffn", "naive", "separate", "ensemble"], seeds=(0, 1))
 

@@ -248,6 +248,7 @@ def passing(list_file: Path, folder: Path, *, inside: Sequence[str] = ()) -> Ite
             process.kill()
 
 
+@pytest.mark.slow
 def test_loader_processes_end_when_the_training_was_killed(
     list_file: Path, tmp_path: Path, in_session: Callable[[int], list[int]]
 ) -> None:
@@ -259,6 +260,7 @@ def test_loader_processes_end_when_the_training_was_killed(
     assert not in_session(session)
 
 
+@pytest.mark.slow
 def test_batches_need_no_room_in_dev_shm(list_file: Path, tmp_path: Path) -> None:
     own = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
     small = "mount -t tmpfs -o size=4k tmpfs /dev/shm"

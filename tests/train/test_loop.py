@@ -115,6 +115,7 @@ def test_the_best_checkpoint_has_the_highest_mean_over_frame_counts(
     assert sum(accuracy.top1 for accuracy in kept) / 2 == max(means) == result.best_mean_top1
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_resumes_to_the_same_losses(
     recipe: Recipe, tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def stopped_after(step: int, recipe: Recipe, folder: Path, patch: pytest.MonkeyP
         assert not train(recipe, folder).finished
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("videos", [4, 8, 20], ids="{} videos".format)
 @pytest.mark.parametrize("stop", [1, 2, 4], ids="stopped after step {}".format)
 def test_a_run_resumed_with_another_list_goes_on_with_whole_epochs_of_it(
@@ -384,6 +386,7 @@ def test_half_precision_trains(recipe: Recipe, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_one_writes(recipe: Recipe, tmp_path: Path) -> None:
     file = tmp_path / "my_recipe.py"
     file.write_text(f"from ffn_edge.train.recipe import Recipe\nrecipe = {recipe!r}\n")

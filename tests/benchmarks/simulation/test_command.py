@@ -152,6 +152,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_simulated(
         CliRunner().invoke(simulate, [*arguments, "--seeds", "1"], catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_a_comparison_at_once_and_leaves_no_process() -> None:
     command = [sys.executable, "-m", "benchmarks.simulation", "--seeds", "1000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -281,6 +281,7 @@ def test_scratch_memory_is_the_largest_engines_and_not_the_sum(
     assert orin.live_bytes == 0
 
 
+@pytest.mark.slow
 def test_refitting_holds_one_layer_in_host_memory_and_not_a_model(
     orin: Emulator, randomise: Randomise, tmp_path: Path
 ) -> None:
