@@ -19,7 +19,6 @@ from ffn_edge.files.figure import save_figure
 from ffn_edge.frames import segment_centres
 from ffn_edge.media.video import VideoReader
 from ffn_edge.media.video_list import read_list
-from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.run import RunOptions, open_session
 
 _SHOWN = 8
@@ -47,7 +46,7 @@ def main(demo: Path, clip: int, output: str) -> None:
     lines = []
     for count in bundle.manifest.frame_counts:
         options = RunOptions(engines=engine_options())
-        with open_session(bundle, str(video.path), Limits(frames=count), options) as session:
+        with open_session(bundle, video.path, frames=count, options=options) as session:
             result = list(session)[-1]
         best = result.top[0]
         gmac = bundle.manifest.sub_networks[count].macs / 1e9
@@ -55,7 +54,7 @@ def main(demo: Path, clip: int, output: str) -> None:
             f"{count:2d} frames, {gmac:.3f} GMAC:  {best.class_name} {best.probability:.2f}"
         )
         print(lines[-1], f"{result.latency_ms:.1f} ms")
-    figure = pyplot.figure(figsize=(10, 2.9), layout="constrained")
+    figure = pyplot.figure(figsize=(10, 2.5), layout="constrained")
     strip, text = figure.subplots(2, 1, height_ratios=(1.25, 1))
     strip.imshow(np.concatenate(list(frames), axis=1), interpolation="bicubic")
     strip.set_title(f"a rendered clip of the class “{classes[video.label]}”", loc="left")

@@ -67,7 +67,7 @@ svg { width: 100%; height: auto } .note { color: #555 } .lead { color: #0b7285 }
 h1 { line-height: 1.25 } video { width: 100%; max-width: 40rem; background: #000 }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem }
 figure { margin: 0 } figure img { width: 100%; image-rendering: pixelated }
-figcaption { font-size: .85rem } dt { font-weight: 600 } dd { margin: 0 0 .4rem 1rem }
+figcaption { font-size: .85rem } figcaption span { white-space: nowrap } dt { font-weight: 600 } dd { margin: 0 0 .4rem 1rem }
 pre { background: #f1f3f5; padding: .8rem; overflow-x: auto }
 """
 
@@ -124,12 +124,12 @@ def _headline(ffn: Sequence[Row], naive: Sequence[Row]) -> str:
     """Say in a sentence what the accuracies show."""
     trained = [row for row in ffn if row.frames == row.sub_network]
     fewest, most = trained[0], trained[-1]
-    other = next(row for row in naive if row.frames == fewest.frames)
     own = max(row.sub_network for row in naive)
+    others = [next(row for row in naive if row.frames == frames) for frames in (fewest.frames, own)]
     return (
         f"One network is right for {fewest.top1:.0%} of the clips with {fewest.frames} frames and "
         f"{most.top1:.0%} with {most.frames}. Trained at {own} frames alone, it is right for "
-        f"{other.top1:.0%} with {fewest.frames}."
+        f"{' and '.join(f'{row.top1:.0%}' for row in others)}."
     )
 
 
@@ -142,9 +142,9 @@ def _gallery(demo: DemoResult) -> str:
             strip[..., ::-1], None, fx=2, fy=2, interpolation=opencv().INTER_NEAREST
         )
         _, encoded = opencv().imencode(".png", scaled)
-        answers = ", ".join(
-            f"{frames} frames: {_text(best.class_name)} {best.probability:.2f} "
-            f"{'✓' if best.class_name == clip.action else '✗'}"
+        answers = " · ".join(
+            f"<span>{frames} frames: {_text(best.class_name)} {best.probability:.2f} "
+            f"{'✓' if best.class_name == clip.action else '✗'}</span>"
             for frames, best in clip.answers.items()
         )
         figures.append(

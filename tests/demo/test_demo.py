@@ -244,7 +244,7 @@ def test_the_page_stands_alone_and_holds_what_was_measured(
     assert "not of an idle machine: a game." in text
     assert "81.2 ± 4.9" in text and "fixed &lt;4&gt;" in text
     assert text.count("<svg") == 2
-    assert "4 frames: &lt;left&gt; 0.90 ✓, 8 frames: right 0.50 ✗" in text
+    assert "<span>4 frames: &lt;left&gt; 0.90 ✓</span> · <span>8 frames: right 0.50 ✗" in text
     assert base64.b64encode(b"a video").decode() in text
     assert text.count("why the frame count moved") == 1  # that of one run never did
     why = ("2.00", "16 → 4", "2 ms &lt;= 3 ms", "9 ms &gt; 3 ms")
