@@ -21,7 +21,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not network and not slow"
+	$(BIN)/python -m pytest -q -n auto -m "not network and not slow"
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -67,7 +67,8 @@ svg { width: 100%; height: auto } .note { color: #555 } .lead { color: #0b7285 }
 h1 { line-height: 1.25 } video { width: 100%; max-width: 40rem; background: #000 }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem }
 figure { margin: 0 } figure img { width: 100%; image-rendering: pixelated }
-figcaption { font-size: .85rem } figcaption span { white-space: nowrap } dt { font-weight: 600 } dd { margin: 0 0 .4rem 1rem }
+figcaption { font-size: .85rem } figcaption span { white-space: nowrap }
+dt { font-weight: 600 } dd { margin: 0 0 .4rem 1rem }
 pre { background: #f1f3f5; padding: .8rem; overflow-x: auto }
 """
 
