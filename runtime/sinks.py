@@ -147,12 +147,14 @@ class AnnotatedVideo:
 
     `frame` may be called in another thread than `write`. A thread of the file's own writes them:
     frames of a live source that come faster than that are left out; any other source waits. A
-    frame keeps its time, whatever was left out before it.
+    frame keeps its time, whatever was left out before it. Where the first result came after the
+    last frame, as of a short clip, that frame is held for a second with it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines: tuple[str, ...] = ()
+        self._last: _Labelled | None = None
         self._writer: VideoWriter | None = None
         self._size = (0, 0)  # of a frame: width and height, in pixels
         self._written = 0
@@ -178,6 +180,11 @@ class AnnotatedVideo:
         trace: TracebackType | None,
     ) -> None:
         """Put the file in place, or raise a VideoError, as when the disk is full."""
+        if self._last is not None and self._lines and not self._last.lines and error is None:
+            (image, time_s), fps = self._last.frame, self._last.fps
+            for later in range(1, round(fps) + 1):
+                frame = Frame(image, time_s + later / fps)
+                self._frames.put(_Labelled(frame, self._lines, fps), drop=False)
         self._frames.close()
         failure = self._frames.error
         if self._writer is not None:
@@ -195,7 +202,8 @@ class AnnotatedVideo:
 
     def frame(self, frame: Frame, stream: Stream) -> None:
         """Leave a frame of the source to the file's thread; at once, if the source is live."""
-        self._frames.put(_Labelled(frame, self._lines, stream.fps), drop=stream.live)
+        self._last = _Labelled(frame, self._lines, stream.fps)
+        self._frames.put(self._last, drop=stream.live)
 
     def _append(self, labelled: _Labelled) -> None:
         """Write a frame, in the size of the first: a camera may come back with another."""

@@ -52,4 +52,5 @@ class _Train(ModuleType):
         )
 
 
+__doc__ = f"{__doc__}\n\n{_Train.__call__.__doc__}"  # what help(ffn_edge.train) shows
 sys.modules[__name__].__class__ = _Train

@@ -44,7 +44,8 @@ class DatasetFacts:
             raise DataError(
                 f"{self.name} has {self.num_classes} classes; the class-name file has "
                 f"{len(classes)}",
-                'use the file of this data set, or call the data set "custom".',
+                "use the file of this data set; for your own clips, --set dataset=custom, or the "
+                'recipe "custom".',
             )
 
     def symmetries(self, classes: Sequence[str]) -> Symmetries:

@@ -140,7 +140,7 @@ class Run:
         if epoch_steps == 0:
             raise RecipeError(
                 f"{len(videos)} training videos do not fill one batch of {recipe.batch_size}",
-                "lower batch_size.",
+                "lower --batch-size.",
             )
 
         self.card = _card(recipe, classes)
@@ -282,7 +282,9 @@ class Run:
     def result(self) -> TrainResult:
         """Return how the run ended, and name what could not be read."""
         if self.stopping:
-            _log.warning("stopped at step %d; continue with --resume", self.state.step)
+            _log.warning(
+                "stopped at step %d; the same command with --resume continues", self.state.step
+            )
         broken = self.processes.gather((*self.broken.reasons, *self.val_broken.reasons))
         for reason in broken:
             _log.warning("skipped: %s", reason)

@@ -56,7 +56,7 @@ def train(
 
     \b
     Shipped: tsm_something_v1, tsm_something_v2, tsm_kinetics400, tsm_hmdb51, tea_something_v1,
-    slowfast_something_v1, uniformer_something_v1, demo
+    slowfast_something_v1, uniformer_something_v1, custom, demo
 
     \b
     Examples:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-import shlex
+import itertools
 import statistics
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _SIZE = (6.0, 3.4)  # inches: on a phone the text of a drawing shrinks with it
 _COLOURS = {"ffn": "#0b7285", "naive": "#c92a2a"}
-_FIXED = "#868e96"
+_FIXED = ("#495057", "#868e96", "#ced4da")  # of the runs with a fixed frame count
 _NAMES = {"ffn": "Frame Flexible Network", "naive": "naive: trained at 16 frames alone"}
 
 _MOST_VIDEO_BYTES = 32 << 20
@@ -60,9 +60,11 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
        color: #212529; background: #fff }
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.5rem }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
-th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #dee2e6 }
+th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #dee2e6;
+         white-space: nowrap }
 th:first-child, td:first-child { text-align: left } tr.trained { font-weight: 600 }
-table.words th, table.words td { text-align: left; vertical-align: top }
+table.words th, table.words td { text-align: left; vertical-align: top; white-space: normal;
+                                 min-width: 5rem }
 svg { width: 100%; height: auto } .note { color: #555 } .lead { color: #0b7285 }
 h1 { line-height: 1.25 } video { width: 100%; max-width: 40rem; background: #000 }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem }
@@ -106,7 +108,7 @@ def write_page(demo: DemoResult, path: Path) -> Path:
             + [("in all", f"{sum(demo.seconds.values()):.0f}")],
             "Of this call: where an interrupted demo went on, only what was left to do.",
         ),
-        _next_steps(demo),
+        _next_steps(),
         f"<p class=note>ffn-edge {ffn_edge.__version__}, {_text(machine.cpu)}, "
         f"{counted(machine.cores, 'core')}, {_text(machine.system)}, Python "
         f"{_text(machine.python)}; {now}. Every figure on this page was measured by this demo.</p>",
@@ -167,19 +169,18 @@ def _data(kind: str, content: Any) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _next_steps(demo: DemoResult) -> str:
+def _next_steps() -> str:
     """Say what to do with one's own clips."""
-    folder = html.escape(shlex.quote(str(demo.folder)))
     return (
         "<h2>With clips of your own</h2><p>This network knows twelve rendered motions. For yours, "
         "write three text files: training and validation clips with a label a line, and the names "
         "of the classes. Then</p><pre>"
-        "ffn-edge train tsm_hmdb51 --train-list train.txt --val-list val.txt \\\n"
-        "    --classes classes.txt --weights IMAGENET1K_V1 -o runs/mine\n"
+        "ffn-edge train custom --train-list train.txt --val-list val.txt \\\n"
+        "    --classes classes.txt -o runs/mine\n"
         "ffn-edge export runs/mine/best.pt -o bundle\n"
         "ffn-edge run bundle --source clip.mp4 --annotate answer.mp4</pre>"
-        f"<p>The files of this demo are in <code>{folder}</code>: the lists in <code>clips/</code> "
-        "are examples, and <code>ffn-edge run</code> takes its <code>bundle</code>.</p>"
+        "<p>Beside this page, the lists in <code>clips/</code> are examples, and "
+        "<code>ffn-edge run</code> takes the <code>bundle</code>.</p>"
     )
 
 
@@ -309,8 +310,8 @@ def _timeline_plot(runs: Sequence[TimelineRun]) -> str:
     every = [result.latency_ms for run in runs for result in run.results]
     scale = (min(every) / 1.3, 1.3 * max(every))  # one for all runs
     frames_axis, *latency_axes = axes[:, 0]
-    for run, axis in zip(runs, latency_axes, strict=True):
-        colour = _COLOURS["ffn"] if run is runs[0] else _FIXED
+    colours = [_COLOURS["ffn"], *itertools.islice(itertools.cycle(_FIXED), len(runs) - 1)]
+    for run, axis, colour in zip(runs, latency_axes, colours, strict=True):
         times = [result.elapsed_s for result in run.results]
         frames = [result.decision.frames for result in run.results]
         frames_axis.step(times, frames, where="post", label=run.name, color=colour)

@@ -176,6 +176,20 @@ def stream(write_video: Callable[..., Path]) -> Stream:
     return VideoStream(write_video("source.mp4", ["red"] * 6))
 
 
+def test_of_a_clip_that_ends_with_its_first_result_the_last_frame_is_held(
+    tmp_path: Path, stream: Stream
+) -> None:
+    path = tmp_path / "out.mp4"
+    with stream, AnnotatedVideo(path) as video:
+        for frame in stream:
+            video.frame(frame, stream)
+        video.write(new_result())
+    with VideoReader(path) as written:
+        assert written.num_frames == 6 + 10  # a second more
+        plain, labelled = written.read([5, 6]).astype(int)
+    assert np.abs(plain - labelled).max() > 100, "the label is not drawn"
+
+
 def test_the_annotated_video_has_a_frame_for_each_of_the_source(
     tmp_path: Path, new_result: NewResult, stream: Stream
 ) -> None:

@@ -160,7 +160,7 @@ def test_a_signal_saves_and_ends_the_run(
     send(process.pid, number)
     _, messages = process.communicate(timeout=60)
     assert process.returncode == 130, messages
-    assert "continue with --resume" in messages
+    assert "the same command with --resume continues" in messages
     training = load_checkpoint(tmp_path / LAST).training
     assert training is not None and training["step"] == steps_in(tmp_path)
 

@@ -675,6 +675,8 @@ def test_a_host_that_does_not_answer_is_refused() -> None:
 
 
 def test_a_stream_comes_back_when_its_host_does(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+
     def send(to: Any) -> None:
         for _ in range(50):
             send_picture(to, 50)

@@ -300,6 +300,7 @@ def play(
 
 
 def test_a_camera_that_was_lost_comes_back(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     taken: list[float] = []
 
     def stops() -> Iterator[float]:
@@ -315,6 +316,7 @@ def test_a_camera_that_was_lost_comes_back(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_an_outage_is_said_once_however_often_one_tries(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     none, silent = None, stops_after()  # it opens, and sends nothing
     outages = Outages(stops_after(0.0), none, none, silent, none, ends_after(1.0))
     count = play(outages)
