@@ -30,6 +30,7 @@ from ffn_edge.bundle.compose import check_layers
 from ffn_edge.errors import BundleError
 
 
+@pytest.mark.slow
 def test_a_bundle_tells_what_it_is(exported: Bundle) -> None:
     manifest = Bundle.load(exported.path).manifest
 

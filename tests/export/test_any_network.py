@@ -104,6 +104,7 @@ def test_what_was_specialised_is_reported(case: Case, model: FrameFlexibleNetwor
     assert len(report.left_alone) == case.left_alone
 
 
+@pytest.mark.slow
 def test_what_the_report_says_to_stay_is_what_export_leaves(
     model: FrameFlexibleNetwork, bundle: Bundle
 ) -> None:

@@ -130,6 +130,7 @@ def invoke(command: str, *arguments: object) -> Result:
 # -------------------------------------------------------------------------------- what is written
 
 
+@pytest.mark.slow
 def test_a_frame_count_is_added_and_no_other_file_is_touched(
     bundle_copy: Path, adapted: Checkpoint
 ) -> None:
@@ -185,6 +186,7 @@ def test_its_tensors_are_those_that_folding_gives_and_all_others_are_the_old_one
     assert set(tensors) == {*folded, *exported.tensors(), "frames/3/known_answer.logits"}
 
 
+@pytest.mark.slow
 def test_a_bundle_of_half_precision_for_batches_takes_a_frame_count(
     half_exported: Bundle, adapted: Checkpoint, tmp_path: Path
 ) -> None:
@@ -203,6 +205,7 @@ def test_a_bundle_of_half_precision_for_batches_takes_a_frame_count(
 # ------------------------------------------------------------------------------------- replacing
 
 
+@pytest.mark.slow
 def test_a_frame_count_that_is_served_is_replaced(
     bundle_copy: Path, exported: Bundle, recalibrated: Checkpoint, tmp_path: Path
 ) -> None:
@@ -224,6 +227,7 @@ def test_a_frame_count_that_is_served_is_replaced(
     assert json.loads(invoke("verify", bundle_copy, *options).stdout)["passed"]
 
 
+@pytest.mark.slow
 def test_replacing_again_and_again_leaves_no_file_behind(
     updated: Bundle, adapted: Checkpoint
 ) -> None:

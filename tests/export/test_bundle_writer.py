@@ -38,6 +38,7 @@ def test_the_manifest_has_the_hash_of_each_frame_counts_composed_weights(
         assert composed_sha256(composed) == sub.composed_sha256
 
 
+@pytest.mark.slow
 def test_exporting_again_gives_the_same_bytes_in_the_place_of_the_old_ones(
     checkpoint: Checkpoint, exported: Bundle, bundle_copy: Path
 ) -> None:
@@ -59,6 +60,7 @@ def test_what_was_measured_of_a_bundle_stays_with_the_same_weights_and_goes_with
     assert "profile.json" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_frame_count_is_not_lost_unless_that_is_asked_for(
     checkpoint: Checkpoint, bundle_copy: Path
 ) -> None:
@@ -179,6 +181,7 @@ def test_a_network_that_diverged_leaves_what_stood_there(
     assert content_of(bundle_copy) == before
 
 
+@pytest.mark.slow
 def test_a_network_whose_graph_no_bundle_may_hold_leaves_what_stood_there(
     checkpoint: Checkpoint, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint
 from ffn_edge.terminal import Terminal
 
 
+@pytest.mark.slow
 def test_export_writes_a_bundle_and_reports_it(
     checkpoint_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

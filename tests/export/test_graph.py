@@ -292,6 +292,7 @@ def test_what_no_graph_can_hold_is_named_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_network_of_torchvision_goes_all_the_way(randomise: Randomise, tmp_path: Path) -> None:
     body = torchvision.models.mobilenet_v3_small(num_classes=5)
     model = randomise(network.specialize(body, (2, 4), num_classes=5))

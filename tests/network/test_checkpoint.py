@@ -285,6 +285,7 @@ def test_a_network_that_cannot_be_built_again_is_no_checkpoint(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_previous_checkpoint_whole(
     checkpoint_file: Path, on_a_full_disk: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

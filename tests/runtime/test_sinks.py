@@ -177,7 +177,7 @@ def stream(write_video: Callable[..., Path]) -> Stream:
 
 
 def test_of_a_clip_that_ends_with_its_first_result_the_last_frame_is_held(
-    tmp_path: Path, stream: Stream
+    tmp_path: Path, stream: Stream, new_result: Callable[..., Result]
 ) -> None:
     path = tmp_path / "out.mp4"
     with stream, AnnotatedVideo(path) as video:

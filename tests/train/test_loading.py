@@ -174,6 +174,7 @@ def test_a_loader_process_that_was_killed_ends_the_pass_with_its_signal(
         list(again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
 def test_a_loader_process_without_room_ends_the_pass_with_the_cause(
     list_file: Path, error: Exception
@@ -182,6 +183,7 @@ def test_a_loader_process_without_room_ends_the_pass_with_the_cause(
         list(loader(failing(list_file, error), workers=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [EOFError("of a file"), ValueError("a mistake")])
 def test_an_error_that_nobody_expected_comes_with_where_it_arose(
     list_file: Path, error: Exception

@@ -140,6 +140,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_losses(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("send", "number", "workers"),
     [

@@ -221,6 +221,7 @@ def test_the_commands_work_from_build_to_verify(
     assert "summary" in summary
 
 
+@pytest.mark.slow
 def test_half_precision_of_the_bundle_and_batches_work_too(
     orin: Emulator, tiny: FrameFlexibleNetwork, tmp_path: Path
 ) -> None:
@@ -528,6 +529,7 @@ def changed(randomise: Randomise, exported: Bundle, tmp_path: Path) -> Bundle:
     return export_bundle(model, card, tmp_path / "changed")
 
 
+@pytest.mark.slow
 def test_weights_that_changed_since_the_build_are_refused(
     orin: Emulator, exported: Bundle, changed: Bundle, options: EngineOptions
 ) -> None:
@@ -539,6 +541,7 @@ def test_weights_that_changed_since_the_build_are_refused(
         pass
 
 
+@pytest.mark.slow
 def test_engines_for_any_weights_take_those_that_changed(
     orin: Emulator, exported: Bundle, changed: Bundle, options: EngineOptions
 ) -> None:
@@ -756,6 +759,7 @@ def test_the_hint_names_what_was_asked_for(
 # ------------------------------------------------------------------------------ signatures
 
 
+@pytest.mark.slow
 def test_every_call_that_the_code_makes_was_checked_against_the_recorded_signatures(
     exported: Bundle, tmp_path: Path
 ) -> None:
