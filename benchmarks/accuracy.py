@@ -1,6 +1,6 @@
 """Accuracy of FFN, of what the paper compares it with, and of its ablations, over three seeds.
 
-    python benchmarks/accuracy.py FOLDER
+    python -m benchmarks.accuracy FOLDER
 
 On the demo's rendered (synthetic) clips, each seed with test clips of its own, it is
 
@@ -23,8 +23,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import click
-from machine import describe_machine
 
+from benchmarks.machine import describe_machine
 from ffn_edge.commands.compare import demo_lists
 from ffn_edge.network import ABLATIONS
 from ffn_edge.train.compare import Score, compare, mean_top1

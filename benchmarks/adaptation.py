@@ -1,6 +1,6 @@
 """A frame count added after training, against one that was trained with the others.
 
-    python benchmarks/adaptation.py --clips demo/clips --work runs/adaptation
+    python -m benchmarks.adaptation --clips demo/clips --work runs/adaptation
 
 On the demo's clips and with its recipe, a network is trained for 4, 8 and 16 frames; `ffn-edge
 adapt` then adds 12 frames from a part of the training clips, without their labels. The reference
@@ -22,10 +22,10 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import describe_machine
 from ffn_edge.demo.clips import render_clips
 from ffn_edge.media.video import VideoReader, VideoWriter
 from ffn_edge.train.adapt import EPOCHS, LEARNING_RATE, adapt, recalibrate

@@ -1,6 +1,6 @@
 """The README's picture: a test clip of the demo, and the answers with 4, 8 and 16 of its frames.
 
-    python benchmarks/answer_picture.py DEMO [--clip 19] [--output docs/answer.png]
+    python -m benchmarks.answer_picture DEMO [--clip 19] [--output docs/answer.png]
 
 DEMO is the folder of `ffn-edge demo`, whose clips are synthetic. Latencies are of that run's engine
 on this machine, one inference each.

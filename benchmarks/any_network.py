@@ -1,6 +1,6 @@
 """Networks of torchvision that the paper never saw, as the README's table of them.
 
-    python benchmarks/any_network.py [--networks s3d,…] [--size 64]
+    python -m benchmarks.any_network [--networks s3d,…] [--size 64]
 
 Each is specialised, given random norms and alterations, and exported for one frame count. The
 table says where its norms go (into the layer before, into layers after, or nowhere), how many
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from machine import describe_machine
 
+from benchmarks.machine import describe_machine
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.errors import FfnEdgeError

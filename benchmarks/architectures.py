@@ -1,6 +1,6 @@
 """Every architecture through the whole path, as the README's table of architectures.
 
-    python benchmarks/architectures.py [--architectures tsm_resnet50,…] [--size 64]
+    python -m benchmarks.architectures [--architectures tsm_resnet50,…] [--size 64]
 
 For each: an epoch of training and an evaluation on a few of the demo's rendered clips, the import
 of a checkpoint with the published code's tensor names and what the published code gives for it
@@ -24,8 +24,8 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from machine import describe_machine
 
+from benchmarks.machine import describe_machine
 from ffn_edge import network
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.demo.clips import render_clips

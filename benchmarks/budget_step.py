@@ -1,6 +1,6 @@
 """How a step of the power budget moves the frame count of a real run, and why.
 
-    python benchmarks/budget_step.py --bundle demo/bundle --stream demo/stream.mp4
+    python -m benchmarks.budget_step --bundle demo/bundle --stream demo/stream.mp4
 
 The bundle, its engines, the stream and `run_session` are real, and so are the files that the
 sensor is read from; what they show is *emulated*: a processor's energy counter (RAPL) in a folder
@@ -19,10 +19,10 @@ import threading
 import time
 from pathlib import Path
 
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import describe_machine
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.runtime.classifier import Result
 from ffn_edge.runtime.engines.engine import EngineOptions

@@ -1,6 +1,6 @@
 """How large a bundle of three frame counts is, against an ordinary model of one.
 
-    python benchmarks/bundle_size.py --arch tsm_resnet50
+    python -m benchmarks.bundle_size --arch tsm_resnet50
 
 The ordinary model is the 16-frame network as one float32 ONNX file with its weights inside. And
 what it takes to add a frame count to the bundle afterwards: a file of vectors and a graph.
@@ -12,11 +12,11 @@ import tempfile
 from pathlib import Path
 
 import click
-from example import example_bundle, example_network, plain_model
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.example import example_bundle, example_network, plain_model
+from benchmarks.machine import describe_machine
 from ffn_edge import network
 from ffn_edge.bundle.bundle import WEIGHTS, Bundle
 from ffn_edge.export.bundle_update import update_bundle

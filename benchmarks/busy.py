@@ -5,7 +5,7 @@ while it waits. "Measured" and "not spinning" are how `ffn-edge train` and `ffn-
 Both train in a process of their own, on the demo's clips, and take turns, with no, one and two
 busy processes. The ratio is to the quickest way alone.
 
-    python benchmarks/busy.py [--rounds 1]
+    python -m benchmarks.busy [--rounds 1]
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import click
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 import torch
-from example import plain_model
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.example import plain_model
+from benchmarks.machine import describe_machine
 from ffn_edge import network
 from ffn_edge.demo.clips import render_clips
 from ffn_edge.export.bundle_writer import export_bundle

@@ -1,6 +1,6 @@
 """How fast a frame count's weights are composed, on one core.
 
-    python benchmarks/composition.py --arch tsm_resnet50
+    python -m benchmarks.composition --arch tsm_resnet50
 
 Every engine is filled from the bundle's one weight file by this: at start-up, and at each switch
 with `--resident one`. The figure counts bytes of composed weights. The weight file's pages are in
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import click
 import numpy as np
-from example import example_bundle, example_network
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.example import example_bundle, example_network
+from benchmarks.machine import describe_machine
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.bundle.compose import ComposedHash, blocks, compose
 

@@ -1,6 +1,6 @@
 """How each policy keeps a deadline while other programs come and go: on this machine, for real.
 
-    python benchmarks/contention.py --bundle bundle --list clips/test.txt [--miss-rate 0.01]
+    python -m benchmarks.contention --bundle bundle --list clips/test.txt [--miss-rate 0.01]
 
 A bundle's engines run in ONNX Runtime on labelled clips that were decoded beforehand. As many
 processes as there are cores work 0, 20, 40, 60, 40 and 20 % of the time, each for 200 frames at
@@ -31,10 +31,10 @@ from pathlib import Path
 import click
 import numpy as np
 import numpy.typing as npt
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import describe_machine
 from benchmarks.simulation import baselines
 from ffn_edge.bundle.bundle import Bundle, InputContract
 from ffn_edge.demo.load import BackgroundLoad

@@ -1,6 +1,6 @@
 """What it costs to read videos: a training sample, a whole video, and preparing a frame.
 
-    python benchmarks/decode.py
+    python -m benchmarks.decode
 
 Files are read with PyAV; beside it, in turns, stands OpenCV as release 0.1 used it, which believes
 a header. A training sample of a Frame Flexible Network needs a clip of 4, one of 8 and one of 16
@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import describe_machine
 from ffn_edge.demo.clips import render_clips
 from ffn_edge.frames import Indices, segment_random
 from ffn_edge.media.classes import read_classes

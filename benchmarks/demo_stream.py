@@ -1,6 +1,6 @@
 """Whether adapting pays on the demo's long stream: the adaptive run beside every fixed frame count.
 
-    python benchmarks/demo_stream.py demo [--repetitions 5] [--seconds 240]
+    python -m benchmarks.demo_stream demo [--repetitions 5] [--seconds 240]
 
 `demo` is the folder that `ffn-edge demo` wrote. The bundle is profiled anew; then the adaptive run
 and one for each frame count take turns over the stream, with the same deadline, while the demo's
@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import describe_machine
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.demo.clips import Action
 from ffn_edge.demo.pipeline import (

@@ -1,7 +1,7 @@
 """How fast a bundle's engines run and open.
 
-    python benchmarks/engines.py --threads 2
-    python benchmarks/engines.py --rounds 3 --architectures \\
+    python -m benchmarks.engines --threads 2
+    python -m benchmarks.engines --rounds 3 --architectures \\
         tsm_resnet50,tsm_mobilenet_v3_large,tea_resnet50,slowfast_resnet50,uniformer_small
 
 Latency: an engine (ONNX Runtime, uint8 frames in) against the same Frame Flexible Network in
@@ -27,11 +27,11 @@ import click
 import numpy as np
 import onnxruntime
 import torch
-from example import example_bundle, example_network, plain_model
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.example import example_bundle, example_network, plain_model
+from benchmarks.machine import describe_machine
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines

@@ -1,6 +1,6 @@
 """What a cascade, more frames for hard clips, is worth, against one frame count for all.
 
-    python benchmarks/escalation.py --bundle bundle --val clips/val.txt --test clips/test.txt
+    python -m benchmarks.escalation --bundle bundle --val clips/val.txt --test clips/test.txt
 
 Calibrates on the validation clips, and then spends budgets between the smallest and the largest
 frame count's on the test clips, one after the other as a run does. Energy is counted in GMAC, as
@@ -22,10 +22,10 @@ from pathlib import Path
 import click
 import numpy as np
 import numpy.typing as npt
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import describe_machine
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.media.video_list import read_list
 from ffn_edge.runtime.cascade.calibrate import answer_videos

@@ -1,7 +1,7 @@
 """Damaged bundles and other files, in their thousands: is each answered, or refused and explained?
 
-    python benchmarks/fuzz.py [--seed 0] [--bundles 10000] [--files 2000] [--seconds 1500]
-    python benchmarks/fuzz.py --seed 0 --only b1234     # one trial again, in detail; f12: a file
+    python -m benchmarks.fuzz [--seed 0] [--bundles 10000] [--files 2000] [--seconds 1500]
+    python -m benchmarks.fuzz --seed 0 --only b1234     # one trial again, in detail; f12: a file
 
 A small bundle is damaged in one to three places (half of them get the right hashes again), and
 used: loaded, opened in ONNX Runtime, one clip for each frame count, its weights composed. Other
@@ -32,11 +32,11 @@ from pathlib import Path
 from random import Random
 
 import click
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
-from samples import Case, damaged_bundle, damaged_file, make_samples, read_all
 
+from benchmarks.machine import describe_machine
+from benchmarks.samples import Case, damaged_bundle, damaged_file, make_samples, read_all
 from ffn_edge.errors import FfnEdgeError
 
 _GIB = 1 << 30

@@ -1,7 +1,7 @@
 """Kill −9 in the midst of writing: is what stood there whole, and nothing left after the next run?
 
-    python benchmarks/kills.py [--moments 200] [--seed 0]    # by the clock
-    python benchmarks/kills.py --calls                       # before and after each such call
+    python -m benchmarks.kills [--moments 200] [--seed 0]    # by the clock
+    python -m benchmarks.kills --calls                       # before and after each such call
 
 Work that writes is done in a child process over what stood there before, and killed: at random
 moments of the time from its first file to its end, every fourth in its last fifth, where files are
@@ -32,11 +32,11 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
-from samples import card, small_network
 
+from benchmarks.machine import describe_machine
+from benchmarks.samples import card, small_network
 from ffn_edge import network as ffn
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.demo.clips import render_clips

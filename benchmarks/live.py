@@ -1,6 +1,6 @@
 """How old the newest frame of a camera is where handling is slow, and what the clip buffer costs.
 
-    python benchmarks/live.py [--seconds 10] [--rate 30] [--handling-ms 60]
+    python -m benchmarks.live [--seconds 10] [--rate 30] [--handling-ms 60]
 
 A camera on this machine sends numbered pictures as motion JPEG over HTTP. Target: the newest frame
 is never older than one handling and one frame; for comparison, the same where each frame is handled
@@ -21,10 +21,10 @@ from threading import Thread
 
 import cv2
 import numpy as np
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import describe_machine
 from ffn_edge.errors import VideoError
 from ffn_edge.runtime.stream.clip_buffer import ClipBuffer, HostRing, window_capacity
 from ffn_edge.runtime.stream.live_reader import live_readers

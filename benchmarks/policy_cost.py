@@ -1,6 +1,6 @@
 """What the policy costs: one decision, a run's share of a core, a simulated day's time and memory.
 
-    python benchmarks/policy_cost.py [--seconds 30] [--hours 24]
+    python -m benchmarks.policy_cost [--seconds 30] [--hours 24]
 
 Targets: to decide and to observe take at most 100 µs together; sensing and policy at most 1 % of
 one core at ten inferences a second; a simulated day takes at most 60 s, and its memory does not
@@ -21,11 +21,11 @@ from typing import Any
 
 import click
 import numpy as np
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
-from sensing import emulate_orin_nx
 
+from benchmarks.machine import describe_machine
+from benchmarks.sensing import emulate_orin_nx
 from benchmarks.simulation import baselines, scenarios
 from benchmarks.simulation.board import SYNTHETIC
 from benchmarks.simulation.run import simulate

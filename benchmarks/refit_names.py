@@ -1,6 +1,6 @@
 """What TensorRT's parser makes of every network: layers, and the names a refit may ask for.
 
-    python benchmarks/refit_names.py [--networks tsm_resnet50,convnext_tiny,…] [--size 64]
+    python -m benchmarks.refit_names [--networks tsm_resnet50,convnext_tiny,…] [--size 64]
 
 Each network of the README is exported with random weights, and the graph that `ffn-edge build`
 hands to TensorRT is parsed by the real TensorRT-RTX parser, which needs no GPU, for every frame
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from example import example_bundle, example_network
-from machine import describe_machine
 
+from benchmarks.example import example_bundle, example_network
+from benchmarks.machine import describe_machine
 from ffn_edge import network
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.export.bundle_writer import export_bundle

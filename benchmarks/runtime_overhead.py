@@ -1,6 +1,6 @@
 """What the runtime costs around its engines: time per inference, a switch, memory.
 
-    python benchmarks/runtime_overhead.py [--bundle bundle] [--threads 2] [--rounds 10]
+    python -m benchmarks.runtime_overhead [--bundle bundle] [--threads 2] [--rounds 10]
 
 Without a bundle it exports a TSM-ResNet-50 with random weights, 174 classes, 224x224, 4/8/16
 frames: latency does not depend on the weights' values. Targets: around the engine at most 1 ms
@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import describe_machine
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.cores import usable_cores
 from ffn_edge.media.video import VideoWriter
@@ -133,7 +133,10 @@ def main() -> None:
 
 def resnet50(folder: Path) -> Path:
     """Export a TSM-ResNet-50 with random weights."""
-    from example import example_bundle, example_network  # needs PyTorch; a device has none
+    from benchmarks.example import (  # needs PyTorch; a device has none
+        example_bundle,
+        example_network,
+    )
 
     return example_bundle(example_network("tsm_resnet50"), 224, folder).path
 

@@ -19,7 +19,9 @@ import cv2
 import numpy as np
 import onnx
 import torch
-from mutations import (
+from torch import Tensor, nn
+
+from benchmarks.mutations import (
     HOSTILE,
     Raw,
     content_of,
@@ -31,8 +33,6 @@ from mutations import (
     seal,
     spots,
 )
-from torch import Tensor, nn
-
 from ffn_edge import network as ffn
 from ffn_edge.bundle.bundle import Accuracy, Bundle, FileRecord
 from ffn_edge.bundle.compose import compose

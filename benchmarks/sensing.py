@@ -1,6 +1,6 @@
 """What sensing costs: the thread's share of a core, one reading, one look at the account.
 
-    python benchmarks/sensing.py [--seconds 30]
+    python -m benchmarks.sensing [--seconds 30]
 
 An Orin NX is emulated as a tree of ordinary files, so what its I2C bus takes is not in the figures:
 there a thread waits for the bus without using the processor. Not run on a board. Target: at most
@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import describe_machine
 from ffn_edge.runtime.machine.health import Health
 from ffn_edge.runtime.power.account import EnergyAccount
 from ffn_edge.runtime.power.ina import InaMeter

@@ -1,6 +1,6 @@
 """Does the memory of `ffn-edge run` stay flat? An hour of a live camera, without a power meter.
 
-    python benchmarks/soak.py [--minutes 60] [--rate 15]
+    python -m benchmarks.soak [--minutes 60] [--rate 15]
 
 A camera on this machine sends pictures as motion JPEG over HTTP, without an end. The run is a
 process of its own, on a small bundle in ONNX Runtime, and looks for sensors in an empty folder.
@@ -24,11 +24,11 @@ from pathlib import Path
 
 import click
 import numpy as np
-from live import camera, picture
-from machine import describe_machine
 from rich.console import Console
-from samples import card, small_network
 
+from benchmarks.live import camera, picture
+from benchmarks.machine import describe_machine
+from benchmarks.samples import card, small_network
 from ffn_edge.export.bundle_writer import export_bundle
 
 MOST_KB_A_MINUTE = 20.0

@@ -1,6 +1,6 @@
 """How long it takes to start: `ffn-edge --help` as a process, `import ffn_edge` inside one.
 
-    python benchmarks/startup.py
+    python -m benchmarks.startup
 
 The longest time is the more telling one: a first start reads from the disk.
 """
@@ -13,9 +13,10 @@ import sys
 import time
 
 import click
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.machine import describe_machine
 
 IMPORT = "import time; t = time.perf_counter(); import ffn_edge; print(time.perf_counter() - t)"
 

@@ -1,6 +1,6 @@
 """What building and refitting TensorRT engines takes of the host's memory, without a GPU.
 
-    python benchmarks/tensorrt_memory.py --arch tsm_resnet50
+    python -m benchmarks.tensorrt_memory --arch tsm_resnet50
 
 Building is measured with the real TensorRT-RTX builder: what this project holds (by tracemalloc,
 which sees every NumPy array) and the growth of the whole process (RssAnon), with the builder's own
@@ -22,11 +22,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from example import example_bundle, example_network
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.example import example_bundle, example_network
+from benchmarks.machine import describe_machine
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.bundle.compose import compose
 from ffn_edge.device.plan_cache import PlanCache

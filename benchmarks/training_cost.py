@@ -4,7 +4,7 @@ The same videos, the same epochs, the same 28 frames a video. FFN decodes each v
 the separate runs three times; with --cache every run keeps its decoded videos in memory, as the
 demo's recipe does. Runs take turns, so that drift of the machine hits both alike.
 
-    python benchmarks/training_cost.py CLIPS [--epochs 1] [--rounds 3] [--cache]
+    python -m benchmarks.training_cost CLIPS [--epochs 1] [--rounds 3] [--cache]
 
 CLIPS is a folder of `ffn_edge.demo.clips.render_clips`, such as demo/clips.
 """
@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import describe_machine
 from ffn_edge.runtime.machine.health import Health
 from ffn_edge.runtime.power.find import open_meter
 from ffn_edge.runtime.power.meter import Meter, NullMeter

@@ -5,7 +5,7 @@ and backward pass each, as three networks would be trained. The orders of a step
 `ffn_edge.train.step`; all give the same gradients.
 Variants take turns, so that drift of the machine hits all alike.
 
-    python benchmarks/training_step.py --arch tsm_resnet50 --size 224 --batch 1
+    python -m benchmarks.training_step --arch tsm_resnet50 --size 224 --batch 1
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 import click
 import torch
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.machine import describe_machine
 from ffn_edge import network
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.train.objective import MultiFrequencyLoss

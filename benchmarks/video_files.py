@@ -1,6 +1,6 @@
 """Whose frames are ffmpeg's: ours and OpenCV's, of every container and codec that people have.
 
-    python benchmarks/video_files.py
+    python -m benchmarks.video_files
 
 The files are those of tests/media/test_video_files.py, rendered here (synthetic): each shows its
 number. Numbers that are right, and at the right place, are counted; times are compared with those
@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import describe_machine
 from ffn_edge.errors import VideoError
 from ffn_edge.media.opencv import opencv
 from ffn_edge.media.video import VideoReader
