@@ -19,6 +19,7 @@ from benchmarks.simulation.profiled import board_from_bundle
 from benchmarks.simulation.recorded import Recording
 from benchmarks.simulation.run import Workload
 from ffn_edge.commands.option_types import Number, UserPath, Whole
+from ffn_edge.commands.simulate import parse_shares
 from ffn_edge.errors import FfnEdgeError, FrameCountError, counted
 from ffn_edge.files.figure import check_figure
 from ffn_edge.progress import progress
@@ -118,7 +119,7 @@ def simulate(
         workloads=workloads,
         policies=_policies(policy_names, points),
         seeds=range(seeds),
-        miss_rates=_miss_rates(miss_rates),
+        miss_rates=parse_shares(miss_rates),
         spec=spec,
         keep=hours is None,
     )
@@ -171,18 +172,6 @@ def _policies(names: str, points: Sequence[OperatingPoint]) -> list[str]:
                 f"choose one of {', '.join(served)}.",
             )
     return chosen
-
-
-def _miss_rates(text: str) -> list[float]:
-    try:
-        rates = list(dict.fromkeys(float(part) for part in text.split(",")))
-    except ValueError:
-        rates = []
-    if not rates or not all(0 < rate < 1 for rate in rates):
-        raise FfnEdgeError(
-            f"miss rates are numbers between 0 and 1; got {text!r}", "--miss-rate 0.01,0.05"
-        )
-    return rates
 
 
 def _table(workload: Workload, found: dict[float, list[Row]]) -> Table:

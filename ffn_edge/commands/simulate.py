@@ -69,7 +69,7 @@ def simulate(
             name: replay(trace, **changes, **frames, miss_rate=rate)
             for name, frames in {**alone, "adaptive": {}}.items()
         }
-        for rate in _miss_rates(miss_rates)
+        for rate in parse_shares(miss_rates)
     }
     if as_json:
         click.echo(json.dumps({"scenarios": {trace.name: _fields(found)}}))
@@ -77,7 +77,8 @@ def simulate(
         Terminal().print(_table(trace.name, found))
 
 
-def _miss_rates(text: str) -> list[float]:
+def parse_shares(text: str) -> list[float]:
+    """Read shares such as "0.01,0.05", each once."""
     try:
         rates = list(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
