@@ -56,7 +56,7 @@ from ffn_edge.network.checkpoint import ModelCard
 
 _log = logging.getLogger(__name__)
 
-_PER_FRAME_COUNT = re.compile(r"(frames_[\d-]+\.safetensors|graph_[\d-]+\.onnx)")
+_PER_FRAME_COUNT = re.compile(r"(frames_[\d-]+\.safetensors|graph_[\d-]+(\.int8(-\d+)?)?\.onnx)")
 _EXPORT_WHOLE = "export the whole checkpoint as a bundle of its own: -o FOLDER."
 
 
@@ -200,7 +200,8 @@ def _updated(
 ) -> Manifest:
     """Return the manifest with sub-networks added or replaced, and without files of no use."""
     subs = dict(sorted((manifest.sub_networks | sub_networks).items()))
-    used = {WEIGHTS, *(sub.graph for sub in subs.values()), *(sub.vectors for sub in subs.values())}
+    used = {WEIGHTS, *(sub.vectors for sub in subs.values())}
+    used.update(graph for sub in subs.values() for graph in sub.graphs.values())
     files = manifest.files | {name: file_record(file) for name, file in written.items()}
     return dataclasses.replace(
         manifest,

@@ -9,6 +9,10 @@ A frame count that was added or replaced since the bundle was exported lies besi
     frames_<T>.safetensors  its `frames/<T>/…`, which go before those in the weight file
     graph_<T>.onnx          its graph, whose tensors are external data in both files
 
+`ffn-edge quantize` adds, and touches no other byte:
+
+    graph_<T>.int8.onnx  the same over the same weight file, with scales to compute in INT8
+
 Nothing in a bundle can run code when it is loaded: JSON, safetensors and ONNX only. A bundle may
 come from a stranger: `Manifest` checks every value, `weight_file` every place, `graph_check` every
 graph. And it may change while it is in use: its files are read, never mapped, and a file that is
@@ -33,7 +37,16 @@ from ffn_edge.bundle.graph_check import check_graph
 from ffn_edge.bundle.weight_file import EXPORT_AGAIN, RENAME, WeightFile
 from ffn_edge.errors import BundleError, reason_of
 from ffn_edge.files.regular_file import MOST_TEXT_BYTES, open_regular, read_bytes
-from ffn_edge.files.schema import Between, Count, Format, Positive, Rgb, RgbAbove0, Share
+from ffn_edge.files.schema import (
+    Between,
+    Count,
+    Format,
+    NotNegative,
+    Positive,
+    Rgb,
+    RgbAbove0,
+    Share,
+)
 from ffn_edge.frames import check_frame_counts
 
 # A bundle as it is exported. One with vector files is of the next version: a release that does not
@@ -42,6 +55,10 @@ SCHEMA_VERSION = 1
 SCHEMA_VERSION_WITH_VECTORS = 2
 MANIFEST = "manifest.json"
 WeightsDtype = Literal["float32", "float16"]
+# What an engine computes in. float16 is TensorRT's alone, and needs no graph of its own.
+Precision = Literal["fp32", "fp16", "int8"]
+# The accuracy that a precision may lose against float32.
+MOST_LOSS = 0.005
 WEIGHTS = "weights.safetensors"
 
 # A clip of 64 frames of 1080p has 400 MB.
@@ -96,10 +113,49 @@ def standard_error(share: float, clips: int) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quantized:
+    """One frame count in INT8, and how near it is to float32.
+
+    Attributes:
+        graph: of the same weight file, with quantised layers.
+        method: how the scales of activations were found.
+        calibrated_on: so many clips.
+        agreement: share of clips with the same first class as float32 has ...
+        compared_on: ... of so many clips.
+        accuracy: on those clips; None if they had no labels.
+        accuracy_float32: of the float32 graph on the same clips.
+        deviation: largest |Δlogit| from the known answers, relative to the largest logit of a
+            clip: how far INT8 itself is off.
+        in_float32: layers that were left so, and why.
+    """
+
+    graph: str
+    method: str
+    calibrated_on: Count
+    agreement: Share
+    compared_on: Count
+    accuracy: Accuracy | None = None
+    accuracy_float32: Accuracy | None = None
+    deviation: NotNegative
+    in_float32: dict[str, str]
+
+    @property
+    def loss(self) -> float:
+        """The accuracy that it loses against float32: measured, or at most.
+
+        Without labels, no more answers can have become wrong than have changed.
+        """
+        if self.accuracy is None or self.accuracy_float32 is None:
+            return 1 - self.agreement
+        return self.accuracy_float32.top1 - self.accuracy.top1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SubNetwork:
     """One frame count: its graph, the hash of its composed weights, its cost for one clip.
 
-    `vectors` is the file of its tensors where that is not the weight file.
+    `vectors` is the file of its tensors where that is not the weight file; `int8` is None where it
+    was not quantised.
     """
 
     graph: str
@@ -107,6 +163,23 @@ class SubNetwork:
     macs: Count
     accuracy: Accuracy | None = None
     vectors: str | None = None
+    int8: Quantized | None = None
+
+    def accuracy_in(self, precision: Precision) -> Accuracy | None:
+        """Return the accuracy on the validation clips: in INT8, less what that was seen to lose."""
+        if self.accuracy is None or precision != "int8" or self.int8 is None:
+            return self.accuracy
+        if self.int8.accuracy is None:
+            return self.accuracy
+        top1 = min(max(self.accuracy.top1 - self.int8.loss, 0.0), 1.0)
+        return dataclasses.replace(self.accuracy, top1=top1)
+
+    @property
+    def graphs(self) -> dict[Precision, str]:
+        """The names of its graphs, by what they compute in."""
+        if self.int8 is None:
+            return {"fp32": self.graph}
+        return {"fp32": self.graph, "int8": self.int8.graph}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,12 +241,13 @@ class Manifest:
             raise BundleError("frame_counts and sub_networks differ", EXPORT_AGAIN)
         subs = self.sub_networks.values()
         vectors = [sub.vectors for sub in subs if sub.vectors]
-        for name in (WEIGHTS, *(sub.graph for sub in subs), *vectors):
+        graphs = [graph for sub in subs for graph in sub.graphs.values()]
+        for name in (WEIGHTS, *graphs, *vectors):
             if name not in self.files:
                 raise BundleError(f"no record of {name}", EXPORT_AGAIN)
-        for sub in subs:
-            if self.files[sub.graph].bytes > MOST_GRAPH_BYTES:  # before it is hashed
-                raise BundleError(f"{sub.graph} is larger than a graph can be", EXPORT_AGAIN)
+        for graph in graphs:
+            if self.files[graph].bytes > MOST_GRAPH_BYTES:  # before it is hashed
+                raise BundleError(f"{graph} is larger than a graph can be", EXPORT_AGAIN)
         if not self.classes or len(set(self.classes)) < len(self.classes):
             raise BundleError("the classes are none, or one is there twice", EXPORT_AGAIN)
         contract = self.input
@@ -266,19 +340,20 @@ class Bundle:
                 check_layers(shapes, self.manifest.layers, frames)
             except ValueError as error:
                 raise BundleError(f"{self.path} is damaged: {error}", EXPORT_AGAIN) from error
-            check_graph(
-                self.read_graph(frames),
-                self.graph_path(frames),
-                frames=frames,
-                manifest=self.manifest,
-                entries=entries,
-            )
+            for precision in self.manifest.sub_networks[frames].graphs:
+                check_graph(
+                    self.read_graph(frames, precision),
+                    self.graph_path(frames, precision),
+                    frames=frames,
+                    manifest=self.manifest,
+                    entries=entries,
+                )
 
-    def graph_path(self, frames: int) -> Path:
-        """Return the ONNX model of the sub-network for `frames`.
+    def graph_path(self, frames: int, precision: Precision = "fp32") -> Path:
+        """Return the ONNX model of the sub-network for `frames`; in float16 it is float32's.
 
         Raises:
-            BundleError: the bundle has no such sub-network.
+            BundleError: the bundle has no such sub-network, or it was not quantised.
         """
         sub_network = self.manifest.sub_networks.get(frames)
         if sub_network is None:
@@ -288,15 +363,21 @@ class Bundle:
                 f"choose one of {served}; a network learns another by `ffn-edge adapt CHECKPOINT "
                 f"--frames {frames} …`, and `ffn-edge export --only {frames} --into` adds it.",
             )
-        return self.path / sub_network.graph
+        graph = sub_network.graphs.get("int8" if precision == "int8" else "fp32")
+        if graph is None:
+            raise BundleError(
+                f"{frames} frames of the bundle were not quantised",
+                f"ffn-edge quantize {self.path} --list clips.txt",
+            )
+        return self.path / graph
 
-    def read_graph(self, frames: int) -> bytes:
+    def read_graph(self, frames: int, precision: Precision = "fp32") -> bytes:
         """Return the bytes of an ONNX model: those that were checked when the bundle was loaded.
 
         Raises:
-            BundleError: the bundle has no such sub-network, or the file was altered since.
+            BundleError: as `graph_path`, or the file was altered since.
         """
-        path = self.graph_path(frames)
+        path = self.graph_path(frames, precision)
         try:
             content = read_bytes(path, MOST_GRAPH_BYTES)
         except OSError as error:
