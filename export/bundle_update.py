@@ -4,20 +4,16 @@
     graph_12.onnx          its tensors are external data there and in weights.safetensors
     manifest.json          written last: until then the bundle is the old one
 
-No byte of the weight file and of the other frame counts changes. A file that the old manifest
-names is never written over, so an interruption at any moment leaves the old bundle or the new one.
+No byte of the weight file and of the other frame counts changes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import logging
 import os
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +29,11 @@ from ffn_edge.bundle.bundle import (
     Bundle,
     Manifest,
     SubNetwork,
-    file_record,
-    read_manifest,
 )
 from ffn_edge.bundle.known_answer import answer_name
 from ffn_edge.bundle.weight_file import WeightFile, read_header
-from ffn_edge.errors import BundleError, ExportError, reason_of
+from ffn_edge.errors import ExportError, reason_of
+from ffn_edge.export.bundle_files import free_name, remove_unused, with_sub_networks
 from ffn_edge.export.bundle_writer import (
     check_before_use,
     input_contract,
@@ -56,7 +51,6 @@ from ffn_edge.network.checkpoint import ModelCard
 
 _log = logging.getLogger(__name__)
 
-_PER_FRAME_COUNT = re.compile(r"(frames_[\d-]+\.safetensors|graph_[\d-]+(\.int8(-\d+)?)?\.onnx)")
 _EXPORT_WHOLE = "export the whole checkpoint as a bundle of its own: -o FOLDER."
 
 
@@ -144,7 +138,8 @@ def _update(
     try:
         for sub in folded:
             progress(f"writing the vectors and the graph for {sub.frames} frames")
-            vectors, graph = _free_names(sub.frames, manifest.files)
+            vectors = free_name(f"frames_{sub.frames}", ".safetensors", manifest.files)
+            graph = free_name(f"graph_{sub.frames}", ".onnx", manifest.files)
             for name in (vectors, graph):
                 written[name] = folder / name
             with atomic_file(folder / vectors) as temporary:
@@ -158,7 +153,11 @@ def _update(
             sub_networks[sub.frames] = sub_network_entry(
                 network, card, sub, tensors, graph, vectors
             )
-        after = _updated(manifest, sub_networks, written)
+        after = dataclasses.replace(
+            with_sub_networks(manifest, sub_networks, written),
+            schema_version=SCHEMA_VERSION_WITH_VECTORS,
+            producer=f"ffn-edge {ffn_edge.__version__}",
+        )
         check_before_use(Bundle(folder, after, ""))
         write_text(folder / MANIFEST, after.to_json())
     except (OSError, SafetensorError) as error:
@@ -167,20 +166,11 @@ def _update(
             "free space on the disk; the bundle is as it was.",
         ) from error
     finally:
-        # An interruption may come just after the manifest is in place. What stays goes next time.
-        with suppress(OSError, BundleError):
-            _remove_unused(folder)
+        # An interruption may come just after the manifest is in place.
+        remove_unused(folder)
     sizes = {name: file.stat().st_size for name, file in written.items()}
     sizes[MANIFEST] = (folder / MANIFEST).stat().st_size
     return BundleUpdate(Bundle.load(folder), counts, sizes)
-
-
-def _remove_unused(folder: Path) -> None:
-    """Remove vectors and graphs that the manifest does not name: replaced, or never put to use."""
-    in_use = read_manifest(folder).files
-    for file in folder.iterdir():
-        if _PER_FRAME_COUNT.fullmatch(file.name) and file.name not in in_use:
-            file.unlink()
 
 
 def _own(
@@ -193,34 +183,6 @@ def _own(
     answer = known_answer(sub, manifest.input, network.layout, stored)
     own = {name: stored[name] for name in sub.tensors if name.startswith("frames/")}
     return {**own, answer_name(sub.frames): answer}
-
-
-def _updated(
-    manifest: Manifest, sub_networks: dict[int, SubNetwork], written: Mapping[str, Path]
-) -> Manifest:
-    """Return the manifest with sub-networks added or replaced, and without files of no use."""
-    subs = dict(sorted((manifest.sub_networks | sub_networks).items()))
-    used = {WEIGHTS, *(sub.vectors for sub in subs.values())}
-    used.update(graph for sub in subs.values() for graph in sub.graphs.values())
-    files = manifest.files | {name: file_record(file) for name, file in written.items()}
-    return dataclasses.replace(
-        manifest,
-        schema_version=SCHEMA_VERSION_WITH_VECTORS,
-        producer=f"ffn-edge {ffn_edge.__version__}",
-        frame_counts=tuple(subs),
-        sub_networks=subs,
-        files={name: record for name, record in sorted(files.items()) if name in used},
-    )
-
-
-def _free_names(frames: int, taken: Collection[str]) -> tuple[str, str]:
-    """Return names for a frame count's vectors and graph that no file of the bundle has."""
-    for number in itertools.count(1):
-        ending = f"{frames}" if number == 1 else f"{frames}-{number}"
-        names = f"frames_{ending}.safetensors", f"graph_{ending}.onnx"
-        if not set(names) & set(taken):
-            return names
-    raise AssertionError("numbers do not end")
 
 
 def _check_same_kind(manifest: Manifest, network: FrameFlexibleNetwork, card: ModelCard) -> None:

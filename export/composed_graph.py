@@ -74,7 +74,7 @@ def rewired(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
         for i, name in enumerate(node.input):
             origin = source(name)
             if origin in stored:
-                key = f"{_layer_of(origin)}.{'bias' if origin.endswith('.bias') else 'weight'}"
+                key = f"{layer_of(origin)}.{'bias' if origin.endswith('.bias') else 'weight'}"
                 if key in names:
                     node.input[i] = key
     while True:
@@ -95,7 +95,7 @@ def read_by_nodes(model: onnx.ModelProto) -> set[str]:
     return {name for node in model.graph.node for name in node.input} | {OUTPUT}
 
 
-def _layer_of(tensor: str) -> str:
+def layer_of(tensor: str) -> str:
     """Return the layer's name of a shared tensor or a frame count's vector."""
     name = tensor.split("/", 2)[2] if tensor.startswith("frames/") else tensor
     return name.rpartition(".")[0]

@@ -13,6 +13,8 @@ from rich.text import Text
 
 from ffn_edge.bundle.bundle import MANIFEST, WEIGHTS, Bundle
 from ffn_edge.device.tensorrt_api import PRODUCTS
+from ffn_edge.errors import counted
+from ffn_edge.export.int8_graph import ALWAYS_IN_FLOAT32
 from ffn_edge.progress import NowAndThen
 
 if TYPE_CHECKING:  # a device that builds has no ONNX Runtime, with which verification runs
@@ -68,6 +70,53 @@ def export_table(bundle: Bundle) -> Table:
             f"{sub['macs'] / 1e9:.3g}",
             *(f"{accuracy[key]:.1%}" if accuracy else "–" for key in ("top1", "top5")),
         )
+    return table
+
+
+def quantized_fields(bundle: Bundle) -> dict[str, Any]:
+    """Return what was quantised, ready for JSON; sizes in bytes."""
+    manifest = bundle.manifest
+    return {
+        "path": str(bundle.path),
+        "identity": bundle.identity,
+        "frames": {
+            frames: {**dataclasses.asdict(sub.int8), "bytes": manifest.files[sub.int8.graph].bytes}
+            for frames, sub in manifest.sub_networks.items()
+            if sub.int8 is not None
+        },
+        "files": [
+            *(sub.int8.graph for sub in manifest.sub_networks.values() if sub.int8 is not None),
+            MANIFEST,
+        ],
+    }
+
+
+def quantized_table(bundle: Bundle) -> Table:
+    """Return what was quantised as a table for the terminal."""
+    fields = quantized_fields(bundle)
+    found = [sub.int8 for sub in bundle.manifest.sub_networks.values() if sub.int8 is not None]
+    table = Table(title=f"{fields['path']} in INT8")
+    for heading in ("frames", "graph", "float32", "INT8", "same class", "in float32"):
+        table.add_column(heading, justify="right")
+    for frames, sub in fields["frames"].items():
+        measured = [sub["accuracy_float32"], sub["accuracy"]]
+        table.add_row(
+            str(frames),
+            f"{sub['bytes'] / 1e3:.0f} kB",
+            *(f"{each['top1']:.1%}" if each else "–" for each in measured),
+            f"{sub['agreement']:.1%}",
+            counted(len(sub["in_float32"]), "layer"),
+        )
+    disturbing = {
+        name: why
+        for each in found
+        for name, why in each.in_float32.items()
+        if why not in ALWAYS_IN_FLOAT32
+    }
+    caption = [f"on {counted(found[0].compared_on, 'clip')}; ranges by {found[0].method}"]
+    caption += [f"left in float32: {name} ({why})" for name, why in disturbing.items()]
+    caption.append(f"to copy, in this order: {', '.join(fields['files'])}")
+    table.caption = "\n".join(caption)
     return table
 
 

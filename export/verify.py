@@ -18,25 +18,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
 
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.bundle.compose import Array, compose, composed_sha256
-from ffn_edge.bundle.graph_check import external_tensors
-from ffn_edge.device.cores import usable_cores
-from ffn_edge.device.cpu_threads import fixed_threads
 from ffn_edge.errors import ExportError, counted
 from ffn_edge.export.clips import Clips, ClipSet
-from ffn_edge.export.composed_graph import INPUT, OUTPUT, plain_graph
+from ffn_edge.export.composed_graph import plain_graph
+from ffn_edge.export.graph_session import Floats as Logits
+from ffn_edge.export.graph_session import GraphSession
 
 if TYPE_CHECKING:
     from ffn_edge.network.checkpoint import Checkpoint
 
 _log = logging.getLogger(__name__)
-
-Logits = npt.NDArray[np.float32]
 
 # PyTorch against the graph, as max|Δlogit| / max|logit| of a clip, by the type of the shared
 # weights. float32: the same sums in another order, 1e-7 each, through some fifty layers; measured
@@ -128,8 +123,7 @@ def verify(
         _log.info(f"{frames} frames: ONNX Runtime on {counted(len(clips), 'clip')}")
         composed = dict(compose(tensors, manifest.layers, frames))
         graph = bundle.read_graph(frames)
-        weights = {name: tensors[name] for name in external_tensors(graph)}
-        by_graph = _logits_of_graph(graph, weights, clips, manifest.input.batch)
+        by_graph = _logits_of_graph(graph, tensors, clips, manifest.input.batch)
         model = plain_graph(onnx.load_model_from_string(graph), tensors, composed)
         by_composed = _logits_of_graph(model.SerializeToString(), {}, clips, manifest.input.batch)
         comparisons = [compare("graph = composed", by_graph, by_composed, COMPOSED_TOLERANCE)]
@@ -184,36 +178,11 @@ def _check_same_network(bundle: Bundle, checkpoint: Checkpoint) -> None:
 
 
 def _logits_of_graph(
-    model: bytes, weights: Mapping[str, Array], clips: Clips, batch: int
+    model: bytes, tensors: Mapping[str, Array], clips: Clips, batch: int
 ) -> Logits:
-    """Run an ONNX model on clips in batches of its N: (clips, classes).
-
-    Args:
-        model: its bytes.
-        weights: those of its tensors that lie in other files.
-        clips: to run it on.
-        batch: N.
-    """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # warnings are for ONNX Runtime's developers
-    options.intra_op_num_threads = fixed_threads() or usable_cores()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others compute too
-    # ONNX Runtime reads them where they are, as long as the session lives.
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
-    try:
-        options.add_external_initializers(list(weights), values)
-        session = onnxruntime.InferenceSession(
-            model,
-            options,
-            providers=["CPUExecutionProvider"],
-            enable_fallback=0,  # it would say on stdout that it tries the same again
-        )
-        return _in_batches(lambda part: session.run([OUTPUT], {INPUT: part})[0], clips, batch)
-    except Exception as error:  # its exceptions have no base class of their own
-        raise ExportError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot run the graph: {error}",
-            "export the bundle again, or pip install --upgrade onnxruntime.",
-        ) from error
+    """Run an ONNX model on clips in batches of its N: (clips, classes)."""
+    session = GraphSession(model, tensors)
+    return _in_batches(lambda part: session.run(part)[0], clips, batch)
 
 
 def _in_batches(infer: Callable[[Clips], Logits], clips: Clips, batch: int) -> Logits:

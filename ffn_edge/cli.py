@@ -41,6 +41,7 @@ _COMMANDS = {
     "adapt": ("train", "Add a frame count to a trained network, or take its statistics anew."),
     "export": ("export", "Fold a checkpoint into a bundle."),
     "verify": ("export", "Compare PyTorch, graph, composition and engine."),
+    "quantize": ("cpu,video", "Add INT8 to a bundle, from clips of what it will see."),
     "build": ("jetson", "Build TensorRT engines, on the device."),
     "doctor": ("cpu", "Report what this machine can do."),
     "power": ("nvml", "Show what power can be measured here."),

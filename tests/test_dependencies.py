@@ -109,7 +109,7 @@ def test_a_stage_never_imports_another(stage: str) -> None:
     [
         ("cv2", {"ffn_edge.media.opencv"}),
         ("av", {"ffn_edge.media.pyav"}),
-        ("onnxruntime", {"ffn_edge.runtime.engines.onnxruntime", "ffn_edge.export.verify"}),
+        ("onnxruntime", {"ffn_edge.runtime.engines.onnxruntime", "ffn_edge.export.graph_session"}),
         ("tensorrt", {"ffn_edge.device.tensorrt_api"}),
         ("tensorrt_rtx", {"ffn_edge.device.tensorrt_api"}),
         ("pycuda", {"ffn_edge.device.gpu"}),

@@ -5,17 +5,22 @@ Legend: N frames of a video, T frames of a clip, frames of S x S pixels.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
-from ffn_edge.errors import DataError, VideoError, counted
+from ffn_edge.errors import DataError, VideoError, counted, reason_of
+from ffn_edge.frames import segment_centres
 from ffn_edge.media.frame_folder import FrameFolder
 from ffn_edge.media.images import Choose, Images, Indices, Key
+from ffn_edge.media.picture import prepare_frame
 from ffn_edge.media.video import VideoReader
 from ffn_edge.media.video_list import Video, read_list
 
+_log = logging.getLogger(__name__)
 _OPENED = 8  # videos of a list, before it is used
 
 
@@ -107,3 +112,50 @@ def clips_at(
     """
     counts = tuple(frame_counts)
     return reader.sample(lambda n: {t: choose(n, t) for t in counts}, prepare)
+
+
+def centre_clips(
+    videos: Sequence[Video],
+    frame_counts: Iterable[int],
+    *,
+    short_side: int,
+    size: int,
+    on_video: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[tuple[Video, dict[int, Images]]]:
+    """Yield videos with their clips at the segments' centres, as `ffn-edge evaluate` takes them.
+
+    A video that cannot be read is left out, and logged.
+
+    Args:
+        videos: files or frame folders.
+        frame_counts: the T that are wanted.
+        short_side: what a frame's is scaled to, and ...
+        size: ... the S of its centre.
+        on_video: is called with (videos done, videos in all).
+
+    Yields:
+        A video, and by T uint8 (T, S, S, 3), RGB.
+
+    Raises:
+        DataError: not one video can be read.
+    """
+    counts = tuple(frame_counts)
+    prepare = partial(prepare_frame, short_side=short_side, size=size)
+    found = False
+    for number, video in enumerate(videos, start=1):
+        try:
+            with open_video(video) as reader:
+                clips = clips_at(reader, counts, segment_centres, prepare)
+        except VideoError as error:
+            _log.warning("skipped: %s", error.message)
+        except OSError as error:
+            _log.warning("skipped: %s cannot be read: %s", video.path, reason_of(error))
+        else:
+            found = True
+            yield video, clips
+        on_video(number, len(videos))
+    if not found:
+        raise DataError(
+            f"none of the {counted(len(videos), 'video')} of the list could be read",
+            "see the messages above.",
+        )

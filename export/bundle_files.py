@@ -1,0 +1,102 @@
+"""Files that are added to a bundle in use: new names, the manifest last, the replaced removed.
+
+A file that a manifest names is never written over, so an interruption at any moment leaves the old
+bundle or the new one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from ffn_edge.bundle.bundle import (
+    MANIFEST,
+    WEIGHTS,
+    Bundle,
+    Manifest,
+    Quantized,
+    SubNetwork,
+    file_record,
+    read_manifest,
+)
+from ffn_edge.errors import BundleError, ExportError, reason_of
+from ffn_edge.files.atomic import atomic_file, locked, write_text
+
+_OURS = re.compile(r"(frames_[\d-]+\.safetensors|graph_[\d-]+(\.int8(-\d+)?)?\.onnx)")
+
+
+def free_name(name: str, ending: str, taken: Collection[str]) -> str:
+    """Return the name of a file that is not taken: graph_8.onnx, graph_8-2.onnx, and so on."""
+    numbered = (f"{name}-{number}{ending}" for number in itertools.count(2))
+    return next(each for each in itertools.chain([name + ending], numbered) if each not in taken)
+
+
+def with_sub_networks(
+    manifest: Manifest, changed: dict[int, SubNetwork], written: Mapping[str, Path]
+) -> Manifest:
+    """Return the manifest with sub-networks added or replaced, and without files of no use."""
+    subs = dict(sorted((manifest.sub_networks | changed).items()))
+    used = {WEIGHTS, *(sub.vectors for sub in subs.values())}
+    used.update(graph for sub in subs.values() for graph in sub.graphs.values())
+    files = manifest.files | {name: file_record(file) for name, file in written.items()}
+    return dataclasses.replace(
+        manifest,
+        frame_counts=tuple(subs),
+        sub_networks=subs,
+        files={name: record for name, record in sorted(files.items()) if name in used},
+    )
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove vectors and graphs that the manifest does not name: replaced, or never put to use.
+
+    What cannot be removed goes next time.
+    """
+    with suppress(OSError, BundleError):
+        in_use = read_manifest(folder).files
+        for file in folder.iterdir():
+            if _OURS.fullmatch(file.name) and file.name not in in_use:
+                file.unlink()
+
+
+def add_graphs(bundle: Bundle, graphs: Mapping[int, tuple[bytes, Quantized]]) -> Bundle:
+    """Write INT8 graphs into a bundle's folder, and return the bundle that has them.
+
+    Args:
+        bundle: as it was loaded.
+        graphs: by frame count the ONNX model, and what is said of it but for its name.
+
+    Raises:
+        BundleError: the bundle changed since it was loaded.
+        ExportError: the disk is full. The bundle is then as it was.
+    """
+    folder, manifest = bundle.path, bundle.manifest
+    with locked(folder):
+        if read_manifest(folder) != manifest:
+            raise BundleError(f"the bundle in {folder} changed meanwhile", "quantise it once more.")
+        subs: dict[int, SubNetwork] = {}
+        written: dict[str, Path] = {}
+        try:
+            for frames, (content, found) in graphs.items():
+                name = free_name(f"graph_{frames}.int8", ".onnx", manifest.files)
+                written[name] = folder / name
+                with atomic_file(written[name]) as temporary:
+                    temporary.write_bytes(content)
+                subs[frames] = dataclasses.replace(
+                    manifest.sub_networks[frames], int8=dataclasses.replace(found, graph=name)
+                )
+            after = with_sub_networks(manifest, subs, written)
+            Bundle(folder, after, "").check()
+            write_text(folder / MANIFEST, after.to_json())
+        except OSError as error:
+            raise ExportError(
+                f"could not write into {folder}: {reason_of(error)}",
+                "free space on the disk; the bundle is as it was.",
+            ) from error
+        finally:
+            remove_unused(folder)
+    return Bundle.load(folder)

@@ -1,0 +1,353 @@
+"""From a bundle and clips to the same bundle in INT8, too: graphs and a manifest, no other byte.
+
+    float32 graph ─ which tensors (`int8_graph`) ─ their ranges on clips ─ scales ─ INT8 graph
+                                                                             │
+              what disturbs most stays float32  <─ no  as good as float32? <─┘
+
+Activations differ with the frame count, as its normalisation does, so each has scales of its own.
+No PyTorch: this runs where the bundle is.
+
+Legend: N clips, T frames, C classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnxruntime.quantization.calibrate import (  # type: ignore[import-untyped]
+    HistogramCollector,
+)
+
+from ffn_edge.bundle.bundle import MOST_LOSS, Accuracy, Bundle, Quantized
+from ffn_edge.bundle.known_answer import deviation, known_clips, known_logits
+from ffn_edge.bundle.onnxruntime_graph import for_onnxruntime
+from ffn_edge.errors import DataError, ExportError, counted
+from ffn_edge.export.bundle_files import add_graphs
+from ffn_edge.export.graph_session import Floats, GraphSession
+from ffn_edge.export.int8_graph import LARGEST, place, quantized_graph
+from ffn_edge.media.clips import centre_clips, read_checked_list
+from ffn_edge.media.images import Images
+from ffn_edge.media.video_list import Video
+
+_log = logging.getLogger(__name__)
+
+# How the range of a tensor follows from its values, as the share of them that lie in it.
+METHODS: Mapping[str, float] = {"max": 100.0, "percentile": 99.99}
+# Fewer clips show no range; so many show it well (NVIDIA advises 500 images for one).
+_LEAST_CLIPS, _FEW_CLIPS = 8, 128
+# The top class must be float32's for so many clips. With labels the accuracy counts as well.
+LEAST_AGREEMENT = 0.98
+# Of a tensor, so many values a clip go into its histogram.
+_VALUES = 1 << 14
+_BINS = 2048
+# Layers are tried one by one on so many clips.
+_TRIED_ON = 8
+
+Labels = npt.NDArray[np.int64]
+OnStep = Callable[[str, int, int], None]  # what, done, of how many
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeOptions:
+    """How to quantise.
+
+    Attributes:
+        clips: how many to take from the list, spread over it.
+        labels: the list has labels: measure accuracy, too.
+        root: what the list's paths are relative to; None is its folder.
+        method: of `METHODS`.
+    """
+
+    clips: int = 256
+    labels: bool = False
+    root: Path | None = None
+    method: str = "max"
+
+
+_DEFAULTS = QuantizeOptions()
+
+
+def quantize_bundle(
+    path: Path,
+    list_file: Path,
+    options: QuantizeOptions = _DEFAULTS,
+    *,
+    on_step: OnStep = lambda what, done, total: None,
+) -> Bundle:
+    """Add INT8 graphs to the bundle in folder `path`, or replace them.
+
+    Args:
+        path: the bundle.
+        list_file: clips of what it will see, best not those it was trained on: one `path` a line.
+        options: how.
+        on_step: is told how far it is.
+
+    Returns:
+        The bundle as it is then.
+
+    Raises:
+        BundleError: there is no whole bundle, or it changed meanwhile.
+        DataError: the list is wrong, too few of its clips can be read, or they are all alike; or
+            its labels are of other classes.
+        ExportError: nothing in this network can be computed in INT8, or the disk is full.
+    """
+    bundle = Bundle.load(path)
+    manifest = bundle.manifest
+    frame_counts = [_FrameCount(bundle, frames, options.method) for frames in manifest.frame_counts]
+    videos = read_checked_list(
+        list_file, num_classes=len(manifest.classes) if options.labels else None, root=options.root
+    )
+    chosen = [videos[i * len(videos) // options.clips] for i in range(options.clips)]
+    chosen = list(dict.fromkeys(chosen))
+    if len(chosen) < _LEAST_CLIPS:
+        raise DataError(
+            f"{counted(len(chosen), 'clip')} are too few to see what values occur",
+            f"list {_FEW_CLIPS} or more of what the network will see.",
+        )
+
+    def each_clip(what: str) -> Iterable[tuple[Video, dict[int, Images]]]:
+        return centre_clips(
+            chosen,
+            manifest.frame_counts,
+            short_side=manifest.input.short_side,
+            size=manifest.input.height,
+            on_video=lambda done, total: on_step(what, done, total),
+        )
+
+    labels = []
+    for video, clips in each_clip("calibrating"):
+        labels.append(video.label)
+        for each in frame_counts:
+            each.watch(clips[each.frames])
+    answers = np.asarray(labels, np.int64) if options.labels else None
+    _check_clips(frame_counts, answers, str(list_file))
+    waiting = frame_counts
+    while waiting:
+        for each in waiting:
+            each.quantize()
+        for _, clips in each_clip("comparing"):
+            for each in waiting:
+                each.compare(clips[each.frames])
+        waiting = [each for each in waiting if not each.is_settled(answers, on_step)]
+    graphs = {each.frames: each.best for each in frame_counts}
+    return add_graphs(bundle, {t: (g.graph, g.found) for t, g in graphs.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """An INT8 graph, the layers that were left out of it, and what was found of it."""
+
+    graph: bytes
+    found: Quantized
+
+
+class _FrameCount:
+    """One frame count, on its way to INT8."""
+
+    def __init__(self, bundle: Bundle, frames: int, method: str) -> None:
+        self.frames = frames
+        self._manifest = bundle.manifest
+        self._tensors = bundle.tensors()
+        self._method = method
+        self._model = onnx.load_model_from_string(bundle.read_graph(frames))
+        self._placement = place(self._model)
+        if not self._placement.layers:
+            raise ExportError(
+                f"nothing in {bundle.manifest.architecture} can be computed in INT8: its layers "
+                "are no two-dimensional convolutions",
+                "run it in fp16, which TensorRT does.",
+            )
+        watched = onnx.ModelProto()
+        watched.CopyFrom(self._model)
+        watched.graph.output.extend(
+            onnx.ValueInfoProto(name=name) for name in self._placement.tensors
+        )
+        self._watched: GraphSession | None = GraphSession(
+            watched.SerializeToString(), self._tensors
+        )
+        self._ranges = _Ranges()
+        self._reference: list[Floats] = []
+        self._kept: list[Images] = []  # some clips, to try layers on
+        self._left: dict[str, str] = {}
+        self._order: list[tuple[str, float]] | None = None  # layers, what disturbs most first
+        self._session: GraphSession | None = None
+        self._logits: list[Floats] = []
+        self._attempts: list[_Attempt] = []
+
+    def watch(self, clip: Images) -> None:
+        """Run the float32 graph, and note the values of what is to be quantised."""
+        assert self._watched is not None
+        names = self._placement.tensors
+        logits, *values = self._watched.run(self._batch(clip), ("logits", *names))
+        self._reference.append(logits[0])
+        self._ranges.add(dict(zip(names, values, strict=True)))
+        if len(self._kept) < _TRIED_ON:
+            self._kept.append(clip)
+
+    @property
+    def reference(self) -> Floats:
+        """The float32 graph's logits, (N, C)."""
+        return np.stack(self._reference)
+
+    def quantize(self) -> None:
+        """Make the INT8 graph, without the layers that are to be left in float32."""
+        self._watched = None
+        self._graph = self._graph_without(self._left)
+        self._session = self._open(self._graph)
+        self._logits = []
+
+    def compare(self, clip: Images) -> None:
+        """Run the INT8 graph."""
+        assert self._session is not None
+        self._logits.append(self._session.run(self._batch(clip))[0][0])
+
+    def is_settled(self, labels: Labels | None, on_step: OnStep) -> bool:
+        """Say whether the graph is as good as float32; if not, choose more layers to leave out."""
+        reference, logits = self.reference, np.stack(self._logits)
+        found = Quantized(
+            graph="",
+            method=self._method,
+            calibrated_on=len(reference),
+            agreement=float((reference.argmax(1) == logits.argmax(1)).mean()),
+            compared_on=len(reference),
+            accuracy=None if labels is None else _accuracy(logits, labels),
+            accuracy_float32=None if labels is None else _accuracy(reference, labels),
+            deviation=self._deviation(),
+            in_float32=place(self._model, self._left).in_float32,
+        )
+        self._attempts.append(_Attempt(self._graph, found))
+        if _is_good(found):
+            return True
+        if self._order is None:
+            self._order = self._by_disturbance(on_step)
+        more = max(1, 2 * len(self._left))
+        if more > len(self._order) // 2:
+            return True
+        self._left = {
+            name: f"alone in INT8, it moves the logits by {moved:.1%}"
+            for name, moved in self._order[:more]
+        }
+        return False
+
+    @property
+    def best(self) -> _Attempt:
+        """The attempt that is good enough, or else agrees most; of equals the first."""
+        return max(self._attempts, key=lambda each: (_is_good(each.found), each.found.agreement))
+
+    def _graph_without(self, left: Mapping[str, str]) -> bytes:
+        placement = place(self._model, left)
+        graph = quantized_graph(self._model, placement, self._ranges.scales(self._method))
+        return bytes(graph.SerializeToString(deterministic=True))
+
+    def _open(self, graph: bytes) -> GraphSession:
+        return GraphSession(for_onnxruntime(graph), self._tensors)
+
+    def _by_disturbance(self, on_step: OnStep) -> list[tuple[str, float]]:
+        """Return the layers and by how much each alone in INT8 moves the logits, most first."""
+        reference = self.reference[: len(self._kept)]
+        layers = self._placement.layers
+        moved = {}
+        for number, layer in enumerate(layers, start=1):
+            others = {name: "" for name in layers if name != layer}
+            session = self._open(self._graph_without(others))
+            logits = np.stack([session.run(self._batch(clip))[0][0] for clip in self._kept])
+            moved[layer] = deviation(logits, reference)
+            on_step(f"trying the layers of {self.frames} frames", number, len(layers))
+        return sorted(moved.items(), key=lambda item: -item[1])
+
+    def _deviation(self) -> float:
+        assert self._session is not None
+        clips = known_clips(self._manifest.input, self.frames)
+        logits = np.stack([self._session.run(clip)[0] for clip in clips])
+        return deviation(logits, known_logits(self._tensors, self.frames))
+
+    def _batch(self, clip: Images) -> Images:
+        """Repeat a clip, (T, S, S, 3), as often as the graph takes clips."""
+        return np.broadcast_to(clip, (self._manifest.input.batch, *clip.shape)).copy()
+
+
+def _is_good(found: Quantized) -> bool:
+    is_accurate = found.accuracy is None or found.loss <= MOST_LOSS
+    return found.agreement >= LEAST_AGREEMENT and is_accurate
+
+
+class _Ranges:
+    """The values of tensors over many clips: by ONNX Runtime's collector of histograms."""
+
+    def __init__(self) -> None:
+        self._largest: dict[str, float] = {}
+        self._collector = HistogramCollector(
+            method="percentile",
+            symmetric=True,
+            num_bins=_BINS,
+            num_quantized_bins=2 * LARGEST + 1,
+            percentile=METHODS["percentile"],
+            scenario=None,
+        )
+
+    def add(self, values: Mapping[str, Floats]) -> None:
+        """Note the values of one clip: the largest of all, and the distribution of some."""
+        some = {}
+        for name, tensor in values.items():
+            largest = float(np.abs(tensor).max())
+            self._largest[name] = max(self._largest.get(name, 0.0), largest)
+            some[name] = tensor.reshape(-1)[:: tensor.size // _VALUES | 1]
+        with contextlib.redirect_stdout(io.StringIO()):  # it says what it does
+            self._collector.collect(some)
+
+    def scales(self, method: str) -> dict[str, float]:
+        """Return each tensor's scale. What is always 0 can have any."""
+        ends = self._largest
+        if method == "percentile":
+            with contextlib.redirect_stdout(io.StringIO()):
+                found = self._collector.compute_collection_result()
+            ends = {name: float(found[name][1]) for name in ends}
+        return {name: (end or 1.0) / LARGEST for name, end in ends.items()}
+
+
+def _accuracy(logits: Floats, labels: Labels) -> Accuracy:
+    """Return the accuracy of logits (N, C) for labels (N,)."""
+    ranked = np.argsort(-logits, axis=1, kind="stable")
+    right = ranked == labels[:, None]
+    return Accuracy(
+        top1=float(right[:, 0].mean()),
+        top5=float(right[:, :5].any(axis=1).mean()),
+        clips=len(labels),
+    )
+
+
+def _check_clips(
+    frame_counts: Sequence[_FrameCount], labels: Labels | None, list_file: str
+) -> None:
+    """Raise a DataError where the clips tell nothing: too few, all alike, of other classes."""
+    most = frame_counts[-1].reference
+    if len(most) < _LEAST_CLIPS:
+        raise DataError(
+            f"{counted(len(most), 'clip')} of {list_file} could be read, which are too few",
+            f"list {_FEW_CLIPS} or more of what the network will see.",
+        )
+    if len(most) < _FEW_CLIPS:
+        _log.warning("%d clips are few: take %d or more.", len(most), _FEW_CLIPS)
+    if np.ptp(most, axis=0).max() <= 1e-3 * np.abs(most).max():
+        raise DataError(
+            f"the clips of {list_file} are all alike to the network",
+            "list clips of what it will see: of every class, and of every light.",
+        )
+    if labels is None:
+        return
+    chance = 1 / most.shape[1]
+    top1 = max(_accuracy(each.reference, labels).top1 for each in frame_counts)
+    if top1 <= chance + 2 * math.sqrt(chance * (1 - chance) / len(labels)):
+        raise DataError(
+            f"float32 answers {top1:.0%} of {list_file} right, no more than by chance",
+            "is this the list of another data set, or are its labels in another order?",
+        )
