@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from ffn_edge.bundle.bundle import (
     MANIFEST,
@@ -63,12 +64,17 @@ def remove_unused(folder: Path) -> None:
                 file.unlink()
 
 
-def add_graphs(bundle: Bundle, graphs: Mapping[int, tuple[bytes, Quantized]]) -> Bundle:
-    """Write INT8 graphs into a bundle's folder, and return the bundle that has them.
+def add_int8(
+    bundle: Bundle,
+    found: Mapping[int, Quantized],
+    graphs: Mapping[int, bytes] = MappingProxyType({}),
+) -> Bundle:
+    """Write what was found of INT8 into a bundle's folder, and return the bundle that says so.
 
     Args:
         bundle: as it was loaded.
-        graphs: by frame count the ONNX model, and what is said of it but for its name.
+        found: by frame count; the name of a new graph is filled in.
+        graphs: new ones, ONNX models by frame count.
 
     Raises:
         BundleError: the bundle changed since it was loaded.
@@ -81,14 +87,14 @@ def add_graphs(bundle: Bundle, graphs: Mapping[int, tuple[bytes, Quantized]]) ->
         subs: dict[int, SubNetwork] = {}
         written: dict[str, Path] = {}
         try:
-            for frames, (content, found) in graphs.items():
-                name = free_name(f"graph_{frames}.int8", ".onnx", manifest.files)
-                written[name] = folder / name
-                with atomic_file(written[name]) as temporary:
-                    temporary.write_bytes(content)
-                subs[frames] = dataclasses.replace(
-                    manifest.sub_networks[frames], int8=dataclasses.replace(found, graph=name)
-                )
+            for frames, int8 in found.items():
+                if frames in graphs:
+                    name = free_name(f"graph_{frames}.int8", ".onnx", manifest.files)
+                    written[name] = folder / name
+                    with atomic_file(written[name]) as temporary:
+                        temporary.write_bytes(graphs[frames])
+                    int8 = dataclasses.replace(int8, graph=name)
+                subs[frames] = dataclasses.replace(manifest.sub_networks[frames], int8=int8)
             after = with_sub_networks(manifest, subs, written)
             Bundle(folder, after, "").check()
             write_text(folder / MANIFEST, after.to_json())

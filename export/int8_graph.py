@@ -174,7 +174,7 @@ class _Flow:
         """Return the output of the ReLU that alone reads a tensor; or the tensor."""
         readers = self.readers.get(name, ())
         if len(readers) == 1 and self.nodes[readers[0]].op_type == "Relu":
-            return self.nodes[readers[0]].output[0]
+            return str(self.nodes[readers[0]].output[0])
         return name
 
 

@@ -13,12 +13,14 @@ Legend: N clips, T frames, C classes.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +33,7 @@ from ffn_edge.bundle.bundle import MOST_LOSS, Accuracy, Bundle, Quantized
 from ffn_edge.bundle.known_answer import deviation, known_clips, known_logits
 from ffn_edge.bundle.onnxruntime_graph import for_onnxruntime
 from ffn_edge.errors import DataError, ExportError, counted
-from ffn_edge.export.bundle_files import add_graphs
+from ffn_edge.export.bundle_files import add_int8
 from ffn_edge.export.graph_session import Floats, GraphSession
 from ffn_edge.export.int8_graph import LARGEST, place, quantized_graph
 from ffn_edge.media.clips import centre_clips, read_checked_list
@@ -41,7 +43,7 @@ from ffn_edge.media.video_list import Video
 _log = logging.getLogger(__name__)
 
 # How the range of a tensor follows from its values, as the share of them that lie in it.
-METHODS: Mapping[str, float] = {"max": 100.0, "percentile": 99.99}
+METHODS: Mapping[str, float] = {"max": 100.0, "percentile": 99.999}
 # Fewer clips show no range; so many show it well (NVIDIA advises 500 images for one).
 _LEAST_CLIPS, _FEW_CLIPS = 8, 128
 # The top class must be float32's for so many clips. With labels the accuracy counts as well.
@@ -70,7 +72,7 @@ class QuantizeOptions:
     clips: int = 256
     labels: bool = False
     root: Path | None = None
-    method: str = "max"
+    method: str = "percentile"
 
 
 _DEFAULTS = QuantizeOptions()
@@ -106,40 +108,93 @@ def quantize_bundle(
     videos = read_checked_list(
         list_file, num_classes=len(manifest.classes) if options.labels else None, root=options.root
     )
-    chosen = [videos[i * len(videos) // options.clips] for i in range(options.clips)]
-    chosen = list(dict.fromkeys(chosen))
-    if len(chosen) < _LEAST_CLIPS:
-        raise DataError(
-            f"{counted(len(chosen), 'clip')} are too few to see what values occur",
-            f"list {_FEW_CLIPS} or more of what the network will see.",
-        )
-
-    def each_clip(what: str) -> Iterable[tuple[Video, dict[int, Images]]]:
-        return centre_clips(
-            chosen,
-            manifest.frame_counts,
-            short_side=manifest.input.short_side,
-            size=manifest.input.height,
-            on_video=lambda done, total: on_step(what, done, total),
-        )
-
-    labels = []
-    for video, clips in each_clip("calibrating"):
-        labels.append(video.label)
+    count = min(options.clips, len(videos))
+    chosen = [videos[i * len(videos) // count] for i in range(count)]
+    found = []
+    for video, clips in _clips(bundle, chosen, "calibrating", on_step):
+        found.append(video.label)
         for each in frame_counts:
             each.watch(clips[each.frames])
-    answers = np.asarray(labels, np.int64) if options.labels else None
-    _check_clips(frame_counts, answers, str(list_file))
+    labels = np.asarray(found, np.int64) if options.labels else None
+    _check_clips(frame_counts, labels, str(list_file))
     waiting = frame_counts
     while waiting:
         for each in waiting:
             each.quantize()
-        for _, clips in each_clip("comparing"):
+        for _, clips in _clips(bundle, chosen, "comparing", on_step):
             for each in waiting:
                 each.compare(clips[each.frames])
-        waiting = [each for each in waiting if not each.is_settled(answers, on_step)]
-    graphs = {each.frames: each.best for each in frame_counts}
-    return add_graphs(bundle, {t: (g.graph, g.found) for t, g in graphs.items()})
+        waiting = [each for each in waiting if not each.is_settled(labels, on_step)]
+    best = {each.frames: each.best for each in frame_counts}
+    return add_int8(
+        bundle,
+        {t: attempt.found for t, attempt in best.items()},
+        {t: attempt.graph for t, attempt in best.items()},
+    )
+
+
+def compare_int8(
+    bundle: Bundle,
+    infer: Mapping[int, Callable[[Images], Floats]],
+    videos: Sequence[Video],
+    *,
+    labels: bool = False,
+    on_step: OnStep = lambda what, done, total: None,
+) -> dict[int, Quantized]:
+    """Compare engines in INT8 with the float32 graph; return what a manifest should say of them.
+
+    Args:
+        bundle: that was quantised.
+        infer: classifies uint8 (1, T, S, S, 3), by frame count.
+        videos: to compare on.
+        labels: whether they have labels that count.
+        on_step: is told how far it is.
+
+    Raises:
+        DataError: not one video can be read.
+        ExportError: ONNX Runtime refuses a graph.
+    """
+    tensors = bundle.tensors()
+    sessions = {t: GraphSession(bundle.read_graph(t), tensors) for t in infer}
+    reference: dict[int, list[Floats]] = {t: [] for t in infer}
+    logits: dict[int, list[Floats]] = {t: [] for t in infer}
+    answers = []
+    for video, clips in _clips(bundle, videos, "comparing", on_step):
+        answers.append(video.label)
+        for t, session in sessions.items():
+            batch = clips[t][None]
+            reference[t].append(session.run(batch)[0][0])
+            logits[t].append(infer[t](batch)[0])
+    known = np.asarray(answers, np.int64) if labels else None
+    found = {}
+    for t in infer:
+        before = bundle.manifest.sub_networks[t].int8
+        assert before is not None  # or its engine could not have been opened
+        measured = _measured(np.stack(reference[t]), np.stack(logits[t]), known)
+        found[t] = dataclasses.replace(before, **measured)
+    return found
+
+
+def _clips(
+    bundle: Bundle, videos: Sequence[Video], what: str, on_step: OnStep
+) -> Iterable[tuple[Video, dict[int, Images]]]:
+    return centre_clips(
+        videos,
+        bundle.manifest.frame_counts,
+        short_side=bundle.manifest.input.short_side,
+        size=bundle.manifest.input.height,
+        on_video=lambda done, total: on_step(what, done, total),
+    )
+
+
+def _measured(reference: Floats, logits: Floats, labels: Labels | None) -> dict[str, Any]:
+    """Return fields of `Quantized`: how near logits (N, C) are to those of float32."""
+    return {
+        "agreement": float((reference.argmax(1) == logits.argmax(1)).mean()),
+        "compared_on": len(reference),
+        "accuracy": None if labels is None else _accuracy(logits, labels),
+        "accuracy_float32": None if labels is None else _accuracy(reference, labels),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,12 +272,9 @@ class _FrameCount:
             graph="",
             method=self._method,
             calibrated_on=len(reference),
-            agreement=float((reference.argmax(1) == logits.argmax(1)).mean()),
-            compared_on=len(reference),
-            accuracy=None if labels is None else _accuracy(logits, labels),
-            accuracy_float32=None if labels is None else _accuracy(reference, labels),
             deviation=self._deviation(),
             in_float32=place(self._model, self._left).in_float32,
+            **_measured(reference, logits, labels),
         )
         self._attempts.append(_Attempt(self._graph, found))
         if _is_good(found):
@@ -249,7 +301,8 @@ class _FrameCount:
         return bytes(graph.SerializeToString(deterministic=True))
 
     def _open(self, graph: bytes) -> GraphSession:
-        return GraphSession(for_onnxruntime(graph), self._tensors)
+        """Open it so that it rounds as every backend does, at most."""
+        return GraphSession(for_onnxruntime(graph, finer=False), self._tensors)
 
     def _by_disturbance(self, on_step: OnStep) -> list[tuple[str, float]]:
         """Return the layers and by how much each alone in INT8 moves the logits, most first."""

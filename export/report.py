@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress, TaskID
 from rich.table import Table
 from rich.text import Text
 
-from ffn_edge.bundle.bundle import MANIFEST, WEIGHTS, Bundle
+from ffn_edge.bundle.bundle import MANIFEST, WEIGHTS, Bundle, Quantized
 from ffn_edge.device.tensorrt_api import PRODUCTS
 from ffn_edge.errors import counted
 from ffn_edge.export.int8_graph import ALWAYS_IN_FLOAT32
@@ -73,49 +73,44 @@ def export_table(bundle: Bundle) -> Table:
     return table
 
 
-def quantized_fields(bundle: Bundle) -> dict[str, Any]:
-    """Return what was quantised, ready for JSON; sizes in bytes."""
-    manifest = bundle.manifest
+def quantized_fields(bundle: Bundle, found: Mapping[int, Quantized]) -> dict[str, Any]:
+    """Return what was found of a bundle in INT8, ready for JSON; sizes in bytes."""
+    files = bundle.manifest.files
     return {
         "path": str(bundle.path),
         "identity": bundle.identity,
         "frames": {
-            frames: {**dataclasses.asdict(sub.int8), "bytes": manifest.files[sub.int8.graph].bytes}
-            for frames, sub in manifest.sub_networks.items()
-            if sub.int8 is not None
+            frames: {
+                **dataclasses.asdict(each),
+                "bytes": files[each.graph].bytes,
+                "loss": each.loss,
+            }
+            for frames, each in found.items()
         },
-        "files": [
-            *(sub.int8.graph for sub in manifest.sub_networks.values() if sub.int8 is not None),
-            MANIFEST,
-        ],
     }
 
 
-def quantized_table(bundle: Bundle) -> Table:
-    """Return what was quantised as a table for the terminal."""
-    fields = quantized_fields(bundle)
-    found = [sub.int8 for sub in bundle.manifest.sub_networks.values() if sub.int8 is not None]
-    table = Table(title=f"{fields['path']} in INT8")
+def quantized_table(bundle: Bundle, found: Mapping[int, Quantized]) -> Table:
+    """Return the same as a table for the terminal."""
+    table = Table(title=f"{bundle.path} in INT8")
     for heading in ("frames", "graph", "float32", "INT8", "same class", "in float32"):
         table.add_column(heading, justify="right")
-    for frames, sub in fields["frames"].items():
-        measured = [sub["accuracy_float32"], sub["accuracy"]]
+    for frames, each in found.items():
+        accuracies = (each.accuracy_float32, each.accuracy)
         table.add_row(
             str(frames),
-            f"{sub['bytes'] / 1e3:.0f} kB",
-            *(f"{each['top1']:.1%}" if each else "–" for each in measured),
-            f"{sub['agreement']:.1%}",
-            counted(len(sub["in_float32"]), "layer"),
+            f"{bundle.manifest.files[each.graph].bytes / 1e3:.0f} kB",
+            *("–" if accuracy is None else f"{accuracy.top1:.1%}" for accuracy in accuracies),
+            f"{each.agreement:.1%}",
+            counted(len(each.in_float32), "layer"),
         )
-    disturbing = {
-        name: why
-        for each in found
+    caption = [f"on {counted(each.compared_on, 'clip')}; ranges by {each.method}"]
+    caption += [
+        f"{frames} frames: {name} stays float32 ({why})"
+        for frames, each in found.items()
         for name, why in each.in_float32.items()
         if why not in ALWAYS_IN_FLOAT32
-    }
-    caption = [f"on {counted(found[0].compared_on, 'clip')}; ranges by {found[0].method}"]
-    caption += [f"left in float32: {name} ({why})" for name, why in disturbing.items()]
-    caption.append(f"to copy, in this order: {', '.join(fields['files'])}")
+    ]
     table.caption = "\n".join(caption)
     return table
 

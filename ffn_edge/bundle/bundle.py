@@ -211,6 +211,11 @@ class Manifest:
     unfolded: tuple[str, ...]
     files: dict[str, FileRecord]
 
+    @property
+    def quantized(self) -> dict[int, Quantized]:
+        """What there is in INT8, by frame count."""
+        return {t: sub.int8 for t, sub in self.sub_networks.items() if sub.int8 is not None}
+
     def to_json(self) -> str:
         """Return the text of `manifest.json`."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"

@@ -13,15 +13,18 @@ _NEVER_NEGATIVE = {"Relu", "Sigmoid", "HardSigmoid"}
 _CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
-def for_onnxruntime(content: bytes) -> bytes:
+def for_onnxruntime(content: bytes, *, finer: bool = True) -> bytes:
     """Return a bundle's INT8 graph with activations in uint8.
 
     Where a tensor is never negative its zero point becomes 0, elsewhere 128. So ONNX Runtime takes
     a ReLU into the integer convolution before it, whose least value that zero point is; between
-    int8 with the zero point 0 it would convolve in float32. The result is the same, but that what
-    is never negative ends at 255 steps, not at 127.
+    int8 with the zero point 0 it would convolve in float32. Its integer convolutions have the
+    channels last, and so has its one fast pooling of bytes.
 
-    Its integer convolutions have the channels last, and so has its one fast pooling of bytes.
+    Args:
+        content: an ONNX model.
+        finer: give what is never negative steps of half the size, twice as many, since there are
+            bytes for them: it rounds less than TensorRT's int8. Without, it rounds as that does.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -63,6 +66,16 @@ def for_onnxruntime(content: bytes) -> bytes:
                     node,
                     helper.make_node("Transpose", [f"{last}.last"], [last], perm=_CHANNELS_FIRST),
                 ]
+    if finer:
+        halved = {
+            node.input[1]
+            for node in nodes
+            if node.op_type == "QuantizeLinear" and node.input[2] == "zero"
+        }
+        for tensor in graph.initializer:
+            if tensor.name in halved:
+                half = numpy_helper.to_array(tensor) / np.float32(2)
+                tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
     rewritten = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(rewritten)

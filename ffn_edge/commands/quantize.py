@@ -36,9 +36,9 @@ from ffn_edge.commands.option_types import UserPath, Whole, threads_option
 @click.option(
     "--method",
     type=click.Choice(["max", "percentile"]),
-    default="max",
+    default="percentile",
     show_default=True,
-    help="What the range of a tensor is: up to its largest value, or to that of 99.99 % of it.",
+    help="The range of a tensor: up to the largest of its values, or of all but 1 in 100,000.",
 )
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -63,6 +63,7 @@ def quantize(
       ffn-edge quantize bundle --list val.txt --labels
       ffn-edge quantize bundle --list recordings.txt --clips 500
     """
+    from ffn_edge.bundle.bundle import MANIFEST
     from ffn_edge.export.quantize import QuantizeOptions, quantize_bundle
     from ffn_edge.export.report import quantized_fields, quantized_table
     from ffn_edge.progress import progress
@@ -74,6 +75,9 @@ def quantize(
             bundle, list_file, options, on_step=lambda what, done, total: show(done, total)
         )
     if as_json:
-        click.echo(json.dumps(quantized_fields(found)))
-    else:
-        Terminal().print(quantized_table(found))
+        click.echo(json.dumps(quantized_fields(found, found.manifest.quantized)))
+        return
+    Terminal().print(quantized_table(found, found.manifest.quantized))
+    graphs = ", ".join(each.graph for each in found.manifest.quantized.values())
+    click.echo(f"to copy to where it is deployed, in this order: {graphs}, {MANIFEST}")
+    click.echo("then measure it again: ffn-edge profile")

@@ -51,6 +51,12 @@ if TYPE_CHECKING:
     type=Number(),
     help="Of PyTorch against the graph, relative; left out, 1e-4, or 1e-2 for fp16 weights.",
 )
+@click.option(
+    "--labels",
+    is_flag=True,
+    help="With --precision int8: each --source is a list with labels; measure the accuracy, and "
+    "keep it in the bundle.",
+)
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def verify(
@@ -59,6 +65,7 @@ def verify(
     sources: tuple[str, ...],
     clips: int,
     tolerance: float | None,
+    labels: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -66,14 +73,20 @@ def verify(
 
     For each frame count, the checkpoint's network in PyTorch, the bundle's graph in ONNX Runtime,
     the same graph with weights composed beforehand and TensorRT's engine, where there is one,
-    must give the same logits.
+    must give the same logits. In INT8 logits differ: the most probable class must be float32's on
+    98 % of the clips.
 
     \b
     Examples:
       ffn-edge verify bundle --checkpoint runs/first/best.pt --source clips/test.txt
       ffn-edge verify bundle --source street.mp4 --source park.mp4 --json
       ffn-edge verify bundle --backend tensorrt                 # on the device
+      ffn-edge verify bundle --precision int8 --source val.txt --labels --clips 1000
     """
+    engines = take_engine_options(options)
+    if engines.precision == "int8":
+        _verify_int8(bundle, sources, clips, labels, engines, as_json)
+        return
     from ffn_edge.bundle.bundle import Bundle
     from ffn_edge.export.clips import clips_from_videos, synthetic_clips
     from ffn_edge.export.report import verify_fields, verify_table
@@ -92,7 +105,7 @@ def verify(
             opened,
             clip_set,
             checkpoint=_checkpoint(checkpoint) if checkpoint else None,
-            engine=_engine(stack, opened, take_engine_options(options)),
+            engine=_engine(stack, opened, engines),
             tolerance=tolerance,
         )
     if as_json:
@@ -130,3 +143,57 @@ def _engine(stack: ExitStack, bundle: Bundle, options: EngineOptions) -> EngineT
         tolerance=TOLERANCES[engines.backend.precision],
         infer={frames: engine.infer for frames, engine in engines.items()},
     )
+
+
+def _verify_int8(
+    path: str,
+    sources: tuple[str, ...],
+    count: int,
+    labels: bool,
+    options: EngineOptions,
+    as_json: bool,
+) -> None:
+    """Compare what runs in INT8 here with the float32 graph; with labels, keep what was found."""
+    from ffn_edge.bundle.bundle import Bundle
+    from ffn_edge.export.bundle_files import add_int8
+    from ffn_edge.export.quantize import LEAST_AGREEMENT, compare_int8
+    from ffn_edge.export.report import quantized_fields, quantized_table
+    from ffn_edge.media.clips import read_checked_list
+    from ffn_edge.media.video_list import Video, find_videos
+    from ffn_edge.progress import progress
+    from ffn_edge.terminal import Terminal
+
+    if not sources:
+        raise click.UsageError("--precision int8 is compared on clips: --source val.txt, or alike.")
+    bundle = Bundle.load(path)
+    videos: list[Video] = []
+    for source in sources:
+        if labels:
+            videos += read_checked_list(source, num_classes=len(bundle.manifest.classes))
+        else:
+            videos += find_videos(source)
+    count = min(count, len(videos))
+    chosen = [videos[i * len(videos) // count] for i in range(count)]
+    with (
+        open_engines(bundle, options) as engines,
+        progress(Terminal(stderr=True), "comparing") as show,
+    ):
+        found = compare_int8(
+            bundle,
+            {frames: engine.infer for frames, engine in engines.items()},
+            chosen,
+            labels=labels,
+            on_step=lambda what, done, total: show(done, total),
+        )
+    if labels:
+        bundle = add_int8(bundle, found)
+    if as_json:
+        click.echo(json.dumps(quantized_fields(bundle, found)))
+    else:
+        Terminal().print(quantized_table(bundle, found))
+    failed = [str(frames) for frames, each in found.items() if each.agreement < LEAST_AGREEMENT]
+    if failed:
+        raise ExportError(
+            f"{bundle.path} in INT8 answers otherwise than float32 at {', '.join(failed)} frames",
+            "quantise it with more clips of what it sees; `ffn-edge run` uses float32 there.",
+        )
