@@ -32,10 +32,12 @@ from rich.table import Table
 
 from benchmarks.example import example_bundle, example_network, plain_model
 from benchmarks.machine import describe_machine
-from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle, Precision
+from ffn_edge.bundle.graph_check import external_tensors
+from ffn_edge.bundle.onnxruntime_graph import for_onnxruntime
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
-from ffn_edge.runtime.engines.onnxruntime import session_options
+from ffn_edge.runtime.engines.onnxruntime import HeldWeights, session_options
 
 # Engine / eager by frame count. A second figure is what a family is held to.
 LATENCY_TARGETS: dict[str, dict[int, tuple[float, ...]]] = {
@@ -131,15 +133,25 @@ def latency_table(bundle: Bundle, found: Mapping[int, Latency], rounds: int) -> 
     return table
 
 
-def profile_table(bundle: Bundle, frames: int, folder: Path, threads: int, rows: int = 8) -> Table:
+def profile_table(
+    bundle: Bundle,
+    frames: int,
+    folder: Path,
+    threads: int,
+    rows: int = 8,
+    precision: Precision = "fp32",
+) -> Table:
     """Show on which operations ONNX Runtime spends its time, by its own profile."""
+    graph = bundle.read_graph(frames, precision)
+    if precision == "int8":
+        graph = for_onnxruntime(graph)
+    weights = HeldWeights(bundle.tensors()).of(external_tensors(graph))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
-    session = onnxruntime.InferenceSession(
-        str(bundle.graph_path(frames)), options, providers=["CPUExecutionProvider"]
-    )
+    options.add_external_initializers(list(weights), list(weights.values()))
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     size = bundle.manifest.input.height
     clip = np.random.default_rng(0).integers(0, 256, (1, frames, size, size, 3), dtype=np.uint8)
     for _ in range(PROFILED_RUNS + 1):
@@ -166,9 +178,11 @@ def profile_table(bundle: Bundle, frames: int, folder: Path, threads: int, rows:
 
 def kind_of(kernel: Mapping[str, Any]) -> str:
     """Name the operation of a profile's kernel; convolutions by their kernel's size."""
-    if kernel["op_name"] != "Conv":
+    if kernel["op_name"] not in ("Conv", "QLinearConv"):
         return str(kernel["op_name"])
-    (weight,) = kernel["input_type_shape"][1].values()
+    (weight,) = kernel["input_type_shape"][1 if kernel["op_name"] == "Conv" else 3].values()
+    if len(weight) < 4:  # packed
+        return str(kernel["op_name"])
     depth_wise = ", depth-wise" if weight[1] == 1 else ""
     return f"Conv {'×'.join(map(str, weight[2:]))}{depth_wise}"
 

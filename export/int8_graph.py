@@ -32,7 +32,7 @@ _GATES = {"Sigmoid", "HardSigmoid", "Softmax"}
 MOVES = {"Split", "Slice", "Pad", "Concat", "Reshape", "Flatten", "Transpose", "Squeeze"}
 MOVES |= {"Unsqueeze", "Identity", "MaxPool"}
 _FIRST, _LAST = "the first layer", "the last layer"
-_GATE, _OTHER = "computes a gate", "no two-dimensional convolution"
+_GATE, _OTHER = "computes a gate", "no convolution"
 ALWAYS_IN_FLOAT32 = frozenset({_FIRST, _LAST, _GATE, _OTHER})
 LARGEST = 127  # of a quantised value: -128 is not used, so that a range is symmetric
 
@@ -149,14 +149,13 @@ class _Flow:
     def why_in_float32(self, index: int) -> str | None:
         """Say why a weighted layer always stays float32; None if it need not."""
         node = self.nodes[index]
-        weight = self.shapes[self.source(node.input[1])]
         if index not in self.after_weights:
             return _FIRST
         if index not in self.before_weights:
             return _LAST
         if index in self.gated:
             return _GATE
-        if node.op_type != "Conv" or len(weight) != 4:
+        if node.op_type != "Conv":
             return _OTHER
         return None
 
@@ -242,20 +241,20 @@ class _Quantizer:
         return found
 
     def _quantized_weight(self, name: str) -> str:
-        """Quantise a composed weight (O, I, kh, kw), each output channel by its largest value.
+        """Quantise a composed weight (O, I, *kernel), each output channel by its largest value.
 
         The scales are computed where the weights are: they need no bytes, and always fit.
         """
-        outputs = self.flow.shapes[self.flow.source(name)][0]
-        zeros = f"zero_points.{outputs}"
+        outputs, *others = self.flow.shapes[self.flow.source(name)]
+        zeros, axes = f"zero_points.{outputs}", f"axes.{len(others)}"
         self.constants[zeros] = np.zeros(outputs, np.int8)
-        self.constants["kernel_axes"] = np.array([1, 2, 3])
+        self.constants[axes] = np.arange(1, 1 + len(others))
         self.constants["step"] = np.asarray(1 / LARGEST, np.float32)
         self.constants["least_scale"] = np.asarray(
             1e-12, np.float32
         )  # of a channel that is all zeros
         size = self._add("Abs", (name,), f"{name}.abs")
-        size = self._add("ReduceMax", (size, "kernel_axes"), f"{name}.max", keepdims=0)
+        size = self._add("ReduceMax", (size, axes), f"{name}.max", keepdims=0)
         size = self._add("Mul", (size, "step"), f"{name}.step")
         scale = self._add("Max", (size, "least_scale"), f"{name}.scale")
         weight = self._add("QuantizeLinear", (name, scale, zeros), f"{name}.q", axis=0)

@@ -12,9 +12,7 @@ Legend: N clips, T frames, C classes.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,32 +23,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnxruntime.quantization.calibrate import (  # type: ignore[import-untyped]
-    HistogramCollector,
-)
 
-from ffn_edge.bundle.bundle import MOST_LOSS, Accuracy, Bundle, Quantized
+from ffn_edge.bundle.bundle import MOST_LOSS, Accuracy, Bundle, Manifest, Quantized
 from ffn_edge.bundle.known_answer import deviation, known_clips, known_logits
 from ffn_edge.bundle.onnxruntime_graph import for_onnxruntime
 from ffn_edge.errors import DataError, ExportError, counted
 from ffn_edge.export.bundle_files import add_int8
 from ffn_edge.export.graph_session import Floats, GraphSession
-from ffn_edge.export.int8_graph import LARGEST, place, quantized_graph
+from ffn_edge.export.int8_graph import place, quantized_graph
+from ffn_edge.export.ranges import Ranges
 from ffn_edge.media.clips import centre_clips, read_checked_list
 from ffn_edge.media.images import Images
 from ffn_edge.media.video_list import Video
 
 _log = logging.getLogger(__name__)
 
-# How the range of a tensor follows from its values, as the share of them that lie in it.
-METHODS: Mapping[str, float] = {"max": 100.0, "percentile": 99.999}
 # Fewer clips show no range; so many show it well (NVIDIA advises 500 images for one).
 _LEAST_CLIPS, _FEW_CLIPS = 8, 128
 # The top class must be float32's for so many clips. With labels the accuracy counts as well.
 LEAST_AGREEMENT = 0.98
-# Of a tensor, so many values a clip go into its histogram.
-_VALUES = 1 << 14
-_BINS = 2048
 # Layers are tried one by one on so many clips.
 _TRIED_ON = 8
 
@@ -145,7 +136,7 @@ def compare_int8(
 
     Args:
         bundle: that was quantised.
-        infer: classifies uint8 (1, T, S, S, 3), by frame count.
+        infer: classifies uint8 (N, T, S, S, 3), by frame count.
         videos: to compare on.
         labels: whether they have labels that count.
         on_step: is told how far it is.
@@ -162,7 +153,7 @@ def compare_int8(
     for video, clips in _clips(bundle, videos, "comparing", on_step):
         answers.append(video.label)
         for t, session in sessions.items():
-            batch = clips[t][None]
+            batch = _batch(bundle.manifest, clips[t])
             reference[t].append(session.run(batch)[0][0])
             logits[t].append(infer[t](batch)[0])
     known = np.asarray(answers, np.int64) if labels else None
@@ -185,6 +176,11 @@ def _clips(
         size=bundle.manifest.input.height,
         on_video=lambda done, total: on_step(what, done, total),
     )
+
+
+def _batch(manifest: Manifest, clip: Images) -> Images:
+    """Repeat a clip, (T, S, S, 3), as often as the graphs take clips."""
+    return np.broadcast_to(clip, (manifest.input.batch, *clip.shape)).copy()
 
 
 def _measured(reference: Floats, logits: Floats, labels: Labels | None) -> dict[str, Any]:
@@ -217,8 +213,8 @@ class _FrameCount:
         self._placement = place(self._model)
         if not self._placement.layers:
             raise ExportError(
-                f"nothing in {bundle.manifest.architecture} can be computed in INT8: its layers "
-                "are no two-dimensional convolutions",
+                f"nothing in {bundle.manifest.architecture} can be computed in INT8: it has no "
+                "convolution between its first layer and its last",
                 "run it in fp16, which TensorRT does.",
             )
         watched = onnx.ModelProto()
@@ -229,7 +225,7 @@ class _FrameCount:
         self._watched: GraphSession | None = GraphSession(
             watched.SerializeToString(), self._tensors
         )
-        self._ranges = _Ranges()
+        self._ranges = Ranges()
         self._reference: list[Floats] = []
         self._kept: list[Images] = []  # some clips, to try layers on
         self._left: dict[str, str] = {}
@@ -242,7 +238,7 @@ class _FrameCount:
         """Run the float32 graph, and note the values of what is to be quantised."""
         assert self._watched is not None
         names = self._placement.tensors
-        logits, *values = self._watched.run(self._batch(clip), ("logits", *names))
+        logits, *values = self._watched.run(_batch(self._manifest, clip), ("logits", *names))
         self._reference.append(logits[0])
         self._ranges.add(dict(zip(names, values, strict=True)))
         if len(self._kept) < _TRIED_ON:
@@ -263,7 +259,7 @@ class _FrameCount:
     def compare(self, clip: Images) -> None:
         """Run the INT8 graph."""
         assert self._session is not None
-        self._logits.append(self._session.run(self._batch(clip))[0][0])
+        self._logits.append(self._session.run(_batch(self._manifest, clip))[0][0])
 
     def is_settled(self, labels: Labels | None, on_step: OnStep) -> bool:
         """Say whether the graph is as good as float32; if not, choose more layers to leave out."""
@@ -272,7 +268,7 @@ class _FrameCount:
             graph="",
             method=self._method,
             calibrated_on=len(reference),
-            deviation=self._deviation(),
+            deviation=max(deviation(logits, reference), self._known_deviation()),
             in_float32=place(self._model, self._left).in_float32,
             **_measured(reference, logits, labels),
         )
@@ -310,61 +306,25 @@ class _FrameCount:
         layers = self._placement.layers
         moved = {}
         for number, layer in enumerate(layers, start=1):
-            others = {name: "" for name in layers if name != layer}
+            others = {each: "another is tried" for each in layers if each != layer}
             session = self._open(self._graph_without(others))
-            logits = np.stack([session.run(self._batch(clip))[0][0] for clip in self._kept])
+            logits = np.stack(
+                [session.run(_batch(self._manifest, clip))[0][0] for clip in self._kept]
+            )
             moved[layer] = deviation(logits, reference)
             on_step(f"trying the layers of {self.frames} frames", number, len(layers))
         return sorted(moved.items(), key=lambda item: -item[1])
 
-    def _deviation(self) -> float:
+    def _known_deviation(self) -> float:
         assert self._session is not None
         clips = known_clips(self._manifest.input, self.frames)
         logits = np.stack([self._session.run(clip)[0] for clip in clips])
         return deviation(logits, known_logits(self._tensors, self.frames))
 
-    def _batch(self, clip: Images) -> Images:
-        """Repeat a clip, (T, S, S, 3), as often as the graph takes clips."""
-        return np.broadcast_to(clip, (self._manifest.input.batch, *clip.shape)).copy()
-
 
 def _is_good(found: Quantized) -> bool:
     is_accurate = found.accuracy is None or found.loss <= MOST_LOSS
     return found.agreement >= LEAST_AGREEMENT and is_accurate
-
-
-class _Ranges:
-    """The values of tensors over many clips: by ONNX Runtime's collector of histograms."""
-
-    def __init__(self) -> None:
-        self._largest: dict[str, float] = {}
-        self._collector = HistogramCollector(
-            method="percentile",
-            symmetric=True,
-            num_bins=_BINS,
-            num_quantized_bins=2 * LARGEST + 1,
-            percentile=METHODS["percentile"],
-            scenario=None,
-        )
-
-    def add(self, values: Mapping[str, Floats]) -> None:
-        """Note the values of one clip: the largest of all, and the distribution of some."""
-        some = {}
-        for name, tensor in values.items():
-            largest = float(np.abs(tensor).max())
-            self._largest[name] = max(self._largest.get(name, 0.0), largest)
-            some[name] = tensor.reshape(-1)[:: tensor.size // _VALUES | 1]
-        with contextlib.redirect_stdout(io.StringIO()):  # it says what it does
-            self._collector.collect(some)
-
-    def scales(self, method: str) -> dict[str, float]:
-        """Return each tensor's scale. What is always 0 can have any."""
-        ends = self._largest
-        if method == "percentile":
-            with contextlib.redirect_stdout(io.StringIO()):
-                found = self._collector.compute_collection_result()
-            ends = {name: float(found[name][1]) for name in ends}
-        return {name: (end or 1.0) / LARGEST for name, end in ends.items()}
 
 
 def _accuracy(logits: Floats, labels: Labels) -> Accuracy:

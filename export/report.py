@@ -115,6 +115,15 @@ def quantized_table(bundle: Bundle, found: Mapping[int, Quantized]) -> Table:
     return table
 
 
+def quantized_summary(bundle: Bundle) -> str:
+    """Say what is to be done with what was quantised."""
+    graphs = ", ".join(each.graph for each in bundle.manifest.quantized.values())
+    return (
+        f"to copy to where it is deployed, in this order: {graphs}, {MANIFEST}\n"
+        "then measure it again: ffn-edge profile"
+    )
+
+
 def verify_fields(bundle: Bundle, clip_set: ClipSet, found: Sequence[Verified]) -> dict[str, Any]:
     """Return what was verified, ready for JSON."""
     return {

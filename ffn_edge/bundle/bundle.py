@@ -124,8 +124,8 @@ class Quantized:
         compared_on: ... of so many clips.
         accuracy: on those clips; None if they had no labels.
         accuracy_float32: of the float32 graph on the same clips.
-        deviation: largest |Δlogit| from the known answers, relative to the largest logit of a
-            clip: how far INT8 itself is off.
+        deviation: largest |Δlogit| of these clips and of the known answers, relative to the largest
+            logit of the clip: how far INT8 itself is off.
         in_float32: layers that were left so, and why.
     """
 

@@ -27,8 +27,8 @@ def for_onnxruntime(content: bytes, *, finer: bool = True) -> bytes:
             bytes for them: it rounds less than TensorRT's int8. Without, it rounds as that does.
     """
     import onnx
-    from onnx import helper, numpy_helper
 
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
     model = onnx.load_model_from_string(content)
     graph = model.graph
     fixed = {each.name for each in graph.initializer}
@@ -54,7 +54,7 @@ def for_onnxruntime(content: bytes, *, finer: bool = True) -> bytes:
                 zero_points.update(dict.fromkeys(node.output, zero_point))
             if node.op_type == "Pad":
                 node.input[2:] = [zero_point]
-            elif node.op_type == "MaxPool":
+            elif node.op_type == "MaxPool" and _dimensions(node) == 2:
                 first, last = node.input[0], node.output[0]
                 node.input[0], node.output[0] = f"{first}.last", f"{last}.last"
                 node.op_type, node.domain = "NhwcMaxPool", "com.microsoft"
@@ -85,3 +85,7 @@ def for_onnxruntime(content: bytes, *, finer: bool = True) -> bytes:
     )
     model.opset_import.append(helper.make_operatorsetid("com.microsoft", 1))
     return bytes(model.SerializeToString())
+
+
+def _dimensions(pool: Any) -> int:
+    return next(len(each.ints) for each in pool.attribute if each.name == "kernel_shape")

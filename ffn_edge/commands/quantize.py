@@ -63,9 +63,8 @@ def quantize(
       ffn-edge quantize bundle --list val.txt --labels
       ffn-edge quantize bundle --list recordings.txt --clips 500
     """
-    from ffn_edge.bundle.bundle import MANIFEST
     from ffn_edge.export.quantize import QuantizeOptions, quantize_bundle
-    from ffn_edge.export.report import quantized_fields, quantized_table
+    from ffn_edge.export.report import quantized_fields, quantized_summary, quantized_table
     from ffn_edge.progress import progress
     from ffn_edge.terminal import Terminal
 
@@ -78,6 +77,4 @@ def quantize(
         click.echo(json.dumps(quantized_fields(found, found.manifest.quantized)))
         return
     Terminal().print(quantized_table(found, found.manifest.quantized))
-    graphs = ", ".join(each.graph for each in found.manifest.quantized.values())
-    click.echo(f"to copy to where it is deployed, in this order: {graphs}, {MANIFEST}")
-    click.echo("then measure it again: ffn-edge profile")
+    click.echo(quantized_summary(found))

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from ffn_edge import network
-from ffn_edge.bundle.bundle import MANIFEST, Accuracy, Bundle, Quantized
+from ffn_edge.bundle.bundle import MANIFEST, Accuracy, Bundle, Quantized, SubNetwork
 from ffn_edge.cli import cli
 from ffn_edge.errors import BundleError, DataError, ExportError
-from ffn_edge.export import quantize
+from ffn_edge.export import int8_graph, quantize
 from ffn_edge.export.bundle_update import update_bundle
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.int8_graph import ALWAYS_IN_FLOAT32
@@ -23,8 +23,9 @@ from ffn_edge.export.quantize import QuantizeOptions, compare_int8, quantize_bun
 from ffn_edge.media.video import VideoWriter
 from ffn_edge.media.video_list import read_list
 from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.checkpoint import load_checkpoint
+from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
+from tests.conftest import Randomise
 
 CLIPS = 12
 LABELLED = QuantizeOptions(clips=CLIPS, labels=True)
@@ -118,8 +119,6 @@ def test_the_accuracy_in_int8_is_the_validations_less_what_was_lost() -> None:
         deviation=0.1,
         in_float32={},
     )
-    from ffn_edge.bundle.bundle import SubNetwork
-
     found = SubNetwork(graph="f", composed_sha256="", macs=1, accuracy=sub(0.6), int8=int8)
     accuracy = found.accuracy_in("int8")
     assert accuracy is not None and accuracy.top1 == pytest.approx(0.55)
@@ -233,14 +232,25 @@ def test_clips_that_cannot_be_read_are_left_out(
     assert "broken.mp4" in caplog.text
 
 
-def test_a_network_without_such_layers_is_refused(tmp_path: Path, clips: Path) -> None:
-    model = network.build("slowfast_resnet50", 5, (16,)).eval()
-    from ffn_edge.network.checkpoint import ModelCard
+def test_a_network_without_such_layers_is_refused(
+    bundle_copy: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8_graph._Flow, "why_in_float32", lambda *_: "no convolution")
+    with pytest.raises(ExportError, match="convolution"):
+        quantize_bundle(bundle_copy, clips)
 
-    card = ModelCard(classes=tuple("abcde"), size=32, short_side=40)
-    export_bundle(model, card, tmp_path / "bundle")
-    with pytest.raises(ExportError, match="convolutions"):
-        quantize_bundle(tmp_path / "bundle", clips)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["slowfast_resnet50", "uniformer_small"])
+def test_three_dimensional_convolutions_are_quantised(
+    architecture: str, tmp_path: Path, clips: Path, randomise: Randomise
+) -> None:
+    frames = 8 if architecture.startswith("slowfast") else 2
+    model = randomise(network.build(architecture, 5, (frames,)))
+    card = ModelCard(classes=tuple("abcde"), size=64, short_side=64)
+    bundle = export_bundle(model, card, tmp_path / "bundle")
+    found = quantize_bundle(bundle.path, clips, QuantizeOptions(clips=8))
+    assert found.manifest.quantized[frames].deviation < 0.2
 
 
 def test_it_is_compared_with_float32_as_it_runs(quantized: Bundle, clips: Path) -> None:
