@@ -107,8 +107,8 @@ def main() -> None:
         with EmulatedCounter(root):
             measured = profile_bundle(bundle, engines, root=root)
             power = measured.power
-            busy = {t: measured.latencies[t].median_ms / 1e3 * FPS for t in measured.latencies}
-            engine_w = {t: power.above_idle_w[t] * share for t, share in busy.items()}
+            latencies, above_w = measured.latencies["fp32"], power.above_idle_w["fp32"]
+            engine_w = {t: above_w[t] * latencies[t].median_ms / 1e3 * FPS for t in latencies}
             assert power.idle_w is not None
             console.print(
                 f"emulated sensor: {power.idle_w:.1f} W at rest; engines, {FPS:g} times a second: "

@@ -64,7 +64,7 @@ def main(demo: Path, repetitions: int, seconds: float) -> None:
     bundle = Bundle.load(demo / "bundle")
     profile = profile_bundle(bundle, engine_options(), runs=100)
     deadline_ms = rehearsed_deadline(bundle, stream, profile)
-    limits = limits_of_runs(deadline_ms, profile.latencies)
+    limits = limits_of_runs(deadline_ms, profile.latencies["fp32"])
     runs: dict[str, list[TimelineRun]] = {name: [] for name in limits}
     begin = time.monotonic()
     for repetition in range(repetitions):
@@ -73,7 +73,7 @@ def main(demo: Path, repetitions: int, seconds: float) -> None:
             runs[name].append(run_on_stream(bundle, stream, actions, name, limits[name]))
     profiled = ", ".join(
         f"{t} frames {latency.median_ms:.2f} / {latency.quantile_ms(0.95):.2f} ms"
-        for t, latency in profile.latencies.items()
+        for t, latency in profile.latencies["fp32"].items()
     )
     first = runs["adaptive"][0]
     console.print(

@@ -150,12 +150,12 @@ def _profile(ms: float, folder: Path) -> None:
         export_bundle(small_network(), card(), folder / "bundle", frame_counts=(4, 8))
     bundle = Bundle.load(folder / "bundle")
     for _ in range(20):
-        save_profile(bundle, cpu_backend(1), {4: Latency((ms,)), 8: Latency((2 * ms,))})
+        save_profile(bundle, cpu_backend(1), {"fp32": {4: Latency((ms,)), 8: Latency((2 * ms,))}})
 
 
 def _latency(folder: Path) -> str:
     profile = load_profile(folder / "bundle")
-    return "none" if profile is None else str(profile.latencies[4].median_ms)
+    return "none" if profile is None else str(profile.latencies["fp32"][4].median_ms)
 
 
 def _video(seed: int, folder: Path) -> None:

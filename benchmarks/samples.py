@@ -134,10 +134,13 @@ def make_samples(folder: Path) -> None:
         }
         save_calibration(bundle, calibrate(bundle, logits, labels))
         power = PowerProfile(
-            meter="INA3221", scope="module", idle_w=4.5, above_idle_w=dict.fromkeys(counts, 1.5)
+            meter="INA3221",
+            scope="module",
+            idle_w=4.5,
+            above_idle_w={"fp32": dict.fromkeys(counts, 1.5)},
         )
         latencies = {t: Latency((1.0 * t, 1.1 * t, 1.5 * t)) for t in counts}
-        save_profile(bundle, cpu_backend(1), latencies, power=power)
+        save_profile(bundle, cpu_backend(1), {"fp32": latencies}, power=power)
         path = bundle.path / "profile.json"
         fields = json.loads(path.read_text(encoding="utf-8"))
         # The same at any time: damage is drawn by the place in the file.

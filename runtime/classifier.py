@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.bundle.bundle import Manifest
+from ffn_edge.bundle.bundle import Manifest, Precision
 from ffn_edge.errors import EngineError
 from ffn_edge.runtime.cascade.cascade import CascadeController
 from ffn_edge.runtime.cascade.confidence import log_probabilities
@@ -62,6 +62,7 @@ class Result:
         device_ms: of the engine's share, the device's own clock; None where it has none.
         overhead_ms: around the engine: deciding, gathering the clip, sensing, reading the logits.
         top: the most probable classes, best first.
+        precision: of the engine that answered.
         probabilities: of all classes, float64 (C,), in the manifest's order.
     """
 
@@ -74,6 +75,7 @@ class Result:
     device_ms: float | None
     overhead_ms: float
     top: tuple[Prediction, ...]
+    precision: Precision = "fp32"
     probabilities: Probabilities = field(
         default_factory=lambda: np.empty(0), repr=False, compare=False
     )
@@ -185,6 +187,7 @@ class Classifier:
             device_ms=self._engines[decision.frames].device_ms if as_decided else None,
             overhead_ms=(time.monotonic() - start) * 1e3 - engine_ms,
             top=top_classes(logits, probabilities, self._classes),
+            precision=self._engines.precisions[ran[-1][0]],
             probabilities=probabilities,
         )
 

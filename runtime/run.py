@@ -25,7 +25,7 @@ from ffn_edge.runtime.power.meter import Meter, NullMeter
 from ffn_edge.runtime.power.sampler import Sampler
 from ffn_edge.runtime.profile.conditions import conditions_now
 from ffn_edge.runtime.profile.power import meter_for
-from ffn_edge.runtime.profile.setting import learn_setting
+from ffn_edge.runtime.profile.setting import PrecisionChooser, learn_setting
 from ffn_edge.runtime.session import NO_HOOKS, Hooks, Session
 from ffn_edge.runtime.sinks import AnnotatedVideo, Sink
 from ffn_edge.runtime.stream.sources import Name, Source, open_source
@@ -126,7 +126,10 @@ def open_session(
     opened = source_for(manifest.input, source, options, whole=hooks.on_frame is not None)
     wanted = None if limits.frames is None else (limits.frames,)
     with ExitStack() as stack:
-        engines = stack.enter_context(open_engines(bundle, options.engines, frame_counts=wanted))
+        chooser = PrecisionChooser(bundle, options.engines, options.root)
+        engines = stack.enter_context(
+            open_engines(bundle, options.engines, frame_counts=wanted, precisions=chooser)
+        )
         _tell_engines(manifest.architecture, engines)
         meter = stack.enter_context(closing(meter_for(engines.backend, options.root)))
         _warn_without_meter(meter, limits_now())
@@ -134,6 +137,7 @@ def open_session(
             bundle,
             engines,
             meter,
+            chooser=chooser,
             # A file may ask for it later.
             needs_power=limits.needs_power or options.limits_file is not None,
             root=options.root,
@@ -241,7 +245,7 @@ def _limits_now(limits: Limits, options: RunOptions) -> Callable[[], Limits]:
 
 def _tell_engines(architecture: str, engines: OpenEngines) -> None:
     frames = ", ".join(map(str, engines))
-    _log.info("%s, %s frames, with %s", architecture, frames, engines.backend.in_words)
+    _log.info("%s, %s frames, with %s", architecture, frames, engines.in_words)
 
 
 def _warn_without_meter(meter: Meter, limits: Limits) -> None:

@@ -49,6 +49,7 @@ def result_fields(result: Result) -> dict[str, object]:
         "time_s": round(result.time_s, 3),
         "source": result.source,
         "frames": result.frames,
+        "precision": result.precision,
         "decided": result.decision.frames,
         "reason": result.decision.reason,
         "rejected": result.decision.rejected,

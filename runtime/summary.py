@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from ffn_edge.bundle.bundle import Precision
 from ffn_edge.errors import VideoError, counted, printable
 from ffn_edge.runtime.classifier import Result
 
@@ -19,6 +20,7 @@ _BIN = math.log(1.01)  # latencies are counted in bins of 1 %
 class _AtFrames:
     """The inferences with one frame count."""
 
+    precision: Precision
     inferences: int = 0
     seconds: float = 0.0
     misses: int = 0
@@ -63,7 +65,7 @@ class Summary:
             self._by_frames[before].seconds += result.elapsed_s - self._last.elapsed_s
             self._switches += self._last.decision.frames != result.decision.frames
         self._deadline_ms = result.observation.limits.latency_ms or self._deadline_ms
-        at = self._by_frames.setdefault(result.frames, _AtFrames())
+        at = self._by_frames.setdefault(result.frames, _AtFrames(result.precision))
         at.inferences += 1
         at.misses += result.missed
         self._burst = self._burst + 1 if result.missed else 0
@@ -104,6 +106,7 @@ class Summary:
             "skipped": self._skipped,
             "frames": {
                 frames: {
+                    "precision": at.precision,
                     "inferences": at.inferences,
                     "seconds": round(at.seconds, 3),
                     "p50_ms": round(at.quantile_ms(0.5), 3),
@@ -137,11 +140,12 @@ class Summary:
             caption=f"around the engine: {figures['mean_overhead_ms']:.2f} ms on average"
             + "".join(f"\nskipped {line}" for line in self._skipped),
         )
-        for heading in ("frames", "inferences", "time", "p50", "p95", "max", "missed"):
+        for heading in ("frames", "precision", "inferences", "time", "p50", "p95", "max", "missed"):
             table.add_column(heading, justify="right")
         for frames, at in figures["frames"].items():
             table.add_row(
                 str(frames),
+                at["precision"],
                 str(at["inferences"]),
                 f"{at['seconds']:.1f} s",
                 *(f"{at[key]:.1f} ms" for key in ("p50_ms", "p95_ms", "max_ms")),

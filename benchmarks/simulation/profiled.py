@@ -29,8 +29,9 @@ def board_from_bundle(path: Path) -> tuple[BoardSpec, str | None]:
             f"{path} has no profile to simulate",
             f"measure its engines first, on the device: `ffn-edge profile {path}`.",
         )
-    counts = sorted(profile.latencies)
-    above_idle_w = profile.power.above_idle_w
+    latencies = profile.latencies.get("fp32", {})
+    counts = sorted(latencies)
+    above_idle_w = profile.power.above_idle_w.get("fp32", {})
     measured = profile.power.idle_w is not None and all(
         above_idle_w.get(frames) is not None for frames in counts
     )
@@ -39,7 +40,7 @@ def board_from_bundle(path: Path) -> tuple[BoardSpec, str | None]:
     points = []
     ratios: list[float] = []
     for frames, power_w in zip(counts, made_up, strict=True):
-        latency = profile.latencies[frames]
+        latency = latencies[frames]
         sub_network = bundle.manifest.sub_networks.get(frames)
         if sub_network is None or sub_network.accuracy is None:
             raise FfnEdgeError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.table import Table
 
-from ffn_edge.bundle.bundle import Bundle, Manifest
+from ffn_edge.bundle.bundle import Bundle, Precision, SubNetwork
 from ffn_edge.commands.engine_options import (
     engine_options,
     root_option,
@@ -50,10 +51,10 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
     if as_json:
         click.echo(measured.to_json(), nl=False)
     else:
-        Terminal().print(_profile_table(measured, loaded.manifest))
+        Terminal().print(_profile_table(measured, loaded.manifest.sub_networks))
 
 
-def _profile_table(measured: Profile, manifest: Manifest) -> Table:
+def _profile_table(measured: Profile, sub_networks: Mapping[int, SubNetwork]) -> Table:
     where, power = measured.conditions, measured.power
     settings = [f"power mode {where.power_mode}"] if where.power_mode else []
     settings += [
@@ -69,12 +70,12 @@ def _profile_table(measured: Profile, manifest: Manifest) -> Table:
         settings.append(f"{measured.end.temperature_c:.0f} °C at the end")
     caption = [
         f"{where.machine.cpu}, {counted(where.threads, 'thread')}, {where.backend} "
-        f"{where.backend_version} in {where.precision} on {where.device}",
+        f"{where.backend_version} on {where.device}",
         *([", ".join(settings)] if settings else []),
         *([f"not of an idle machine: {measured.disturbance}"] if measured.disturbance else []),
     ]
     table = Table(title="latency in ms")
-    headings = ["frames", "GMAC", "p50", "p90", "p95", "p99"]
+    headings = ["frames", "precision", "accuracy", "GMAC", "p50", "p90", "p95", "p99"]
     if power.idle_w is None:
         caption.append(f"power: not measured, because {power.fault}")
     else:
@@ -82,13 +83,30 @@ def _profile_table(measured: Profile, manifest: Manifest) -> Table:
         caption.append(f"idle: {power.idle_w:.2f} W; {power.meter}, {power.scope}")
     for heading in headings:
         table.add_column(heading, justify="right")
-    for frames, latency in measured.latencies.items():
-        figures = latency.summary()
-        row = [f"{manifest.sub_networks[frames].macs / 1e9:.2f}"]
-        row += [f"{figures[name]:.2f}" for name in ("p50", "p90", "p95", "p99")]
-        energy_j = measured.energy_j(frames)
-        if energy_j is not None:
-            row += [f"{power.above_idle_w[frames]:.2f}", f"{energy_j:.3g}"]
-        table.add_row(str(frames), *row)
+    choices = {frames: measured.choose(frames, sub_networks[frames]) for frames in sub_networks}
+    for frames, sub_network in sub_networks.items():
+        for precision, by_frames in measured.latencies.items():
+            if frames not in by_frames:
+                continue
+            figures = by_frames[frames].summary()
+            row = [str(frames), precision, _accuracy(sub_network, precision)]
+            row += [f"{sub_network.macs / 1e9:.2f}"]
+            row += [f"{figures[name]:.2f}" for name in ("p50", "p90", "p95", "p99")]
+            engine_w = power.engine_w(precision, frames)
+            if engine_w is not None:
+                row += [f"{engine_w:.2f}", f"{measured.energy_j(precision, frames):.3g}"]
+            table.add_row(*row)
+    if len(measured.latencies) > 1:
+        caption += [f"auto: {choice.reason}" for choice in choices.values()]
     table.caption = "\n".join(caption)
     return table
+
+
+def _accuracy(sub_network: SubNetwork, precision: Precision) -> str:
+    """Return the accuracy in a precision; of INT8 without labels, the least that it may be."""
+    accuracy, int8 = sub_network.accuracy_in(precision), sub_network.int8
+    if accuracy is None:
+        return "–"
+    if precision == "int8" and int8 is not None and int8.accuracy is None:
+        return f"≥ {max(accuracy.top1 - int8.loss, 0):.1%}"
+    return f"{accuracy.top1:.1%}"

@@ -63,7 +63,12 @@ def simulate(
         _log.warning("%s: left out %s; %s", trace_path, left_out, trace.broken[0])
     asked = {"latency_ms": latency_ms, "power_w": power_w}
     changes = {name: value for name, value in asked.items() if value is not None}
-    alone = {f"static-{each.frames}": {"frames": each.frames} for each in trace.setting.points}
+    alone = {
+        f"static-{each.frames}" + (f" {each.precision}" if each.precision != "fp32" else ""): {
+            "frames": each.frames
+        }
+        for each in trace.setting.points
+    }
     found = {
         rate: {
             name: replay(trace, **changes, **frames, miss_rate=rate)

@@ -17,7 +17,7 @@ from ffn_edge.commands.engine_options import engine_options, take_engine_options
 from ffn_edge.commands.option_types import Number, UserPath, Whole
 from ffn_edge.errors import ExportError, counted
 from ffn_edge.media.video_list import videos_of
-from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
+from ffn_edge.runtime.engines.engine import EngineOptions, open_engines, precisions_in_words
 
 if TYPE_CHECKING:
     from ffn_edge.bundle.bundle import Bundle
@@ -139,8 +139,8 @@ def _engine(stack: ExitStack, bundle: Bundle, options: EngineOptions) -> EngineT
         say(f"the graph itself is what runs here: {engines.backend.reason}")
         return None
     return EngineToVerify(
-        name=f"{engines.backend.name} {engines.backend.precision}",
-        tolerance=TOLERANCES[engines.backend.precision],
+        name=f"{engines.backend.name} {precisions_in_words(engines.precisions)}",
+        tolerance=max(TOLERANCES[each] for each in engines.precisions.values()),
         infer={frames: engine.infer for frames, engine in engines.items()},
     )
 

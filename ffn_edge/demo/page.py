@@ -281,7 +281,7 @@ def _verify_table(demo: DemoResult) -> str:
 def _latency_table(demo: DemoResult) -> str:
     assert demo.profile is not None
     profile = demo.profile
-    summaries = {frames: latency.summary() for frames, latency in profile.latencies.items()}
+    summaries = {frames: latency.summary() for frames, latency in profile.latencies["fp32"].items()}
     headings = list(next(iter(summaries.values())))
     return _table(
         ("frames", *headings),
@@ -366,7 +366,7 @@ def _runs_table(demo: DemoResult) -> str:
 def _scene(demo: DemoResult) -> str:
     """Say what was run, and how the deadline was chosen."""
     assert demo.profile is not None
-    *_, fewer, highest = sorted(demo.profile.latencies)
+    *_, fewer, highest = sorted(demo.profile.latencies["fp32"])
     return (
         f"<p>The same stream, once adaptively and once with each frame count, and always the same "
         f"deadline, {demo.runs[0].deadline_ms:.1f} ms, which {MISS_RATE:.0%} of the answers may "

@@ -237,7 +237,8 @@ def rehearsed_deadline(bundle: Bundle, stream: Path, profile: Profile) -> float:
     good, the middle. But it leaves the highest room on an idle machine. A low quantile is that
     machine's, whatever else ran while it was profiled.
     """
-    counts = sorted(profile.latencies)[-2:]
+    latencies = profile.latencies["fp32"]
+    counts = sorted(latencies)[-2:]
     fewer, highest = counts[0], counts[-1]
     rehearsed = {}
     for frames in counts:
@@ -245,7 +246,7 @@ def rehearsed_deadline(bundle: Bundle, stream: Path, profile: Profile) -> float:
             bundle, stream, Limits(frames=frames), REHEARSAL_SECONDS, (0.0, REHEARSAL_SECONDS)
         )
         rehearsed[frames] = sorted(result.latency_ms for result in results)
-    least_ms = LEAST_DEADLINE * profile.latencies[highest].quantile_ms(0.1)
+    least_ms = LEAST_DEADLINE * latencies[highest].quantile_ms(0.1)
 
     def difference(deadline_ms: float) -> float:
         kept = {t: bisect_right(taken, deadline_ms) / len(taken) for t, taken in rehearsed.items()}
@@ -316,7 +317,7 @@ def _figures(demo: DemoResult) -> dict[str, object]:
         },
         "latency_ms": {}
         if demo.profile is None
-        else {t: latency.summary() for t, latency in demo.profile.latencies.items()},
+        else {t: latency.summary() for t, latency in demo.profile.latencies["fp32"].items()},
         "runs": [
             {
                 "name": run.name,

@@ -164,7 +164,7 @@ class CascadeController:
                 "`ffn-edge build --precision fp32` rounds less.",
                 cascade.second,
                 cascade.first,
-                engines.backend.precision,
+                engines.precisions[cascade.first],
             )
         self._calibration = calibration
         self._costs = costs_of(setting.points)

@@ -51,7 +51,7 @@ def bundle_lines(
     if isinstance(opened, Failure):
         yield Line("engines", opened.message, "problem", opened.remedy)
     elif opened is not None:
-        yield Line("engines", opened.backend.in_words)
+        yield Line("engines", opened.in_words)
         for warning in opened.warnings:
             yield Line("engines", warning, "note")
 

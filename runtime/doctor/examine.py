@@ -83,7 +83,7 @@ def _of_bundle(host: Host, opened: OpenEngines | Failure) -> tuple[str | None, s
         return None, opened.message
     if isinstance(host.opencv, Failure):
         return None, host.opencv.message
-    return opened.backend.name, opened.backend.in_words
+    return opened.backend.name, opened.in_words
 
 
 def _of_any(host: Host) -> tuple[str | None, str]:

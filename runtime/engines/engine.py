@@ -9,28 +9,32 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.bundle.graph_check import external_tensors
+from ffn_edge.bundle.onnxruntime_graph import for_onnxruntime
 from ffn_edge.device.cores import usable_cores
-from ffn_edge.device.tensorrt_api import Target, is_installed
+from ffn_edge.device.gpu import find_gpu
+from ffn_edge.device.tensorrt_api import Target, is_installed, load
 from ffn_edge.errors import EngineError, counted
 from ffn_edge.runtime.engines.onnxruntime import (
     HeldWeights,
     OnnxRuntimeEngine,
     installed_version,
 )
-from ffn_edge.runtime.engines.tensorrt_group import TensorRTGroup
+from ffn_edge.runtime.engines.tensorrt_interface import TensorRTGroup, built_precisions
 from ffn_edge.runtime.stream.clip_buffer import Clip, Ring
 
 Logits = npt.NDArray[np.float32]
 NewRing = Callable[[int], AbstractContextManager[Ring]]
 
 BACKENDS = ("auto", "tensorrt", "rtx", "onnxruntime")
+PrecisionOption = Literal["auto", Precision]
+PRECISIONS: tuple[PrecisionOption, ...] = ("auto", *get_args(Precision))
 
 
 class Engine(Protocol):
@@ -66,7 +70,7 @@ class EngineOptions:
     Attributes:
         backend: one of `BACKENDS`; "auto" is TensorRT where it works, and else ONNX Runtime.
         threads: of the CPU, for ONNX Runtime; None is one for each physical core.
-        precision: of TensorRT's plans, "fp16" or "fp32"; None is fp16 if it was built, else fp32.
+        precision: one of `PRECISIONS`, for every frame count; "auto" is left to what opens them.
         resident: "all" of TensorRT's engines stay on the device, or "one" at a time.
         cache: the folder of TensorRT's plans; None is the default one.
 
@@ -76,7 +80,7 @@ class EngineOptions:
 
     backend: str = "auto"
     threads: int | None = None
-    precision: str | None = None
+    precision: PrecisionOption = "auto"
     resident: str = "all"
     cache: Path | None = None
 
@@ -84,6 +88,11 @@ class EngineOptions:
         if self.backend not in BACKENDS:
             raise EngineError(
                 f"there is no backend {self.backend!r}", f"choose one of {', '.join(BACKENDS)}."
+            )
+        if self.precision not in PRECISIONS:
+            raise EngineError(
+                f"there is no precision {self.precision!r}",
+                f"choose one of {', '.join(PRECISIONS)}.",
             )
         if self.threads is not None and self.threads < 1:
             raise EngineError(
@@ -99,7 +108,6 @@ class Backend:
         name: "onnxruntime", "tensorrt" or "rtx".
         version: its own.
         device: where.
-        precision: "fp32", or "fp16" where the engines round.
         threads: of the CPU.
         reason: in words.
     """
@@ -107,17 +115,14 @@ class Backend:
     name: str
     version: str
     device: str
-    precision: str
     threads: int
     reason: str
 
-    @property
-    def in_words(self) -> str:
-        """What runs the engines, and why."""
-        return (
-            f"{self.name} {self.version} in {self.precision} on {self.device}, "
-            f"{counted(self.threads, 'thread')}: {self.reason}"
-        )
+
+# In which precisions each frame count could be opened.
+Existing = Mapping[int, tuple[Precision, ...]]
+# Chooses one for each, once the backend is known.
+Choose = Callable[[Backend, Existing], Mapping[int, Precision]]
 
 
 class OpenEngines(dict[int, Engine]):
@@ -125,6 +130,7 @@ class OpenEngines(dict[int, Engine]):
 
     Attributes:
         backend: what runs them.
+        precisions: of each.
         new_ring: makes a ring of frames that they read clips from; None where host memory will do.
         switch_is_free: whether the first inference after a switch takes no longer than others.
         logit_errors: by frame count, the largest |Δlogit| seen against export's known answers;
@@ -136,17 +142,41 @@ class OpenEngines(dict[int, Engine]):
         self,
         engines: Mapping[int, Engine],
         backend: Backend,
+        precisions: Mapping[int, Precision] | None = None,
         new_ring: NewRing | None = None,
         switch_is_free: bool = True,
         logit_errors: Mapping[int, float] | None = None,
         warnings: Sequence[str] = (),
     ) -> None:
+        """Keep open engines; they are in fp32 unless `precisions` says otherwise."""
         super().__init__(engines)
         self.backend = backend
+        self.precisions: dict[int, Precision] = dict.fromkeys(engines, "fp32")
+        self.precisions.update(precisions or {})
         self.new_ring = new_ring
         self.switch_is_free = switch_is_free
         self.logit_errors = logit_errors or {}
         self.warnings = warnings
+
+    @property
+    def in_words(self) -> str:
+        """What runs the engines, and why."""
+        backend = self.backend
+        return (
+            f"{backend.name} {backend.version} in {precisions_in_words(self.precisions)} on "
+            f"{backend.device}, {counted(backend.threads, 'thread')}: {backend.reason}"
+        )
+
+
+def precisions_in_words(precisions: Mapping[int, Precision]) -> str:
+    """Say in what each frame count computes: "int8", or "fp32 at 4 and int8 at 8, 16 frames"."""
+    counts: dict[Precision, list[str]] = {}
+    for frames, precision in precisions.items():
+        counts.setdefault(precision, []).append(str(frames))
+    if len(counts) == 1:
+        return next(iter(counts))
+    each = [f"{precision} at {', '.join(listed)}" for precision, listed in counts.items()]
+    return f"{' and '.join(each)} frames"
 
 
 _DEFAULTS = EngineOptions()
@@ -158,6 +188,7 @@ def open_engines(
     options: EngineOptions = _DEFAULTS,
     *,
     frame_counts: Iterable[int] | None = None,
+    precisions: Mapping[int, Precision] | Choose | None = None,
 ) -> Iterator[OpenEngines]:
     """Open the engines of a bundle; all close when the block ends.
 
@@ -165,70 +196,107 @@ def open_engines(
         bundle: what to run.
         options: what runs it.
         frame_counts: which engines to open; None is all that the bundle serves.
+        precisions: of each frame count, or what chooses them, where the options leave it open.
+            None is fp16 if that was built for TensorRT, and else fp32.
 
     Raises:
         EngineError: the backend is not installed, or cannot run the bundle.
-        BundleError: the bundle does not serve one of `frame_counts`.
+        BundleError: the bundle does not serve one of `frame_counts`, or was not quantised.
     """
     wanted = bundle.manifest.frame_counts if frame_counts is None else sorted(set(frame_counts))
     for frames in wanted:
         bundle.graph_path(frames)  # raises for one that it does not serve
+    if options.precision != "auto":
+        precisions = dict.fromkeys(wanted, options.precision)
+    request = _Request(bundle, tuple(wanted), options, precisions)
     with ExitStack() as stack:
         match options.backend:
             case "tensorrt" | "rtx" as target:
-                engines = _open_tensorrt(stack, bundle, target, wanted, options, "asked for")
+                engines = _open_tensorrt(stack, request, target, "asked for")
             case "onnxruntime":
-                engines = _open_onnxruntime(stack, bundle, wanted, options, "asked for")
+                engines = _open_onnxruntime(stack, request, "asked for")
             case _:
-                engines = _open_best(stack, bundle, wanted, options)
+                engines = _open_best(stack, request)
         yield engines
 
 
-def _open_best(
-    stack: ExitStack, bundle: Bundle, wanted: Iterable[int], options: EngineOptions
-) -> OpenEngines:
+def existing_precisions(
+    bundle: Bundle, backend: str, frame_counts: Iterable[int], cache: Path | None = None
+) -> Existing:
+    """Return in which precisions a backend could open each frame count.
+
+    Raises:
+        EngineError: TensorRT does not work here.
+    """
+    sub_networks = bundle.manifest.sub_networks
+    match backend:
+        case "tensorrt" | "rtx" as target:
+            return built_precisions(bundle, target, frame_counts, cache)
+    return {frames: tuple(sub_networks[frames].graphs) for frames in frame_counts}
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What `open_engines` was asked for."""
+
+    bundle: Bundle
+    frame_counts: tuple[int, ...]
+    options: EngineOptions
+    precisions: Mapping[int, Precision] | Choose | None
+
+    def precisions_on(self, backend: Backend) -> dict[int, Precision]:
+        """Return the precision of each frame count."""
+        if isinstance(self.precisions, Mapping):
+            return {frames: self.precisions[frames] for frames in self.frame_counts}
+        existing = existing_precisions(
+            self.bundle, backend.name, self.frame_counts, self.options.cache
+        )
+        if self.precisions is not None:
+            return dict(self.precisions(backend, existing))
+        floats: tuple[Precision, ...] = ("fp16", "fp32")
+        return {
+            # Of those that were not built, TensorRT says so of the first.
+            frames: next((each for each in floats if each in existing[frames]), floats[0])
+            for frames in self.frame_counts
+        }
+
+
+def _open_best(stack: ExitStack, request: _Request) -> OpenEngines:
     """Open TensorRT's engines where they work, and else ONNX Runtime's."""
     reasons = []
     targets: tuple[Target, ...] = ("tensorrt", "rtx")
     for target in filter(is_installed, targets):
         try:
-            reason = "the fastest that works here"
-            return _open_tensorrt(stack, bundle, target, wanted, options, reason)
+            return _open_tensorrt(stack, request, target, "the fastest that works here")
         except EngineError as error:
             reasons.append(f"{target}: {error.message}")
     reason = "not TensorRT, as " + ("; ".join(reasons) or "it is not installed")
-    return _open_onnxruntime(stack, bundle, wanted, options, reason)
+    return _open_onnxruntime(stack, request, reason)
 
 
-def _open_tensorrt(
-    stack: ExitStack,
-    bundle: Bundle,
-    target: Target,
-    wanted: Iterable[int],
-    options: EngineOptions,
-    reason: str,
-) -> OpenEngines:
+def _open_tensorrt(stack: ExitStack, request: _Request, target: Target, reason: str) -> OpenEngines:
+    gpu = find_gpu()  # first: without one there is no need to load TensorRT
+    backend = Backend(
+        name=target,
+        version=load(target).version,
+        device=f"{gpu.name}, SM {gpu.sm}",
+        threads=1,
+        reason=reason,
+    )
+    options = request.options
     group = stack.enter_context(
         TensorRTGroup(
-            bundle,
+            request.bundle,
             target,
-            wanted,
-            precision=options.precision,
+            request.precisions_on(backend),
             resident=options.resident,
             cache=options.cache,
         )
     )
-    backend = Backend(
-        name=target,
-        version=group.api.version,
-        device=f"{group.gpu.name}, SM {group.gpu.sm}",
-        precision=group.precision,
-        threads=1,
-        reason=reason,
-    )
     return OpenEngines(
         group.engines,
         backend,
+        group.precisions,
         group.ring,
         switch_is_free=group.resident == "all",
         logit_errors=group.logit_errors,
@@ -236,14 +304,20 @@ def _open_tensorrt(
     )
 
 
-def _open_onnxruntime(
-    stack: ExitStack, bundle: Bundle, wanted: Iterable[int], options: EngineOptions, reason: str
-) -> OpenEngines:
-    backend = cpu_backend(options.threads, reason)
+def _open_onnxruntime(stack: ExitStack, request: _Request, reason: str) -> OpenEngines:
+    bundle, backend = request.bundle, cpu_backend(request.options.threads, reason)
+    precisions = request.precisions_on(backend)
     weights = HeldWeights(bundle.tensors())
     engines = {}
-    for frames in wanted:
-        graph = bundle.read_graph(frames)
+    for frames, precision in precisions.items():
+        if precision == "fp16":
+            raise EngineError(
+                f"fp16 is TensorRT's alone, and ONNX Runtime runs here: {reason}",
+                "--precision fp32, or --backend tensorrt.",
+            )
+        graph = bundle.read_graph(frames, precision)
+        if precision == "int8":
+            graph = for_onnxruntime(graph)
         engine = OnnxRuntimeEngine(
             graph,
             weights.of(external_tensors(graph)),
@@ -252,7 +326,7 @@ def _open_onnxruntime(
             threads=backend.threads,
         )
         engines[frames] = stack.enter_context(engine)
-    return OpenEngines(engines, backend)
+    return OpenEngines(engines, backend, precisions)
 
 
 def cpu_backend(threads: int | None = None, reason: str = "asked for") -> Backend:
@@ -265,7 +339,6 @@ def cpu_backend(threads: int | None = None, reason: str = "asked for") -> Backen
         name="onnxruntime",
         version=installed_version(),
         device="CPU",
-        precision="fp32",
         threads=usable_cores() if threads is None else threads,
         reason=reason,
     )

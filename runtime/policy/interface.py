@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, TypeVar
 
-from ffn_edge.bundle.bundle import standard_error
+from ffn_edge.bundle.bundle import Precision, standard_error
 from ffn_edge.errors import FfnEdgeError, FrameCountError
 from ffn_edge.files.schema import Above0, Between, Count, NotNegative, Positive, Share
 
@@ -28,6 +28,7 @@ class OperatingPoint:
 
     Attributes:
         frames: its frame count.
+        precision: what it computes in.
         base_ms: its profiled latency when nothing interferes.
         accuracy: of its sub-network, in 0..1; None if it was not measured.
         clips: that it was measured on; None is not known, and then every difference counts.
@@ -35,6 +36,7 @@ class OperatingPoint:
     """
 
     frames: Positive
+    precision: Precision = "fp32"
     base_ms: Above0
     accuracy: Share | None = None
     clips: Count | None = None

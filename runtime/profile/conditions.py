@@ -22,7 +22,6 @@ class Conditions:
     backend: str
     backend_version: str
     device: str
-    precision: str
     threads: int
     power_mode: str | None
     clocks: Clocks
@@ -41,7 +40,6 @@ class Conditions:
                 f"{other.backend} {other.backend_version}",
             ),
             "device": (self.device, other.device),
-            "precision": (self.precision, other.precision),
             "threads": (self.threads, other.threads),
         }
         if self.power_mode is not None and other.power_mode is not None:
@@ -68,7 +66,6 @@ def conditions_now(identity: str, backend: Backend, root: Path = _ROOT) -> Condi
         backend=backend.name,
         backend_version=backend.version,
         device=backend.device,
-        precision=backend.precision,
         threads=backend.threads,
         power_mode=power_mode(root),
         clocks=clocks_now(root),

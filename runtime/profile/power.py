@@ -7,14 +7,16 @@ its power; one sample an inference would tell nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ffn_edge.bundle.bundle import Precision
 from ffn_edge.errors import SensorError
 from ffn_edge.runtime.engines.engine import Backend
 from ffn_edge.runtime.machine.health import Health
@@ -31,6 +33,9 @@ _log = logging.getLogger(__name__)
 SETTLE_S = 1.0
 MEASURE_S = 2.0
 
+# By precision and frame count: runs one inference.
+Work = Mapping[Precision, Mapping[int, Callable[[], object]]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PowerProfile:
@@ -41,8 +46,8 @@ class PowerProfile:
         scope: what the meter covers, in words.
         averaging: how its sensor forms what it shows.
         idle_w: what the machine draws while no engine works; None if it was not measured.
-        above_idle_w: by frame count, what its engine adds while it works, not below 0; empty if
-            it was not measured.
+        above_idle_w: by precision and frame count, what its engine adds while it works, not below
+            0; empty if it was not measured.
         fault: why it was not measured; None if it was.
 
     Raises:
@@ -53,16 +58,21 @@ class PowerProfile:
     scope: str
     averaging: Averaging = field(default_factory=Averaging)
     idle_w: float | None = None
-    above_idle_w: Mapping[int, float] = field(default_factory=dict)
+    above_idle_w: Mapping[Precision, Mapping[int, float]] = field(default_factory=dict)
     fault: str | None = None
 
     def __post_init__(self) -> None:
-        powers = [*self.above_idle_w.values(), *([] if self.idle_w is None else [self.idle_w])]
+        powers = [watts for each in self.above_idle_w.values() for watts in each.values()]
+        powers += [] if self.idle_w is None else [self.idle_w]
         if not all(0 <= power_w < math.inf for power_w in powers):
             raise ValueError("a power is a number of watts that is not negative")
         is_measured = {self.idle_w is not None, bool(self.above_idle_w), self.fault is None}
         if len(is_measured) == 2:
             raise ValueError("there is either the power at rest and of each engine, or a fault")
+
+    def engine_w(self, precision: Precision, frames: int) -> float | None:
+        """Return what an engine adds while it works; None if it was not measured."""
+        return self.above_idle_w.get(precision, {}).get(frames)
 
     def is_by(self, meter: Meter) -> bool:
         """Return whether a meter's watts can be compared with these: it covers the same."""
@@ -82,17 +92,17 @@ def meter_for(backend: Backend, root: Path = Path("/")) -> Meter:
 
 
 def measure_power(
-    work: Mapping[int, Callable[[], object]],
+    work: Work,
     meter: Meter,
     health: Health,
 ) -> PowerProfile:
     """Measure the machine at rest, and then while each engine works.
 
-    `work` runs one inference of a frame count. Without a meter that works this takes no time.
+    Without a meter that works this takes no time.
     """
     try:
         meter.read(time.monotonic())
-        seconds = (len(work) + 1) * (SETTLE_S + MEASURE_S)
+        seconds = (sum(map(len, work.values())) + 1) * (SETTLE_S + MEASURE_S)
         _log.info("measuring power for %.0f s with %s: %s", seconds, meter.name, meter.scope)
         with Sampler(meter, health) as sensor:
             idle_w, above_idle_w = powers(work, sensor)
@@ -107,17 +117,32 @@ def measure_power(
     )
 
 
-def powers(
-    work: Mapping[int, Callable[[], object]], sensor: Sensor
-) -> tuple[float, dict[int, float]]:
-    """Return the power at rest, and by frame count what its engine adds to it, in watts.
+def joined_power(profiles: Sequence[PowerProfile]) -> PowerProfile:
+    """Return one profile of what was measured one after the other, by the same meter.
+
+    The first machine was at rest the longest. Where one has a fault, so has the whole.
+    """
+    above_idle_w: dict[Precision, dict[int, float]] = {}
+    for profile in profiles:
+        if profile.fault is not None:
+            return profile
+        for precision, by_frames in profile.above_idle_w.items():
+            above_idle_w.setdefault(precision, {}).update(by_frames)
+    return dataclasses.replace(profiles[0], above_idle_w=above_idle_w)
+
+
+def powers(work: Work, sensor: Sensor) -> tuple[float, dict[Precision, dict[int, float]]]:
+    """Return the power at rest, and what each engine of `work` adds to it, in watts.
 
     Whole milliwatts: no sensor tells more. Raises a SensorError if the sensor fails meanwhile.
     """
     idle_w = _mean_power(lambda: time.sleep(0.05), sensor)
     return idle_w, {
-        frames: round(max(0.0, _mean_power(infer, sensor) - idle_w), 3)
-        for frames, infer in work.items()
+        precision: {
+            frames: round(max(0.0, _mean_power(infer, sensor) - idle_w), 3)
+            for frames, infer in by_frames.items()
+        }
+        for precision, by_frames in work.items()
     }
 
 

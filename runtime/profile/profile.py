@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffn_edge.bundle.bundle import Bundle, InputContract, Manifest
+from ffn_edge.bundle.bundle import Bundle, InputContract, Manifest, Precision, SubNetwork
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.files.atomic import write_text
 from ffn_edge.files.schema import Above0, Format
@@ -25,7 +25,9 @@ from ffn_edge.runtime.engines.engine import (
     Backend,
     Engine,
     EngineOptions,
+    Existing,
     OpenEngines,
+    existing_precisions,
     open_engines,
 )
 from ffn_edge.runtime.machine.health import Health
@@ -37,12 +39,13 @@ from ffn_edge.runtime.profile.conditions import (
     conditions_now,
     this_moment,
 )
-from ffn_edge.runtime.profile.power import PowerProfile, measure_power, meter_for
+from ffn_edge.runtime.profile.power import PowerProfile, joined_power, measure_power, meter_for
+from ffn_edge.runtime.profile.precision import Choice, choose_precision
 from ffn_edge.runtime.stream.clip_buffer import Frames
 
 _log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PROFILE = "profile.json"
 
 # More work takes more time, or something interfered: so much less is not noise.
@@ -88,13 +91,25 @@ class Latency:
         }
 
 
+Latencies = dict[Precision, dict[int, Latency]]
+
+
+def medians_ms(latencies: Latencies, frames: int) -> dict[Precision, float]:
+    """Return the median latency of a frame count in each precision that was measured."""
+    return {
+        precision: by_frames[frames].median_ms
+        for precision, by_frames in latencies.items()
+        if frames in by_frames
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """The operating points: latency and power of each engine, and what they belong to.
 
     Attributes:
         conditions: what they belong to.
-        latencies: by frame count.
+        latencies: by precision and frame count.
         power: of the same engines, or why it was not measured.
         begin: when the measurement began ...
         end: ... and ended.
@@ -103,22 +118,27 @@ class Profile:
     """
 
     conditions: Conditions
-    latencies: dict[int, Latency]
+    latencies: Latencies
     power: PowerProfile
     begin: Moment
     end: Moment
     created: str
     disturbance: str | None = None
 
-    def energy_j(self, frames: int) -> float | None:
+    def energy_j(self, precision: Precision, frames: int) -> float | None:
         """Return what one inference takes, above the idle machine; None if it is not known.
 
         Whole microjoules.
         """
-        power_w = self.power.above_idle_w.get(frames)
+        power_w = self.power.engine_w(precision, frames)
         if power_w is None:
             return None
-        return round(power_w * self.latencies[frames].median_ms / 1e3, 6)
+        return round(power_w * self.latencies[precision][frames].median_ms / 1e3, 6)
+
+    def choose(self, frames: int, sub_network: SubNetwork) -> Choice:
+        """Choose the precision of a frame count from those that were measured."""
+        measured = medians_ms(self.latencies, frames)
+        return choose_precision(frames, sub_network, measured, measured)
 
     def to_json(self) -> str:
         """Return the text of `profile.json`."""
@@ -136,16 +156,26 @@ class Profile:
                 "fault": self.power.fault,
             },
             "idle_w": self.power.idle_w,
-            "power_w": {frames: self.power.above_idle_w.get(frames) for frames in self.latencies},
-            "energy_j": {frames: self.energy_j(frames) for frames in self.latencies},
-            "latency_ms": {
-                # Whole microseconds: a clock tells no more.
-                frames: {name: round(ms, 3) for name, ms in latency.summary().items()}
-                | {"samples": [round(ms, 3) for ms in latency.samples_ms]}
-                for frames, latency in self.latencies.items()
-            },
+            "power_w": self._of_each(lambda p, t, _: self.power.engine_w(p, t)),
+            "energy_j": self._of_each(lambda p, t, _: self.energy_j(p, t)),
+            # Whole microseconds: a clock tells no more.
+            "latency_ms": self._of_each(
+                lambda _, __, latency: {
+                    **{name: round(ms, 3) for name, ms in latency.summary().items()},
+                    "samples": [round(ms, 3) for ms in latency.samples_ms],
+                }
+            ),
         }
         return json.dumps(fields, indent=1) + "\n"
+
+    def _of_each(
+        self, figure: Callable[[Precision, int, Latency], object]
+    ) -> dict[Precision, dict[int, object]]:
+        """Return a figure of each engine, by precision and frame count."""
+        return {
+            precision: {frames: figure(precision, frames, each) for frames, each in found.items()}
+            for precision, found in self.latencies.items()
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,22 +205,32 @@ class _File:
     disturbance: str | None = None
     meter: _Meter
     idle_w: float | None
-    power_w: dict[int, float | None]
-    latency_ms: dict[int, _Samples]
+    power_w: dict[Precision, dict[int, float | None]]
+    latency_ms: dict[Precision, dict[int, _Samples]]
 
     def __post_init__(self) -> None:
-        if not self.latency_ms or self.latency_ms.keys() != self.power_w.keys():
+        engines, measured = (
+            {(precision, frames) for precision, each in table.items() for frames in each}
+            for table in (self.latency_ms, self.power_w)
+        )
+        if not engines or engines != measured:
             raise ValueError("it has no engine, or a power without a latency")
         self.profile()
 
     def profile(self) -> Profile:
-        powers = {t: power_w for t, power_w in self.power_w.items() if power_w is not None}
-        if powers and powers != self.power_w:
+        powers = {
+            precision: {t: power_w for t, power_w in each.items() if power_w is not None}
+            for precision, each in self.power_w.items()
+        }
+        if not any(powers.values()):
+            powers = {}
+        elif powers != self.power_w:
             raise ValueError("the power of some engines is missing")
         return Profile(
             conditions=self.conditions,
             latencies={
-                t: Latency(tuple(sorted(latency.samples))) for t, latency in self.latency_ms.items()
+                precision: {t: Latency(tuple(sorted(found.samples))) for t, found in each.items()}
+                for precision, each in self.latency_ms.items()
             },
             power=PowerProfile(
                 meter=self.meter.name,
@@ -324,18 +364,21 @@ def disturbance(
 
 
 def profile_power(
-    engines: Mapping[int, Engine],
+    engines: OpenEngines,
     contract: InputContract,
     meter: Meter,
     root: Path,
 ) -> PowerProfile:
     """Measure the machine's power at rest and with each engine. See `measure_power`."""
     clips = _noise(engines, contract)
-    work = {t: functools.partial(engine.infer, clips[t]) for t, engine in engines.items()}
+    work: dict[Precision, dict[int, Callable[[], object]]] = {}
+    for frames, engine in engines.items():
+        by_frames = work.setdefault(engines.precisions[frames], {})
+        by_frames[frames] = functools.partial(engine.infer, clips[frames])
     return measure_power(work, meter, Health(root))
 
 
-def _noise(engines: Iterable[int], contract: InputContract) -> dict[int, Frames]:
+def _noise(engines: Mapping[int, Engine], contract: InputContract) -> dict[int, Frames]:
     """Return a clip for each frame count. What it shows does not matter to an engine's speed."""
     rng = np.random.default_rng(0)
     size = (contract.height, contract.width, 3)
@@ -354,45 +397,87 @@ def profile_bundle(
 
     Args:
         bundle: what to measure.
-        options: what runs the engines.
+        options: what runs the engines; precision "auto" is each that there is.
         runs: how many inferences of each engine.
         root: where the machine's file system begins, for its sensors.
-        on_round: see `profile_engines`.
+        on_round: see `profile_engines`; begins anew with each precision.
 
     Raises:
         EngineError: the backend is not installed, or cannot run the bundle.
         FfnEdgeError: the folder cannot be written.
     """
     begin = this_moment(root)
-    with (
-        open_engines(bundle, options) as engines,
-        closing(meter_for(engines.backend, root)) as meter,
-    ):
-        # First, while nothing has warmed the machine: it should be at rest for this.
-        power = profile_power(engines, bundle.manifest.input, meter, root)
-        latencies, disturbed = profile_undisturbed(
-            engines,
-            bundle.manifest,
-            runs=runs,
-            pause_s=_PAUSE_S,
-            root=root,
-            on_round=on_round,
-        )
+    powers: list[PowerProfile] = []
+    latencies: Latencies = {}
+    disturbed: dict[str, None] = {}
+    with closing(_each_precision(bundle, options)) as opened:
+        for engines in opened:
+            with closing(meter_for(engines.backend, root)) as meter:
+                # First, while nothing has warmed the machine: it should be at rest for this.
+                powers.append(profile_power(engines, bundle.manifest.input, meter, root))
+            found, why = profile_undisturbed(
+                engines,
+                bundle.manifest,
+                runs=runs,
+                pause_s=_PAUSE_S,
+                root=root,
+                on_round=on_round,
+            )
+            add_latencies(latencies, found, engines.precisions)
+            if why is not None:
+                disturbed[why] = None
+            backend = engines.backend
     return save_profile(
         bundle,
-        engines.backend,
+        backend,
         latencies,
-        power=power,
+        power=joined_power(powers),
         begin=begin,
-        disturbance=disturbed,
+        disturbance="; ".join(disturbed) or None,
         root=root,
     )
+
+
+def _each_precision(bundle: Bundle, options: EngineOptions) -> Generator[OpenEngines]:
+    """Open the engines of each precision that there is, one after the other.
+
+    So a board needs memory for one. The first that opens says what runs the others.
+    """
+    with open_engines(bundle, options) as engines:
+        backend, first = engines.backend, dict(engines.precisions)
+        yield engines
+    if options.precision != "auto":
+        return
+    existing = existing_precisions(bundle, backend.name, first, options.cache)
+    for precision, counts in by_precision(existing).items():
+        others = [frames for frames in counts if first[frames] != precision]
+        if others:
+            chosen = dataclasses.replace(options, backend=backend.name, precision=precision)
+            with open_engines(bundle, chosen, frame_counts=others) as engines:
+                yield engines
+
+
+def by_precision(existing: Existing) -> dict[Precision, list[int]]:
+    """Return the frame counts of each precision."""
+    counts: dict[Precision, list[int]] = {}
+    for frames, precisions in existing.items():
+        for precision in precisions:
+            counts.setdefault(precision, []).append(frames)
+    return counts
+
+
+def add_latencies(
+    latencies: Latencies, found: Mapping[int, Latency], precisions: Mapping[int, Precision]
+) -> None:
+    """Add what was found of engines to what is known, by their precisions."""
+    for frames, latency in found.items():
+        latencies.setdefault(precisions[frames], {})[frames] = latency
 
 
 def save_profile(
     bundle: Bundle,
     backend: Backend,
-    latencies: dict[int, Latency],
+    latencies: Latencies,
     *,
     power: PowerProfile = _NO_POWER,
     begin: Moment | None = None,

@@ -1,21 +1,37 @@
-"""What the policy is told of the engines: their profile, or, without one, a quick measurement."""
+"""What is known of the engines before the first inference: their profile, or a quick measurement.
+
+By it each frame count's precision is chosen, and the policy is told of the engines.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
-from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.errors import FfnEdgeError
-from ffn_edge.runtime.engines.engine import OpenEngines
+from ffn_edge.runtime.engines.engine import (
+    Backend,
+    EngineOptions,
+    Existing,
+    OpenEngines,
+    open_engines,
+)
 from ffn_edge.runtime.policy.interface import OperatingPoint, Setting
 from ffn_edge.runtime.power.meter import Meter, NullMeter
 from ffn_edge.runtime.profile.conditions import conditions_now
 from ffn_edge.runtime.profile.power import PowerProfile
+from ffn_edge.runtime.profile.precision import Choice, candidates, choose_precision
 from ffn_edge.runtime.profile.profile import (
+    Latencies,
     Latency,
     Profile,
+    add_latencies,
+    by_precision,
     load_profile,
+    medians_ms,
     profile_engines,
     profile_power,
     profile_undisturbed,
@@ -29,12 +45,67 @@ _QUICK_RUNS = 5
 # between the engines; their share goes into the slowdown, which the run corrects.
 _BASE_QUANTILE = 0.1
 
+_DEFAULTS = EngineOptions()
+
+
+class PrecisionChooser:
+    """Chooses the precision of each frame count for `open_engines`, and says which and why.
+
+    By the profile, or without one that holds by a quick measurement of what is accurate enough, one
+    precision after the other; nothing stays open.
+
+    Attributes:
+        choices: by frame count.
+        latencies: that it went by; empty where there was nothing to choose.
+        profile: whose they are; None if they were measured.
+    """
+
+    def __init__(
+        self, bundle: Bundle, options: EngineOptions = _DEFAULTS, root: Path = Path("/")
+    ) -> None:
+        self._bundle, self._options, self._root = bundle, options, root
+        self.choices: dict[int, Choice] = {}
+        self.profile: Profile | None = None
+        self.latencies: Latencies = {}
+
+    def __call__(self, backend: Backend, existing: Existing) -> dict[int, Precision]:
+        """Choose; see `engine.Choose`."""
+        sub_networks = self._bundle.manifest.sub_networks
+        eligible = {t: candidates(sub_networks[t], found) for t, found in existing.items()}
+        self.profile, self.latencies = None, {}
+        if any(len(found) > 1 for found in eligible.values()):
+            self.profile = _trusted_profile(self._bundle, backend, eligible, self._root)
+            if self.profile is None:
+                self._measure(backend, eligible)
+            else:
+                self.latencies = self.profile.latencies
+        self.choices = {
+            frames: choose_precision(
+                frames, sub_networks[frames], found, medians_ms(self.latencies, frames)
+            )
+            for frames, found in existing.items()
+        }
+        for frames, choice in self.choices.items():
+            if len(existing[frames]) > 1:
+                _log.info("%s", choice.reason)
+        return {frames: choice.precision for frames, choice in self.choices.items()}
+
+    def _measure(self, backend: Backend, eligible: Existing) -> None:
+        for precision, counts in by_precision(eligible).items():
+            options = dataclasses.replace(self._options, backend=backend.name, precision=precision)
+            with open_engines(self._bundle, options, frame_counts=counts) as engines:
+                found, _ = profile_undisturbed(
+                    engines, self._bundle.manifest, runs=_QUICK_RUNS, warm_up=1, root=self._root
+                )
+            add_latencies(self.latencies, found, engines.precisions)
+
 
 def learn_setting(
     bundle: Bundle,
     engines: OpenEngines,
     meter: Meter,
     *,
+    chooser: PrecisionChooser | None = None,
     needs_power: bool = True,
     root: Path = Path("/"),
     period_s: float = 0.0,
@@ -47,20 +118,26 @@ def learn_setting(
     Args:
         bundle: what runs.
         engines: open.
+        chooser: of their precisions; what it has learnt is not measured again.
         meter: tells the power during the run. What the profile's meter told is used only where
             that covers the same ...
         needs_power: ... and else this one measures the engines' power, if it is needed.
         root: where the machine's file system begins, for its sensors.
         period_s: see `Setting`.
     """
-    profile = _trusted_profile(bundle, engines, root)
-    if profile is None:
+    if chooser is not None and chooser.latencies:
+        profile, known = chooser.profile, chooser.latencies
+    else:
+        alone = {frames: (precision,) for frames, precision in engines.precisions.items()}
+        profile = _trusted_profile(bundle, engines.backend, alone, root)
+        known = {} if profile is None else profile.latencies
+    if known:
+        latencies = {frames: known[engines.precisions[frames]][frames] for frames in engines}
+        profile_engines(engines, bundle.manifest.input, runs=1, warm_up=0)
+    else:
         latencies, _ = profile_undisturbed(
             engines, bundle.manifest, runs=_QUICK_RUNS, warm_up=1, root=root
         )
-    else:
-        latencies = {frames: profile.latencies[frames] for frames in engines}
-        profile_engines(engines, bundle.manifest.input, runs=1, warm_up=0)
     power = _power_by(meter, profile, needs_power)
     if needs_power and power is None:
         power = profile_power(engines, bundle.manifest.input, meter, root)
@@ -69,31 +146,42 @@ def learn_setting(
         switched = profile_engines(engines, bundle.manifest.input, runs=1, warm_up=0)
         switch_ms = max(switched[t].median_ms - latencies[t].median_ms for t in engines)
     return setting_from_latencies(
-        bundle, latencies, power=power, period_s=period_s, switch_ms=max(0.0, switch_ms)
+        bundle,
+        latencies,
+        engines.precisions,
+        power=power,
+        period_s=period_s,
+        switch_ms=max(0.0, switch_ms),
     )
 
 
 def setting_from_latencies(
     bundle: Bundle,
-    latencies: dict[int, Latency],
+    latencies: Mapping[int, Latency],
+    precisions: Mapping[int, Precision] | None = None,
     *,
     power: PowerProfile | None = None,
     period_s: float = 0.0,
     switch_ms: float = 0.0,
 ) -> Setting:
-    """Return the policy's setting: what was measured, and the manifest's accuracies."""
+    """Return the policy's setting: what was measured, and the manifest's accuracies.
+
+    The engines are in fp32 unless `precisions` says otherwise.
+    """
     points = []
     ratios: list[float] = []
     for frames, latency in latencies.items():
         base_ms = latency.quantile_ms(_BASE_QUANTILE)
-        accuracy = bundle.manifest.sub_networks[frames].accuracy
+        precision: Precision = "fp32" if precisions is None else precisions[frames]
+        accuracy = bundle.manifest.sub_networks[frames].accuracy_in(precision)
         points.append(
             OperatingPoint(
                 frames=frames,
+                precision=precision,
                 base_ms=base_ms,
                 accuracy=None if accuracy is None else accuracy.top1,
                 clips=None if accuracy is None else accuracy.clips,
-                power_w=None if power is None else power.above_idle_w.get(frames),
+                power_w=None if power is None else power.engine_w(precision, frames),
             )
         )
         ratios += [sample_ms / base_ms for sample_ms in latency.samples_ms]
@@ -106,11 +194,13 @@ def setting_from_latencies(
     )
 
 
-def _trusted_profile(bundle: Bundle, engines: OpenEngines, root: Path) -> Profile | None:
-    """Return the bundle's profile, unless there is none that holds here."""
+def _trusted_profile(
+    bundle: Bundle, backend: Backend, wanted: Existing, root: Path
+) -> Profile | None:
+    """Return the bundle's profile, unless there is none that holds here, for what is wanted."""
     try:
         profile = load_profile(bundle.path)
-        doubt = _doubt(profile, bundle, engines, root)
+        doubt = _doubt(profile, bundle, backend, wanted, root)
     except FfnEdgeError as error:
         profile, doubt = None, error.message
     if doubt:
@@ -119,18 +209,24 @@ def _trusted_profile(bundle: Bundle, engines: OpenEngines, root: Path) -> Profil
     return profile
 
 
-def _doubt(profile: Profile | None, bundle: Bundle, engines: OpenEngines, root: Path) -> str:
+def _doubt(
+    profile: Profile | None, bundle: Bundle, backend: Backend, wanted: Existing, root: Path
+) -> str:
     """Say why a profile cannot be trusted here; nothing if it can."""
     if profile is None:
         return "there is no profile of this bundle yet"
-    now = conditions_now(bundle.identity, engines.backend, root)
+    now = conditions_now(bundle.identity, backend, root)
     differences = profile.conditions.differences(now)
     if differences:
         return f"the profile was made for {'; '.join(differences)}"
     if profile.disturbance:
         return f"the profile is not of an idle machine: {profile.disturbance}"
-    missing = [str(frames) for frames in engines if frames not in profile.latencies]
-    return f"the profile lacks {', '.join(missing)} frames" if missing else ""
+    for precision, counts in by_precision(wanted).items():
+        measured = profile.latencies.get(precision, {})
+        missing = [str(frames) for frames in counts if frames not in measured]
+        if missing:
+            return f"the profile lacks {', '.join(missing)} frames in {precision}"
+    return ""
 
 
 def _power_by(meter: Meter, profile: Profile | None, needs_power: bool) -> PowerProfile | None:

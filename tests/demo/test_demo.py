@@ -156,7 +156,7 @@ def test_the_deadline_is_one_that_the_load_makes_a_difference_for(
     profile = save_profile(
         Bundle.load(shutil.copytree(exported.path, tmp_path / "bundle")),
         cpu_backend(1),
-        {t: Latency((t / 4.0,) * 3) for t in (4, 8, 16)},
+        {"fp32": {t: Latency((t / 4.0,) * 3) for t in (4, 8, 16)}},
     )
     found = pipeline.rehearsed_deadline(exported, tmp_path / "stream.mp4", profile)
     assert found == pytest.approx(deadline_ms)
@@ -220,7 +220,10 @@ def test_the_page_stands_alone_and_holds_what_was_measured(
     row = Row(frames=4, sub_network=4, gmacs=0.1, top1=0.8125, top5=0.9, clips=64)
     counts = bundle.manifest.frame_counts
     profile = save_profile(
-        bundle, cpu_backend(1), {t: Latency((1.0, 2.0, 3.0)) for t in counts}, disturbance="a game"
+        bundle,
+        cpu_backend(1),
+        {"fp32": {t: Latency((1.0, 2.0, 3.0)) for t in counts}},
+        disturbance="a game",
     )
     demo = DemoResult(
         folder=tmp_path,

@@ -176,7 +176,7 @@ def test_profile_writes_and_shows_each_engine(bundle: Bundle) -> None:
     assert "p95" in result.stdout
     assert "profile.json" in result.stderr
     saved = json.loads((bundle.path / "profile.json").read_text())
-    assert {t: len(latency["samples"]) for t, latency in saved["latency_ms"].items()} == {
+    assert {t: len(latency["samples"]) for t, latency in saved["latency_ms"]["fp32"].items()} == {
         "2": 5,
         "4": 5,
         "8": 5,
@@ -185,7 +185,7 @@ def test_profile_writes_and_shows_each_engine(bundle: Bundle) -> None:
 
 def test_profile_prints_json(bundle: Bundle) -> None:
     result = invoke(profile, bundle.path, "--runs", 2, "--json")
-    assert set(json.loads(result.stdout)["latency_ms"]) == {"2", "4", "8"}
+    assert set(json.loads(result.stdout)["latency_ms"]["fp32"]) == {"2", "4", "8"}
 
 
 def test_run_trusts_a_profile_made_here_and_says_when_it_was_made_otherwise(

@@ -64,12 +64,12 @@ def profiled(bundle: Bundle, board: Path) -> Bundle:
     save_profile(
         bundle,
         cpu_backend(1),
-        {frames: Latency((0.1, 0.2, 0.3)) for frames in (2, 4, 8)},
+        {"fp32": {frames: Latency((0.1, 0.2, 0.3)) for frames in (2, 4, 8)}},
         power=PowerProfile(
             meter="INA",
             scope="module input (VDD_IN)",
             idle_w=3.0,
-            above_idle_w={2: 2.0, 4: 4.0, 8: 8.0},
+            above_idle_w={"fp32": {2: 2.0, 4: 4.0, 8: 8.0}},
         ),
         root=board,
     )
@@ -382,7 +382,9 @@ def test_a_cascade_never_runs_what_the_decision_bars(
     setting = setting_from_latencies(
         calibrated,
         {frames: Latency((0.1, 0.2, 0.3)) for frames in (2, 4, 8)},
-        power=PowerProfile(meter="m", scope="s", idle_w=3.0, above_idle_w={2: 2.0, 4: 4.0, 8: 8.0}),
+        power=PowerProfile(
+            meter="m", scope="s", idle_w=3.0, above_idle_w={"fp32": {2: 2.0, 4: 4.0, 8: 8.0}}
+        ),
         period_s=0.25,
     )
     engines = OpenEngines({}, cpu_backend(1))

@@ -119,8 +119,8 @@ def test_a_profiled_bundle_gives_the_engines_and_their_noise(
     )
     samples = {2: (9.0, 10.0, 12.0), 4: (19.0, 20.0, 24.0), 8: (40.0, 40.0, 40.0)}
     measured = SimpleNamespace(
-        latencies={frames: Latency(ms) for frames, ms in samples.items()},
-        power=SimpleNamespace(idle_w=4.0, above_idle_w={2: 3.0, 4: 4.0, 8: 5.0}),
+        latencies={"fp32": {frames: Latency(ms) for frames, ms in samples.items()}},
+        power=SimpleNamespace(idle_w=4.0, above_idle_w={"fp32": {2: 3.0, 4: 4.0, 8: 5.0}}),
     )
     monkeypatch.setattr(profiled, "load_profile", lambda folder: measured)
     spec, note = profiled.board_from_bundle(bundle.path)

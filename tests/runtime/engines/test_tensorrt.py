@@ -132,7 +132,7 @@ def test_engines_that_share_a_weight_file_give_what_onnx_runtime_gives(
         built = build(exported, tmp_path / "cache", target=target_of(version), precision=precision)
         chosen = EngineOptions(backend=target_of(version), cache=tmp_path / "cache")
         with open_engines(exported, chosen) as engines:
-            assert engines.backend.precision == precision
+            assert engines.precisions == {2: precision, 4: precision}
             for frames, engine in engines.items():
                 clip = random_clip(exported, frames)
                 logits = engine.infer(clip)

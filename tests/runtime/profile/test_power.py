@@ -62,47 +62,49 @@ class Board:
 
 def test_each_engine_is_measured_above_the_machine_at_rest(clock: Clock) -> None:
     board = Board(clock)
-    idle_w, above = powers({4: lambda: board.work(4, 0.02), 8: lambda: board.work(8, 0.04)}, board)
+    idle_w, above = powers(
+        {"fp32": {4: lambda: board.work(4, 0.02), 8: lambda: board.work(8, 0.04)}}, board
+    )
     assert idle_w == pytest.approx(5.0)
-    assert above == pytest.approx({4: 4.0, 8: 8.0})
+    assert above["fp32"] == pytest.approx({4: 4.0, 8: 8.0})
 
 
 def test_the_begin_of_each_block_is_left_out_and_the_rest_is_long(clock: Clock) -> None:
     board = Board(clock)
-    powers({4: lambda: board.work(4, 0.02)}, board)
+    powers({"fp32": {4: lambda: board.work(4, 0.02)}}, board)
     spans = [later - earlier for earlier, later in pairwise([0.0, *board.asked_at])]
     assert spans == pytest.approx([1.0, 2.0, 1.0, 2.0], abs=0.1)
 
 
 def test_an_engine_that_takes_longer_than_a_block_runs_once(clock: Clock) -> None:
     board = Board(clock)
-    _, above = powers({16: lambda: board.work(16, 7.0)}, board)
-    assert above == pytest.approx({16: 16.0})
+    _, above = powers({"fp32": {16: lambda: board.work(16, 7.0)}}, board)
+    assert above["fp32"] == pytest.approx({16: 16.0})
 
 
 def test_an_engine_never_draws_less_than_nothing(clock: Clock) -> None:
     board = Board(clock)
-    _, above = powers({4: lambda: board.work(-1, 0.02)}, board)
-    assert above == {4: 0.0}
+    _, above = powers({"fp32": {4: lambda: board.work(-1, 0.02)}}, board)
+    assert above == {"fp32": {4: 0.0}}
 
 
 def test_a_sensor_that_fails_meanwhile_is_an_error(clock: Clock) -> None:
     board = Board(clock)
     board.fails_at = 4.0
     with pytest.raises(SensorError, match="the cable was pulled"):
-        powers({4: lambda: board.work(4, 0.02)}, board)
+        powers({"fp32": {4: lambda: board.work(4, 0.02)}}, board)
 
 
 @pytest.mark.parametrize(
     "values",
     [
         {"idle_w": 5.0},
-        {"above_idle_w": {4: 1.0}},
-        {"idle_w": 5.0, "above_idle_w": {4: 1.0}, "fault": "no sensor"},
+        {"above_idle_w": {"fp32": {4: 1.0}}},
+        {"idle_w": 5.0, "above_idle_w": {"fp32": {4: 1.0}}, "fault": "no sensor"},
         {"idle_w": 5.0, "fault": "no sensor"},
         {},
-        {"idle_w": -1.0, "above_idle_w": {4: 1.0}},
-        {"idle_w": 5.0, "above_idle_w": {4: float("nan")}},
+        {"idle_w": -1.0, "above_idle_w": {"fp32": {4: 1.0}}},
+        {"idle_w": 5.0, "above_idle_w": {"fp32": {4: float("nan")}}},
     ],
 )
 def test_a_power_profile_is_whole_and_possible(values: dict[str, object]) -> None:
@@ -120,7 +122,6 @@ def test_a_graphics_card_is_asked_only_where_the_engines_run_on_it(
         name="tensorrt",
         version="10",
         device="RTX 4090, SM 89",
-        precision="fp16",
         threads=1,
         reason="asked for",
     )

@@ -109,14 +109,17 @@ def test_no_runs_are_refused() -> None:
 
 
 POWER = PowerProfile(
-    meter="INA3221", scope="module input", idle_w=4.5, above_idle_w={2: 1.0, 4: 2.5, 8: 0.0}
+    meter="INA3221",
+    scope="module input",
+    idle_w=4.5,
+    above_idle_w={"fp32": {2: 1.0, 4: 2.5, 8: 0.0}},
 )
+LATENCIES = {2: Latency((1.0, 2.0)), 4: Latency((2.0, 4.0)), 8: Latency((4.0, 8.0))}
 BEGIN = Moment(temperature_c=41.5, cpu_hz=1.5e9, gpu_hz=306e6, memory_hz=None)
 
 
 def saved(bundle: Bundle, threads: int = 1) -> Profile:
-    latencies = {2: Latency((1.0, 2.0)), 4: Latency((2.0, 4.0)), 8: Latency((4.0, 8.0))}
-    return save_profile(bundle, cpu_backend(threads), latencies, power=POWER, begin=BEGIN)
+    return save_profile(bundle, cpu_backend(threads), {"fp32": LATENCIES}, power=POWER, begin=BEGIN)
 
 
 def test_a_profile_is_read_back_as_it_was_written(bundle: Bundle) -> None:
@@ -128,18 +131,18 @@ def test_a_profile_is_read_back_as_it_was_written(bundle: Bundle) -> None:
 
 
 def test_a_profile_without_power_says_why_and_is_read_back(bundle: Bundle) -> None:
-    written = save_profile(bundle, cpu_backend(1), {2: Latency((1.0,))})
+    written = save_profile(bundle, cpu_backend(1), {"fp32": {2: Latency((1.0,))}})
     assert written.power.fault == "only latency was measured"
-    assert written.energy_j(2) is None
+    assert written.energy_j("fp32", 2) is None
     assert load_profile(bundle.path) == written
 
 
 def test_energy_is_power_times_the_median_latency(bundle: Bundle) -> None:
     profile = saved(bundle)
-    assert [profile.energy_j(t) for t in (2, 4, 8)] == pytest.approx([1.5e-3, 7.5e-3, 0.0])
+    assert [profile.energy_j("fp32", t) for t in (2, 4, 8)] == pytest.approx([1.5e-3, 7.5e-3, 0.0])
     written = json.loads((bundle.path / PROFILE).read_text())
-    assert written["energy_j"] == pytest.approx({"2": 1.5e-3, "4": 7.5e-3, "8": 0.0})
-    assert written["power_w"] == {"2": 1.0, "4": 2.5, "8": 0.0}
+    assert written["energy_j"]["fp32"] == pytest.approx({"2": 1.5e-3, "4": 7.5e-3, "8": 0.0})
+    assert written["power_w"]["fp32"] == {"2": 1.0, "4": 2.5, "8": 0.0}
     assert written["idle_w"] == 4.5
 
 
@@ -156,12 +159,12 @@ def test_a_profile_names_the_machine(bundle: Bundle) -> None:
     assert all(conditions["machine"].values())
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [2, 4])
 def test_another_schema_version_is_refused(bundle: Bundle, version: int) -> None:
     saved(bundle)
     path = bundle.path / PROFILE
-    path.write_text(path.read_text().replace('"schema_version": 2', f'"schema_version": {version}'))
-    message = f"schema version {version}; this release reads 2"
+    path.write_text(path.read_text().replace('"schema_version": 3', f'"schema_version": {version}'))
+    message = f"schema version {version}; this release reads 3"
     with pytest.raises(FfnEdgeError, match=message) as caught:
         load_profile(bundle.path)
     assert "`ffn-edge profile`" in caught.value.hint
@@ -173,8 +176,8 @@ def test_another_schema_version_is_refused(bundle: Bundle, version: int) -> None
         "",
         "[]",
         "{",
-        '{"schema_version": 2}',
-        '{"schema_version": 2, "created": "", "conditions": {}, "latency_ms": {}}',
+        '{"schema_version": 3}',
+        '{"schema_version": 3, "created": "", "conditions": {}, "latency_ms": {}}',
     ],
 )
 def test_a_damaged_profile_is_refused(bundle: Bundle, text: str) -> None:
@@ -186,12 +189,16 @@ def test_a_damaged_profile_is_refused(bundle: Bundle, text: str) -> None:
 @pytest.mark.parametrize(
     ("where", "value", "complaint"),
     [
-        (("latency_ms", "2", "samples"), [0.0], r"latency_ms\.2\.samples"),
-        (("latency_ms", "2", "samples"), [1.0, float("inf")], r"latency_ms\.2\.samples"),
-        (("latency_ms", "2", "samples"), [], "latency"),
+        (("latency_ms", "fp32", "2", "samples"), [0.0], r"latency_ms\.fp32\.2\.samples"),
+        (
+            ("latency_ms", "fp32", "2", "samples"),
+            [1.0, float("inf")],
+            r"latency_ms\.fp32\.2\.samples",
+        ),
+        (("latency_ms", "fp32", "2", "samples"), [], "latency"),
         (("latency_ms",), {}, "has no engine"),
-        (("power_w", "2"), -0.1, "not negative"),
-        (("power_w", "2"), None, "the power of some engines is missing"),
+        (("power_w", "fp32", "2"), -0.1, "not negative"),
+        (("power_w", "fp32", "2"), None, "the power of some engines is missing"),
         (("power_w",), {}, "a power without a latency"),
         (("idle_w",), -4.5, "not negative"),
         (("idle_w",), "4.5", "idle_w"),
@@ -248,7 +255,6 @@ def test_each_condition_that_moves_latency_is_compared(bundle: Bundle) -> None:
         "cores": dataclasses.replace(now, machine=dataclasses.replace(now.machine, cores=99)),
         "backend": dataclasses.replace(now, backend_version="0.1"),
         "device": dataclasses.replace(now, device="Orin, SM 87"),
-        "precision": dataclasses.replace(now, precision="fp16"),
         "threads": dataclasses.replace(now, threads=99),
         "power mode": dataclasses.replace(now, power_mode="15W"),
         "CPU clock": with_clocks(now, cpu=ClockRange(low_hz=1.5e9, high_hz=1.5e9)),
@@ -314,8 +320,9 @@ def test_a_bundle_is_profiled_with_the_power_of_each_engine(
     power = profile.power
     assert (power.meter, power.scope, power.fault) == ("fake", "a test", None)
     assert power.idle_w is not None
+    above_w = power.above_idle_w["fp32"]
     # Each engine was measured later than the one before.
-    assert 0 < power.above_idle_w[2] < power.above_idle_w[4] < power.above_idle_w[8]
+    assert 0 < above_w[2] < above_w[4] < above_w[8]
     assert "measuring power for 2 s with fake: a test" in caplog.messages
     assert meter.is_closed
     loaded = load_profile(bundle.path)
@@ -347,8 +354,8 @@ def test_without_a_meter_a_bundle_is_profiled_all_the_same(
     profile = profiled_with(meter, bundle, monkeypatch)
     assert "there is no INA3221" in str(profile.power.fault)
     assert profile.power.above_idle_w == {}
-    assert profile.energy_j(2) is None
-    assert all(len(latency.samples_ms) == 2 for latency in profile.latencies.values())
+    assert profile.energy_j("fp32", 2) is None
+    assert all(len(latency.samples_ms) == 2 for latency in profile.latencies["fp32"].values())
     assert caplog.messages == []
 
 
@@ -366,12 +373,11 @@ def test_a_profile_made_here_is_trusted(bundle: Bundle, caplog: pytest.LogCaptur
 
 
 def lacks_engines(bundle: Bundle) -> None:
-    save_profile(bundle, cpu_backend(1), {2: Latency((1.0,))})
+    save_profile(bundle, cpu_backend(1), {"fp32": {2: Latency((1.0,))}})
 
 
 def is_disturbed(bundle: Bundle) -> None:
-    latencies = {2: Latency((1.0, 2.0)), 4: Latency((2.0, 4.0)), 8: Latency((4.0, 8.0))}
-    save_profile(bundle, cpu_backend(1), latencies, disturbance="other programs ran")
+    save_profile(bundle, cpu_backend(1), {"fp32": LATENCIES}, disturbance="other programs ran")
 
 
 @pytest.mark.parametrize(
