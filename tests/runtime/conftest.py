@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ffn_edge.bundle.bundle import (
     MANIFEST,
     SCHEMA_VERSION,
     WEIGHTS,
+    Accuracy,
     Bundle,
     InputContract,
     Manifest,
@@ -25,6 +27,7 @@ from ffn_edge.bundle.bundle import (
     file_record,
 )
 from ffn_edge.bundle.weight_file import read_header
+from ffn_edge.export.quantize import quantize_bundle
 from ffn_edge.media.video import VideoWriter
 from ffn_edge.runtime.profile import profile
 
@@ -116,6 +119,47 @@ def write_video(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def quantized_folder(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a tsm_tiny, for 2 and 4 frames of 32 pixels, in INT8 too. Not to be changed."""
+    folder = tmp_path_factory.mktemp("quantized")
+    rng = np.random.default_rng(0)
+    names = [f"{number}.mp4" for number in range(8)]
+    for name in names:
+        with VideoWriter(folder / name, fps=10.0, width=40, height=40) as writer:
+            for _ in range(4):
+                writer.write(rng.integers(0, 256, (40, 40, 3), np.uint8))
+    (folder / "clips.txt").write_text("".join(f"{name}\n" for name in names))
+    shutil.copytree(exported.path, folder / "bundle")
+    quantize_bundle(folder / "bundle", folder / "clips.txt")
+    return folder / "bundle"
+
+
+@pytest.fixture
+def quantize(quantized_folder: Path, tmp_path: Path) -> Callable[..., Bundle]:
+    """Return what makes a quantised bundle; its argument is what INT8 loses, by frame count."""
+
+    def make(losses: Mapping[int, float]) -> Bundle:
+        folder = Path(shutil.copytree(quantized_folder, tmp_path / "quantized"))
+        manifest = Bundle.load(folder).manifest
+        sub_networks = {}
+        for frames, sub_network in manifest.sub_networks.items():
+            assert sub_network.int8 is not None
+            int8 = dataclasses.replace(
+                sub_network.int8,
+                accuracy=Accuracy(top1=0.9 - losses[frames], top5=1.0, clips=200),
+                accuracy_float32=Accuracy(top1=0.9, top5=1.0, clips=200),
+            )
+            sub_networks[frames] = dataclasses.replace(
+                sub_network, int8=int8, accuracy=Accuracy(top1=0.8, top5=1.0, clips=200)
+            )
+        changed = dataclasses.replace(manifest, sub_networks=sub_networks)
+        (folder / MANIFEST).write_text(changed.to_json(), encoding="utf-8")
+        return Bundle.load(folder)
+
+    return make
 
 
 @pytest.fixture(autouse=True)
