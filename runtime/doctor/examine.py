@@ -38,7 +38,7 @@ def examine(
     groups = [
         _group("Python", software.python_lines(host)),
         _group("Packages", software.package_lines(host)),
-        _group("Board", hardware.board_lines(host)),
+        _group("Board", itertools.chain(hardware.board_lines(host), hardware.int8_lines(host))),
         _group("GPU", software.gpu_lines(host)),
         _group("Video", itertools.chain(software.opencv_lines(host), hardware.camera_lines(host))),
         _group("Sensors", hardware.sensor_lines(host)),

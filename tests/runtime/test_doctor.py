@@ -320,6 +320,29 @@ def test_another_board_is_named(desktop: Computer) -> None:
     assert report.works
 
 
+@pytest.mark.parametrize(
+    ("cpuinfo", "status", "found"),
+    [
+        ("flags\t\t: fpu avx2 avx512_vnni\nvmx flags : ept\n", "ok", "avx512_vnni"),
+        ("flags\t\t: fpu avx2\n", "note", "INT8 may be slower"),
+        ("Features\t: fp asimd asimddp\n", "ok", "asimddp"),
+        ("Features\t: fp asimd\n", "note", "no asimddp or i8mm"),
+    ],
+)
+def test_instructions_for_int8_are_looked_for(
+    cpuinfo: str, status: str, found: str, desktop: Computer
+) -> None:
+    desktop.write("proc/cpuinfo", f"processor\t: 0\n{cpuinfo}")
+    told = line(desktop.examine(), "Board", "processor, INT8")
+    assert told.status == status
+    assert found in told.found
+
+
+def test_a_processor_that_does_not_tell_its_instructions_has_no_line(desktop: Computer) -> None:
+    desktop.write("proc/cpuinfo", "processor\t: 0\n")
+    assert "processor, INT8" not in names(desktop.examine(), "Board")
+
+
 def test_cameras_and_sensors_without_permission_come_with_the_command_that_opens_them(
     jetson: Computer,
 ) -> None:
