@@ -21,6 +21,7 @@ from ffn_edge.media.video_list import Video
 from ffn_edge.runtime.cascade.calibration import Calibration, calibrate, save_calibration
 from ffn_edge.runtime.cascade.confidence import Labels
 from ffn_edge.runtime.engines.engine import Engine, EngineOptions, Logits, open_engines
+from ffn_edge.runtime.profile.setting import PrecisionChooser
 
 _log = logging.getLogger(__name__)
 _DEFAULTS = EngineOptions()
@@ -52,9 +53,11 @@ def calibrate_bundle(
     contract = bundle.manifest.input
     contract.check_streamable()
     videos = read_checked_list(list_file, num_classes=len(bundle.manifest.classes), root=root)
-    with open_engines(bundle, options) as engines:
+    # What `run` would choose: thresholds belong to the engines that they were learnt from.
+    chooser = PrecisionChooser(bundle, options)
+    with open_engines(bundle, options, precisions=chooser) as engines:
         logits, labels = answer_videos(engines, contract, videos, on_video=on_video)
-    calibration = calibrate(bundle, logits, labels)
+    calibration = calibrate(bundle, logits, labels, engines.precisions)
     save_calibration(bundle, calibration)
     return calibration
 

@@ -14,12 +14,12 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 import numpy as np
 
-from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.files.atomic import write_text
 from ffn_edge.files.schema import Above0, Format, NotNegative, Positive, Share
@@ -123,6 +123,7 @@ class Calibration:
         bundle: the identity of the bundle.
         clips: how many there were.
         created: when, in ISO 8601.
+        precisions: of the engines that answered; empty where an older release did not tell.
         confidences: by frame count, each of the bundle's.
         cascades: of each two of them.
     """
@@ -130,6 +131,7 @@ class Calibration:
     bundle: str
     clips: Positive
     created: str
+    precisions: Mapping[int, Precision] = field(default_factory=dict)
     confidences: Mapping[int, Confidence]
     cascades: tuple[Cascade, ...]
 
@@ -170,13 +172,19 @@ _FORMAT = Format(
 )
 
 
-def calibrate(bundle: Bundle, logits: Mapping[int, Logits], labels: Labels) -> Calibration:
+def calibrate(
+    bundle: Bundle,
+    logits: Mapping[int, Logits],
+    labels: Labels,
+    precisions: Mapping[int, Precision] | None = None,
+) -> Calibration:
     """Learn temperatures and cascades from what the engines answered to validation clips.
 
     Args:
         bundle: what was asked.
         logits: by frame count, each of the bundle's: float (N, C).
         labels: of the clips.
+        precisions: of the engines.
 
     Raises:
         FfnEdgeError: an answer is not a number, or the answers are no better than chance.
@@ -186,6 +194,7 @@ def calibrate(bundle: Bundle, logits: Mapping[int, Logits], labels: Labels) -> C
         bundle=bundle.identity,
         clips=len(labels),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        precisions=precisions or {},
         confidences=confidences,
         cascades=tuple(
             _learn_cascade(first, second, confidences[first].temperature, logits, labels)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ffn_edge.errors import EngineError
 from ffn_edge.runtime.cascade.calibration import Calibration, Cascade
 from ffn_edge.runtime.cascade.confidence import Floats, Logits, log_probabilities, margins
-from ffn_edge.runtime.engines.engine import OpenEngines
+from ffn_edge.runtime.engines.engine import OpenEngines, precisions_in_words
 from ffn_edge.runtime.policy.interface import Decision, Limits, OperatingPoint, Setting
 
 _log = logging.getLogger(__name__)
@@ -157,6 +157,13 @@ class CascadeController:
             raise EngineError(
                 "a cascade needs all engines at once, and there is room for one",
                 "leave out --escalate, or --resident one.",
+            )
+        learnt_in, running = calibration.precisions, engines.precisions
+        if any(running.get(frames, each) != each for frames, each in learnt_in.items()):
+            _log.warning(
+                "the calibration was made in %s, and %s runs: `ffn-edge calibrate` again",
+                precisions_in_words(learnt_in),
+                precisions_in_words(running),
             )
         for cascade in calibration.below_rounding(engines.logit_errors):
             _log.warning(
