@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.errors import FfnEdgeError, VideoError
 from ffn_edge.runtime.cascade.calibrate import calibrate_bundle
 from ffn_edge.runtime.cascade.calibration import load_calibration
@@ -325,6 +325,49 @@ def test_a_recorded_run_is_read_back(
     ]
     assert trace.setting.idle_w == 3.0
     assert json.loads(path.read_text().splitlines()[0])["conditions"]["bundle"] == profiled.identity
+
+
+def test_a_run_names_the_precision_of_each_answer(
+    quantize: Callable[[dict[int, float]], Bundle],
+    board: Path,
+    video: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bundle = quantize({2: 0.0, 4: 0.002})
+    save_profile(
+        bundle,
+        cpu_backend(1),
+        {
+            "fp32": {2: Latency((1.0,)), 4: Latency((4.0,))},
+            "int8": {2: Latency((2.0,)), 4: Latency((3.0,))},
+        },
+        root=board,
+    )
+    path, sink = tmp_path / "trace.jsonl", Recorder()
+    limits = [Limits(frames=4), Limits(frames=2), Limits()]
+    for each in limits:
+        run(bundle, video, each, sink, root=board, max_seconds=5.0, record=path)
+    lines = [result_fields(result) for result in sink.results]
+    assert {(line["frames"], line["precision"]) for line in lines} == {(4, "int8"), (2, "fp32")}
+    assert [point.precision for point in read_trace(path).setting.points] == ["fp32", "int8"]
+    assert "4 frames in int8: 3 ms against 4 in fp32 and it loses 0.2 points" in caplog.messages
+
+
+def test_a_cascade_of_other_precisions_than_run_is_told_of(
+    calibrated: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    calibration = load_calibration(calibrated)
+    assert calibration.precisions == {2: "fp32", 4: "fp32", 8: "fp32"}
+    setting = setting_from_latencies(calibrated, {t: Latency((1.0,)) for t in (2, 4, 8)})
+    alike: dict[int, Precision] = {2: "fp32", 4: "fp32", 8: "fp32"}
+    other: dict[int, Precision] = {**alike, 8: "int8"}
+    caplog.clear()
+    CascadeController(calibration, OpenEngines({}, cpu_backend(1), alike), setting)
+    assert caplog.messages == []
+    CascadeController(calibration, OpenEngines({}, cpu_backend(1), other), setting)
+    (message,) = caplog.messages
+    assert "made in fp32, and fp32 at 2, 4 and int8 at 8 frames runs" in message
 
 
 @pytest.fixture

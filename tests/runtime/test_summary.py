@@ -58,6 +58,10 @@ def test_a_summary_counts_time_switches_and_misses() -> None:
         "misses": 1,
     }
     assert fields["deadline_ms"] == 50.0
+    assert {frames: at["precision"] for frames, at in fields["frames"].items()} == {
+        8: "fp32",
+        16: "fp32",
+    }
     assert fields["mean_overhead_ms"] == 0.5
     assert fields["skipped"] == ["b.mp4: b.mp4 is empty"]
     assert fields["frames"][16]["seconds"] == 0.25

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle, Precision
+from ffn_edge.bundle.known_answer import deviation, known_clips, known_logits
 from ffn_edge.errors import BundleError, EngineError
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
 from ffn_edge.runtime.engines.onnxruntime import HeldWeights, OnnxRuntimeEngine
@@ -61,6 +63,46 @@ def test_the_choice_of_a_backend_says_which_and_why(bundle: Bundle) -> None:
     assert automatic.threads == 3
     assert named.threads >= 1
     assert automatic.reason != named.reason == "asked for"
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(EngineError, match="no precision 'fp8'"):
+        EngineOptions(precision="fp8")  # type: ignore[arg-type]
+
+
+def test_onnx_runtime_refuses_fp16(bundle: Bundle) -> None:
+    options = EngineOptions(precision="fp16")
+    with pytest.raises(EngineError, match="fp16") as caught, open_engines(bundle, options):
+        pass
+    assert "--precision fp32" in caught.value.hint
+
+
+def test_int8_of_a_bundle_that_was_not_quantised_is_refused(bundle: Bundle) -> None:
+    options = EngineOptions(precision="int8")
+    with pytest.raises(BundleError, match="not quantised") as caught, open_engines(bundle, options):
+        pass
+    assert "ffn-edge quantize" in caught.value.hint
+
+
+def test_engines_of_both_precisions_stand_side_by_side(
+    quantize: Callable[[dict[int, float]], Bundle],
+) -> None:
+    bundle = quantize({2: 0.0, 4: 0.0})
+    precisions: dict[int, Precision] = {2: "fp32", 4: "int8"}
+    tensors, contract = bundle.tensors(), bundle.manifest.input
+    with open_engines(bundle, EngineOptions(threads=1), precisions=precisions) as engines:
+        assert engines.precisions == precisions
+        off = {
+            frames: deviation(
+                np.stack([engine.infer(clip) for clip in known_clips(contract, frames)]),
+                known_logits(tensors, frames),
+            )
+            for frames, engine in engines.items()
+        }
+    int8 = bundle.manifest.sub_networks[4].int8
+    assert int8 is not None
+    assert off[2] < 1e-5  # float32: rounding only
+    assert 1e-5 < off[4] <= 2 * int8.deviation
 
 
 def test_no_threads_are_refused() -> None:

@@ -47,6 +47,19 @@ def test_our_policy_stands_beside_each_frame_count_alone(trace: Path) -> None:
     assert "target 0.01" in table and "target 0.05" in table
 
 
+def test_a_frame_count_is_named_with_its_precision_unless_that_is_fp32(tmp_path: Path) -> None:
+    path = tmp_path / "walk.jsonl"
+    points = [
+        OperatingPoint(frames=4, base_ms=20.0),
+        OperatingPoint(frames=8, precision="int8", base_ms=30.0),
+    ]
+    with TraceWriter(path) as writer:
+        writer.begin(Setting(points=points), Limits(), {})
+        writer.write(Observation(frames=8, latency_ms=30.0, now=1.0, limits=Limits()))
+    found = json.loads(call("--trace", path, "--json").stdout)["scenarios"]["walk"]["0.01"]
+    assert list(found) == ["static-4", "static-8 int8", "adaptive"]
+
+
 def test_another_deadline_leads_to_other_frame_counts(trace: Path) -> None:
     found = call("--trace", trace, "--latency-ms", 30, "--miss-rate", 0.05, "--json").stdout
     adaptive = json.loads(found)["scenarios"]["walk"]["0.05"]["adaptive"]

@@ -27,7 +27,7 @@ from ffn_edge.runtime.trace import Trace, TraceWriter, read_trace
 SETTING = Setting(
     points=(
         OperatingPoint(frames=4, base_ms=20.0, accuracy=0.4, power_w=8.0),
-        OperatingPoint(frames=8, base_ms=40.0, accuracy=0.6, power_w=10.0),
+        OperatingPoint(frames=8, precision="int8", base_ms=40.0, accuracy=0.6, power_w=10.0),
     ),
     ratios=(0.9, 1.0, 1.1),
     idle_w=5.0,
@@ -261,3 +261,13 @@ def test_a_trace_tells_how_many_clips_an_accuracy_is_of(tmp_path: Path) -> None:
     damage(path, 1, lambda line: line.replace('"accuracy": 0.4', '"accuracy": 40.0'))
     with pytest.raises(FfnEdgeError, match="accuracy"):
         read_trace(path)
+
+
+def test_a_trace_from_before_precisions_were_told_is_in_float32(path: Path) -> None:
+    assert [point.precision for point in read_trace(path).setting.points] == ["fp32", "int8"]
+    head, *rest = path.read_text().splitlines()
+    fields = json.loads(head)
+    for point in fields["setting"]["points"]:
+        del point["precision"]
+    path.write_text("\n".join([json.dumps(fields), *rest]))
+    assert [point.precision for point in read_trace(path).setting.points] == ["fp32", "fp32"]
