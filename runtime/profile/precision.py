@@ -64,7 +64,7 @@ def choose_precision(
 
 def loss_in_words(int8: Quantized) -> str:
     """Say what INT8 loses against float32, in points of accuracy."""
+    if int8.loss <= _ROUNDING:
+        return "loses nothing"
     points = f"{100 * int8.loss:.2g} points"
-    if int8.accuracy is None:
-        return f"may lose up to {points}"
-    return f"loses {points}" if int8.loss > _ROUNDING else "loses nothing"
+    return f"may lose up to {points}" if int8.accuracy is None else f"loses {points}"

@@ -409,7 +409,7 @@ def profile_bundle(
     begin = this_moment(root)
     powers: list[PowerProfile] = []
     latencies: Latencies = {}
-    disturbed: dict[str, None] = {}
+    disturbed: str | None = None
     with closing(_each_precision(bundle, options)) as opened:
         for engines in opened:
             with closing(meter_for(engines.backend, root)) as meter:
@@ -424,8 +424,7 @@ def profile_bundle(
                 on_round=on_round,
             )
             add_latencies(latencies, found, engines.precisions)
-            if why is not None:
-                disturbed[why] = None
+            disturbed = disturbed or why
             backend = engines.backend
     return save_profile(
         bundle,
@@ -433,7 +432,7 @@ def profile_bundle(
         latencies,
         power=joined_power(powers),
         begin=begin,
-        disturbance="; ".join(disturbed) or None,
+        disturbance=disturbed,
         root=root,
     )
 

@@ -74,6 +74,12 @@ CPU: tuple[Precision, ...] = ("fp32", "int8")
             "8 frames in int8: 44 ms against 114 in fp32 and it may lose up to 0.4 points",
         ),
         (
+            sub_network(agreement=1.0),
+            CPU,
+            {"fp32": 114.0, "int8": 44.0},
+            "8 frames in int8: 44 ms against 114 in fp32 and it loses nothing",
+        ),
+        (
             sub_network(lost=0.002),
             CPU,
             {"fp32": 58.0, "int8": 61.0},
