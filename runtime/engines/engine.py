@@ -24,6 +24,7 @@ from ffn_edge.errors import EngineError, counted
 from ffn_edge.runtime.engines.onnxruntime import (
     HeldWeights,
     OnnxRuntimeEngine,
+    give_back_freed,
     installed_version,
 )
 from ffn_edge.runtime.engines.tensorrt_interface import TensorRTGroup, built_precisions
@@ -326,6 +327,7 @@ def _open_onnxruntime(stack: ExitStack, request: _Request, reason: str) -> OpenE
             threads=backend.threads,
         )
         engines[frames] = stack.enter_context(engine)
+    give_back_freed()
     return OpenEngines(engines, backend, precisions)
 
 
