@@ -137,7 +137,7 @@ def test_verify_of_a_damaged_bundle_is_refused(bundle_copy: Path) -> None:
     ("command", "arguments"),
     [
         (export, ["model.pt"]),
-        (export, ["model.pt", "-o", "bundle", "--weights-dtype", "int8"]),
+        (export, ["model.pt", "-o", "bundle", "--weights-dtype", "int4"]),
         (export, ["model.pt", "-o", "bundle", "--batch", "0"]),
         (verify, ["bundle", "--tolerance", "0"]),
         (verify, ["bundle", "--clips", "0"]),
