@@ -82,8 +82,9 @@ def graph_from_folded(
     Raises:
         ExportError: the network computes something that ONNX, or a bundle, cannot hold.
     """
-    for name in folded.tensors:
-        if entries[name].dtype not in _TYPES:
+    for name, tensor in folded.tensors.items():
+        # TensorRT takes int8 for a quantised float, and a weight is not rounded yet here.
+        if tensor.dtype == torch.int8 or entries[name].dtype not in _TYPES:
             raise ExportError(
                 f"{name} is of the type {entries[name].dtype}, which a bundle does not hold",
                 "make it a buffer of float32 or int64.",

@@ -148,7 +148,7 @@ def test_wrong_usage_exits_with_2(command: object, arguments: list[str]) -> None
 
 
 def test_the_help_names_the_tolerances_that_apply() -> None:
-    assert NETWORK_TOLERANCE == {"float32": 1e-4, "float16": 1e-2}
-    assert "1e-4, or 1e-2 for fp16 weights" in " ".join(
+    assert NETWORK_TOLERANCE == {"float32": 1e-4, "float16": 1e-2, "int8": 0.2}
+    assert "1e-4, or by the weights: fp16 1e-2, int8 0.2" in " ".join(
         CliRunner().invoke(verify, ["--help"]).stdout.split()
     )

@@ -261,7 +261,7 @@ class SingularValues(Mixed):
         return super().forward(x * torch.linalg.svdvals(x)[..., :1, None])
 
 
-class WithBuffer(Mixed):
+class WithMask(Mixed):
     """A buffer of a type that a bundle does not hold."""
 
     def __init__(self) -> None:
@@ -273,6 +273,14 @@ class WithBuffer(Mixed):
         return super().forward(x * self.mask)
 
 
+class WithInt8Mask(WithMask):
+    """A buffer that TensorRT would take for a quantised float."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask = self.mask.to(torch.int8)
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -280,7 +288,8 @@ class WithBuffer(Mixed):
             SingularValues,
             r"cannot write the network as ONNX: aten\._linalg_svd.*: No ONNX function",
         ),
-        (WithBuffer, "mask is of the type BOOL"),
+        (WithMask, "mask is of the type BOOL"),
+        (WithInt8Mask, "mask is of the type I8"),
     ],
 )
 def test_what_no_graph_can_hold_is_named_and_nothing_is_written(
