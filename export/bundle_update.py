@@ -130,7 +130,7 @@ def _update(
     manifest = before.manifest
     _check_same_kind(manifest, network, card)
     progress(f"folding {', '.join(map(str, counts))} frames")
-    folded = [fold(network, frames) for frames in counts]
+    folded = [fold(network, frames, manifest.weights_dtype) for frames in counts]
     stored = stored_tensors(folded, manifest.weights_dtype)
     _check_same_weights(before, folded[0], stored)
     sub_networks: dict[int, SubNetwork] = {}

@@ -27,7 +27,7 @@ from ffn_edge.bundle.bundle import (
     file_record,
     read_manifest,
 )
-from ffn_edge.bundle.compose import Array, compose, composed_sha256
+from ffn_edge.bundle.compose import S_OUT, Array, compose, composed_sha256, vector_name
 from ffn_edge.bundle.known_answer import answer_name, known_clips
 from ffn_edge.bundle.weight_file import WeightFile, read_header
 from ffn_edge.errors import BundleError, ExportError, reason_of
@@ -42,7 +42,11 @@ from ffn_edge.network.ffn import Layout
 
 _log = logging.getLogger(__name__)
 
-WEIGHTS_DTYPES: Mapping[str, WeightsDtype] = {"fp32": "float32", "fp16": "float16"}
+WEIGHTS_DTYPES: Mapping[str, WeightsDtype] = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "int8": "int8",
+}
 
 
 def export_bundle(
@@ -67,8 +71,8 @@ def export_bundle(
             was measured of that bundle (its profile, its calibration) stays if it is the same,
             and goes with it otherwise.
         frame_counts: which of the network's frame counts to export; left out, all.
-        weights_dtype: "fp32", or "fp16" for the shared weights: half the bytes. The vectors of
-            each frame count and all arithmetic stay float32.
+        weights_dtype: "fp32"; or "fp16" or "int8" for the shared weights: half or a quarter of the
+            bytes. The vectors of each frame count and all arithmetic stay float32.
         batch: N of the input contract.
         replace: also replace a bundle that serves frame counts which the new one does not.
 
@@ -105,11 +109,12 @@ def export_bundle(
         )
     contract = input_contract(card, batch)
     _log.info(f"folding {', '.join(map(str, counts))} frames")
-    folded = [fold(network, frames) for frames in counts]
+    dtype = WEIGHTS_DTYPES[weights_dtype]
+    folded = [fold(network, frames, dtype) for frames in counts]
     try:
         with atomic_folder(target) as folder:
             _log.info("writing the weight file")
-            stored = stored_tensors(folded, WEIGHTS_DTYPES[weights_dtype])
+            stored = stored_tensors(folded, dtype)
             for sub in folded:
                 answer = known_answer(sub, contract, network.layout, stored)
                 stored[answer_name(sub.frames)] = answer
@@ -129,7 +134,7 @@ def export_bundle(
                 architecture=network.architecture,
                 classes=card.classes,
                 frame_counts=counts,
-                weights_dtype=WEIGHTS_DTYPES[weights_dtype],
+                weights_dtype=dtype,
                 input=contract,
                 sub_networks=sub_networks,
                 layers=tuple(folded[0].layers),
@@ -189,11 +194,12 @@ def stored_tensors(
 ) -> dict[str, Tensor]:
     """Return the union of sub-networks' tensors as a weight file holds them, on the CPU.
 
-    A shared tensor has one name, so it is there once.
+    A shared tensor has one name, so it is there once. A weight in int8 has one scale for each
+    output channel, which is in every frame count's s_out: what is composed of them is the weight.
 
     Args:
-        folded: the sub-networks.
-        weights_dtype: of the shared weights, one of the values of `WEIGHTS_DTYPES`.
+        folded: the sub-networks, for these types.
+        weights_dtype: of the shared weights.
 
     Raises:
         ExportError: a weight is beyond the range of float16.
@@ -201,10 +207,16 @@ def stored_tensors(
     union: dict[str, Tensor] = {}
     for sub in folded:
         union.update({name: tensor.cpu() for name, tensor in sub.tensors.items()})
-    if weights_dtype == "float16":
-        # Only what `compose` casts back: any other tensor meets arithmetic in float32.
-        for name in (f"{layer}.weight" for layer in folded[0].layers):
-            union[name] = _half(name, union[name])
+    # Only what `compose` casts back: any other tensor meets arithmetic in float32.
+    for layer in folded[0].layers:
+        name = f"{layer}.weight"
+        match weights_dtype:
+            case "float16":
+                union[name] = _half(name, union[name])
+            case "int8":
+                union[name], scale = _int8(union[name])
+                for s_out in (vector_name(sub.frames, layer, S_OUT) for sub in folded):
+                    union[s_out] = (union[s_out] * scale).float()
     return union
 
 
@@ -271,3 +283,10 @@ def _half(name: str, tensor: Tensor) -> Tensor:
             f"{name} has values beyond the range of float16", "export with --weights-dtype fp32."
         )
     return tensor.to(torch.float16)
+
+
+def _int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a weight as int8 (O, ...) and its scales, float64 (O, 1, ...): about their product."""
+    largest = weight.double().abs().amax(tuple(range(1, weight.dim())), keepdim=True)
+    scale = torch.where(largest == 0, 1, largest / 127)  # of a channel of zeros
+    return (weight / scale).round().to(torch.int8), scale

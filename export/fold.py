@@ -25,6 +25,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from ffn_edge.bundle.bundle import WeightsDtype
 from ffn_edge.bundle.compose import BIAS, S_IN, S_OUT, vector_name
 from ffn_edge.errors import ExportError
 from ffn_edge.export.folded_layers import (
@@ -66,7 +67,9 @@ class FoldedNetwork:
     parameters: dict[str, str] = field(default_factory=dict)
 
 
-def fold(network: FrameFlexibleNetwork, frames: int) -> FoldedNetwork:
+def fold(
+    network: FrameFlexibleNetwork, frames: int, weights_dtype: WeightsDtype = "float32"
+) -> FoldedNetwork:
     """Fold the sub-network of `frames`. The network itself is left as it is.
 
     Shared weights are referenced, not copied.
@@ -74,6 +77,8 @@ def fold(network: FrameFlexibleNetwork, frames: int) -> FoldedNetwork:
     Args:
         network: a trained network; it is folded as in evaluation mode.
         frames: one of its frame counts.
+        weights_dtype: what the weights will be stored as. They are left as they are; for int8 every
+            linear layer has an s_out, for the scale of its weight to be multiplied into.
 
     Raises:
         ExportError: the frame count does not exist, the frame counts share no weights, or a layer
@@ -95,7 +100,7 @@ def fold(network: FrameFlexibleNetwork, frames: int) -> FoldedNetwork:
     _check_plain("its body", network.body)  # whose forward alone is traced
     traced_body = traced(network.body)
     body, graph = traced_body.module, traced_body.graph
-    folder = _Folder(traced_body, frames)
+    folder = _Folder(traced_body, frames, scaled=weights_dtype == "int8")
     folder.run()
     # A fresh root: fx copies only what the graph calls, and by reference.
     root = nn.Module()
@@ -122,11 +127,12 @@ def fold(network: FrameFlexibleNetwork, frames: int) -> FoldedNetwork:
 class _Folder:
     """Rewrites a traced graph for one frame count; collects the layers that replace others."""
 
-    def __init__(self, network: TracedNetwork, frames: int) -> None:
+    def __init__(self, network: TracedNetwork, frames: int, *, scaled: bool) -> None:
         self.network = network
         self.graph = network.graph
         self.layers = network.layers
         self.frames = frames
+        self.scaled = scaled
         self.replaced: dict[str, nn.Module] = {}
         self.names: dict[str, str] = {}  # parameter of the folded body -> name in the weight file
         self.linear_layers: list[str] = []
@@ -214,7 +220,7 @@ class _Folder:
         assert isinstance(layer, LINEAR)
         _check_plain(name, layer)
         inputs, outputs = self.inputs.get(name), self.outputs.get(name)
-        self.replaced[name] = ModulatedLayer(layer, inputs, outputs)
+        self.replaced[name] = ModulatedLayer(layer, inputs, outputs, self.scaled)
         self.linear_layers.append(name)
         shifted = outputs is not None or (inputs is not None and inputs.shift is not None)
         for vector in (S_IN, S_OUT, BIAS) if shifted else (S_IN, S_OUT):

@@ -68,9 +68,12 @@ class ModulatedLayer(nn.Module):
         layer: the shared one; its weight is referenced.
         inputs: what happens to its inputs before it. With a shift, the layer pads with no zeros.
         outputs: what happens to its outputs after it.
+        scaled: with an s_out in any case, of ones where nothing happens to its outputs.
     """
 
-    def __init__(self, layer: Linear, inputs: Affine | None, outputs: Affine | None) -> None:
+    def __init__(
+        self, layer: Linear, inputs: Affine | None, outputs: Affine | None, scaled: bool
+    ) -> None:
         super().__init__()
         # W·(s·x + t) + b = (W·s)·x + (W·t + b), and an affine of that likewise.
         bias = None if layer.bias is None else layer.bias.detach()
@@ -83,7 +86,10 @@ class ModulatedLayer(nn.Module):
             bias = outputs.shift if bias is None else bias * outputs.scale + outputs.shift
         self.weight = layer.weight
         self.s_in = None if inputs is None else _constant(along_inputs(inputs.scale, layer))
-        self.s_out = None if outputs is None else _constant(along_outputs(outputs.scale, layer))
+        scale = torch.ones(len(layer.weight)) if scaled else None
+        if outputs is not None:
+            scale = outputs.scale
+        self.s_out = None if scale is None else _constant(along_outputs(scale, layer))
         self.bias = None if bias is None else _constant(bias)
         if isinstance(layer, nn.Linear):
             self.convolve = None

@@ -24,9 +24,11 @@ OPSET = 18
 _TYPES = {
     "F32": onnx.TensorProto.FLOAT,
     "F16": onnx.TensorProto.FLOAT16,
+    "I8": onnx.TensorProto.INT8,
     "I32": onnx.TensorProto.INT32,
     "I64": onnx.TensorProto.INT64,
 }
+_ROUNDED = {"F16": torch.float16, "I8": torch.int8}
 
 
 class GraphModule(nn.Module):
@@ -80,8 +82,9 @@ def graph_from_folded(
     Raises:
         ExportError: the network computes something that ONNX, or a bundle, cannot hold.
     """
-    for name in folded.tensors:
-        if entries[name].dtype not in _TYPES:
+    for name, tensor in folded.tensors.items():
+        # TensorRT takes int8 for a quantised float, and a weight is not rounded yet here.
+        if tensor.dtype == torch.int8 or entries[name].dtype not in _TYPES:
             raise ExportError(
                 f"{name} is of the type {entries[name].dtype}, which a bundle does not hold",
                 "make it a buffer of float32 or int64.",
@@ -89,9 +92,9 @@ def graph_from_folded(
     example = torch.zeros(
         contract.batch, folded.frames, contract.height, contract.width, 3, dtype=torch.uint8
     )
-    # The weight file may hold half precision; the graph then casts, so trace with its types.
+    # The weight file may hold other types; the graph then casts, so trace with them.
     tensors = [
-        tensor.half() if entries[name].dtype == "F16" else tensor
+        tensor.to(_ROUNDED.get(entries[name].dtype, tensor.dtype))
         for name, tensor in folded.tensors.items()
     ]
     with warnings.catch_warnings():

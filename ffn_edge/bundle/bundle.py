@@ -54,7 +54,7 @@ from ffn_edge.frames import check_frame_counts
 SCHEMA_VERSION = 1
 SCHEMA_VERSION_WITH_VECTORS = 2
 MANIFEST = "manifest.json"
-WeightsDtype = Literal["float32", "float16"]
+WeightsDtype = Literal["float32", "float16", "int8"]
 # What an engine computes in. float16 is TensorRT's alone, and needs no graph of its own.
 Precision = Literal["fp32", "fp16", "int8"]
 # The accuracy that a precision may lose against float32.

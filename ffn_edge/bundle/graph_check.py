@@ -147,6 +147,7 @@ class _Check:
             "F16": tensor.FLOAT16,
             "I64": tensor.INT64,
             "I32": tensor.INT32,
+            "I8": tensor.INT8,
         }
         numbers = (
             "FLOAT FLOAT16 BFLOAT16 DOUBLE BOOL INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64"

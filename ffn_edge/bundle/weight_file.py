@@ -27,7 +27,7 @@ EXPORT_AGAIN = "export the bundle again with `ffn-edge export`, or copy it again
 RENAME = "copy a new bundle beside the one in use, and rename it into place."
 _DTYPES = {
     name: np.dtype(dtype)
-    for name, dtype in {"F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}.items()
+    for name, dtype in {"F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I8": "<i1"}.items()
 }
 _BLOCK = 1 << 18  # values that are converted at once
 

@@ -73,8 +73,9 @@ def test_a_weight_is_scaled_by_input_and_then_by_output() -> None:
     assert not np.array_equal(composed, modulate(modulate(weight.copy(), s_out, None), s_in, None))
 
 
-def test_half_precision_weights_are_composed_in_float32() -> None:
-    weight, s_out = randoms(4, 3).astype(np.float16), randoms(4, 1)
+@pytest.mark.parametrize("dtype", [np.float16, np.int8])
+def test_rounded_weights_are_composed_in_float32(dtype: type) -> None:
+    weight, s_out = (40 * randoms(4, 3)).astype(dtype), randoms(4, 1)
     tensors = {"fc.weight": weight, vector_name(4, "fc", "s_out"): s_out}
 
     ((_, composed),) = compose(tensors, ["fc"], 4)

@@ -319,6 +319,11 @@ def another_shape(model: onnx.ModelProto) -> None:
     next(each for each in model.graph.initializer if each.external_data).dims.append(1)
 
 
+def another_type(model: onnx.ModelProto) -> None:
+    tensor = next(each for each in model.graph.initializer if each.external_data)
+    tensor.data_type = TensorProto.INT8
+
+
 def external_constant(model: onnx.ModelProto) -> None:
     value = TensorProto(data_type=TensorProto.FLOAT, dims=[1, 5])
     value.data_location = TensorProto.EXTERNAL
@@ -336,7 +341,7 @@ def external_constant(model: onnx.ModelProto) -> None:
                           + WEIGHTS, "graph_2.onnx")
         ),
         external("offset", "-8"), external("offset", "0"), external("length", "99999999"),
-        swap_places, another_shape, external_constant,
+        swap_places, another_shape, another_type, external_constant,
     ],
 )  # fmt: skip
 def test_a_tensor_elsewhere_than_in_its_weight_file_is_refused(

@@ -113,9 +113,10 @@ def test_tensors_belong_to_who_asked_for_them(exported: Bundle) -> None:
     assert tensors.shape(name) == first.shape
 
 
-def test_stored_half_precision_is_read_as_float32_piece_by_piece(tmp_path: Path) -> None:
-    half = np.random.default_rng(0).standard_normal((1200, 1100)).astype(np.float16)
-    save_file({"a": half, "whole": np.arange(5)}, tmp_path / "all")
+@pytest.mark.parametrize("dtype", [np.float16, np.int8])
+def test_other_types_are_read_as_float32_piece_by_piece(dtype: type, tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).uniform(-127, 127, (1200, 1100)).astype(dtype)
+    save_file({"a": stored, "whole": np.arange(5)}, tmp_path / "all")
     tensors = WeightFile(tmp_path / "all")
 
     tracemalloc.start()
@@ -123,7 +124,7 @@ def test_stored_half_precision_is_read_as_float32_piece_by_piece(tmp_path: Path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
-    assert np.array_equal(read, half.astype(np.float32))
+    assert np.array_equal(read, stored.astype(np.float32))
     assert peak < 1.2 * read.nbytes
     assert tensors.float32("whole").tolist() == [0, 1, 2, 3, 4]
 
@@ -146,6 +147,7 @@ def test_stored_half_precision_is_read_as_float32_piece_by_piece(tmp_path: Path)
         header({"w": {"dtype": "F32", "shape": [40], "data_offsets": [0, 16]}}) + bytes(16),
         header({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 16]}}) + bytes(16),
         header({"w": {"dtype": "F32", "shape": [-2, -2], "data_offsets": [0, 16]}}) + bytes(16),
+        header({"w": {"dtype": "I8", "shape": [4], "data_offsets": [0, 16]}}) + bytes(16),
         header(
             {name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for name in ("v", "w")}
         )

@@ -1,4 +1,4 @@
-"""A bundle with half-precision weights, shared by the tests of this folder."""
+"""Bundles with rounded weights, shared by the tests of this folder."""
 
 from __future__ import annotations
 
@@ -27,4 +27,15 @@ def half_exported(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFacto
         frame_counts=(4,),
         weights_dtype="fp16",
         batch=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def int8_exported(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Both sub-networks with int8 weights. Not to be changed."""
+    return export_bundle(
+        checkpoint.network,
+        checkpoint.card,
+        tmp_path_factory.mktemp("int8") / "bundle",
+        weights_dtype="int8",
     )

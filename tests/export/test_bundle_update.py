@@ -34,6 +34,7 @@ from ffn_edge.device import tensorrt_api
 from ffn_edge.errors import BundleError, ExportError
 from ffn_edge.export import bundle_update
 from ffn_edge.export.bundle_update import update_bundle
+from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.fold import FoldedNetwork, fold
 from ffn_edge.export.graph import graph_from_folded
 from ffn_edge.files.atomic import write_text
@@ -200,6 +201,32 @@ def test_a_bundle_of_half_precision_for_batches_takes_a_frame_count(
     assert shared == {name for name in half_exported.tensors() if not name.startswith("frames/")}
     result = invoke("verify", folder, "--clips", 3, "--json")
     assert json.loads(result.stdout)["passed"]
+
+
+@pytest.mark.slow
+def test_a_bundle_of_int8_takes_a_frame_count_of_the_same_weights_alone(
+    int8_exported: Bundle, adapted: Checkpoint, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(int8_exported.path, tmp_path / "bundle"))
+    other = copy.deepcopy(adapted.network)
+    with torch.no_grad():
+        other.body.layer1[0].conv2.weight[0, 0, 0, 0] *= -1
+    with pytest.raises(ExportError, match=r"1 tensors differ, such as layer1\.0\.conv2"):
+        update_bundle(other, adapted.card, folder, (3,))
+
+    update_bundle(adapted.network, adapted.card, folder, (3,))
+
+    # As if the frame count had been exported with the others.
+    whole = export_bundle(
+        adapted.network, adapted.card, tmp_path / "whole", weights_dtype="int8"
+    ).tensors()
+    tensors = Bundle.load(folder).tensors()
+    assert set(tensors) == set(whole)
+    for name in whole:
+        assert np.array_equal(tensors[name], whole[name]), name
+    save_checkpoint(tmp_path / "new.pt", adapted.network, adapted.card)
+    options = ("--checkpoint", tmp_path / "new.pt", "--clips", 2, "--json")
+    assert json.loads(invoke("verify", folder, *options).stdout)["passed"]
 
 
 # ------------------------------------------------------------------------------------- replacing

@@ -8,12 +8,13 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from ffn_edge import network
 from ffn_edge.bundle.bundle import MANIFEST, WEIGHTS, Bundle
-from ffn_edge.bundle.compose import compose, composed_sha256
+from ffn_edge.bundle.compose import S_IN, S_OUT, compose, composed_sha256, vector_name
 from ffn_edge.errors import ExportError, FrameCountError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.network import FrameFlexibleNetwork
@@ -30,11 +31,13 @@ def test_a_bundle_holds_what_the_design_says_and_nothing_else(exported: Bundle) 
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("bundle", ["exported", "int8_exported"])
 def test_the_manifest_has_the_hash_of_each_frame_counts_composed_weights(
-    exported: Bundle,
+    bundle: str, request: pytest.FixtureRequest
 ) -> None:
-    for frames, sub in exported.manifest.sub_networks.items():
-        composed = compose(exported.tensors(), exported.manifest.layers, frames)
+    written: Bundle = request.getfixturevalue(bundle)
+    for frames, sub in written.manifest.sub_networks.items():
+        composed = compose(written.tensors(), written.manifest.layers, frames)
         assert composed_sha256(composed) == sub.composed_sha256
 
 
@@ -137,8 +140,8 @@ def test_options_that_do_not_exist_are_refused_before_anything_is_written(
         export_bundle(model, card, target, frame_counts=(2, 8))
     with pytest.raises(FrameCountError, match="ascend"):
         export_bundle(model, card, target, frame_counts=(4, 2))
-    with pytest.raises(ExportError, match="'int8'"):
-        export_bundle(model, card, target, weights_dtype="int8")
+    with pytest.raises(ExportError, match="'int4'"):
+        export_bundle(model, card, target, weights_dtype="int4")
     with pytest.raises(ExportError, match="batches of 0"):
         export_bundle(model, card, target, batch=0)
     assert list(tmp_path.iterdir()) == []
@@ -158,6 +161,41 @@ def test_weights_beyond_half_precision_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_int8_weights_are_a_quarter_of_the_bytes_and_half_a_step_off_at_most(
+    exported: Bundle, int8_exported: Bundle
+) -> None:
+    original, stored = exported.tensors(), int8_exported.tensors()
+    layers = exported.manifest.layers
+
+    assert int8_exported.manifest.weights_dtype == "int8"
+    for layer in layers:
+        weight, rounded = original[f"{layer}.weight"], stored[f"{layer}.weight"]
+        assert rounded.dtype == np.int8
+        assert rounded.nbytes * 4 == weight.nbytes
+        assert np.abs(rounded.reshape(len(rounded), -1)).max(1).tolist() == [127] * len(rounded)
+    for frames in (2, 4):
+        exact, composed = (dict(compose(each, layers, frames)) for each in (original, stored))
+        assert set(composed) == set(exact)
+        for layer in layers:
+            s_in = stored.get(vector_name(frames, layer, S_IN), np.float32(1))
+            step = np.abs(s_in * stored[vector_name(frames, layer, S_OUT)])
+            off = np.abs(composed[f"{layer}.weight"] - exact[f"{layer}.weight"])
+            assert (off <= 0.5001 * step).all(), layer
+
+
+def test_a_dead_channel_stays_dead_in_int8(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model = copy.deepcopy(checkpoint.network)
+    with torch.no_grad():
+        model.body.layer1[0].conv2.weight[0] = 0
+
+    bundle = export_bundle(model, checkpoint.card, tmp_path / "bundle", weights_dtype="int8")
+
+    composed = dict(compose(bundle.tensors(), bundle.manifest.layers, 4))
+    assert (composed["layer1.0.conv2.weight"][0] == 0).all()
+    assert all(np.isfinite(array).all() for array in composed.values())
+
+
+@pytest.mark.parametrize("weights_dtype", ["fp32", "int8"])
 @pytest.mark.parametrize(
     ("tensor", "value"),
     [
@@ -168,7 +206,7 @@ def test_weights_beyond_half_precision_are_refused(
     ],
 )
 def test_a_network_that_diverged_leaves_what_stood_there(
-    tensor: str, value: float, checkpoint: Checkpoint, bundle_copy: Path
+    tensor: str, value: float, weights_dtype: str, checkpoint: Checkpoint, bundle_copy: Path
 ) -> None:
     before = content_of(bundle_copy)
     model = copy.deepcopy(checkpoint.network)
@@ -176,7 +214,7 @@ def test_a_network_that_diverged_leaves_what_stood_there(
         model.body.state_dict()[tensor].flatten()[0] = value
 
     with pytest.raises(ExportError, match="no numbers"):
-        export_bundle(model, checkpoint.card, bundle_copy)
+        export_bundle(model, checkpoint.card, bundle_copy, weights_dtype=weights_dtype)
 
     assert content_of(bundle_copy) == before
 

@@ -137,7 +137,7 @@ def test_verify_of_a_damaged_bundle_is_refused(bundle_copy: Path) -> None:
     ("command", "arguments"),
     [
         (export, ["model.pt"]),
-        (export, ["model.pt", "-o", "bundle", "--weights-dtype", "int8"]),
+        (export, ["model.pt", "-o", "bundle", "--weights-dtype", "int4"]),
         (export, ["model.pt", "-o", "bundle", "--batch", "0"]),
         (verify, ["bundle", "--tolerance", "0"]),
         (verify, ["bundle", "--clips", "0"]),
@@ -148,7 +148,7 @@ def test_wrong_usage_exits_with_2(command: object, arguments: list[str]) -> None
 
 
 def test_the_help_names_the_tolerances_that_apply() -> None:
-    assert NETWORK_TOLERANCE == {"float32": 1e-4, "float16": 1e-2}
-    assert "1e-4, or 1e-2 for fp16 weights" in " ".join(
+    assert NETWORK_TOLERANCE == {"float32": 1e-4, "float16": 1e-2, "int8": 0.2}
+    assert "1e-4, or by the weights: fp16 1e-2, int8 0.2" in " ".join(
         CliRunner().invoke(verify, ["--help"]).stdout.split()
     )

@@ -35,6 +35,10 @@ Frames = npt.NDArray[np.uint8]
 CARD = ModelCard(classes=("a", "b", "c", "d", "e"), size=32, short_side=32)
 
 
+# Of logits, by what rounded the weights; see `NETWORK_TOLERANCE`.
+_ROUNDING = {"fp32": 1e-5, "fp16": 3e-3, "int8": 0.1}
+
+
 def random_frames(bundle: Bundle, frames: int) -> Frames:
     contract = bundle.manifest.input
     shape = (contract.batch, frames, contract.height, contract.width, 3)
@@ -201,7 +205,7 @@ def mixed(randomise: Randomise) -> FrameFlexibleNetwork:
     )
 
 
-@pytest.mark.parametrize("weights_dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("weights_dtype", ["fp32", "fp16", "int8"])
 def test_norms_that_stay_and_linear_layers_on_tokens_are_exported(
     weights_dtype: str, mixed: FrameFlexibleNetwork, tmp_path: Path
 ) -> None:
@@ -213,7 +217,7 @@ def test_norms_that_stay_and_linear_layers_on_tokens_are_exported(
     clip = random_frames(bundle, 4)
     path = bundle.graph_path(4)
     logits = by_onnxruntime(str(path), clip)
-    assert_close(logits, by_pytorch(mixed, clip), 1e-5 if weights_dtype == "fp32" else 3e-3)
+    assert_close(logits, by_pytorch(mixed, clip), _ROUNDING[weights_dtype])
     composed = dict(compose(bundle.tensors(), bundle.manifest.layers, 4))
     graph = composed_graph(onnx.load(str(path), load_external_data=False), composed)
     (bundle.path / "composed.onnx").write_bytes(graph.SerializeToString())
@@ -224,7 +228,7 @@ def test_norms_that_stay_and_linear_layers_on_tokens_are_exported(
     assert types == {np.dtype("float32")}
 
 
-@pytest.mark.parametrize("weights_dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("weights_dtype", ["fp32", "fp16", "int8"])
 def test_norms_and_attention_on_tokens_are_built_by_tensorrt(
     weights_dtype: str, mixed: FrameFlexibleNetwork, tmp_path: Path
 ) -> None:
@@ -257,7 +261,7 @@ class SingularValues(Mixed):
         return super().forward(x * torch.linalg.svdvals(x)[..., :1, None])
 
 
-class WithBuffer(Mixed):
+class WithMask(Mixed):
     """A buffer of a type that a bundle does not hold."""
 
     def __init__(self) -> None:
@@ -269,6 +273,14 @@ class WithBuffer(Mixed):
         return super().forward(x * self.mask)
 
 
+class WithInt8Mask(WithMask):
+    """A buffer that TensorRT would take for a quantised float."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask = self.mask.to(torch.int8)
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -276,7 +288,8 @@ class WithBuffer(Mixed):
             SingularValues,
             r"cannot write the network as ONNX: aten\._linalg_svd.*: No ONNX function",
         ),
-        (WithBuffer, "mask is of the type BOOL"),
+        (WithMask, "mask is of the type BOOL"),
+        (WithInt8Mask, "mask is of the type I8"),
     ],
 )
 def test_what_no_graph_can_hold_is_named_and_nothing_is_written(

@@ -62,7 +62,7 @@ def test_every_frame_count_of_a_bundle_builds(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weights_dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("weights_dtype", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_a_resnet50_builds(
     weights_dtype: str,

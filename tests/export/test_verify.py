@@ -126,6 +126,17 @@ def test_half_precision_and_batches_that_are_not_full_pass(
     assert by_composed.max_difference == 0  # and composed from what was rounded
 
 
+def test_int8_weights_pass(int8_exported: Bundle, checkpoint: Checkpoint) -> None:
+    clips = synthetic_clips(int8_exported.manifest.input, (2, 4), 3)
+
+    for found in verify(int8_exported, clips, checkpoint=checkpoint):
+        by_network, by_composed = found.comparisons
+        assert found.passed
+        assert by_network.tolerance == NETWORK_TOLERANCE["int8"]
+        assert by_network.relative > 1e-3  # the weights were rounded
+        assert by_composed.max_difference == 0  # and composed from what was rounded
+
+
 def test_a_graph_that_does_not_run_is_refused(bundle_copy: Path) -> None:
     bundle = Bundle.load(bundle_copy)
     clips = synthetic_clips(dataclasses.replace(CONTRACT, height=16), (2, 4), 1)

@@ -222,11 +222,12 @@ def test_the_commands_work_from_build_to_verify(
 
 
 @pytest.mark.slow
-def test_half_precision_of_the_bundle_and_batches_work_too(
-    orin: Emulator, tiny: FrameFlexibleNetwork, tmp_path: Path
+@pytest.mark.parametrize("weights_dtype", ["fp16", "int8"])
+def test_rounded_weights_of_the_bundle_and_batches_work_too(
+    weights_dtype: str, orin: Emulator, tiny: FrameFlexibleNetwork, tmp_path: Path
 ) -> None:
     card = ModelCard(classes=tuple("abcde"), size=32, short_side=32)
-    bundle = export_bundle(tiny, card, tmp_path / "bundle", weights_dtype="fp16", batch=2)
+    bundle = export_bundle(tiny, card, tmp_path / "bundle", weights_dtype=weights_dtype, batch=2)
     build(bundle, tmp_path / "cache")
     clip = np.concatenate([random_clip(bundle, 4, seed) for seed in (1, 2)])
     chosen = EngineOptions(backend="tensorrt", cache=tmp_path / "cache")
