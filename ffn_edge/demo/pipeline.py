@@ -20,15 +20,17 @@ from ffn_edge.demo.gallery import CLIPS, ShownClip, shown_clips
 from ffn_edge.demo.load import BackgroundLoad
 from ffn_edge.device.cpu_threads import fixed_threads
 from ffn_edge.errors import ExportError, FfnEdgeError
+from ffn_edge.export.bundle_files import add_int8
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.clips import clips_from_videos
+from ffn_edge.export.quantize import compare_int8, quantize_bundle
 from ffn_edge.export.verify import Verified, verify
 from ffn_edge.files.atomic import write_text
 from ffn_edge.media.video_list import read_list, videos_of
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.progress import NowAndThen
 from ffn_edge.runtime.classifier import Result
-from ffn_edge.runtime.engines.engine import EngineOptions
+from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.profile.profile import Profile, profile_bundle
 from ffn_edge.runtime.run import RunOptions, open_session, run_session
@@ -188,6 +190,8 @@ def run_demo(
         demo.verified = verify(demo.bundle, videos, checkpoint=checkpoint)
         if not all(found.passed for found in demo.verified):
             raise ExportError("the bundle is not the network", "see `ffn-edge verify` on it.")
+    with stage("quantise it to INT8, and compare on clips of a fresh seed"):
+        demo.bundle = quantized_and_compared(demo.bundle, clips)
     with stage("profile its engines"):
         demo.profile = profile_bundle(demo.bundle, engine_options(), runs=100)
     with stage("run on the stream with a background load, adaptively and with fixed frames"):
@@ -215,6 +219,16 @@ def run_demo(
     return demo
 
 
+def quantized_and_compared(bundle: Bundle, clips: Path) -> Bundle:
+    """Quantise on unlabelled validation clips, and measure the accuracy on the test clips."""
+    bundle = quantize_bundle(bundle.path, clips / "val.txt")
+    labelled = read_list(clips / "test.txt", num_classes=len(bundle.manifest.classes))
+    options = dataclasses.replace(engine_options(), backend="onnxruntime", precision="int8")
+    with open_engines(bundle, options) as engines:
+        infer = {frames: engine.infer for frames, engine in engines.items()}
+        return add_int8(bundle, compare_int8(bundle, infer, labelled, labels=True))
+
+
 def _train(recipe: Recipe, output: Path) -> None:
     result = train(recipe, output, resume=(output / LAST).is_file(), workers=0)
     if not result.finished:
@@ -237,8 +251,7 @@ def rehearsed_deadline(bundle: Bundle, stream: Path, profile: Profile) -> float:
     good, the middle. But it leaves the highest room on an idle machine. A low quantile is that
     machine's, whatever else ran while it was profiled.
     """
-    latencies = profile.latencies["fp32"]
-    counts = sorted(latencies)[-2:]
+    counts = bundle.manifest.frame_counts[-2:]
     fewer, highest = counts[0], counts[-1]
     rehearsed = {}
     for frames in counts:
@@ -246,7 +259,8 @@ def rehearsed_deadline(bundle: Bundle, stream: Path, profile: Profile) -> float:
             bundle, stream, Limits(frames=frames), REHEARSAL_SECONDS, (0.0, REHEARSAL_SECONDS)
         )
         rehearsed[frames] = sorted(result.latency_ms for result in results)
-    least_ms = LEAST_DEADLINE * latencies[highest].quantile_ms(0.1)
+    precision = profile.choose(highest, bundle.manifest.sub_networks[highest]).precision
+    least_ms = LEAST_DEADLINE * profile.latencies[precision][highest].quantile_ms(0.1)
 
     def difference(deadline_ms: float) -> float:
         kept = {t: bisect_right(taken, deadline_ms) / len(taken) for t, taken in rehearsed.items()}
@@ -317,7 +331,10 @@ def _figures(demo: DemoResult) -> dict[str, object]:
         },
         "latency_ms": {}
         if demo.profile is None
-        else {t: latency.summary() for t, latency in demo.profile.latencies["fp32"].items()},
+        else {
+            precision: {t: latency.summary() for t, latency in latencies.items()}
+            for precision, latencies in demo.profile.latencies.items()
+        },
         "runs": [
             {
                 "name": run.name,
