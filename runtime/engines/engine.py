@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.bundle.graph_check import external_tensors
 from ffn_edge.device.cores import usable_cores
 from ffn_edge.device.tensorrt_api import Target, is_installed
@@ -24,7 +24,7 @@ from ffn_edge.runtime.engines.onnxruntime import (
     OnnxRuntimeEngine,
     installed_version,
 )
-from ffn_edge.runtime.engines.tensorrt_group import TensorRTGroup
+from ffn_edge.runtime.engines.tensorrt_group import TensorRTGroup, built_precisions
 from ffn_edge.runtime.stream.clip_buffer import Clip, Ring
 
 Logits = npt.NDArray[np.float32]
@@ -66,7 +66,7 @@ class EngineOptions:
     Attributes:
         backend: one of `BACKENDS`; "auto" is TensorRT where it works, and else ONNX Runtime.
         threads: of the CPU, for ONNX Runtime; None is one for each physical core.
-        precision: of TensorRT's plans, "fp16" or "fp32"; None is fp16 if it was built, else fp32.
+        precision: of TensorRT's plans; None is fp16 if it was built, else fp32.
         resident: "all" of TensorRT's engines stay on the device, or "one" at a time.
         cache: the folder of TensorRT's plans; None is the default one.
 
@@ -76,7 +76,7 @@ class EngineOptions:
 
     backend: str = "auto"
     threads: int | None = None
-    precision: str | None = None
+    precision: Precision | None = None
     resident: str = "all"
     cache: Path | None = None
 
@@ -208,12 +208,18 @@ def _open_tensorrt(
     options: EngineOptions,
     reason: str,
 ) -> OpenEngines:
+    if options.precision is not None:
+        precision = options.precision
+    else:
+        built = built_precisions(bundle, target, wanted, options.cache).values()
+        floats: tuple[Precision, ...] = ("fp16", "fp32")
+        of_all = [each for each in floats if all(each in precisions for precisions in built)]
+        precision = next(iter(of_all), "fp16")
     group = stack.enter_context(
         TensorRTGroup(
             bundle,
             target,
-            wanted,
-            precision=options.precision,
+            dict.fromkeys(wanted, precision),
             resident=options.resident,
             cache=options.cache,
         )
@@ -222,7 +228,7 @@ def _open_tensorrt(
         name=target,
         version=group.api.version,
         device=f"{group.gpu.name}, SM {group.gpu.sm}",
-        precision=group.precision,
+        precision=precision,
         threads=1,
         reason=reason,
     )
