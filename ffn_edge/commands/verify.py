@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ffn_edge.bundle.known_answer import TOLERANCES
+from ffn_edge.bundle.known_answer import tolerance
 from ffn_edge.cli import say
 from ffn_edge.commands.engine_options import engine_options, take_engine_options
 from ffn_edge.commands.option_types import Number, UserPath, Whole
@@ -127,6 +127,9 @@ def _engine(stack: ExitStack, bundle: Bundle, options: EngineOptions) -> EngineT
         return None
     return EngineToVerify(
         name=f"{engines.backend.name} {engines.backend.precision}",
-        tolerance=TOLERANCES[engines.backend.precision],
+        tolerances={
+            frames: tolerance(bundle.manifest, frames, engines.backend.precision)
+            for frames in engines
+        },
         infer={frames: engine.infer for frames, engine in engines.items()},
     )

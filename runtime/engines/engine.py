@@ -99,7 +99,7 @@ class Backend:
         name: "onnxruntime", "tensorrt" or "rtx".
         version: its own.
         device: where.
-        precision: "fp32", or "fp16" where the engines round.
+        precision: what the engines compute in.
         threads: of the CPU.
         reason: in words.
     """
@@ -107,7 +107,7 @@ class Backend:
     name: str
     version: str
     device: str
-    precision: str
+    precision: Precision
     threads: int
     reason: str
 
