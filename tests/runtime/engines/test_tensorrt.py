@@ -836,9 +836,13 @@ def test_without_int8_graphs_no_int8_engine_is_looked_for(
 ) -> None:
     build(exported, tmp_path, precision="fp16")
     assert built_precisions(exported, "tensorrt", (2,), tmp_path) == {2: ("fp16",)}
-    with pytest.raises(BundleError, match="not quantised") as caught:
-        build(exported, tmp_path, precision="int8")
-    assert "ffn-edge quantize" in caught.value.hint
+    for attempt in (
+        lambda: build(exported, tmp_path, precision="int8"),
+        lambda: TensorRTGroup(exported, "tensorrt", {2: "int8"}, cache=tmp_path).__enter__(),
+    ):
+        with pytest.raises(BundleError, match="not quantised") as caught:
+            attempt()
+        assert "ffn-edge quantize" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["relu_1.scale", "layer1.0.conv2.weight.scale",
