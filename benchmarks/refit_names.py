@@ -4,10 +4,11 @@
 
 Each network of the README is exported with random weights, and the graph that `ffn-edge build`
 hands to TensorRT is parsed by the real TensorRT-RTX parser, which needs no GPU, for every frame
-count in float16 and float32. An engine that is refitted may ask for the names that the parser lets
-be marked; those that the list beside a plan lacks would end `run`. There is no list of them to
-read, so the graph's own names are tried, and the parser's pattern. Nothing is built or refitted,
-and TensorRT itself may name others: `ffn-edge build` finds out on the device.
+count in float16 and float32, TSM and TEA in INT8 as well. An engine that is refitted may ask for
+the names that the parser lets be marked; those that the list beside a plan lacks would end `run`.
+There is no list of them to read, so the graph's own names are tried, and the parser's pattern.
+Nothing is built or refitted, and TensorRT itself may name others: `ffn-edge build` finds out on the
+device.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ import click
 from benchmarks.example import example_bundle, example_network
 from benchmarks.machine import describe_machine
 from ffn_edge import network
-from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.plan_graph import GRAPH, write_plan_graph
 from ffn_edge.network.checkpoint import ModelCard
 
+PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8")
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -50,11 +52,15 @@ def bundle_of(name: str, size: int, folder: Path) -> Bundle:
 
 def row(name: str, bundle: Bundle, folder: Path) -> str:
     """Return a network's row: frame counts, and layers, names and unknown names by precision."""
+    from tests.int8_graphs import quantized
     from tests.rtx_parser import parse
 
+    is_quantized = name.startswith(("tsm_", "tea_"))
+    if is_quantized:
+        bundle = quantized(bundle, folder / "int8")
     counts = bundle.manifest.frame_counts
     cells = [f"`{name}`", ", ".join(map(str, counts))]
-    for precision in ("fp16", "fp32"):
+    for precision in PRECISIONS if is_quantized else PRECISIONS[:2]:
         layers, names, unknown = [], [], 0
         for frames in counts:
             listed = {weight.name for weight in write_plan_graph(bundle, frames, precision, folder)}
@@ -64,6 +70,7 @@ def row(name: str, bundle: Bundle, folder: Path) -> str:
             unknown += len(parsed.refittable - listed)
         cells += [" / ".join(map(str, dict.fromkeys(each))) for each in (layers, names)]
         cells.append(str(unknown))
+    cells += ["–"] * (2 + 3 * len(PRECISIONS) - len(cells))
     return "| " + " | ".join(cells) + " |"
 
 
@@ -73,7 +80,7 @@ def row(name: str, bundle: Bundle, folder: Path) -> str:
 def main(networks: str | None, size: int) -> None:
     """Parse and print."""
     names = networks.split(",") if networks else [*network.ARCHITECTURES, *others()]
-    columns = [f"{what}, {p}" for p in ("fp16", "fp32") for what in ("layers", "names", "unknown")]
+    columns = [f"{what}, {p}" for p in PRECISIONS for what in ("layers", "names", "unknown")]
     print(describe_machine() + "\n")
     print("| network | frames | " + " | ".join(columns) + " |")
     print("|" + "---|" * (2 + len(columns)))

@@ -77,17 +77,26 @@ def rewired(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
                 key = f"{layer_of(origin)}.{'bias' if origin.endswith('.bias') else 'weight'}"
                 if key in names:
                     node.input[i] = key
+    drop_unread(result)
+    kept = [i for i in graph.initializer if i.name not in names]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return result
+
+
+def drop_unread(model: onnx.ModelProto) -> None:
+    """Remove the nodes and initializers that nothing reads."""
+    graph = model.graph
     while True:
-        read = read_by_nodes(result)
+        read = read_by_nodes(model)
         dead = [node for node in graph.node if not read.intersection(node.output)]
         if not dead:
             break
         for node in dead:
             graph.node.remove(node)
-    kept = [i for i in graph.initializer if i.name in read and i.name not in names]
+    kept = [each for each in graph.initializer if each.name in read]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    return result
 
 
 def read_by_nodes(model: onnx.ModelProto) -> set[str]:

@@ -1,6 +1,9 @@
 """The graph that TensorRT parses: a frame count's, with composed weights, as its parser likes it.
 
-    graph ─ composed weights in place of W, s_in, s_out ─ fp16 ─ explicit biases, INT32 slices
+    graph ─ composed weights in place of W, s_in, s_out ─ explicit biases, INT32 slices ─ fp16
+
+In an INT8 graph the scales of a weight are computed from it; here they become constants, as
+TensorRT wants them. What is not quantised is in float16.
 
 Every constant is a named initializer, and every initializer is on the list that
 `write_plan_graph` returns: TensorRT may ask for any of them when an engine is refitted. The
@@ -16,13 +19,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
-from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.bundle.compose import Array, ComposedHash, blocks, compose, composed_shapes
 from ffn_edge.device.plan_cache import PlanWeight
 from ffn_edge.errors import ExportError
-from ffn_edge.export.composed_graph import read_by_nodes, rewired
+from ffn_edge.export.composed_graph import drop_unread, read_by_nodes, rewired
 from ffn_edge.export.half_precision import half, in_half
 
 GRAPH = "graph.onnx"
@@ -38,7 +42,7 @@ _PAGE = 4096  # parsers map external data; the ONNX standard asks for offsets of
 
 
 def write_plan_graph(
-    bundle: Bundle, frames: int, precision: str, folder: Path
+    bundle: Bundle, frames: int, precision: Precision, folder: Path
 ) -> tuple[PlanWeight, ...]:
     """Write the graph that TensorRT parses, `graph.onnx`, and its weights, composed, beside it.
 
@@ -47,7 +51,7 @@ def write_plan_graph(
     Args:
         bundle: what to build.
         frames: T, a frame count of the bundle.
-        precision: "fp16" or "fp32".
+        precision: of the engine.
         folder: where to write.
 
     Returns:
@@ -59,7 +63,7 @@ def write_plan_graph(
     """
     manifest, tensors = bundle.manifest, bundle.tensors()
     shapes = composed_shapes(tensors, manifest.layers, frames)
-    source = onnx.load_model_from_string(bundle.read_graph(frames))
+    source = onnx.load_model_from_string(bundle.read_graph(frames, precision))
     model = for_the_parser(rewired(source, shapes), shapes)
     read = read_by_nodes(model)
     for name, shape in shapes.items():
@@ -72,21 +76,29 @@ def write_plan_graph(
                     data_location=TensorProto.EXTERNAL,
                 )
             )
-    if precision == "fp16":
+    if precision != "fp32":
         model = in_half(model)
+    scales = _take_scales(model)
     initializers = {initializer.name: initializer for initializer in model.graph.initializer}
     external = {
         name for name, each in initializers.items() if each.data_location == TensorProto.EXTERNAL
     }
     digest = ComposedHash()
     with open(folder / _WEIGHTS, "wb") as file:
+
+        def write(name: str, array: Array) -> None:
+            _write_external(file, initializers[name], array)
+            if name in scales:
+                found: Any = scales[name].run(None, {name: array})
+                model.graph.initializer.append(numpy_helper.from_array(found[0], _scale_name(name)))
+
         for name, array in compose(tensors, manifest.layers, frames):
             digest.update(name, array)
             if name in external:
-                _write_external(file, initializers[name], array)
+                write(name, array)
             del array  # before the next is composed
         for name in sorted(external - set(shapes)):
-            _write_external(file, initializers[name], tensors[name])
+            write(name, tensors[name])
     if digest.hexdigest() != manifest.sub_networks[frames].composed_sha256:
         raise ExportError(
             f"the composed weights for {frames} frames are not those of the manifest",
@@ -95,7 +107,7 @@ def write_plan_graph(
     (folder / GRAPH).write_bytes(model.SerializeToString())
     return tuple(
         _plan_weight(each, each.name in shapes, each.name in external)
-        for each in initializers.values()
+        for each in model.graph.initializer
         if each.data_type in _DTYPES
     )
 
@@ -112,6 +124,7 @@ def for_the_parser(
     result = onnx.ModelProto()
     result.CopyFrom(model)
     _name_constants(result)
+    _drop_zero_points(result)
     _slice_by_int32(result)
     _add_biases(result, shapes)
     return result
@@ -126,6 +139,19 @@ def _name_constants(model: onnx.ModelProto) -> None:
             initializer.CopyFrom(value)
             initializer.name = node.output[0]
             model.graph.node.remove(node)
+
+
+def _drop_zero_points(model: onnx.ModelProto) -> None:
+    """Leave out the zero points, which are zero: TensorRT's parser takes INT8 for granted.
+
+    Of one that is given, it makes a constant with a name of its own, which an engine may want back
+    at a refit. To ONNX, quantisation without zero points is to uint8: the graph is for TensorRT
+    alone.
+    """
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            del node.input[2:]
+    drop_unread(model)
 
 
 def _slice_by_int32(model: onnx.ModelProto) -> None:
@@ -160,7 +186,7 @@ def _slice_by_int32(model: onnx.ModelProto) -> None:
                 default, values = defaults[i]
                 node.input.append(as_int32(f"{default}.{count}", values))
     graph.initializer.extend(added.values())
-    _drop_unread(model)
+    drop_unread(model)
 
 
 def _add_biases(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -181,11 +207,47 @@ def _add_biases(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
         node.input.append(name)
 
 
-def _drop_unread(model: onnx.ModelProto) -> None:
-    read = read_by_nodes(model)
-    kept = [each for each in model.graph.initializer if each.name in read]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+def _take_scales(model: onnx.ModelProto) -> dict[str, ReferenceEvaluator]:
+    """Cut out what computes a weight's scales; return it by the weight's name.
+
+    The scales are then an initializer that the caller adds.
+    """
+    graph = model.graph
+    stored = {each.name: each for each in graph.initializer}
+    computed: dict[str, str] = {}  # scales -> what they will be called
+    evaluators = {}
+    for quantize in list(graph.node):
+        scales = quantize.input[1] if quantize.op_type == "QuantizeLinear" else ""
+        if not scales or scales in stored or scales in computed:
+            continue
+        read, nodes = {scales}, []
+        for node in reversed(graph.node):
+            if read.intersection(node.output):
+                read.update(node.input)
+                nodes.append(node)
+        constants = [stored[name] for name in sorted(read & stored.keys())]
+        (weight,) = (each for each in constants if each.data_location == TensorProto.EXTERNAL)
+        constants.remove(weight)
+        part = helper.make_graph(
+            nodes[::-1],
+            "scales",
+            [helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)],
+            [helper.make_tensor_value_info(scales, TensorProto.FLOAT, None)],
+            constants,
+        )
+        evaluators[weight.name] = ReferenceEvaluator(
+            helper.make_model(part, opset_imports=model.opset_import)
+        )
+        computed[scales] = _scale_name(weight.name)
+        graph.node.remove(nodes[0])  # of the others, nothing is read then
+    for node in graph.node:
+        node.input[:] = [computed.get(name, name) for name in node.input]
+    drop_unread(model)
+    return evaluators
+
+
+def _scale_name(weight: str) -> str:
+    return f"{weight}.scale"
 
 
 def _write_external(file: Any, initializer: onnx.TensorProto, array: Array) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import ffn_edge
-from ffn_edge.bundle.bundle import Bundle, FileRecord
+from ffn_edge.bundle.bundle import Bundle, FileRecord, Precision
 from ffn_edge.bundle.known_answer import known_logits
 from ffn_edge.device.gpu import Device, Gpu, find_gpu
 from ffn_edge.device.host_memory import memory_sizes
@@ -47,7 +47,7 @@ class BuildOptions:
 
     Attributes:
         target: "tensorrt", or "rtx" for TensorRT-RTX.
-        precision: "fp16" or "fp32".
+        precision: what they compute in; int8 needs a bundle that was quantised.
         refit: "identical" for the weights of this bundle at full speed; "any" for weights that
             will change, at some cost in speed.
         workspace_bytes: the most that a tactic may use; None is a quarter of the free memory, and
@@ -55,7 +55,7 @@ class BuildOptions:
     """
 
     target: Target = "tensorrt"
-    precision: str = "fp16"
+    precision: Precision = "fp16"
     refit: str = "identical"
     workspace_bytes: int | None = None
 
@@ -97,6 +97,7 @@ def build_plans(
         EngineError: TensorRT or a GPU is missing, the cache cannot be written, or an engine that
             was built does not open or gives wrong answers.
         ExportError: TensorRT refuses a graph, or runs out of memory.
+        BundleError: it was not quantised, for int8.
         KeyboardInterrupt: Ctrl-C; nothing half-built is left.
     """
     api = load(options.target)
@@ -104,6 +105,13 @@ def build_plans(
     tensors = bundle.tensors()
     for frames in bundle.manifest.frame_counts:
         known_logits(tensors, frames)  # without, no engine would be trusted
+        bundle.graph_path(frames, options.precision)
+    if options.refit == "any" and options.precision == "int8":
+        raise ExportError(
+            "an INT8 engine cannot take other weights: TensorRT may have merged scales that were "
+            "equal when it was built",
+            "leave out --refit any, and build again when the weights change.",
+        )
     if gpu is None and options.refit == "any":
         raise ExportError(
             "without a GPU, TensorRT-RTX builds engines that hold their weights for good",

@@ -71,11 +71,11 @@ class Comparison:
 class EngineToVerify:
     """The engines that the runtime has opened.
 
-    `infer` classifies uint8 (N, T, H, W, 3), by frame count; `tolerance` is relative.
+    `infer` classifies uint8 (N, T, H, W, 3), by frame count; `tolerances` are relative.
     """
 
     name: str
-    tolerance: float
+    tolerances: Mapping[int, float]
     infer: Mapping[int, Callable[[Clips], Logits]]
 
 
@@ -139,7 +139,7 @@ def verify(
             _log.info(f"{frames} frames: {engine.name} on {counted(len(clips), 'clip')}")
             by_engine = _in_batches(engine.infer[frames], clips, manifest.input.batch)
             comparisons.append(
-                compare(f"graph = {engine.name}", by_graph, by_engine, engine.tolerance)
+                compare(f"graph = {engine.name}", by_graph, by_engine, engine.tolerances[frames])
             )
         expected = manifest.sub_networks[frames].composed_sha256
         found.append(

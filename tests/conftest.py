@@ -21,6 +21,7 @@ from ffn_edge.device.cpu_threads import VARIABLE
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
+from tests.int8_graphs import quantized
 
 CLASSES = ("left", "right", "up", "down", "none")
 
@@ -121,6 +122,12 @@ def exported(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("exported") / "bundle"
     folder.mkdir()  # an empty folder may be there
     return export_bundle(checkpoint.network, checkpoint.card, folder)
+
+
+@pytest.fixture(scope="session")
+def exported_int8(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same bundle with INT8 graphs. Not to be changed."""
+    return quantized(exported, tmp_path_factory.mktemp("int8") / "bundle")
 
 
 @pytest.fixture

@@ -298,6 +298,9 @@ def test_the_real_rtx_and_the_emulated_one_agree(
     assert found == expected
 
 
+_KINDS = {float: np.float32, int: np.int64, bool: np.int8}
+
+
 def _node(operator: str, *inputs: str, **attributes: int) -> onnx.NodeProto:
     return helper.make_node(operator, inputs, ["logits"], **attributes)
 
@@ -315,20 +318,21 @@ def _node(operator: str, *inputs: str, **attributes: int) -> onnx.NodeProto:
         (_node("LayerNormalization", "frames", "a"), {"a": [1.0] * 8}),
         (_node("LayerNormalization", "frames", "a", "b"), {"a": [1.0] * 8, "b": [0.0] * 8}),
         (_node("Add", "frames", "a"), {"a": [1.0] * 8}),
+        (_node("QuantizeLinear", "frames", "a"), {"a": [0.5]}),
+        (_node("QuantizeLinear", "frames", "a", "b"), {"a": [0.5], "b": [False]}),
+        (_node("QuantizeLinear", "frames", "a", "b", axis=1), {"a": [0.5] * 6, "b": [False] * 6}),
     ],
     ids=lambda value: value.op_type if isinstance(value, onnx.NodeProto) else None,
 )
 def test_a_refit_may_ask_for_what_the_real_parser_names(
-    node: onnx.NodeProto, constants: dict[str, list[float]], tmp_path: Path
+    node: onnx.NodeProto, constants: dict[str, list[Any]], tmp_path: Path
 ) -> None:
     made = onnx.NodeProto()
     made.CopyFrom(node)
     if node.op_type == "TopK":
         made.output.append("indices")
     tensors = [
-        numpy_helper.from_array(
-            np.array(values, np.float32 if isinstance(values[0], float) else np.int64), name
-        )
+        numpy_helper.from_array(np.array(values, _KINDS[type(values[0])]), name)
         for name, values in constants.items()
     ]
     graph = helper.make_graph(

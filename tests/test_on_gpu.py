@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 def test_a_dry_run_says_what_became_of_each_part(tmp_path: Path) -> None:
     command = ["bash", str(ROOT / "benchmarks/on_gpu.sh"), "--dry-run"]
     process = subprocess.run(
-        [*command, "capture", "power"],
+        [*command, "capture", "power", "int8"],
         env={"PATH": "/usr/bin:/bin", "OUT": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -25,7 +25,7 @@ def test_a_dry_run_says_what_became_of_each_part(tmp_path: Path) -> None:
     assert process.returncode == 0, process.stdout + process.stderr
     summary = (tmp_path / "summary.md").read_text()
     assert "dry run" in summary
-    for part in ("capture", "power"):
+    for part in ("capture", "power", "int8"):
         assert f"| {part:<7} | pass " in summary
         assert "(dry run)" in (tmp_path / f"{part}.log").read_text()
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.bundle.bundle import InputContract
+from ffn_edge.bundle.bundle import InputContract, Manifest, Precision
 from ffn_edge.bundle.compose import Array, vector_name
 from ffn_edge.errors import EngineError
 
@@ -21,6 +21,16 @@ from ffn_edge.errors import EngineError
 # float32: TensorRT multiplies in TF32 where the GPU can (10 bits of mantissa, 1e-3) and adds up
 # through some fifty layers. float16: the same mantissa, and activations are rounded too.
 TOLERANCES = {"fp32": 2e-2, "fp16": 5e-2}
+# INT8: an engine elsewhere rounds otherwise, by as much as ours is off.
+_INT8_DEVIATIONS = 2
+
+
+def tolerance(manifest: Manifest, frames: int, precision: Precision) -> float:
+    """Return how far the logits of an engine may be off, as `fault` takes it."""
+    int8 = manifest.sub_networks[frames].int8
+    if precision == "int8" and int8 is not None:
+        return _INT8_DEVIATIONS * int8.deviation
+    return TOLERANCES[precision]
 
 
 def known_clips(contract: InputContract, frames: int) -> npt.NDArray[np.uint8]:

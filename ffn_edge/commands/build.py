@@ -9,9 +9,11 @@ import functools
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import click
 
+from ffn_edge.bundle.bundle import Precision
 from ffn_edge.commands.option_types import UserPath
 from ffn_edge.device.tensorrt_api import Target
 
@@ -32,10 +34,11 @@ def _size(context: click.Context, option: click.Parameter, value: str | None) ->
 @click.argument("bundle", type=UserPath(file_okay=False))
 @click.option(
     "--precision",
-    type=click.Choice(["fp16", "fp32"]),
+    type=click.Choice(get_args(Precision)),
     default="fp16",
     show_default=True,
-    help="Of the engines; with fp16, normalisation and logits stay float32.",
+    help="Of the engines. With fp16, normalisation and logits stay float32; with int8, what "
+    "`ffn-edge quantize` left in float is fp16.",
 )
 @click.option(
     "--workspace",
@@ -67,7 +70,7 @@ def _size(context: click.Context, option: click.Parameter, value: str | None) ->
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def build(
     bundle: str,
-    precision: str,
+    precision: Precision,
     workspace: int | None,
     target: Target,
     refit: str,
@@ -86,6 +89,7 @@ def build(
     Examples:
       ffn-edge build bundle
       ffn-edge build bundle --precision fp32 --workspace 256MiB
+      ffn-edge build bundle --precision int8     # after ffn-edge quantize
       ffn-edge build bundle --target rtx
     """
     from rich.progress import Progress

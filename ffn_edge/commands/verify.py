@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ffn_edge.bundle.known_answer import TOLERANCES
+from ffn_edge.bundle.known_answer import tolerance
 from ffn_edge.cli import say
 from ffn_edge.commands.engine_options import engine_options, take_engine_options
 from ffn_edge.commands.option_types import Number, UserPath, Whole
@@ -141,7 +141,10 @@ def _engine(stack: ExitStack, bundle: Bundle, options: EngineOptions) -> EngineT
         return None
     return EngineToVerify(
         name=f"{engines.backend.name} {precisions_in_words(engines.precisions)}",
-        tolerance=max(TOLERANCES[each] for each in engines.precisions.values()),
+        tolerances={
+            frames: tolerance(bundle.manifest, frames, precision)
+            for frames, precision in engines.precisions.items()
+        },
         infer={frames: engine.infer for frames, engine in engines.items()},
     )
 

@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal
 
 from filelock import FileLock, Timeout
 
-from ffn_edge.bundle.bundle import Bundle, FileRecord, check_file, file_record
+from ffn_edge.bundle.bundle import Bundle, FileRecord, Precision, check_file, file_record
 from ffn_edge.device.gpu import Gpu
 from ffn_edge.device.jetson import board_model, l4t_release
 from ffn_edge.device.tensorrt_api import Api
@@ -39,7 +39,7 @@ SCHEMA_VERSION = 2
 # To be raised by a change of `export/composed_graph.py`, `export/half_precision.py`,
 # `export/plan_graph.py` or `export/tensorrt_plan.py` that makes other engines of the same bundle.
 RECIPE = 2
-PRECISIONS = ("fp16", "fp32")
+PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32")  # the fastest first
 REFITS = ("identical", "any", "none")
 # What a build leaves behind when it is killed, and the next one removes.
 _UNFINISHED = ".build-"
@@ -73,11 +73,11 @@ class PlanKey:
         multiprocessors: of the GPU; a power mode may switch some of them off. 0 is any.
         memory_gib: of the GPU, rounded up to a power of two, as modules are sold. 0 is any.
         l4t: the Jetson Linux release, or None.
-        precision: "fp16" or "fp32".
+        precision: what it computes in.
         refit: "identical" weights only, "any" weights, or "none": the plan holds its weights.
         architecture: of the bundle.
         frames: T.
-        graph_sha256: of the bundle's graph.
+        graph_sha256: of the bundle's graph for the precision.
         composed_sha256: of the weights it was built with; None if any will do.
         recipe: how this project turns a graph into what TensorRT parses; see `RECIPE`.
     """
@@ -90,7 +90,7 @@ class PlanKey:
     multiprocessors: Count
     memory_gib: Count
     l4t: str | None
-    precision: str
+    precision: Precision
     refit: str
     architecture: str
     frames: Positive
@@ -114,7 +114,7 @@ def plan_key(
     gpu: Gpu | None,
     bundle: Bundle,
     frames: int,
-    precision: str,
+    precision: Precision,
     refit: str,
     root: Path = _ROOT,
 ) -> PlanKey:
@@ -125,12 +125,18 @@ def plan_key(
         gpu: the device; None where RTX builds without one.
         bundle: its files were checked when it was loaded.
         frames: T.
-        precision: "fp16" or "fp32".
+        precision: what it computes in.
         refit: see `PlanKey`.
         root: see `ffn_edge.device`.
+
+    Raises:
+        BundleError: the bundle has no graph for it.
     """
     manifest = bundle.manifest
     sub_network = manifest.sub_networks[frames]
+    # float16 is written into float32's graph.
+    is_int8 = precision == "int8"
+    graph = bundle.graph_path(frames, precision).name if is_int8 else sub_network.graph
     return PlanKey(
         target=api.target,
         **_machine(api, None if api.plan_fits_any_gpu else gpu, root),
@@ -138,9 +144,15 @@ def plan_key(
         refit=refit,
         architecture=manifest.architecture,
         frames=frames,
-        graph_sha256=manifest.files[sub_network.graph].sha256,
+        graph_sha256=manifest.files[graph].sha256,
         composed_sha256=None if refit == "any" else sub_network.composed_sha256,
     )
+
+
+def buildable(bundle: Bundle, frames: int) -> tuple[Precision, ...]:
+    """Return the precisions that a frame count's engines can be built in, the fastest first."""
+    is_quantized = bundle.manifest.sub_networks[frames].int8 is not None
+    return PRECISIONS if is_quantized else tuple(each for each in PRECISIONS if each != "int8")
 
 
 def _machine(api: Api, gpu: Gpu | None, root: Path) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.plan_cache import (
-    PRECISIONS,
     REFITS,
     Plan,
     PlanCache,
     PlanKey,
     Sidecar,
+    buildable,
     misfits,
     plan_key,
     read_sidecar,
@@ -91,7 +91,7 @@ def _wanted(host: Host, bundle: Bundle) -> dict[int, list[PlanKey]]:
         frames: [
             plan_key(api, host.gpu, bundle, frames, precision, refit, host.root)
             for api in host.ready.values()
-            for precision in PRECISIONS
+            for precision in buildable(bundle, frames)
             for refit in REFITS
         ]
         for frames in bundle.manifest.frame_counts

@@ -27,7 +27,7 @@ from ffn_edge.runtime.engines.onnxruntime import (
     give_back_freed,
     installed_version,
 )
-from ffn_edge.runtime.engines.tensorrt_interface import TensorRTGroup, built_precisions
+from ffn_edge.runtime.engines.tensorrt_group import TensorRTGroup, built_precisions
 from ffn_edge.runtime.stream.clip_buffer import Clip, Ring
 
 Logits = npt.NDArray[np.float32]

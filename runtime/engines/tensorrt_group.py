@@ -16,11 +16,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.bundle.bundle import Bundle
-from ffn_edge.bundle.known_answer import TOLERANCES, deviation, fault, known_clips, known_logits
-from ffn_edge.device.gpu import Device, Gpu
+from ffn_edge.bundle.bundle import Bundle, Precision
+from ffn_edge.bundle.known_answer import deviation, fault, known_clips, known_logits, tolerance
+from ffn_edge.device.gpu import Device, Gpu, find_gpu
 from ffn_edge.device.jetson import power_mode
-from ffn_edge.device.plan_cache import PRECISIONS, REFITS, Plan, PlanCache, default_folder, plan_key
+from ffn_edge.device.plan_cache import (
+    REFITS,
+    Plan,
+    PlanCache,
+    PlanKey,
+    buildable,
+    default_folder,
+    plan_key,
+)
 from ffn_edge.device.tensorrt_api import Api, Target, load
 from ffn_edge.errors import EngineError, OutOfMemoryError
 from ffn_edge.runtime.engines.device_ring import DeviceRing
@@ -39,7 +47,7 @@ class TensorRTGroup:
         engines: by ascending frame count.
         api: the TensorRT that runs them.
         gpu: the device.
-        precision: of the plans that were found.
+        precisions: by frame count, what its engine computes in.
         resident: "all", or "one" if that was asked for or memory is short.
         deviations: by frame count, how far an engine's known answers are off: the largest
             |Δlogit|, relative to the largest logit of the clip.
@@ -51,19 +59,26 @@ class TensorRTGroup:
         self,
         bundle: Bundle,
         target: Target,
-        frame_counts: Iterable[int],
+        precisions: Mapping[int, Precision],
         *,
-        precision: str | None = None,
         resident: str = "all",
         cache: Path | None = None,
         plans: Mapping[int, Plan] | None = None,
     ) -> None:
-        """Remember what to open: the cache's plans, or, in their place, those given."""
+        """Remember what to open: the cache's plans, or, in their place, those given.
+
+        Args:
+            bundle: what to run.
+            target: what runs it.
+            precisions: of each frame count's engine.
+            resident: see above.
+            cache: the folder of the plans; None is the default one.
+            plans: by frame count.
+        """
         self.engines: dict[int, TensorRTEngine] = {}
         self._bundle = bundle
         self._target = target
-        self._frame_counts = tuple(frame_counts)
-        self._wanted_precision = precision
+        self.precisions = dict(precisions)
         self.resident = resident
         self._cache = PlanCache(cache)
         self._given = plans
@@ -124,7 +139,6 @@ class TensorRTGroup:
         self.gpu: Gpu = self._device.gpu
         self.api: Api = load(self._target)
         plans = self._find_plans() if self._given is None else self._given
-        self.precision = next(iter(plans.values())).sidecar.key.precision
         manifest = self._bundle.manifest
         self._memory = EngineMemory(self._device, manifest, max(plans))
         tensors = self._bundle.tensors()
@@ -159,40 +173,27 @@ class TensorRTGroup:
         self._device.__exit__(None, None, None)
 
     def _find_plans(self) -> dict[int, Plan]:
-        """Find a plan for each frame count, all of one precision."""
-        wanted = (self._wanted_precision,) if self._wanted_precision else PRECISIONS
-        missing: _NotBuiltError | None = None
-        for precision in wanted:
-            try:
-                plans = {
-                    frames: self._find_plan(frames, precision) for frames in self._frame_counts
-                }
-            except _NotBuiltError as error:
-                missing = missing or error
-                continue
-            sidecars = (plan.sidecar for plan in plans.values())
-            mode = power_mode()
-            other = next(filter(None, (each.built_in_another_mode(mode) for each in sidecars)), "")
-            if other:
-                self._warn(f"the engines were {other}: `ffn-edge build` tunes them for it")
-            return plans
-        assert missing is not None
-        raise missing
+        """Find a plan for each frame count."""
+        plans = {frames: self._find_plan(frames) for frames in self.precisions}
+        sidecars = (plan.sidecar for plan in plans.values())
+        mode = power_mode()
+        other = next(filter(None, (each.built_in_another_mode(mode) for each in sidecars)), "")
+        if other:
+            self._warn(f"the engines were {other}: `ffn-edge build` tunes them for it")
+        return plans
 
-    def _find_plan(self, frames: int, precision: str) -> Plan:
-        keys = [
-            plan_key(self.api, self.gpu, self._bundle, frames, precision, refit) for refit in REFITS
-        ]
+    def _find_plan(self, frames: int) -> Plan:
+        precision = self.precisions[frames]
+        keys = _keys(self.api, self.gpu, self._bundle, frames, precision)
         for key in keys:
             plan = self._cache.find(key)
             if plan is not None:
                 return plan
         choices = "" if self._target == "tensorrt" else f" --target {self._target}"
-        if self._wanted_precision:
-            choices += f" --precision {self._wanted_precision}"
+        choices += f" --precision {precision}"
         if self._cache.folder != default_folder():
             choices += f" --cache {self._cache.folder}"
-        raise _NotBuiltError(
+        raise EngineError(
             self._cache.nearest(keys),
             f"build on this machine: ffn-edge build {self._bundle.path}{choices}",
         )
@@ -228,14 +229,14 @@ class TensorRTGroup:
         """Raise an EngineError unless an engine gives the logits that export stored."""
         manifest, frames = self._bundle.manifest, engine.frames
         logits = np.stack([engine.infer(clip) for clip in known_clips(manifest.input, frames)])
-        wrong = fault(logits, expected, TOLERANCES[self.precision])
+        wrong = fault(logits, expected, tolerance(manifest, frames, self.precisions[frames]))
         self.deviations[frames] = deviation(logits, expected)
         self.logit_errors[frames] = float(np.abs(logits - expected).max())
         if wrong is not None:
             raise EngineError(
                 f"the engine for {frames} frames is not to be trusted: {wrong}",
-                "delete the cache of plans and build again with `ffn-edge build`; if fp16 is the "
-                "cause, --precision fp32.",
+                "delete the cache of plans and build again with `ffn-edge build`; if "
+                f"{self.precisions[frames]} is the cause, --precision fp32.",
             )
 
     def _warn(self, message: str) -> None:
@@ -253,9 +254,38 @@ def prove(plan: Plan, bundle: Bundle) -> float:
     key = plan.sidecar.key
     frames = key.frames
     target: Target = "rtx" if key.target == "rtx" else "tensorrt"
-    with TensorRTGroup(bundle, target, (frames,), resident="one", plans={frames: plan}) as group:
+    with TensorRTGroup(
+        bundle, target, {frames: key.precision}, resident="one", plans={frames: plan}
+    ) as group:
         return group.deviations[frames]
 
 
-class _NotBuiltError(EngineError):
-    """No plan fits."""
+def built_precisions(
+    bundle: Bundle, target: Target, frame_counts: Iterable[int], cache: Path | None = None
+) -> dict[int, tuple[Precision, ...]]:
+    """Return the precisions that engines were built in for this machine, the fastest first.
+
+    Args:
+        bundle: what to run.
+        target: what runs it.
+        frame_counts: of which engines.
+        cache: the folder of the plans; None is the default one.
+
+    Raises:
+        EngineError: TensorRT or a GPU is missing, or a plan is damaged.
+    """
+    gpu = find_gpu()  # first: without a GPU there is no need to load TensorRT
+    api, plans = load(target), PlanCache(cache)
+    return {
+        frames: tuple(
+            precision
+            for precision in buildable(bundle, frames)
+            if any(plans.find(key) for key in _keys(api, gpu, bundle, frames, precision))
+        )
+        for frames in frame_counts
+    }
+
+
+def _keys(api: Api, gpu: Gpu, bundle: Bundle, frames: int, precision: Precision) -> list[PlanKey]:
+    """Return the keys of the plans that serve a frame count here."""
+    return [plan_key(api, gpu, bundle, frames, precision, refit) for refit in REFITS]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ffn_edge.bundle.bundle import Bundle, InputContract
-from ffn_edge.bundle.known_answer import TOLERANCES, fault, known_clips, known_logits
+from ffn_edge.bundle.known_answer import TOLERANCES, fault, known_clips, known_logits, tolerance
 from ffn_edge.errors import EngineError
 from ffn_edge.network import FrameFlexibleNetwork
 
@@ -67,6 +67,14 @@ def test_the_right_answer_and_its_rounding_pass() -> None:
 def test_an_answer_that_is_off_is_said_with_how_much() -> None:
     wrong = EXPECTED + np.float32([0, 0.4, 0])
     assert "off by 0.13" in str(fault(wrong, EXPECTED, TOLERANCES["fp16"]))
+
+
+def test_an_int8_engine_may_be_off_by_twice_what_int8_itself_is(exported_int8: Bundle) -> None:
+    manifest = exported_int8.manifest
+    int8 = manifest.sub_networks[2].int8
+    assert int8 is not None
+    assert tolerance(manifest, 2, "int8") == 2 * int8.deviation
+    assert tolerance(manifest, 2, "fp16") == TOLERANCES["fp16"]
 
 
 def test_output_that_does_not_change_is_told_from_output_that_is_off() -> None:

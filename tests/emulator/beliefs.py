@@ -144,6 +144,13 @@ BELIEFS = (
     Belief("so too for integers on which only shapes depend; those cannot be marked one by one",
            "graph.Graph", reason="that they cannot, the real TensorRT-RTX builder says; that they "
            f"are asked for is the worst case. {_TENSORRT}"),
+    Belief("quantisation without zero points is to INT8, and zero points of zeros become float "
+           "constants of the parser's own, which an engine asks for; others are refused",
+           "graph.set_zero_points", reason="the real TensorRT-RTX parser says so, but for what an "
+           f"engine asks for. {_TENSORRT}"),
+    Belief("float weights that are quantised, and scales, are refitted as any others; what was "
+           "INT8 in the plan is quantised anew", "graph.Graph", reason="that they are refittable, "
+           f"the real TensorRT-RTX parser says. {_TENSORRT}"),
     Belief("an engine whose weights were marked one by one asks for those alone",
            "builder.Builder.build_serialized_network", reason=_TENSORRT),
     Belief("TensorRT takes all device memory through an allocator that it was given, on any thread",

@@ -107,8 +107,9 @@ def read_graph(serialized: bytes, folder: str) -> Graph | None:
         if any(attribute.HasField("g") for attribute in node.attribute):
             raise NotImplementedError(f"the emulator has no {node.op_type} with graphs inside")
     _make_biases(graph)
+    own = set_zero_points(graph)
     shape_constants = _shape_constants(graph)
-    weights = dict(_take_weights(model, folder, shape_constants))
+    weights = dict(_take_weights(model, folder, shape_constants)) | own
     types, shapes = _infer(model)
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     outputs = frozenset(value.name for value in graph.output)
@@ -152,11 +153,65 @@ def _make_biases(graph: onnx.GraphProto) -> None:
     made = 0
     for node in graph.node:
         if node.op_type == "LayerNormalization" and len(node.input) < 3:
-            name = f"tmp_weight_{made}" if made else "tmp_weight"
+            name = _own_name(made)
             made += 1
             zeros = np.zeros(sizes[node.input[1]], np.float32)
             graph.initializer.append(numpy_helper.from_array(zeros, name))
             node.input.append(name)
+
+
+def _own_name(number: int) -> str:
+    """Return what the parser calls a constant of its own; its numbers have gaps."""
+    return f"tmp_weight_{number - 1}" if number else "tmp_weight"
+
+
+def set_zero_points(graph: onnx.GraphProto) -> dict[str, npt.NDArray[np.generic]]:
+    """Let each QuantizeLinear and DequantizeLinear have zero points of INT8, as the parser does.
+
+    To the parser, quantisation without zero points is to INT8; of those that it is given, which
+    must be zero, it makes float constants of its own.
+
+    Returns:
+        Those constants.
+
+    Raises:
+        Refusal: a zero point is not zero, or a scale not positive.
+    """
+    constants = {each.name: each for each in graph.initializer}
+    own: dict[str, npt.NDArray[np.generic]] = {}
+    for place, node in enumerate(graph.node):
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scale = constants.get(node.input[1])
+        if scale is None:
+            raise NotImplementedError("the emulator has no scales that are computed")
+        if not (numpy_helper.to_array(scale) > 0).all():
+            text = (
+                "(scaleAllPositive || allowNegativeScale): Scale coefficients must all be positive"
+            )
+            raise _invalid(place, node, text, "resolveScaleInput")
+        if len(node.input) > 2:
+            if numpy_helper.to_array(constants[node.input[2]]).any():
+                text = "shiftIsAllZeros(zeroPoint): Non-zero zero point is not supported."
+                raise _invalid(place, node, text, "buildZeroPointTensor")
+            own[_own_name(len(own))] = np.zeros(scale.dims, np.float32)
+        zeros = f"zero points {list(scale.dims)}"
+        if zeros not in constants:
+            constants[zeros] = numpy_helper.from_array(np.zeros(scale.dims, np.int8), zeros)
+            graph.initializer.append(constants[zeros])
+        node.input[2:] = [zeros]
+    return own
+
+
+def _invalid(place: int, node: onnx.NodeProto, assertion: str, function: str) -> Refusal:
+    return Refusal(
+        "INVALID_NODE",
+        f"Assertion failed: {assertion}",
+        node=place,
+        node_name=node.name,
+        operator=node.op_type,
+        function=function,
+    )
 
 
 def _shape_constants(graph: onnx.GraphProto) -> set[str]:

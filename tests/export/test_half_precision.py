@@ -184,6 +184,47 @@ def test_an_average_of_many_values_stays_float32(window: int, type_: int) -> Non
     assert types_of(model)["c"] == type_
 
 
+def test_what_becomes_an_int8_kernel_stays_float32_and_what_was_left_in_float_does_not() -> None:
+    weight = np.ones((3, 3, 1, 1), np.float32)
+    scales = np.full(3, 1e-6, np.float32)  # float16 has no such number
+    nodes = [
+        helper.make_node("Conv", ["frames", "stem"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+    ]
+    zeros = np.zeros(3, np.int8)
+    for i, (source, output) in enumerate([("b", "c"), ("e", "f")]):
+        q, dq, w, rounded = (f"{name}{i}" for name in ("q", "dq", "w", "rounded"))
+        nodes += [
+            helper.make_node("QuantizeLinear", [source, "scale", "zero"], [q]),
+            helper.make_node("DequantizeLinear", [q, "scale", "zero"], [dq]),
+            helper.make_node("QuantizeLinear", ["weight", "scales", "zeros"], [w], axis=0),
+            helper.make_node("DequantizeLinear", [w, "scales", "zeros"], [rounded], axis=0),
+            helper.make_node("Conv", [dq, rounded], [output]),
+        ]
+        if i == 0:
+            nodes += [
+                helper.make_node("Add", ["c", dq], ["d"]),
+                helper.make_node("Relu", ["d"], ["e"]),
+            ]
+    nodes += [
+        helper.make_node("Conv", ["f", "gate"], ["g"]),
+        helper.make_node("Relu", ["g"], ["h"]),
+        helper.make_node("Conv", ["h", "last"], ["logits"]),
+    ]
+    model = in_half(
+        small(*nodes, stem=weight, weight=weight, gate=weight, last=weight, scales=scales,
+              scale=np.array(0.5, np.float32), zero=np.array(0, np.int8), zeros=zeros)
+    )  # fmt: skip
+    onnx.checker.check_model(model, full_check=True)
+    types = types_of(model)
+
+    assert [types[name] for name in ("stem", "a", "b", "gate", "g", "h")] == [HALF] * 6
+    floats = ("dq0", "c", "d", "e", "dq1", "f", "weight", "scale", "scales", "rounded0", "logits")
+    assert [types[name] for name in floats] == [FLOAT] * len(floats)
+    casts = [node.input[0] for node in model.graph.node if node.op_type == "Cast"]
+    assert casts == ["frames", "b", "f", "h"]
+
+
 def test_values_round_to_even() -> None:
     # 2049 lies between 2048 and 2050, 2051 between 2050 and 2052.
     values = np.array([2049, 2051, 65504, 1e-8], np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -14,45 +15,83 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from ffn_edge import network
-from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.bundle.compose import compose
-from ffn_edge.bundle.known_answer import TOLERANCES, fault, known_clips, known_logits
+from ffn_edge.bundle.known_answer import fault, known_clips, known_logits, tolerance
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.plan_graph import GRAPH, for_the_parser, write_plan_graph
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
-from tests.emulator.graph import read_graph
+from tests.emulator.graph import read_graph, set_zero_points
+from tests.int8_graphs import quantized
 from tests.rtx_parser import parse
 
 Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
 # One of each kind that is built differently. `benchmarks/refit_names.py` has all, at full depth.
+QUANTIZED = ("tsm_tiny", "tsm_mobilenet_v3_small", "tea_resnet50")
 KINDS = ("tsm_tiny", "tsm_mobilenet_v3_small", "tea_resnet50", "slowfast_resnet50",
          "uniformer_small")  # fmt: skip
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize("precision", ["fp16", "fp32", "int8"])
 @pytest.mark.parametrize("frames", [2, 4])
 def test_the_graph_that_tensorrt_parses_gives_the_known_answers(
-    precision: str, frames: int, exported: Bundle, tmp_path: Path
+    precision: Precision, frames: int, exported_int8: Bundle, tmp_path: Path
 ) -> None:
+    exported = exported_int8
     weights = write_plan_graph(exported, frames, precision, tmp_path)
 
+    as_tensorrt_reads_it(tmp_path / GRAPH)
     session = onnxruntime.InferenceSession(
         str(tmp_path / "graph.onnx"), providers=["CPUExecutionProvider"]
     )
     clips = known_clips(exported.manifest.input, frames)
     logits = np.stack([session.run(None, {"frames": clip})[0] for clip in clips])
     expected = known_logits(exported.tensors(), frames)
-    assert fault(logits, expected, TOLERANCES[precision]) is None
+    assert fault(logits, expected, tolerance(exported.manifest, frames, precision)) is None
     # What the sidecar will name is what the graph reads, type for type.
     model = onnx.load(str(tmp_path / "graph.onnx"), load_external_data=False)
     initializers = {
         each.name: (helper.tensor_dtype_to_np_dtype(each.data_type).name, int(np.prod(each.dims)))
         for each in model.graph.initializer
+        if not each.name.startswith("zero points")
     }
     assert {each.name: (each.dtype, each.count) for each in weights} == initializers
     composed = dict(compose(exported.tensors(), exported.manifest.layers, frames))
     assert {each.name for each in weights if each.source == "composed"} == set(composed)
+
+
+def as_tensorrt_reads_it(path: Path) -> None:
+    """Write out that quantisation is to INT8, which ONNX Runtime does not take for granted."""
+    model = onnx.load(str(path), load_external_data=False)
+    set_zero_points(model.graph)
+    path.write_bytes(model.SerializeToString())
+
+
+def test_the_scales_of_weights_are_those_that_onnx_runtime_computes(
+    exported_int8: Bundle, tmp_path: Path
+) -> None:
+    weights = {each.name: each for each in write_plan_graph(exported_int8, 4, "int8", tmp_path)}
+
+    model = onnx.load_model_from_string(exported_int8.read_graph(4, "int8"))
+    stored = {each.name for each in model.graph.initializer}
+    computed = [
+        node.input[1]
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and node.input[1] not in stored
+    ]
+    for name in computed:
+        model.graph.output.append(helper.make_tensor_value_info(name, FLOAT, None))
+    written = shutil.copytree(exported_int8.path, tmp_path / "bundle") / "scales.onnx"
+    written.write_bytes(model.SerializeToString())
+    session = onnxruntime.InferenceSession(str(written), providers=["CPUExecutionProvider"])
+    clip = known_clips(exported_int8.manifest.input, 4)[0]
+    expected = session.run(computed, {"frames": clip})
+    scales = [each for name, each in weights.items() if name.endswith("weight.scale")]
+    assert len(scales) == len(computed) > 10
+    assert all(each.source == "constant" for each in scales)
+    found = [np.array(each.values, np.float32).tobytes() for each in scales]
+    assert sorted(found) == sorted(values.tobytes() for values in expected)
 
 
 def test_weights_in_half_of_the_bundle_are_composed_in_float32(
@@ -93,7 +132,11 @@ def test_an_engine_can_ask_for_no_weight_that_the_list_lacks(
     model = randomise(network.build(architecture, 5, (frames,)))
     card = ModelCard(classes=tuple("abcde"), size=32, short_side=32)
     bundle = export_bundle(model, card, tmp_path / "bundle")
-    for precision in ("fp16", "fp32"):
+    precisions: list[Precision] = ["fp16", "fp32"]
+    if architecture in QUANTIZED:
+        bundle = quantized(bundle, tmp_path / "int8")
+        precisions.append("int8")
+    for precision in precisions:
         weights = write_plan_graph(bundle, frames, precision, tmp_path)
         parsed = parse(tmp_path / GRAPH)
         assert parsed.refittable <= {each.name for each in weights}
@@ -190,6 +233,22 @@ def test_a_layer_norm_without_a_bias_gets_one_with_a_name(
 
     assert parse(tmp_path / "before.onnx").refittable == {"scale", "tmp_weight"}
     assert parse(tmp_path / "after.onnx").refittable == {"scale", "logits.bias"}
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_zero_points_are_left_out_for_the_parser_would_name_them(
+    kind: type[np.generic], tmp_path: Path
+) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["frames", "scale", "zero"], ["small"]),
+        helper.make_node("DequantizeLinear", ["small", "scale", "zero"], ["logits"]),
+    ]
+    model = model_of(nodes, scale=np.array(0.5, np.float32), zero=np.array(0, kind))
+    (tmp_path / "before.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "after.onnx").write_bytes(for_the_parser(model, {}).SerializeToString())
+
+    assert parse(tmp_path / "before.onnx").refittable == {"scale", "tmp_weight", "tmp_weight_0"}
+    assert parse(tmp_path / "after.onnx").refittable == {"scale"}
 
 
 def test_a_layer_norm_with_a_computed_scale_is_left_to_the_parser() -> None:

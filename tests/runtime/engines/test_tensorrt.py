@@ -27,20 +27,23 @@ from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
 from ffn_edge import cli, network
-from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.bundle.compose import compose
+from ffn_edge.bundle.known_answer import tolerance
 from ffn_edge.device import tensorrt_api
 from ffn_edge.device.plan_cache import PlanCache
-from ffn_edge.errors import EngineError, ExportError, OutOfMemoryError
+from ffn_edge.errors import BundleError, EngineError, ExportError, OutOfMemoryError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.plan_graph import write_plan_graph
 from ffn_edge.export.tensorrt_plan import BuildOptions, Built, build_plans
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, open_engines
-from ffn_edge.runtime.engines.tensorrt_group import prove
+from ffn_edge.runtime.engines.tensorrt import TensorRTEngine
+from ffn_edge.runtime.engines.tensorrt_group import TensorRTGroup, built_precisions, prove
 from ffn_edge.runtime.run import RunOptions, open_session
 from tests.emulator import VERSIONS, Emulator
+from tests.int8_graphs import quantized
 
 ROOT = Path(__file__).parents[3]
 Frames = npt.NDArray[np.uint8]
@@ -755,6 +758,119 @@ def test_the_hint_names_what_was_asked_for(
     asked = dataclasses.replace(options, precision="fp32")
     error = refusal(exported, asked, "in fp16, not fp32")
     assert f"--precision fp32 --cache {options.cache}" in error.hint
+
+
+# ------------------------------------------------------------------------------ INT8
+
+
+@pytest.fixture(scope="module")
+def resnet(randomise: Randomise, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A tsm_resnet18 with INT8 graphs."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("resnet")
+    model = randomise(network.build("tsm_resnet18", 5, (2, 4)))
+    card = ModelCard(classes=tuple("abcde"), size=32, short_side=32)
+    return quantized(export_bundle(model, card, folder / "bundle"), folder / "int8")
+
+
+def check_int8(device: Emulator, bundle: Bundle, cache: Path) -> None:
+    """Build, refit and try; the answers are those of the bundle's own INT8 graph."""
+    target = target_of(device.version)
+    built = build_and_prove(bundle, cache, target=target, precision="int8")
+    chosen = EngineOptions(backend=target, cache=cache, precision="int8")
+    with open_engines(bundle, chosen) as engines:
+        assert engines.backend.precision == "int8"
+        for each, (frames, engine) in zip(built, engines.items(), strict=True):
+            clip = random_clip(bundle, frames)
+            expected = by_onnxruntime(bundle.graph_path(frames, "int8"), clip)
+            most = tolerance(bundle.manifest, frames, "int8")
+            assert relative(engine.infer(clip), expected) < most
+            sidecar = each.plan.sidecar
+            assert sidecar.deviation is not None and 0 < sidecar.deviation < most
+            graph = bundle.graph_path(frames, "int8").name
+            assert sidecar.key.graph_sha256 == bundle.manifest.files[graph].sha256
+            assert sidecar.flags[0] == "STRIP_PLAN"
+            assert sidecar.plan.bytes < sum(weight.count for weight in sidecar.weights)
+            # Zero points are not there for an engine to ask for.
+            assert {weight.dtype for weight in sidecar.weights} <= {
+                "float32",
+                "float16",
+                "int32",
+                "int64",
+            }
+
+
+def test_int8_engines_are_refitted_from_the_one_weight_file(
+    device: Emulator, exported_int8: Bundle, tmp_path: Path
+) -> None:
+    check_int8(device, exported_int8, tmp_path)
+
+
+@pytest.mark.slow
+def test_int8_engines_of_another_network_are_refitted_as_well(
+    device: Emulator, resnet: Bundle, tmp_path: Path
+) -> None:
+    check_int8(device, resnet, tmp_path)
+
+
+def test_each_frame_count_has_a_precision_of_its_own(
+    orin: Emulator, exported_int8: Bundle, tmp_path: Path
+) -> None:
+    for precision in ("fp32", "int8"):
+        build(exported_int8, tmp_path, precision=precision)
+    counts = exported_int8.manifest.frame_counts
+
+    built = built_precisions(exported_int8, "tensorrt", counts, tmp_path)
+    assert built == {2: ("int8", "fp32"), 4: ("int8", "fp32")}
+    wanted: dict[int, Precision] = {2: "int8", 4: "fp32"}
+    with TensorRTGroup(exported_int8, "tensorrt", wanted, cache=tmp_path) as group:
+        assert group.precisions == wanted
+        assert group.deviations[4] < 1e-5 < group.deviations[2]
+    missing = TensorRTGroup(exported_int8, "tensorrt", {2: "fp16"}, cache=tmp_path)
+    with pytest.raises(EngineError, match="no engine for 2 frames") as caught, missing:
+        pass
+    assert f"ffn-edge build {exported_int8.path} --precision fp16" in caught.value.hint
+
+
+def test_without_int8_graphs_no_int8_engine_is_looked_for(
+    orin: Emulator, exported: Bundle, tmp_path: Path
+) -> None:
+    build(exported, tmp_path, precision="fp16")
+    assert built_precisions(exported, "tensorrt", (2,), tmp_path) == {2: ("fp16",)}
+    for attempt in (
+        lambda: build(exported, tmp_path, precision="int8"),
+        lambda: TensorRTGroup(exported, "tensorrt", {2: "int8"}, cache=tmp_path).__enter__(),
+    ):
+        with pytest.raises(BundleError, match="not quantised") as caught:
+            attempt()
+        assert "ffn-edge quantize" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["relu_1.scale", "layer1.0.conv2.weight.scale",
+                                  "layer1.0.conv2.weight"])  # fmt: skip
+def test_a_wrong_value_in_an_int8_engine_gives_itself_away(
+    name: str, device: Emulator, exported_int8: Bundle, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    target = target_of(device.version)
+    plan = build(exported_int8, tmp_path, target=target, precision="int8")[0].plan
+    assert name in {weight.name for weight in plan.sidecar.weights}
+    real = TensorRTEngine._hand_over
+
+    def wrong(engine: Any, weight: Any, values: Any, address: int) -> None:
+        real(engine, weight, values / 8 if weight.name == name else values, address)
+
+    monkeypatch.setattr(TensorRTEngine, "_hand_over", wrong)
+    with pytest.raises(EngineError, match="not to be trusted"):
+        prove(plan, exported_int8)
+
+
+def test_int8_engines_for_any_weights_are_refused(
+    orin: Emulator, exported_int8: Bundle, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match="INT8") as caught:
+        build(exported_int8, tmp_path, precision="int8", refit="any")
+    assert "--refit any" in caught.value.hint
 
 
 # ------------------------------------------------------------------------------ signatures

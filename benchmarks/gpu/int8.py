@@ -1,0 +1,86 @@
+"""INT8 engines against float16 and float32: build, refit, known answers, latency.
+
+For TensorRT and TensorRT-RTX, whichever is installed and takes the card. In a dry run, on the
+tests' emulator. None of this has run on a GPU.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from benchmarks.example import example_bundle, example_network
+from benchmarks.gpu.report import Report, run_part
+from ffn_edge.bundle.bundle import Bundle, Precision
+from ffn_edge.device.plan_cache import PlanCache
+from ffn_edge.device.tensorrt_api import Target, is_installed
+from ffn_edge.errors import EngineError
+from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
+from ffn_edge.runtime.engines.tensorrt_group import TensorRTGroup, prove
+from tests.emulator import Emulator
+from tests.int8_graphs import quantized
+
+_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+_TARGETS: tuple[Target, ...] = ("tensorrt", "rtx")
+_RUNS = 50
+
+
+def main(report: Report) -> None:
+    """Build and time every frame count in every precision."""
+    with ExitStack() as stack:
+        if report.dry_run:
+            stack.enter_context(Emulator("10.3.0"))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        targets = list(filter(is_installed, _TARGETS[:1] if report.dry_run else _TARGETS))
+        if not targets:
+            report.row("TensorRT", None, "is not installed, and no wheels were carried along")
+        name, size = ("tsm_tiny", 32) if report.dry_run else ("tsm_resnet50", 224)
+        plain = example_bundle(example_network(name), size, folder / name)
+        bundle = quantized(plain, folder / "int8")
+        for target in targets:
+            _target(report, name, bundle, target, folder / "cache")
+
+
+def _target(report: Report, name: str, bundle: Bundle, target: Target, cache: Path) -> None:
+    title = f"{target}, {name}: "
+    for precision in _PRECISIONS:
+        try:
+            figures = _engines(bundle, target, precision, cache)
+        except EngineError as error:
+            refused = re.search(r"compute capability|not support|run on this GPU", error.message)
+            report.row(title + precision, None if refused else False, error.message[-200:])
+            return
+        for frames, figure in figures.items():
+            report.row(f"{title}{frames} frames, {precision}", True, figure)
+
+
+def _engines(bundle: Bundle, target: Target, precision: Precision, cache: Path) -> dict[int, str]:
+    """Build, prove and time; return what to say of each frame count."""
+    options = BuildOptions(target=target, precision=precision)
+    built = build_plans(bundle, PlanCache(cache), options, prove=partial(prove, bundle=bundle))
+    sizes = {each.plan.sidecar.key.frames: each.plan.sidecar.plan.bytes for each in built}
+    figures = {}
+    precisions = dict.fromkeys(bundle.manifest.frame_counts, precision)
+    with TensorRTGroup(bundle, target, precisions, cache=cache) as group:
+        for frames, engine in group.engines.items():
+            side = bundle.manifest.input.height
+            clip = np.zeros((1, frames, side, side, 3), np.uint8)
+            times = []
+            for _ in range(_RUNS):
+                engine.infer(clip)
+                times.append(engine.device_ms or 0.0)
+            figures[frames] = (
+                f"{median(times):.2f} ms, plan {sizes[frames] / 1e6:.2f} MB, "
+                f"off by {group.deviations[frames]:.0e}"
+            )
+    return figures
+
+
+if __name__ == "__main__":
+    run_part("INT8", main)
