@@ -345,6 +345,14 @@ class Bundle:
                 check_layers(shapes, self.manifest.layers, frames)
             except ValueError as error:
                 raise BundleError(f"{self.path} is damaged: {error}", EXPORT_AGAIN) from error
+            for layer in self.manifest.layers:
+                in_int8 = entries[f"{layer}.weight"].dtype == "I8"
+                if in_int8 != (self.manifest.weights_dtype == "int8"):
+                    raise BundleError(
+                        f"{self.path} is damaged: the weight of {layer} is not stored as "
+                        f"{self.manifest.weights_dtype}",
+                        EXPORT_AGAIN,
+                    )
             for precision in self.manifest.sub_networks[frames].graphs:
                 check_graph(
                     self.read_graph(frames, precision),

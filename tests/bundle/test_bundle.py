@@ -271,6 +271,7 @@ def test_an_architecture_that_could_lead_out_of_a_folder_is_refused(
         set_field("layers", to="layers"),
         set_field("producer", to={}),
         set_field("weights_dtype", to="int4"),
+        set_field("weights_dtype", to="int8"),
         set_field("sub_networks", "4", "macs", to=float("inf")),
         set_field("sub_networks", "4", "macs", to=-1),
         *(
