@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 
 from ffn_edge import network
-from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle, Quantized
 from ffn_edge.bundle.compose import compose
+from ffn_edge.bundle.known_answer import deviation, known_clips, known_logits
+from ffn_edge.export.bundle_files import add_int8
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.composed_graph import plain_graph
+from ffn_edge.export.graph_session import GraphSession
+from ffn_edge.export.int8_graph import place, quantized_graph
+from ffn_edge.export.ranges import Ranges
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 
@@ -41,3 +49,35 @@ def plain_model(bundle: Bundle, frames: int, path: Path) -> Path:
     composed = dict(compose(tensors, bundle.manifest.layers, frames))
     path.write_bytes(plain_graph(graph, tensors, composed).SerializeToString())
     return path
+
+
+def quantized(bundle: Bundle, folder: Path) -> Bundle:
+    """Copy a bundle and quantise it on the known clips, whatever that costs in accuracy."""
+    copy = dataclasses.replace(bundle, path=Path(shutil.copytree(bundle.path, folder)))
+    tensors = bundle.tensors()
+    found, graphs = {}, {}
+    for frames in bundle.manifest.frame_counts:
+        model = onnx.load_model_from_string(bundle.read_graph(frames))
+        placement = place(model)
+        watched = onnx.ModelProto()
+        watched.CopyFrom(model)
+        watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in placement.tensors)
+        session = GraphSession(watched.SerializeToString(), tensors)
+        ranges, clips = Ranges(), known_clips(bundle.manifest.input, frames)
+        for clip in clips:
+            values = session.run(clip, placement.tensors)
+            ranges.add(dict(zip(placement.tensors, values, strict=True)))
+        graph = quantized_graph(model, placement, ranges.scales("max"))
+        graphs[frames] = graph.SerializeToString(deterministic=True)
+        session = GraphSession(graphs[frames], tensors)
+        logits = np.stack([session.run(clip)[0] for clip in clips])
+        found[frames] = Quantized(
+            graph="",
+            method="max",
+            calibrated_on=len(clips),
+            agreement=1.0,
+            compared_on=len(clips),
+            deviation=deviation(logits, known_logits(tensors, frames)),
+            in_float32=placement.in_float32,
+        )
+    return add_int8(copy, found, graphs)

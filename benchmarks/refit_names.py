@@ -52,7 +52,7 @@ def bundle_of(name: str, size: int, folder: Path) -> Bundle:
 
 def row(name: str, bundle: Bundle, folder: Path) -> str:
     """Return a network's row: frame counts, and layers, names and unknown names by precision."""
-    from tests.int8_graphs import quantized
+    from benchmarks.example import quantized
     from tests.rtx_parser import parse
 
     is_quantized = name.startswith(("tsm_", "tea_"))

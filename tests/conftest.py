@@ -15,13 +15,13 @@ import onnxruntime
 import pytest
 import torch
 
+from benchmarks.example import quantized
 from ffn_edge import network
 from ffn_edge.bundle.bundle import Accuracy, Bundle
 from ffn_edge.device.cpu_threads import VARIABLE
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
-from tests.int8_graphs import quantized
 
 CLASSES = ("left", "right", "up", "down", "none")
 

@@ -15,7 +15,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.example import example_bundle, example_network
+from benchmarks.example import example_bundle, example_network, quantized
 from benchmarks.gpu.report import Report, run_part
 from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.device.plan_cache import PlanCache
@@ -24,7 +24,6 @@ from ffn_edge.errors import EngineError
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.runtime.engines.tensorrt_group import TensorRTGroup, prove
 from tests.emulator import Emulator
-from tests.int8_graphs import quantized
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 _TARGETS: tuple[Target, ...] = ("tensorrt", "rtx")

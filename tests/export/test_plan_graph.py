@@ -14,6 +14,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.example import quantized
 from ffn_edge import network
 from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.bundle.compose import compose
@@ -23,7 +24,6 @@ from ffn_edge.export.plan_graph import GRAPH, for_the_parser, write_plan_graph
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
 from tests.emulator.graph import read_graph, set_zero_points
-from tests.int8_graphs import quantized
 from tests.rtx_parser import parse
 
 Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
