@@ -16,6 +16,7 @@ from ffn_edge.files.atomic import check_writable
 from ffn_edge.progress import progress
 from ffn_edge.runtime.cascade.calibrate import calibrate_bundle
 from ffn_edge.runtime.cascade.calibration import CALIBRATION, Calibration
+from ffn_edge.runtime.profile.setting import PrecisionChooser
 from ffn_edge.terminal import Terminal
 
 # An accuracy of 0.9 that 200 clips say is known to two points.
@@ -58,7 +59,10 @@ def calibrate(
     console = Terminal(stderr=True)
     say = console.say
     with progress(console, "calibrating") as show:
-        learnt = calibrate_bundle(loaded, list_file, engines, root=root, on_video=show)
+        chooser = PrecisionChooser(loaded, engines)
+        learnt = calibrate_bundle(
+            loaded, list_file, engines, precisions=chooser, root=root, on_video=show
+        )
     if learnt.clips < _FEW_CLIPS:
         say(f"{learnt.clips} clips are few: take {_FEW_CLIPS} or more for thresholds that hold.")
     say(f"wrote {bundle / CALIBRATION}")

@@ -20,8 +20,7 @@ from ffn_edge.media.picture import prepare_frame
 from ffn_edge.media.video_list import Video
 from ffn_edge.runtime.cascade.calibration import Calibration, calibrate, save_calibration
 from ffn_edge.runtime.cascade.confidence import Labels
-from ffn_edge.runtime.engines.engine import Engine, EngineOptions, Logits, open_engines
-from ffn_edge.runtime.profile.setting import PrecisionChooser
+from ffn_edge.runtime.engines.engine import Choose, Engine, EngineOptions, Logits, open_engines
 
 _log = logging.getLogger(__name__)
 _DEFAULTS = EngineOptions()
@@ -32,6 +31,7 @@ def calibrate_bundle(
     list_file: Path,
     options: EngineOptions = _DEFAULTS,
     *,
+    precisions: Choose | None = None,
     root: Path | None = None,
     on_video: Callable[[int, int], None] | None = None,
 ) -> Calibration:
@@ -41,6 +41,8 @@ def calibrate_bundle(
         bundle: what to calibrate.
         list_file: one `path label` a line; clips that the network was not trained on.
         options: what runs the engines.
+        precisions: see `open_engines`; what `run` goes by, since thresholds belong to the engines
+            that they were learnt from.
         root: the folder that the list's paths are relative to; the list's own if None.
         on_video: see `answer_videos`.
 
@@ -53,9 +55,7 @@ def calibrate_bundle(
     contract = bundle.manifest.input
     contract.check_streamable()
     videos = read_checked_list(list_file, num_classes=len(bundle.manifest.classes), root=root)
-    # What `run` would choose: thresholds belong to the engines that they were learnt from.
-    chooser = PrecisionChooser(bundle, options)
-    with open_engines(bundle, options, precisions=chooser) as engines:
+    with open_engines(bundle, options, precisions=precisions) as engines:
         logits, labels = answer_videos(engines, contract, videos, on_video=on_video)
     calibration = calibrate(bundle, logits, labels, engines.precisions)
     save_calibration(bundle, calibration)

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import gc
 import json
+import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +43,8 @@ from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, open_engines
 from ffn_edge.runtime.engines.tensorrt import TensorRTEngine
 from ffn_edge.runtime.engines.tensorrt_group import TensorRTGroup, built_precisions, prove
+from ffn_edge.runtime.profile.profile import Latency, save_profile
+from ffn_edge.runtime.profile.setting import PrecisionChooser
 from ffn_edge.runtime.run import RunOptions, open_session
 from tests.emulator import VERSIONS, Emulator
 
@@ -1167,3 +1170,23 @@ def test_engines_of_another_power_mode_are_warned_of_and_built_anew(
     assert warnings() == []
     switch_to(None)  # in a container, say
     assert [each.reused for each in build(exported, options.cache)] == [True, True]
+
+
+def test_run_opens_each_frame_count_in_what_the_profile_says_is_fastest(
+    orin: Emulator, exported_int8: Bundle, tmp_path: Path
+) -> None:
+    bundle = Bundle.load(shutil.copytree(exported_int8.path, tmp_path / "bundle"))
+    options = EngineOptions(backend="tensorrt", cache=tmp_path / "cache")
+    for precision in ("fp16", "int8"):
+        build(bundle, options.cache, precision=precision)
+    with open_engines(bundle, options) as engines:
+        assert engines.precisions == {2: "fp16", 4: "fp16"}
+    latencies: dict[Precision, dict[int, Latency]] = {
+        "fp16": {2: Latency((1.0,)), 4: Latency((3.0,))},
+        "int8": {2: Latency((1.5,)), 4: Latency((2.0,))},
+    }
+    save_profile(bundle, engines.backend, latencies)
+    chooser = PrecisionChooser(bundle, options)
+    with open_engines(bundle, options, precisions=chooser) as engines:
+        assert engines.precisions == {2: "fp16", 4: "int8"}
+    assert "4 frames in int8: 2 ms against 3 in fp16" in chooser.choices[4].reason
