@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ffn_edge.bundle.bundle import Bundle, InputContract
-from ffn_edge.errors import DataError, VideoError, reason_of
-from ffn_edge.frames import segment_centres
-from ffn_edge.media.clips import clips_at, open_video, read_checked_list
-from ffn_edge.media.picture import prepare_frame
+from ffn_edge.media.clips import centre_clips, read_checked_list
 from ffn_edge.media.video_list import Video
 from ffn_edge.runtime.cascade.calibration import Calibration, calibrate, save_calibration
 from ffn_edge.runtime.cascade.confidence import Labels
@@ -33,7 +29,7 @@ def calibrate_bundle(
     *,
     precisions: Choose | None = None,
     root: Path | None = None,
-    on_video: Callable[[int, int], None] | None = None,
+    on_video: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
     """Run every engine on labelled videos, and write `calibration.json` into the bundle's folder.
 
@@ -67,7 +63,7 @@ def answer_videos(
     contract: InputContract,
     videos: Sequence[Video],
     *,
-    on_video: Callable[[int, int], None] | None = None,
+    on_video: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[int, Logits], Labels]:
     """Classify the same videos at every frame count, as `ffn-edge evaluate` does.
 
@@ -80,23 +76,14 @@ def answer_videos(
     """
     answers: dict[int, list[Logits]] = {frames: [] for frames in engines}
     labels = []
-    prepare = partial(prepare_frame, short_side=contract.short_side, size=contract.height)
-    for number, video in enumerate(videos, start=1):
-        try:
-            with open_video(video) as reader:
-                clips = clips_at(reader, engines, segment_centres, prepare)
-        except VideoError as error:
-            _log.warning("skipped: %s", error.message)
-        except OSError as error:
-            _log.warning("skipped: %s cannot be read: %s", video.path, reason_of(error))
-        else:
-            for frames, clip in clips.items():
-                answers[frames].append(engines[frames].infer(clip[None])[0])
-            labels.append(video.label)
-        if on_video is not None:
-            on_video(number, len(videos))
-    if not labels:
-        raise DataError(
-            f"none of the {len(videos)} videos of the list could be read", "see the messages above."
-        )
+    for video, clips in centre_clips(
+        videos,
+        engines,
+        short_side=contract.short_side,
+        size=contract.height,
+        on_video=on_video,
+    ):
+        for frames, clip in clips.items():
+            answers[frames].append(engines[frames].infer(clip[None])[0])
+        labels.append(video.label)
     return {t: np.stack(each) for t, each in answers.items()}, np.asarray(labels, np.int64)
