@@ -147,6 +147,7 @@ def profile_table(
         graph = for_onnxruntime(graph)
     weights = HeldWeights(bundle.tensors()).of(external_tensors(graph))
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
     options.intra_op_num_threads = threads
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
