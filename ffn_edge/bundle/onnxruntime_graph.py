@@ -10,6 +10,7 @@ import numpy as np
 _KEEP = {"MaxPool", "Concat", "Split", "Slice", "Pad", "Reshape", "Flatten", "Transpose"}
 _KEEP |= {"Squeeze", "Unsqueeze", "Identity", "QuantizeLinear", "DequantizeLinear"}
 _NEVER_NEGATIVE = {"Relu", "Sigmoid", "HardSigmoid"}
+_QUANTISE = {"QuantizeLinear", "DequantizeLinear"}
 _CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
@@ -39,6 +40,7 @@ def for_onnxruntime(content: bytes) -> bytes:
     positive: set[str] = set()
     zero_points: dict[str, str] = {}  # of quantised activations
     nodes: list[Any] = []
+    own: list[Any] = []
     for node in graph.node:
         nodes.append(node)
         read = [name for name in node.input if name and name not in fixed]
@@ -51,6 +53,12 @@ def for_onnxruntime(content: bytes) -> bytes:
         if node.op_type == "QuantizeLinear" and node.input[2] in scalars:
             node.input[2] = "zero" if node.input[0] in positive else "middle"
             zero_points[node.output[0]] = node.input[2]
+        elif node.op_type in _QUANTISE and node.input[2] not in scalars:
+            # Of a weight. ONNX Runtime may change it (`session.x64quantprecision`), and fails
+            # where two of them share one.
+            shared = numpy_helper.to_array(fixed[node.input[2]])
+            node.input[2] = f"{node.output[0]}.zero"
+            own.append(numpy_helper.from_array(shared, node.input[2]))
         elif read and read[0] in zero_points:
             zero_point = zero_points[read[0]]
             if node.op_type == "DequantizeLinear":
@@ -84,6 +92,7 @@ def for_onnxruntime(content: bytes) -> bytes:
     rewritten = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(rewritten)
+    graph.initializer.extend(own)
     graph.initializer.extend(
         numpy_helper.from_array(np.asarray(value, np.uint8), name)
         for name, value in (("zero", 0), ("middle", 128))
