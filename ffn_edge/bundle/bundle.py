@@ -149,6 +149,11 @@ class Quantized:
             return 1 - self.agreement
         return self.accuracy_float32.top1 - self.accuracy.top1
 
+    @property
+    def is_accurate(self) -> bool:
+        """Whether it loses no more than `MOST_LOSS`; a difference of two shares is rounded."""
+        return self.loss <= MOST_LOSS + 1e-9
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubNetwork:
