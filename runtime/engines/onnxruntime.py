@@ -80,6 +80,9 @@ def session_options(threads: int) -> Any:
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.use_env_allocators", "1")
+    # x86 without VNNI adds products of u8 and s8 in 16 bits, which overflow; so ONNX Runtime takes
+    # another way there.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     _share_scratch()
     return options
 
@@ -154,6 +157,7 @@ class OnnxRuntimeEngine:
 
     def __exit__(self, *_: object) -> None:
         self._session = None  # its threads and memory go with it
+        self._graph, self._weights = b"", {}
 
     def infer(self, frames: Clip) -> npt.NDArray[np.float32]:
         """Classify clips. See `engine.Engine`."""

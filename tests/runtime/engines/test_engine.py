@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -165,6 +166,18 @@ def test_nothing_of_onnx_runtime_goes_to_stdout(
     with pytest.raises(EngineError, match="no such operator"), open_engines(bundle):
         pass
     assert capfd.readouterr().out == ""
+
+
+def test_an_engine_that_was_closed_holds_no_weights(bundle: Bundle) -> None:
+    weights = HeldWeights(bundle.tensors()).of(["head.weight"])
+    held = weakref.ref(weights["head.weight"])
+    engine = OnnxRuntimeEngine(
+        bundle.read_graph(4), weights, frames=4, manifest=bundle.manifest, threads=1
+    )
+    with engine:
+        engine.infer(clip(4, 0))
+    del weights
+    assert held() is None
 
 
 def test_an_engine_that_was_closed_does_not_infer(bundle: Bundle) -> None:
