@@ -292,6 +292,25 @@ def test_a_graph_of_another_form_is_refused(change: Change, exported: Bundle) ->
         check(exported, changed(exported, change))
 
 
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        (node("QuantizeLinear", "old one", "q"), node("Cast", "q", "logits", to=TensorProto.FLOAT)),
+        (node("QuantizeLinear", "old one zero", "q"), node("DequantizeLinear", "q one", "logits")),
+        (
+            node("QuantizeLinear", "old one -", "q"),
+            node("DequantizeLinear", "q one zero", "logits"),
+        ),
+    ],
+)
+def test_quantisation_without_a_zero_point_is_refused(
+    nodes: tuple[onnx.NodeProto, ...], exported: Bundle
+) -> None:
+    change = before_the_logits(nodes, one=np.float32(1), zero=np.int8(0))
+    with pytest.raises(BundleError, match="zero point"):
+        check(exported, changed(exported, change))
+
+
 @pytest.mark.parametrize("content", [b"", b"not a graph", b"\x08", bytes(MOST_BYTES + 1)])
 def test_what_is_no_graph_is_refused(content: bytes, exported: Bundle) -> None:
     with pytest.raises(BundleError, match="is not a graph of a bundle"):
