@@ -22,7 +22,7 @@ _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 # is what a Softmax divides by, over all positions of a clip.
 _FULL = {"GlobalAveragePool", "ReduceMean", "ReduceSum", "LayerNormalization", "Softmax", "Exp"}
 _FULL |= {"InstanceNormalization", "BatchNormalization"}
-_FULL |= {"Pow", "Sqrt", "ConstantOfShape", "Resize", "Range", "QuantizeLinear"}
+_FULL |= {"Pow", "Sqrt", "QuantizeLinear", "ConstantOfShape", "Resize", "Range"}
 # What TensorRT may make one INT8 kernel of, from the DequantizeLinear of its inputs to the
 # QuantizeLinear of its output: in float32, as the scales are, which float16 would round to nothing.
 _FUSED = {"Add", "Mul", "Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid"}
