@@ -59,13 +59,10 @@ def quantized(bundle: Bundle, folder: Path) -> Bundle:
     for frames in bundle.manifest.frame_counts:
         model = onnx.load_model_from_string(bundle.read_graph(frames))
         placement = place(model)
-        watched = onnx.ModelProto()
-        watched.CopyFrom(model)
-        watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in placement.tensors)
-        session = GraphSession(watched.SerializeToString(), tensors)
+        session = GraphSession(bundle.read_graph(frames), tensors, placement.tensors)
         ranges, clips = Ranges(), known_clips(bundle.manifest.input, frames)
         for clip in clips:
-            values = session.run(clip, placement.tensors)
+            values = session.run(clip)[1:]
             ranges.add(dict(zip(placement.tensors, values, strict=True)))
         graph = quantized_graph(model, placement, ranges.scales("max"))
         graphs[frames] = graph.SerializeToString(deterministic=True)

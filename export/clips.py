@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ffn_edge.bundle.bundle import InputContract
 from ffn_edge.errors import counted
 from ffn_edge.frames import segment_centres
-from ffn_edge.media.clips import clips_at
+from ffn_edge.media.clips import clips_at, spread
 from ffn_edge.media.picture import prepare_frame
 from ffn_edge.media.video import VideoReader
 
@@ -65,9 +65,7 @@ def clips_from_videos(
     Raises:
         VideoError: a video cannot be read, or is cut off.
     """
-    used = (
-        [videos[i * len(videos) // count] for i in range(count)] if len(videos) > count else videos
-    )
+    used = spread(videos, count)
     spans = -(-count // len(used))
     prepare = partial(prepare_frame, short_side=contract.short_side, size=contract.height)
     clips: dict[int, list[Clips]] = {frames: [] for frames in frame_counts}

@@ -1,4 +1,4 @@
-"""A bundle's graph in ONNX Runtime, to look into: any of its tensors can be its output."""
+"""A bundle's graph in ONNX Runtime, to look into: any of its tensors can be an output."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime  # type: ignore[import-untyped]
 
 from ffn_edge.bundle.compose import Array
@@ -14,7 +15,7 @@ from ffn_edge.bundle.graph_check import external_tensors
 from ffn_edge.device.cores import usable_cores
 from ffn_edge.device.cpu_threads import fixed_threads
 from ffn_edge.errors import ExportError
-from ffn_edge.export.composed_graph import INPUT, OUTPUT
+from ffn_edge.export.composed_graph import INPUT
 
 Floats = npt.NDArray[np.float32]
 
@@ -25,17 +26,26 @@ class GraphSession:
     Args:
         model: its bytes.
         tensors: where its tensors in other files are found, by name.
+        watched: tensors of the graph that are outputs behind the logits.
 
     Raises:
         ExportError: ONNX Runtime refuses the graph, or its weights.
     """
 
-    def __init__(self, model: bytes, tensors: Mapping[str, Array]) -> None:
+    def __init__(
+        self, model: bytes, tensors: Mapping[str, Array], watched: Sequence[str] = ()
+    ) -> None:
+        if watched:
+            graph = onnx.load_model_from_string(model)
+            graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in watched)
+            model = graph.SerializeToString()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # warnings are for ONNX Runtime's developers
         options.intra_op_num_threads = fixed_threads() or usable_cores()
         # Others compute too.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # As it is written, in float32: integer kernels differ from processor to processor.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         names = external_tensors(model)
         # ONNX Runtime reads them where they are, as long as the session lives.
         self._values = [onnxruntime.OrtValue.ortvalue_from_numpy(tensors[name]) for name in names]
@@ -50,12 +60,10 @@ class GraphSession:
         except Exception as error:  # its exceptions have no base class of their own
             raise _refusal(error) from error
 
-    def run(
-        self, frames: npt.NDArray[np.uint8], outputs: Sequence[str] = (OUTPUT,)
-    ) -> list[Floats]:
-        """Return float32 tensors for uint8 (N, T, H, W, 3): the logits (N, classes) if not said."""
+    def run(self, frames: npt.NDArray[np.uint8]) -> list[Floats]:
+        """Return the logits (N, classes) for uint8 (N, T, H, W, 3), and what is watched."""
         try:
-            found: list[Floats] = self._session.run(list(outputs), {INPUT: frames})
+            found: list[Floats] = self._session.run(None, {INPUT: frames})
         except Exception as error:
             raise _refusal(error) from error
         return found

@@ -3,10 +3,11 @@
     W · s_in · s_out ─ QuantizeLinear (per output channel) ─ DequantizeLinear ─┐
     x ─ QuantizeLinear (one scale) ─ temporal shift ─ DequantizeLinear ──────── Conv ─ ReLU ─ …
 
-A tensor is quantised once, after its activation, and whoever reads it reads it so: convolutions,
-both inputs of a residual addition, and what only moves values, which then moves bytes. All is
-symmetric: the zero points are 0, so the zeros that a shift pads with are zeros. Scales of weights
-follow from the composed weights in the graph itself; those of activations are its only new numbers.
+A tensor is quantised once, after a ReLU or as the convolution gives it, and whoever reads it reads
+it so: convolutions, both inputs of a residual addition, and what only moves values, which then
+moves bytes. All is symmetric: the zero points are 0, so the zeros that a shift pads with are zeros.
+Scales of weights follow from the composed weights in the graph itself; those of activations are its
+only new numbers.
 
 float32 stay the first and the last weighted layers, biases, whatever computes a gate (attention),
 sums, norms and softmax, and layers whose arithmetic no backend has in INT8. So NVIDIA's rules say
@@ -29,12 +30,17 @@ from ffn_edge.export.composed_graph import layer_of
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _GATES = {"Sigmoid", "HardSigmoid", "Softmax"}
 # These change no value, so they do the same to quantised ones.
-MOVES = {"Split", "Slice", "Pad", "Concat", "Reshape", "Flatten", "Transpose", "Squeeze"}
-MOVES |= {"Unsqueeze", "Identity", "MaxPool"}
+_MOVES = {"Split", "Slice", "Pad", "Concat", "Reshape", "Flatten", "Transpose", "Squeeze"}
+_MOVES |= {"Unsqueeze", "Identity", "MaxPool"}
 _FIRST, _LAST = "the first layer", "the last layer"
 _GATE, _OTHER = "computes a gate", "no convolution"
 ALWAYS_IN_FLOAT32 = frozenset({_FIRST, _LAST, _GATE, _OTHER})
 LARGEST = 127  # of a quantised value: -128 is not used, so that a range is symmetric
+
+
+def only_moves(node: NodeProto) -> bool:
+    """Whether a node changes no value, and adds none but zeros."""
+    return node.op_type in _MOVES and not (node.op_type == "Pad" and any(node.input[2:3]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +67,20 @@ def place(model: onnx.ModelProto, left: Mapping[str, str] | None = None) -> Plac
     """
     flow = _Flow(model)
     left = left or {}
-    layers: list[str] = []
-    in_float32: dict[str, str] = {}
+    # A layer that is called in several places is quantised in all of them or in none.
+    reasons = {
+        name: reason
+        for index, name in flow.weighted.items()
+        if (reason := left.get(name) or flow.why_in_float32(index))
+    }
     tensors: dict[str, None] = {}
-    for index, node in enumerate(flow.nodes):
-        if index not in flow.weighted:
-            continue
-        name = flow.weighted[index]
-        reason = left.get(name) or flow.why_in_float32(index)
-        if reason:
-            in_float32[name] = reason
-            continue
-        layers.append(name)
-        tensors[flow.origin(node.input[0])] = None
-        tensors[flow.activated(node.output[0])] = None
-    return Placement(tuple(layers), in_float32, tuple(tensors))
+    for index, name in flow.weighted.items():
+        if name not in reasons:
+            node = flow.nodes[index]
+            tensors[flow.origin(node.input[0])] = None
+            tensors[flow.activated(node.output[0])] = None
+    layers = dict.fromkeys(name for name in flow.weighted.values() if name not in reasons)
+    return Placement(tuple(layers), reasons, tuple(tensors))
 
 
 def quantized_graph(
@@ -142,7 +147,7 @@ class _Flow:
 
     def source(self, name: str) -> str:
         """Follow Cast, Mul and alike from a layer's weight back to the stored tensor."""
-        while name in self.makes:
+        while name in self.makes and self.nodes[self.makes[name]].input:
             name = str(self.nodes[self.makes[name]].input[0])
         return name
 
@@ -155,13 +160,13 @@ class _Flow:
             return _LAST
         if index in self.gated:
             return _GATE
-        if node.op_type != "Conv":
+        if node.op_type != "Conv" or self.source(node.input[1]) not in self.shapes:
             return _OTHER
         return None
 
     def origin(self, name: str) -> str:
         """Follow what only moves values back to the tensor that they come from."""
-        while name in self.makes and self.nodes[self.makes[name]].op_type in MOVES:
+        while name in self.makes and only_moves(self.nodes[self.makes[name]]):
             moved = [each for each in self.nodes[self.makes[name]].input if each not in self.fixed]
             origins: set[str] = {self.origin(each) for each in moved if each}
             if len(origins) != 1:  # of several, each has a scale of its own
@@ -170,9 +175,9 @@ class _Flow:
         return name
 
     def activated(self, name: str) -> str:
-        """Return the output of the ReLU that alone reads a tensor; or the tensor."""
+        """Return the output of the ReLU (or ReLU6) that alone reads a tensor; or the tensor."""
         readers = self.readers.get(name, ())
-        if len(readers) == 1 and self.nodes[readers[0]].op_type == "Relu":
+        if len(readers) == 1 and self.nodes[readers[0]].op_type in ("Relu", "Clip"):
             return str(self.nodes[readers[0]].output[0])
         return name
 
@@ -200,7 +205,7 @@ class _Quantizer:
             outputs = list(node.output)
             held = [name for name in node.input if name in self.held]
             moved = [name for name in node.input if name and name not in self.flow.fixed]
-            if node.op_type in MOVES and held and len({self.held.get(each) for each in moved}) == 1:
+            if only_moves(node) and held and len({self.held.get(each) for each in moved}) == 1:
                 owner = self.held[held[0]]
                 self._rename(node.input, {name: f"{name}.q" for name in held})
                 self._rename(node.output, {name: f"{name}.q" for name in outputs})
@@ -245,6 +250,9 @@ class _Quantizer:
 
         The scales are computed where the weights are: they need no bytes, and always fit.
         """
+        if f"{name}.dq" in self.dequantized:  # the layer is called in several places
+            return f"{name}.dq"
+        self.dequantized.add(f"{name}.dq")
         outputs, *others = self.flow.shapes[self.flow.source(name)]
         zeros, axes = f"zero_points.{outputs}", f"axes.{len(others)}"
         self.constants[zeros] = np.zeros(outputs, np.int8)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,22 +23,23 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from ffn_edge.bundle.bundle import MOST_LOSS, Accuracy, Bundle, Manifest, Quantized
+from ffn_edge.bundle.bundle import Accuracy, Bundle, Manifest, Quantized, standard_error
+from ffn_edge.bundle.compose import Array
 from ffn_edge.bundle.known_answer import deviation, known_clips, known_logits
-from ffn_edge.bundle.onnxruntime_graph import for_onnxruntime
 from ffn_edge.errors import DataError, ExportError, counted
 from ffn_edge.export.bundle_files import add_int8
 from ffn_edge.export.graph_session import Floats, GraphSession
 from ffn_edge.export.int8_graph import place, quantized_graph
 from ffn_edge.export.ranges import Ranges
-from ffn_edge.media.clips import centre_clips, read_checked_list
+from ffn_edge.media.clips import centre_clips, read_checked_list, spread
 from ffn_edge.media.images import Images
 from ffn_edge.media.video_list import Video
 
 _log = logging.getLogger(__name__)
 
-# Fewer clips show no range; so many show it well (NVIDIA advises 500 images for one).
-_LEAST_CLIPS, _FEW_CLIPS = 8, 128
+# Fewer clips show no range; so many show it well (NVIDIA advises 500 images for one). An accuracy
+# of fewer says nothing of half a point.
+LEAST_CLIPS, FEW_CLIPS = 8, 128
 # The top class must be float32's for so many clips. With labels the accuracy counts as well.
 LEAST_AGREEMENT = 0.98
 # Layers are tried one by one on so many clips.
@@ -94,20 +94,21 @@ def quantize_bundle(
         ExportError: nothing in this network can be computed in INT8, or the disk is full.
     """
     bundle = Bundle.load(path)
-    manifest = bundle.manifest
-    frame_counts = [_FrameCount(bundle, frames, options.method) for frames in manifest.frame_counts]
-    videos = read_checked_list(
-        list_file, num_classes=len(manifest.classes) if options.labels else None, root=options.root
-    )
-    count = min(options.clips, len(videos))
-    chosen = [videos[i * len(videos) // count] for i in range(count)]
+    num_classes = len(bundle.manifest.classes) if options.labels else None
+    videos = read_checked_list(list_file, num_classes=num_classes, root=options.root)
+    chosen = spread(videos, options.clips)
+    tensors = dict(bundle.tensors())  # read once, for all frame counts
+    frame_counts = [
+        _FrameCount(bundle.manifest, tensors, frames, bundle.read_graph(frames), options.method)
+        for frames in bundle.manifest.frame_counts
+    ]
     found = []
     for video, clips in _clips(bundle, chosen, "calibrating", on_step):
         found.append(video.label)
         for each in frame_counts:
             each.watch(clips[each.frames])
     labels = np.asarray(found, np.int64) if options.labels else None
-    _check_clips(frame_counts, labels, str(list_file))
+    _check_clips({each.frames: each.reference for each in frame_counts}, labels)
     waiting = frame_counts
     while waiting:
         for each in waiting:
@@ -142,10 +143,11 @@ def compare_int8(
         on_step: is told how far it is.
 
     Raises:
-        DataError: not one video can be read.
+        DataError: too few videos can be read, they are all alike, or their labels are of other
+            classes.
         ExportError: ONNX Runtime refuses a graph.
     """
-    tensors = bundle.tensors()
+    tensors = dict(bundle.tensors())
     sessions = {t: GraphSession(bundle.read_graph(t), tensors) for t in infer}
     reference: dict[int, list[Floats]] = {t: [] for t in infer}
     logits: dict[int, list[Floats]] = {t: [] for t in infer}
@@ -157,6 +159,7 @@ def compare_int8(
             reference[t].append(session.run(batch)[0][0])
             logits[t].append(infer[t](batch)[0])
     known = np.asarray(answers, np.int64) if labels else None
+    _check_clips({t: np.stack(each) for t, each in reference.items()}, known)
     found = {}
     for t in infer:
         before = bundle.manifest.sub_networks[t].int8
@@ -204,27 +207,28 @@ class _Attempt:
 class _FrameCount:
     """One frame count, on its way to INT8."""
 
-    def __init__(self, bundle: Bundle, frames: int, method: str) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        tensors: Mapping[str, Array],
+        frames: int,
+        graph: bytes,
+        method: str,
+    ) -> None:
         self.frames = frames
-        self._manifest = bundle.manifest
-        self._tensors = bundle.tensors()
+        self._manifest = manifest
+        self._tensors = tensors
+        self._known = known_logits(tensors, frames)
         self._method = method
-        self._model = onnx.load_model_from_string(bundle.read_graph(frames))
+        self._model = onnx.load_model_from_string(graph)
         self._placement = place(self._model)
         if not self._placement.layers:
             raise ExportError(
-                f"nothing in {bundle.manifest.architecture} can be computed in INT8: it has no "
+                f"nothing in {manifest.architecture} can be computed in INT8: it has no "
                 "convolution between its first layer and its last",
                 "run it in fp16, which TensorRT does.",
             )
-        watched = onnx.ModelProto()
-        watched.CopyFrom(self._model)
-        watched.graph.output.extend(
-            onnx.ValueInfoProto(name=name) for name in self._placement.tensors
-        )
-        self._watched: GraphSession | None = GraphSession(
-            watched.SerializeToString(), self._tensors
-        )
+        self._watched: GraphSession | None = GraphSession(graph, tensors, self._placement.tensors)
         self._ranges = Ranges()
         self._reference: list[Floats] = []
         self._kept: list[Images] = []  # some clips, to try layers on
@@ -237,10 +241,9 @@ class _FrameCount:
     def watch(self, clip: Images) -> None:
         """Run the float32 graph, and note the values of what is to be quantised."""
         assert self._watched is not None
-        names = self._placement.tensors
-        logits, *values = self._watched.run(_batch(self._manifest, clip), ("logits", *names))
+        logits, *values = self._watched.run(_batch(self._manifest, clip))
         self._reference.append(logits[0])
-        self._ranges.add(dict(zip(names, values, strict=True)))
+        self._ranges.add(dict(zip(self._placement.tensors, values, strict=True)))
         if len(self._kept) < _TRIED_ON:
             self._kept.append(clip)
 
@@ -250,10 +253,14 @@ class _FrameCount:
         return np.stack(self._reference)
 
     def quantize(self) -> None:
-        """Make the INT8 graph, without the layers that are to be left in float32."""
+        """Make the INT8 graph, without the layers that are to be left in float32.
+
+        It is run as it is stored, and as TensorRT rounds. ONNX Runtime's own form of it, which
+        runs in the end, rounds less.
+        """
         self._watched = None
         self._graph = self._graph_without(self._left)
-        self._session = self._open(self._graph)
+        self._session = GraphSession(self._graph, self._tensors)
         self._logits = []
 
     def compare(self, clip: Images) -> None:
@@ -264,6 +271,11 @@ class _FrameCount:
     def is_settled(self, labels: Labels | None, on_step: OnStep) -> bool:
         """Say whether the graph is as good as float32; if not, choose more layers to leave out."""
         reference, logits = self.reference, np.stack(self._logits)
+        if len(reference) != len(logits):
+            raise DataError(
+                f"of {counted(len(reference), 'clip')}, {len(logits)} could be read once more",
+                "quantise it again, with clips that stay where they are.",
+            )
         found = Quantized(
             graph="",
             method=self._method,
@@ -296,10 +308,6 @@ class _FrameCount:
         graph = quantized_graph(self._model, placement, self._ranges.scales(self._method))
         return bytes(graph.SerializeToString(deterministic=True))
 
-    def _open(self, graph: bytes) -> GraphSession:
-        """Open it so that it rounds as every backend does, at most."""
-        return GraphSession(for_onnxruntime(graph, finer=False), self._tensors)
-
     def _by_disturbance(self, on_step: OnStep) -> list[tuple[str, float]]:
         """Return the layers and by how much each alone in INT8 moves the logits, most first."""
         reference = self.reference[: len(self._kept)]
@@ -307,7 +315,7 @@ class _FrameCount:
         moved = {}
         for number, layer in enumerate(layers, start=1):
             others = {each: "another is tried" for each in layers if each != layer}
-            session = self._open(self._graph_without(others))
+            session = GraphSession(self._graph_without(others), self._tensors)
             logits = np.stack(
                 [session.run(_batch(self._manifest, clip))[0][0] for clip in self._kept]
             )
@@ -319,11 +327,11 @@ class _FrameCount:
         assert self._session is not None
         clips = known_clips(self._manifest.input, self.frames)
         logits = np.stack([self._session.run(clip)[0] for clip in clips])
-        return deviation(logits, known_logits(self._tensors, self.frames))
+        return deviation(logits, self._known)
 
 
 def _is_good(found: Quantized) -> bool:
-    is_accurate = found.accuracy is None or found.loss <= MOST_LOSS
+    is_accurate = found.accuracy is None or found.is_accurate
     return found.agreement >= LEAST_AGREEMENT and is_accurate
 
 
@@ -338,29 +346,32 @@ def _accuracy(logits: Floats, labels: Labels) -> Accuracy:
     )
 
 
-def _check_clips(
-    frame_counts: Sequence[_FrameCount], labels: Labels | None, list_file: str
-) -> None:
-    """Raise a DataError where the clips tell nothing: too few, all alike, of other classes."""
-    most = frame_counts[-1].reference
-    if len(most) < _LEAST_CLIPS:
+def _check_clips(reference: Mapping[int, Floats], labels: Labels | None) -> None:
+    """Raise a DataError where clips tell nothing: too few, all alike, of other classes.
+
+    Args:
+        reference: float32's logits, (N, C), by frame count.
+        labels: (N,), if there are any.
+    """
+    most = reference[max(reference)]
+    if len(most) < LEAST_CLIPS:
         raise DataError(
-            f"{counted(len(most), 'clip')} of {list_file} could be read, which are too few",
-            f"list {_FEW_CLIPS} or more of what the network will see.",
+            f"{counted(len(most), 'clip')} are too few",
+            f"list {FEW_CLIPS} or more of what the network will see.",
         )
-    if len(most) < _FEW_CLIPS:
-        _log.warning("%d clips are few: take %d or more.", len(most), _FEW_CLIPS)
+    if len(most) < FEW_CLIPS:
+        _log.warning("%d clips are few: take %d or more.", len(most), FEW_CLIPS)
     if np.ptp(most, axis=0).max() <= 1e-3 * np.abs(most).max():
         raise DataError(
-            f"the clips of {list_file} are all alike to the network",
+            "the clips are all alike to the network",
             "list clips of what it will see: of every class, and of every light.",
         )
     if labels is None:
         return
     chance = 1 / most.shape[1]
-    top1 = max(_accuracy(each.reference, labels).top1 for each in frame_counts)
-    if top1 <= chance + 2 * math.sqrt(chance * (1 - chance) / len(labels)):
+    top1 = max(_accuracy(logits, labels).top1 for logits in reference.values())
+    if top1 <= chance + 2 * standard_error(chance, len(labels)):
         raise DataError(
-            f"float32 answers {top1:.0%} of {list_file} right, no more than by chance",
+            f"float32 answers {top1:.0%} of the clips right, no more than by chance",
             "is this the list of another data set, or are its labels in another order?",
         )

@@ -14,8 +14,9 @@ from onnxruntime.quantization.calibrate import (  # type: ignore[import-untyped]
 from ffn_edge.export.graph_session import Floats
 from ffn_edge.export.int8_graph import LARGEST
 
+METHODS = ("percentile", "max")
 # The share of a tensor's values, in %, that its range holds.
-METHODS: Mapping[str, float] = {"max": 100.0, "percentile": 99.999}
+_PERCENTILE = 99.999
 # Of a tensor, so many values a clip go into its histogram.
 _VALUES = 1 << 14
 _BINS = 2048
@@ -31,7 +32,7 @@ class Ranges:
             symmetric=True,
             num_bins=_BINS,
             num_quantized_bins=2 * LARGEST + 1,
-            percentile=METHODS["percentile"],
+            percentile=_PERCENTILE,
             scenario=None,
         )
 
@@ -39,9 +40,9 @@ class Ranges:
         """Note the values of one clip: the largest of all, and the distribution of some."""
         some = {}
         for name, tensor in values.items():
-            largest = float(np.abs(tensor).max())
-            self._largest[name] = max(self._largest.get(name, 0.0), largest)
-            some[name] = tensor.reshape(-1)[:: tensor.size // _VALUES | 1]
+            sizes = np.abs(tensor).reshape(-1)  # of signed values, the collector forgets the least
+            self._largest[name] = max(self._largest.get(name, 0.0), float(sizes.max()))
+            some[name] = sizes[:: sizes.size // _VALUES | 1]
         with contextlib.redirect_stdout(io.StringIO()):  # it says what it does
             self._collector.collect(some)
 

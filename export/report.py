@@ -93,7 +93,7 @@ def quantized_fields(bundle: Bundle, found: Mapping[int, Quantized]) -> dict[str
 def quantized_table(bundle: Bundle, found: Mapping[int, Quantized]) -> Table:
     """Return the same as a table for the terminal."""
     table = Table(title=f"{bundle.path} in INT8")
-    for heading in ("frames", "graph", "float32", "INT8", "same class", "in float32"):
+    for heading in ("frames", "graph", "float32", "INT8", "lost", "same class", "in float32"):
         table.add_column(heading, justify="right")
     for frames, each in found.items():
         accuracies = (each.accuracy_float32, each.accuracy)
@@ -101,6 +101,9 @@ def quantized_table(bundle: Bundle, found: Mapping[int, Quantized]) -> Table:
             str(frames),
             f"{bundle.manifest.files[each.graph].bytes / 1e3:.0f} kB",
             *("–" if accuracy is None else f"{accuracy.top1:.1%}" for accuracy in accuracies),
+            f"{100 * each.loss:.1f} ± {100 * each.loss_error:.1f}"
+            if each.accuracy
+            else f"up to {100 * each.loss:.1f}",
             f"{each.agreement:.1%}",
             counted(len(each.in_float32), "layer"),
         )
@@ -116,12 +119,19 @@ def quantized_table(bundle: Bundle, found: Mapping[int, Quantized]) -> Table:
 
 
 def quantized_summary(bundle: Bundle) -> str:
-    """Say what is to be done with what was quantised."""
-    graphs = ", ".join(each.graph for each in bundle.manifest.quantized.values())
-    return (
-        f"to copy to where it is deployed, in this order: {graphs}, {MANIFEST}\n"
-        "then measure it again: ffn-edge profile"
-    )
+    """Say what comes of what was found, and what is to be done with it."""
+    quantized = bundle.manifest.quantized
+    refused = [str(frames) for frames, each in quantized.items() if not each.is_accurate]
+    lines = []
+    if refused:
+        lines.append(
+            f"`run` will not choose INT8 at {', '.join(refused)} frames: it loses, or may lose, "
+            "more than half a point. More clips with --labels tell."
+        )
+    graphs = ", ".join(each.graph for each in quantized.values())
+    lines.append(f"to copy to where it is deployed, in this order: {graphs}, {MANIFEST}")
+    lines.append("then measure it again: ffn-edge profile, and where it is used, calibrate")
+    return "\n".join(lines)
 
 
 def verify_fields(bundle: Bundle, clip_set: ClipSet, found: Sequence[Verified]) -> dict[str, Any]:

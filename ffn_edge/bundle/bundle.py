@@ -124,8 +124,8 @@ class Quantized:
         compared_on: ... of so many clips.
         accuracy: on those clips; None if they had no labels.
         accuracy_float32: of the float32 graph on the same clips.
-        deviation: largest |Δlogit| of these clips and of the known answers, relative to the largest
-            logit of the clip: how far INT8 itself is off.
+        deviation: largest |Δlogit| of the clips that it was calibrated on and of the known answers,
+            relative to the largest logit of the clip: how far INT8 itself is off.
         in_float32: layers that were left so, and why.
     """
 
@@ -133,7 +133,7 @@ class Quantized:
     method: str
     calibrated_on: Count
     agreement: Share
-    compared_on: Count
+    compared_on: Positive
     accuracy: Accuracy | None = None
     accuracy_float32: Accuracy | None = None
     deviation: NotNegative
@@ -150,8 +150,13 @@ class Quantized:
         return self.accuracy_float32.top1 - self.accuracy.top1
 
     @property
+    def loss_error(self) -> float:
+        """The standard error of a measured loss, at most: of the answers that changed."""
+        return math.sqrt((1 - self.agreement) / self.compared_on)
+
+    @property
     def is_accurate(self) -> bool:
-        """Whether it loses no more than `MOST_LOSS`; a difference of two shares is rounded."""
+        """Whether it loses no more than may be lost, but for the rounding of two shares."""
         return self.loss <= MOST_LOSS + 1e-9
 
 
@@ -171,10 +176,8 @@ class SubNetwork:
     int8: Quantized | None = None
 
     def accuracy_in(self, precision: Precision) -> Accuracy | None:
-        """Return the accuracy on the validation clips: in INT8, less what that was seen to lose."""
+        """Return the accuracy on the validation clips: in INT8, less what that loses at most."""
         if self.accuracy is None or precision != "int8" or self.int8 is None:
-            return self.accuracy
-        if self.int8.accuracy is None:
             return self.accuracy
         top1 = min(max(self.accuracy.top1 - self.int8.loss, 0.0), 1.0)
         return dataclasses.replace(self.accuracy, top1=top1)

@@ -10,10 +10,11 @@ import numpy as np
 _KEEP = {"MaxPool", "Concat", "Split", "Slice", "Pad", "Reshape", "Flatten", "Transpose"}
 _KEEP |= {"Squeeze", "Unsqueeze", "Identity", "QuantizeLinear", "DequantizeLinear"}
 _NEVER_NEGATIVE = {"Relu", "Sigmoid", "HardSigmoid"}
+_QUANTISE = {"QuantizeLinear", "DequantizeLinear"}
 _CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
-def for_onnxruntime(content: bytes, *, finer: bool = True) -> bytes:
+def for_onnxruntime(content: bytes) -> bytes:
     """Return a bundle's INT8 graph with activations in uint8.
 
     Where a tensor is never negative its zero point becomes 0, elsewhere 128. So ONNX Runtime takes
@@ -21,31 +22,43 @@ def for_onnxruntime(content: bytes, *, finer: bool = True) -> bytes:
     int8 with the zero point 0 it would convolve in float32. Its integer convolutions have the
     channels last, and so has its one fast pooling of bytes.
 
-    Args:
-        content: an ONNX model.
-        finer: give what is never negative steps of half the size, twice as many, since there are
-            bytes for them: it rounds less than TensorRT's int8. Without, it rounds as that does.
+    What is never negative gets steps of half the size, twice as many, since there are bytes for
+    them: so it rounds less than int8 does, over the same range.
     """
     import onnx
 
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
     model = onnx.load_model_from_string(content)
     graph = model.graph
-    fixed = {each.name for each in graph.initializer}
+    fixed = {each.name: each for each in graph.initializer}
+
+    def least_of(clip: Any) -> float:
+        least = fixed.get(clip.input[1]) if len(clip.input) > 1 else None
+        return -np.inf if least is None else float(numpy_helper.to_array(least))
+
     scalars = {each.name for each in graph.initializer if not each.dims}
     positive: set[str] = set()
     zero_points: dict[str, str] = {}  # of quantised activations
     nodes: list[Any] = []
+    own: list[Any] = []
     for node in graph.node:
         nodes.append(node)
         read = [name for name in node.input if name and name not in fixed]
-        if node.op_type in _NEVER_NEGATIVE or (
-            node.op_type in _KEEP and read and positive.issuperset(read)
+        if (
+            node.op_type in _NEVER_NEGATIVE
+            or (node.op_type == "Clip" and least_of(node) >= 0)
+            or (node.op_type in _KEEP and read and positive.issuperset(read))
         ):
             positive.update(node.output)
         if node.op_type == "QuantizeLinear" and node.input[2] in scalars:
             node.input[2] = "zero" if node.input[0] in positive else "middle"
             zero_points[node.output[0]] = node.input[2]
+        elif node.op_type in _QUANTISE and node.input[2] not in scalars:
+            # Of a weight. ONNX Runtime may change it (`session.x64quantprecision`), and fails
+            # where two of them share one.
+            shared = numpy_helper.to_array(fixed[node.input[2]])
+            node.input[2] = f"{node.output[0]}.zero"
+            own.append(numpy_helper.from_array(shared, node.input[2]))
         elif read and read[0] in zero_points:
             zero_point = zero_points[read[0]]
             if node.op_type == "DequantizeLinear":
@@ -53,7 +66,8 @@ def for_onnxruntime(content: bytes, *, finer: bool = True) -> bytes:
             else:
                 zero_points.update(dict.fromkeys(node.output, zero_point))
             if node.op_type == "Pad":
-                node.input[2:] = [zero_point]
+                # Zeros are stored without a constant; what follows it are the axes.
+                node.input[2:3] = [zero_point]
             elif node.op_type == "MaxPool" and _dimensions(node) == 2:
                 first, last = node.input[0], node.output[0]
                 node.input[0], node.output[0] = f"{first}.last", f"{last}.last"
@@ -66,19 +80,19 @@ def for_onnxruntime(content: bytes, *, finer: bool = True) -> bytes:
                     node,
                     helper.make_node("Transpose", [f"{last}.last"], [last], perm=_CHANNELS_FIRST),
                 ]
-    if finer:
-        halved = {
-            node.input[1]
-            for node in nodes
-            if node.op_type == "QuantizeLinear" and node.input[2] == "zero"
-        }
-        for tensor in graph.initializer:
-            if tensor.name in halved:
-                half = numpy_helper.to_array(tensor) / np.float32(2)
-                tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
+    halved = {
+        node.input[1]
+        for node in nodes
+        if node.op_type == "QuantizeLinear" and node.input[2] == "zero"
+    }
+    for tensor in graph.initializer:
+        if tensor.name in halved:
+            half = numpy_helper.to_array(tensor) / np.float32(2)
+            tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
     rewritten = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(rewritten)
+    graph.initializer.extend(own)
     graph.initializer.extend(
         numpy_helper.from_array(np.asarray(value, np.uint8), name)
         for name, value in (("zero", 0), ("middle", 128))

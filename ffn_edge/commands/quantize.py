@@ -27,7 +27,7 @@ from ffn_edge.commands.option_types import UserPath, Whole, threads_option
 )
 @click.option(
     "--clips",
-    type=Whole(),
+    type=Whole(8),
     default=256,
     show_default=True,
     help="How many to take, spread over the list.",

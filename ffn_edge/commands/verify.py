@@ -42,9 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--clips",
     type=Whole(1, 10_000),
-    default=8,
-    show_default=True,
-    help="How many clips to compare on, at each frame count.",
+    help="How many clips to compare on, at each frame count.  [default: 8; in INT8 256]",
 )
 @click.option(
     "--tolerance",
@@ -55,8 +53,8 @@ if TYPE_CHECKING:
 @click.option(
     "--labels",
     is_flag=True,
-    help="With --precision int8: each --source is a list with labels; measure the accuracy, and "
-    "keep it in the bundle.",
+    help="With --precision int8: each --source is a list with labels; measure the accuracy, and, "
+    "of 128 clips or more, keep it in the bundle.",
 )
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -64,7 +62,7 @@ def verify(
     bundle: str,
     checkpoint: str | None,
     sources: tuple[str, ...],
-    clips: int,
+    clips: int | None,
     tolerance: float | None,
     labels: bool,
     as_json: bool,
@@ -86,8 +84,13 @@ def verify(
     """
     engines = take_engine_options(options)
     if engines.precision == "int8":
-        _verify_int8(bundle, sources, clips, labels, engines, as_json)
+        if checkpoint or tolerance:
+            raise click.UsageError("INT8 is compared with the graph, by its answers.")
+        _verify_int8(bundle, sources, clips or 256, labels, engines, as_json)
         return
+    if labels:
+        raise click.UsageError("--labels is for --precision int8.")
+    clips = clips or 8
     from ffn_edge.bundle.bundle import Bundle
     from ffn_edge.export.clips import clips_from_videos, synthetic_clips
     from ffn_edge.export.report import verify_fields, verify_table
@@ -160,9 +163,9 @@ def _verify_int8(
     """Compare what runs in INT8 here with the float32 graph; with labels, keep what was found."""
     from ffn_edge.bundle.bundle import Bundle, standard_error
     from ffn_edge.export.bundle_files import add_int8
-    from ffn_edge.export.quantize import LEAST_AGREEMENT, compare_int8
-    from ffn_edge.export.report import quantized_fields, quantized_table
-    from ffn_edge.media.clips import read_checked_list
+    from ffn_edge.export.quantize import FEW_CLIPS, LEAST_AGREEMENT, compare_int8
+    from ffn_edge.export.report import quantized_fields, quantized_summary, quantized_table
+    from ffn_edge.media.clips import read_checked_list, spread
     from ffn_edge.media.video_list import Video, find_videos
     from ffn_edge.progress import progress
     from ffn_edge.terminal import Terminal
@@ -176,8 +179,6 @@ def _verify_int8(
             videos += read_checked_list(source, num_classes=len(bundle.manifest.classes))
         else:
             videos += find_videos(source)
-    count = min(count, len(videos))
-    chosen = [videos[i * len(videos) // count] for i in range(count)]
     with (
         open_engines(bundle, options) as engines,
         progress(Terminal(stderr=True), "comparing") as show,
@@ -185,16 +186,19 @@ def _verify_int8(
         found = compare_int8(
             bundle,
             {frames: engine.infer for frames, engine in engines.items()},
-            chosen,
+            spread(videos, count),
             labels=labels,
             on_step=lambda what, done, total: show(done, total),
         )
-    if labels:
+    is_kept = labels and min(each.compared_on for each in found.values()) >= FEW_CLIPS
+    if is_kept:
         bundle = add_int8(bundle, found)
     if as_json:
         click.echo(json.dumps(quantized_fields(bundle, found)))
     else:
         Terminal().print(quantized_table(bundle, found))
+        if is_kept:
+            click.echo(quantized_summary(bundle))
     # Few clips say little: only what they show beyond two standard errors counts.
     error = standard_error(LEAST_AGREEMENT, min(each.compared_on for each in found.values()))
     least = LEAST_AGREEMENT - 2 * error

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ffn_edge.errors import DataError, VideoError, counted, reason_of
 from ffn_edge.frames import segment_centres
@@ -21,6 +21,7 @@ from ffn_edge.media.video import VideoReader
 from ffn_edge.media.video_list import Video, read_list
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _OPENED = 8  # videos of a list, before it is used
 
 
@@ -112,6 +113,12 @@ def clips_at(
     """
     counts = tuple(frame_counts)
     return reader.sample(lambda n: {t: choose(n, t) for t in counts}, prepare)
+
+
+def spread(videos: Sequence[_T], count: int) -> list[_T]:
+    """Return `count` of some videos, spread evenly over them; all of fewer."""
+    count = min(count, len(videos))
+    return [videos[i * len(videos) // count] for i in range(count)]
 
 
 def centre_clips(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,13 @@ from ffn_edge import network
 from ffn_edge.bundle.bundle import MANIFEST, Accuracy, Bundle, Quantized, SubNetwork
 from ffn_edge.cli import cli
 from ffn_edge.errors import BundleError, DataError, ExportError
-from ffn_edge.export import int8_graph, quantize
+from ffn_edge.export import bundle_files, int8_graph, quantize
+from ffn_edge.export.bundle_files import add_int8
 from ffn_edge.export.bundle_update import update_bundle
 from ffn_edge.export.bundle_writer import export_bundle
-from ffn_edge.export.int8_graph import ALWAYS_IN_FLOAT32
+from ffn_edge.export.int8_graph import Placement
 from ffn_edge.export.quantize import QuantizeOptions, compare_int8, quantize_bundle
+from ffn_edge.files.atomic import write_text
 from ffn_edge.media.video import VideoWriter
 from ffn_edge.media.video_list import read_list
 from ffn_edge.network import FrameFlexibleNetwork
@@ -138,19 +141,94 @@ def test_a_bundle_can_be_quantised_again(quantized: Bundle, clips: Path, tmp_pat
 def test_what_disturbs_most_stays_float32(
     bundle_copy: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantize, "LEAST_AGREEMENT", 1.1)  # nothing is good enough
+    harmful = "layer1.0.conv1.conv"
+    weight_only = quantize.quantized_graph
+
+    def harm(model: Any, placement: Placement, scales: Mapping[str, float]) -> Any:
+        """Round one layer's input to nothing, as a bad range would."""
+        makes = {output: node for node in model.graph.node for output in node.output}
+        chosen = {
+            name: 1e3 if harmful in placement.layers and name == first_input(makes) else scale
+            for name, scale in scales.items()
+        }
+        return weight_only(model, placement, chosen)
+
+    def first_input(makes: Mapping[str, Any]) -> str:
+        return next(name for name, node in makes.items() if node.op_type == "Relu")
+
+    monkeypatch.setattr(quantize, "quantized_graph", harm)
     tried: list[str] = []
     found = quantize_bundle(
         bundle_copy, clips, LABELLED, on_step=lambda what, done, total: tried.append(what)
     )
-    assert "trying the layers of 2 frames" in tried
-    attempts = {  # of several as good the first, which leaves nothing out
-        why
-        for each in found.manifest.quantized.values()
-        for why in each.in_float32.values()
-        if why not in ALWAYS_IN_FLOAT32
-    }
-    assert all("logits" in why for why in attempts)
+    assert "trying the layers of 4 frames" in tried
+    four = found.manifest.quantized[4]
+    assert "logits" in four.in_float32[harmful]
+    assert four.agreement >= quantize.LEAST_AGREEMENT
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("no space left on device")])
+@pytest.mark.parametrize("moment", ["atomic_file", "write_text"])
+def test_a_failure_while_it_writes_leaves_the_old_bundle(
+    moment: str,
+    error: BaseException,
+    bundle_copy: Path,
+    quantized: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    before = contents(bundle_copy)
+    graphs = {t: quantized.read_graph(t, "int8") for t in (2, 4)}
+    monkeypatch.setattr(bundle_files, moment, fail)
+    with pytest.raises((KeyboardInterrupt, ExportError), match=r"no space|^$"):
+        add_int8(Bundle.load(bundle_copy), quantized.manifest.quantized, graphs)
+    assert contents(bundle_copy) == before
+
+
+def test_an_interruption_just_after_the_manifest_leaves_the_new_bundle(
+    bundle_copy: Path, quantized: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path, text: str) -> None:
+        write_text(path, text)
+        raise KeyboardInterrupt
+
+    graphs = {t: quantized.read_graph(t, "int8") for t in (2, 4)}
+    monkeypatch.setattr(bundle_files, "write_text", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        add_int8(Bundle.load(bundle_copy), quantized.manifest.quantized, graphs)
+    assert Bundle.load(bundle_copy).identity == quantized.identity
+
+
+@pytest.mark.parametrize(("dtype", "batch"), [("fp16", 1), ("int8", 1), ("fp32", 2)])
+def test_a_bundle_is_quantised_however_it_is_stored(
+    dtype: str, batch: int, checkpoint_file: Path, clips: Path, tmp_path: Path
+) -> None:
+    loaded = load_checkpoint(checkpoint_file)
+    bundle = export_bundle(
+        loaded.network, loaded.card, tmp_path / "bundle", weights_dtype=dtype, batch=batch
+    )
+    found = quantize_bundle(bundle.path, clips, QuantizeOptions(clips=CLIPS))
+    assert all(each.deviation < 0.2 for each in found.manifest.quantized.values())
+
+
+def test_clips_that_go_away_are_told_of(
+    bundle_copy: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [*(f"{i}.mp4" for i in range(CLIPS)), "labelled.txt"]:
+        shutil.copy(clips.parent / name, tmp_path / name)
+
+    def remove(what: str, done: int, total: int) -> None:
+        (tmp_path / "11.mp4").unlink(missing_ok=what == "comparing")
+
+    with pytest.raises(DataError, match="once more"):
+        quantize_bundle(
+            bundle_copy,
+            tmp_path / "labelled.txt",
+            LABELLED,
+            on_step=lambda what, done, total: remove(what, done, total) if done == total else None,
+        )
 
 
 def test_an_interruption_changes_nothing(bundle_copy: Path, clips: Path) -> None:
@@ -262,9 +340,45 @@ def test_it_is_compared_with_float32_as_it_runs(quantized: Bundle, clips: Path) 
     found = compare_int8(quantized, infer, videos, labels=True)  # always answers 2, or 4
     labels = [video.label for video in videos]
     for frames, each in found.items():
-        assert each.accuracy is not None
+        assert each.accuracy is not None and each.accuracy_float32 is not None
         assert each.accuracy.top1 == labels.count(frames) / len(labels)
         assert each.graph == quantized.manifest.quantized[frames].graph
+    assert found[4].accuracy_float32 is not None and found[4].accuracy_float32.top1 == 1
+    assert found[4].agreement == labels.count(4) / len(labels)
+
+
+@pytest.mark.parametrize("enough", [False, True])
+def test_verify_keeps_what_enough_clips_say(
+    enough: bool,
+    quantized: Bundle,
+    clips: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(quantize, "FEW_CLIPS", 10 if enough else 128)
+    folder = shutil.copytree(quantized.path, tmp_path / "bundle")
+    before = contents(folder)
+    arguments = ["verify", str(folder), "--precision", "int8", "--source", str(clips), "--labels"]
+    result = CliRunner().invoke(cli, [*arguments, "--clips", "11", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["frames"]["4"]["compared_on"] == 11
+    kept = Bundle.load(folder).manifest.quantized[4].compared_on
+    assert kept == (11 if enough else CLIPS)
+    assert (contents(folder) == before) is not enough
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--precision", "int8"],
+        ["--labels"],
+        ["--precision", "int8", "--source", "x.mp4", "--tolerance", "0.1"],
+    ],
+)
+def test_options_of_verify_that_do_not_belong_together(
+    arguments: list[str], bundle_copy: Path
+) -> None:
+    assert CliRunner().invoke(cli, ["verify", str(bundle_copy), *arguments]).exit_code == 2
 
 
 def test_the_command_says_what_to_copy(bundle_copy: Path, clips: Path) -> None:
