@@ -15,8 +15,9 @@
 #   rtx       TensorRT-RTX: does it take the card; if so, all networks
 #   int8      engines of TSM-ResNet-50 in INT8, float16 and float32, where a TensorRT takes the card
 #
-# With --dry-run no GPU is needed: `driver`, `capture` and `int8` run on the emulator, `power` on a made-up
-# meter, the others on the CPU with a tiny network; some rows are skipped and say why. 3 minutes.
+# With --dry-run no GPU is needed: `driver`, `capture` and `int8` run on the emulator, `power` on a
+# made-up meter, the others on the CPU with a tiny network; some rows are skipped and say why. 3
+# minutes.
 #
 # Needs: Linux on x86-64, an NVIDIA driver with CUDA 12 or 13 and nvidia-smi; Python with torch,
 # torchvision, numpy, opencv, onnx, onnxscript, onnxruntime, safetensors, filelock, click, rich,
@@ -27,7 +28,8 @@
 #   FFN_EDGE_WHEELS  what to install        (wheels); compiling PyCUDA needs g++ and CUDA's headers
 #   FFN_EDGE_SITE    where to install it    (a temporary folder); kept, and used as it is found
 #
-# Fetch the wheels elsewhere, here for Python 3.12 (without them, `driver`, `rtx` and `int8` do not run):
+# Fetch the wheels elsewhere, here for Python 3.12 (without them, `driver`, `rtx` and `int8` do not
+# run):
 #   pip download --no-deps --no-binary pycuda -d wheels pycuda==2026.1
 #   pip download --no-deps -d wheels --only-binary=:all: --python-version 3.12 \
 #       --platform manylinux_2_28_x86_64 tensorrt-rtx-cu13-{libs,bindings}==1.7.1.116

@@ -1,14 +1,17 @@
 """What TensorRT's parser makes of every network: layers, and the names a refit may ask for.
 
-    python -m benchmarks.refit_names [--networks tsm_resnet50,convnext_tiny,…] [--size 64]
+    python -m benchmarks.refit_names [--networks tsm_resnet50,convnext_tiny,…] [--size 64] [--build]
 
 Each network of the README is exported with random weights, and the graph that `ffn-edge build`
 hands to TensorRT is parsed by the real TensorRT-RTX parser, which needs no GPU, for every frame
-count in float16 and float32, TSM and TEA in INT8 as well. An engine that is refitted may ask for
-the names that the parser lets be marked; those that the list beside a plan lacks would end `run`.
-There is no list of them to read, so the graph's own names are tried, and the parser's pattern.
-Nothing is built or refitted, and TensorRT itself may name others: `ffn-edge build` finds out on the
-device.
+count in float16 and float32, and in INT8 what this project defines itself. An engine that is
+refitted may ask for the names that the parser lets be marked; those that the list beside a plan
+lacks would end `run`. There is no list of them to read, so the graph's own names are tried, and the
+parser's pattern. Nothing is refitted, and TensorRT itself may name others: `ffn-edge build` finds
+out on the device.
+
+With --build, TensorRT-RTX builds the engines as well, which without a GPU hold their weights, and
+a row has the sizes of the plans.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ from benchmarks.example import example_bundle, example_network
 from benchmarks.machine import describe_machine
 from ffn_edge import network
 from ffn_edge.bundle.bundle import Bundle, Precision
+from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.plan_graph import GRAPH, write_plan_graph
+from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.network.checkpoint import ModelCard
 
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8")
@@ -50,12 +55,15 @@ def bundle_of(name: str, size: int, folder: Path) -> Bundle:
     return export_bundle(case.build().eval(), card, folder, frame_counts=(case.frames,))
 
 
-def row(name: str, bundle: Bundle, folder: Path) -> str:
-    """Return a network's row: frame counts, and layers, names and unknown names by precision."""
+def row(name: str, bundle: Bundle, folder: Path, *, build: bool) -> str:
+    """Return a network's row: frame counts, and layers, names and unknown names by precision.
+
+    With `build`, megabytes of each plan too.
+    """
     from benchmarks.example import quantized
     from tests.rtx_parser import parse
 
-    is_quantized = name.startswith(("tsm_", "tea_"))
+    is_quantized = name in network.ARCHITECTURES
     if is_quantized:
         bundle = quantized(bundle, folder / "int8")
     counts = bundle.manifest.frame_counts
@@ -70,24 +78,30 @@ def row(name: str, bundle: Bundle, folder: Path) -> str:
             unknown += len(parsed.refittable - listed)
         cells += [" / ".join(map(str, dict.fromkeys(each))) for each in (layers, names)]
         cells.append(str(unknown))
-    cells += ["–"] * (2 + 3 * len(PRECISIONS) - len(cells))
+        if build:
+            options = BuildOptions(target="rtx", precision=precision)
+            built = build_plans(bundle, PlanCache(folder / "cache"), options)
+            cells.append(" / ".join(f"{each.plan.sidecar.plan.bytes / 1e6:.2f}" for each in built))
+    cells += ["–"] * (2 + (3 + build) * len(PRECISIONS) - len(cells))
     return "| " + " | ".join(cells) + " |"
 
 
 @click.command()
 @click.option("--networks", help="Comma-separated; left out, all of the README's.")
 @click.option("--size", default=64, show_default=True, help="Pixels of a frame's side.")
-def main(networks: str | None, size: int) -> None:
+@click.option("--build", is_flag=True, help="Build the engines too, and print the plans' sizes.")
+def main(networks: str | None, size: int, build: bool) -> None:
     """Parse and print."""
     names = networks.split(",") if networks else [*network.ARCHITECTURES, *others()]
-    columns = [f"{what}, {p}" for p in PRECISIONS for what in ("layers", "names", "unknown")]
+    of_each = ("layers", "names", "unknown", *(["MB"] if build else []))
+    columns = [f"{what}, {p}" for p in PRECISIONS for what in of_each]
     print(describe_machine() + "\n")
     print("| network | frames | " + " | ".join(columns) + " |")
     print("|" + "---|" * (2 + len(columns)))
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             bundle = bundle_of(name, size, Path(folder) / "bundle")
-            print(row(name, bundle, Path(folder)), flush=True)
+            print(row(name, bundle, Path(folder), build=build), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from ffn_edge.bundle.compose import Array, ComposedHash, blocks, compose, compos
 from ffn_edge.device.plan_cache import PlanWeight
 from ffn_edge.errors import ExportError
 from ffn_edge.export.composed_graph import drop_unread, read_by_nodes, rewired
-from ffn_edge.export.half_precision import half, in_half
+from ffn_edge.export.half_precision import MOVES, half, in_half
 
 GRAPH = "graph.onnx"
 _WEIGHTS = "weights.bin"
@@ -58,8 +58,8 @@ def write_plan_graph(
         Every constant and weight of the graph, the layers' and those of shape arithmetic.
 
     Raises:
-        ExportError: a weight is beyond float16, or the bundle's weights are not those of its
-            manifest.
+        ExportError: a weight is beyond float16, scales do not follow from one weight, or the
+            bundle's weights are not those of its manifest.
     """
     manifest, tensors = bundle.manifest, bundle.tensors()
     shapes = composed_shapes(tensors, manifest.layers, frames)
@@ -125,6 +125,7 @@ def for_the_parser(
     result.CopyFrom(model)
     _name_constants(result)
     _drop_zero_points(result)
+    _pool_volumes_in_float(result)
     _slice_by_int32(result)
     _add_biases(result, shapes)
     return result
@@ -152,6 +153,35 @@ def _drop_zero_points(model: onnx.ModelProto) -> None:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             del node.input[2:]
     drop_unread(model)
+
+
+def _pool_volumes_in_float(model: onnx.ModelProto) -> None:
+    """Take each maximum over time and space of dequantised values: TensorRT has none of INT8.
+
+    Quantised again, it is the same.
+    """
+    graph = model.graph
+    makes = {name: node for node in graph.node for name in node.output}
+    nodes = []
+    for node in graph.node:
+        source = node
+        while source.op_type in {*MOVES, "MaxPool"} and source.input[0] in makes:
+            source = makes[source.input[0]]
+        if node.op_type == "MaxPool" and source.op_type == "QuantizeLinear" and _is_3d(node):
+            scale, quantised = source.input[1], node.output[0]
+            float_in, float_out = f"{quantised}.float_in", f"{quantised}.float_out"
+            nodes.append(helper.make_node("DequantizeLinear", [node.input[0], scale], [float_in]))
+            node.input[0], node.output[0] = float_in, float_out
+            nodes.append(node)
+            nodes.append(helper.make_node("QuantizeLinear", [float_out, scale], [quantised]))
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _is_3d(pool: onnx.NodeProto) -> bool:
+    return any(each.name == "kernel_shape" and len(each.ints) == 3 for each in pool.attribute)
 
 
 def _slice_by_int32(model: onnx.ModelProto) -> None:
@@ -226,7 +256,13 @@ def _take_scales(model: onnx.ModelProto) -> dict[str, ReferenceEvaluator]:
                 read.update(node.input)
                 nodes.append(node)
         constants = [stored[name] for name in sorted(read & stored.keys())]
-        (weight,) = (each for each in constants if each.data_location == TensorProto.EXTERNAL)
+        weights = [each for each in constants if each.data_location == TensorProto.EXTERNAL]
+        if len(weights) != 1:
+            raise ExportError(
+                f"the scales {scales} do not follow from one weight alone",
+                "quantise the bundle again with `ffn-edge quantize`.",
+            )
+        weight = weights[0]
         constants.remove(weight)
         part = helper.make_graph(
             nodes[::-1],

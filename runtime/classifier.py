@@ -75,7 +75,7 @@ class Result:
     device_ms: float | None
     overhead_ms: float
     top: tuple[Prediction, ...]
-    precision: Precision = "fp32"
+    precision: Precision
     probabilities: Probabilities = field(
         default_factory=lambda: np.empty(0), repr=False, compare=False
     )

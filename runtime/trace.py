@@ -16,8 +16,9 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from ffn_edge.bundle.bundle import Precision
 from ffn_edge.errors import FfnEdgeError, reason_of
 from ffn_edge.files import schema
 from ffn_edge.files.regular_file import read_bytes
@@ -102,6 +103,9 @@ def read_trace(path: Path) -> Trace:
         raise FfnEdgeError(f"{path} cannot be read: {reason_of(error)}", _RECORD_AGAIN) from error
     head = _FORMAT.from_text(lines[0] if lines else "", str(path))
     points = sorted(head.setting.points, key=lambda point: point.frames)
+    of_all: Any = head.conditions.get("precision")  # so earlier releases told it
+    if of_all in get_args(Precision):
+        points = [dataclasses.replace(point, precision=of_all) for point in points]
     setting, limits = dataclasses.replace(head.setting, points=points), head.limits
     served = {point.frames for point in setting.points}
     observations: list[Observation] = []

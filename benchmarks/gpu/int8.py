@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from benchmarks.gpu.report import Report, run_part
 from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.device.tensorrt_api import Target, is_installed
-from ffn_edge.errors import EngineError
+from ffn_edge.errors import EngineError, ExportError
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.runtime.engines.tensorrt_group import TensorRTGroup, prove
 from tests.emulator import Emulator
@@ -50,21 +51,24 @@ def _target(report: Report, name: str, bundle: Bundle, target: Target, cache: Pa
     title = f"{target}, {name}: "
     for precision in _PRECISIONS:
         try:
-            figures = _engines(bundle, target, precision, cache)
-        except EngineError as error:
-            refused = re.search(r"compute capability|not support|run on this GPU", error.message)
+            for frames, figure in _engines(bundle, target, precision, cache):
+                report.row(f"{title}{frames} frames, {precision}", True, figure)
+        except (EngineError, ExportError) as error:
+            # A card that is not supported is not, with the first engine.
+            said = r"compute capability|not support|run on this GPU"
+            refused = precision == _PRECISIONS[0] and re.search(said, error.message)
             report.row(title + precision, None if refused else False, error.message[-200:])
-            return
-        for frames, figure in figures.items():
-            report.row(f"{title}{frames} frames, {precision}", True, figure)
+            if refused:
+                return
 
 
-def _engines(bundle: Bundle, target: Target, precision: Precision, cache: Path) -> dict[int, str]:
-    """Build, prove and time; return what to say of each frame count."""
+def _engines(
+    bundle: Bundle, target: Target, precision: Precision, cache: Path
+) -> Iterator[tuple[int, str]]:
+    """Build, prove and time; yield each frame count, and what to say of it."""
     options = BuildOptions(target=target, precision=precision)
     built = build_plans(bundle, PlanCache(cache), options, prove=partial(prove, bundle=bundle))
     sizes = {each.plan.sidecar.key.frames: each.plan.sidecar.plan.bytes for each in built}
-    figures = {}
     precisions = dict.fromkeys(bundle.manifest.frame_counts, precision)
     with TensorRTGroup(bundle, target, precisions, cache=cache) as group:
         for frames, engine in group.engines.items():
@@ -74,11 +78,11 @@ def _engines(bundle: Bundle, target: Target, precision: Precision, cache: Path) 
             for _ in range(_RUNS):
                 engine.infer(clip)
                 times.append(engine.device_ms or 0.0)
-            figures[frames] = (
+            yield (
+                frames,
                 f"{median(times):.2f} ms, plan {sizes[frames] / 1e6:.2f} MB, "
-                f"off by {group.deviations[frames]:.0e}"
+                f"off by {group.deviations[frames]:.0e}",
             )
-    return figures
 
 
 if __name__ == "__main__":

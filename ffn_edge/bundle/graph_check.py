@@ -285,6 +285,9 @@ class _Check:
         for name in node.input:
             if name and name not in self.types:
                 raise _RefusedError(f"a {node.op_type} reads {name}, which is made by nothing")
+        # Without a zero point, runtimes differ on the type: uint8 by ONNX, INT8 by TensorRT.
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not any(node.input[2:]):
+            raise _RefusedError(f"a {node.op_type} has no zero point")
         for each in node.attribute:
             tensors = (each.t, *each.tensors)
             if (

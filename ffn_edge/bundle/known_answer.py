@@ -21,15 +21,18 @@ from ffn_edge.errors import EngineError
 # float32: TensorRT multiplies in TF32 where the GPU can (10 bits of mantissa, 1e-3) and adds up
 # through some fifty layers. float16: the same mantissa, and activations are rounded too.
 TOLERANCES = {"fp32": 2e-2, "fp16": 5e-2}
-# INT8: an engine elsewhere rounds otherwise, by as much as ours is off.
+# INT8: an engine elsewhere rounds otherwise, by as much as ours is off. What is not quantised is
+# float16, which is off by as much as that at least; and beyond half of the largest logit, an answer
+# would no longer tell a wrong engine from a right one.
 _INT8_DEVIATIONS = 2
+_MOST_INT8 = 0.5
 
 
 def tolerance(manifest: Manifest, frames: int, precision: Precision) -> float:
     """Return how far the logits of an engine may be off, as `fault` takes it."""
     int8 = manifest.sub_networks[frames].int8
     if precision == "int8" and int8 is not None:
-        return _INT8_DEVIATIONS * int8.deviation
+        return min(max(TOLERANCES["fp16"], _INT8_DEVIATIONS * int8.deviation), _MOST_INT8)
     return TOLERANCES[precision]
 
 

@@ -16,7 +16,7 @@ from ffn_edge.commands.engine_options import (
     take_engine_options,
 )
 from ffn_edge.commands.option_types import UserPath, Whole
-from ffn_edge.errors import counted
+from ffn_edge.errors import EngineError, counted
 from ffn_edge.files.atomic import check_writable
 from ffn_edge.progress import progress
 from ffn_edge.runtime.profile.profile import PROFILE, Profile, profile_bundle
@@ -44,9 +44,7 @@ def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) 
     check_writable(bundle / PROFILE)
     console = Terminal(stderr=True)
     with progress(console, "profiling") as show:
-        measured = profile_bundle(
-            loaded, engines, runs=runs, root=root, on_round=lambda done: show(done, runs)
-        )
+        measured = profile_bundle(loaded, engines, runs=runs, root=root, on_round=show)
     console.say(f"wrote {bundle / PROFILE}")
     if as_json:
         click.echo(measured.to_json(), nl=False)
@@ -83,7 +81,6 @@ def _profile_table(measured: Profile, sub_networks: Mapping[int, SubNetwork]) ->
         caption.append(f"idle: {power.idle_w:.2f} W; {power.meter}, {power.scope}")
     for heading in headings:
         table.add_column(heading, justify="right")
-    choices = {frames: measured.choose(frames, sub_networks[frames]) for frames in sub_networks}
     for frames, sub_network in sub_networks.items():
         for precision, by_frames in measured.latencies.items():
             if frames not in by_frames:
@@ -97,9 +94,16 @@ def _profile_table(measured: Profile, sub_networks: Mapping[int, SubNetwork]) ->
                 row += [f"{engine_w:.2f}", f"{measured.energy_j(precision, frames):.3g}"]
             table.add_row(*row)
     if len(measured.latencies) > 1:
-        caption += [f"auto: {choice.reason}" for choice in choices.values()]
+        caption += [f"auto: {_choice(measured, *each)}" for each in sub_networks.items()]
     table.caption = "\n".join(caption)
     return table
+
+
+def _choice(measured: Profile, frames: int, sub_network: SubNetwork) -> str:
+    try:
+        return measured.choose(frames, sub_network).reason
+    except EngineError as error:
+        return error.message
 
 
 def _accuracy(sub_network: SubNetwork, precision: Precision) -> str:

@@ -12,6 +12,7 @@ import click
 from rich import box
 from rich.table import Table
 
+from ffn_edge.bundle.bundle import Precision
 from ffn_edge.commands.option_types import Number, UserPath
 from ffn_edge.errors import FfnEdgeError, counted
 from ffn_edge.runtime.simulate.figures import Figures
@@ -63,12 +64,7 @@ def simulate(
         _log.warning("%s: left out %s; %s", trace_path, left_out, trace.broken[0])
     asked = {"latency_ms": latency_ms, "power_w": power_w}
     changes = {name: value for name, value in asked.items() if value is not None}
-    alone = {
-        f"static-{each.frames}" + (f" {each.precision}" if each.precision != "fp32" else ""): {
-            "frames": each.frames
-        }
-        for each in trace.setting.points
-    }
+    alone = {f"static-{each.frames}": {"frames": each.frames} for each in trace.setting.points}
     found = {
         rate: {
             name: replay(trace, **changes, **frames, miss_rate=rate)
@@ -79,7 +75,8 @@ def simulate(
     if as_json:
         click.echo(json.dumps({"scenarios": {trace.name: _fields(found)}}))
     else:
-        Terminal().print(_table(trace.name, found))
+        precisions = {f"static-{each.frames}": each.precision for each in trace.setting.points}
+        Terminal().print(_table(trace.name, found, precisions))
 
 
 def parse_shares(text: str) -> list[float]:
@@ -95,7 +92,9 @@ def parse_shares(text: str) -> list[float]:
     return rates
 
 
-def _table(name: str, found: dict[float, dict[str, Figures]]) -> Table:
+def _table(
+    name: str, found: dict[float, dict[str, Figures]], precisions: dict[str, Precision]
+) -> Table:
     table = Table(
         title=name,
         box=box.SIMPLE_HEAD,
@@ -121,7 +120,7 @@ def _table(name: str, found: dict[float, dict[str, Figures]]) -> Table:
         table.add_row(f"target {miss_rate:.3g}", style="bold")
         for policy, figures in by_policy.items():
             table.add_row(
-                f"  {policy}",
+                f"  {policy} {precisions.get(policy, '')}",
                 f"{100 * figures.miss_rate:.2f}",
                 str(figures.longest_burst),
                 f"{100 * figures.accuracy:.2f}",

@@ -39,7 +39,6 @@ SCHEMA_VERSION = 2
 # To be raised by a change of `export/composed_graph.py`, `export/half_precision.py`,
 # `export/plan_graph.py` or `export/tensorrt_plan.py` that makes other engines of the same bundle.
 RECIPE = 2
-PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32")  # the fastest first
 REFITS = ("identical", "any", "none")
 # What a build leaves behind when it is killed, and the next one removes.
 _UNFINISHED = ".build-"
@@ -134,9 +133,6 @@ def plan_key(
     """
     manifest = bundle.manifest
     sub_network = manifest.sub_networks[frames]
-    # float16 is written into float32's graph.
-    is_int8 = precision == "int8"
-    graph = bundle.graph_path(frames, precision).name if is_int8 else sub_network.graph
     return PlanKey(
         target=api.target,
         **_machine(api, None if api.plan_fits_any_gpu else gpu, root),
@@ -144,15 +140,14 @@ def plan_key(
         refit=refit,
         architecture=manifest.architecture,
         frames=frames,
-        graph_sha256=manifest.files[graph].sha256,
+        graph_sha256=manifest.files[bundle.graph_path(frames, precision).name].sha256,
         composed_sha256=None if refit == "any" else sub_network.composed_sha256,
     )
 
 
 def buildable(bundle: Bundle, frames: int) -> tuple[Precision, ...]:
-    """Return the precisions that a frame count's engines can be built in, the fastest first."""
-    is_quantized = bundle.manifest.sub_networks[frames].int8 is not None
-    return PRECISIONS if is_quantized else tuple(each for each in PRECISIONS if each != "int8")
+    """Return the precisions that a frame count's engines can be built in."""
+    return (*bundle.manifest.sub_networks[frames].graphs, "fp16")  # of float32's graph
 
 
 def _machine(api: Api, gpu: Gpu | None, root: Path) -> dict[str, Any]:
@@ -210,7 +205,7 @@ class PlanWeight:
         count: how many values.
         source: "composed" from the shared weights, "stored" in the weight file as it is, or
             "constant": written into the graph.
-        values: of a constant; they are few.
+        values: of a constant: of shapes, a few; of an INT8 weight's scales, one a channel.
     """
 
     name: str
@@ -257,7 +252,7 @@ class Sidecar:
 
     def to_json(self) -> str:
         """Return the text of the file."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        return json.dumps(dataclasses.asdict(self)) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Sidecar:

@@ -165,14 +165,15 @@ class CascadeController:
                 precisions_in_words(learnt_in),
                 precisions_in_words(running),
             )
-        for cascade in calibration.below_rounding(engines.logit_errors):
-            _log.warning(
-                "whether %d frames look again after %d may follow from %s rounding alone. "
-                "`ffn-edge build --precision fp32` rounds less.",
-                cascade.second,
-                cascade.first,
-                engines.precisions[cascade.first],
-            )
+        elif not learnt_in:  # else the thresholds were learnt from logits that are off alike
+            for cascade in calibration.below_rounding(engines.logit_errors):
+                _log.warning(
+                    "whether %d frames look again after %d may follow from %s rounding alone. "
+                    "`ffn-edge build --precision fp32` rounds less.",
+                    cascade.second,
+                    cascade.first,
+                    engines.precisions[cascade.first],
+                )
         self._calibration = calibration
         self._costs = costs_of(setting.points)
         self._is_energy = all(point.power_w for point in setting.points)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from ffn_edge.device.host_memory import memory_sizes
+from ffn_edge.device.int8_instructions import int8_instructions
 from ffn_edge.device.jetson import fastest_power_mode
-from ffn_edge.device.sysfs import text_of
 from ffn_edge.runtime.doctor.host import Host, existing
 from ffn_edge.runtime.doctor.report import Failure, Line
 from ffn_edge.runtime.machine.health import Health
@@ -32,8 +31,6 @@ _JETPACK_OF_L4T = {
     "39.2.0": "7.2",
     "39.2.1": "7.2.1",
 }
-# By what /proc/cpuinfo calls them on x86 and on ARM: dot products of bytes.
-_INT8_INSTRUCTIONS = {"flags": ("avx512_vnni", "avx_vnni"), "Features": ("asimddp", "i8mm")}
 _OLDEST_L4T = (36, 4)  # JetPack 6.1: the first with TensorRT 10.3
 _MIB = 1 << 20
 _LITTLE_MEMORY, _TOO_LITTLE_MEMORY = 1536 * _MIB, 512 * _MIB
@@ -93,18 +90,13 @@ def _power_mode_line(host: Host) -> Line:
 
 def int8_lines(host: Host) -> Iterator[Line]:
     """Report whether the processor has instructions for INT8, where it tells what it has."""
-    told = text_of(host.root / "proc/cpuinfo") or ""
-    names = re.search(r"(?m)^(flags|Features)\s*:(.*)", told)
-    if names is None:
-        return
-    wanted = _INT8_INSTRUCTIONS[names[1]]
-    found = [name for name in wanted if name in names[2].split()]
-    if found:
-        yield Line("processor, INT8", ", ".join(found))
-    else:
+    instructions = int8_instructions(host.root)
+    if instructions.found:
+        yield Line("processor, INT8", ", ".join(instructions.found))
+    elif instructions.wanted:
         yield Line(
             "processor, INT8",
-            f"no {' or '.join(wanted)}: INT8 may be slower here than float32",
+            f"no {' or '.join(instructions.wanted)}: INT8 may be slower here than float32",
             "note",
         )
 

@@ -23,6 +23,7 @@ from ffn_edge.media.opencv import build_information
 from ffn_edge.runtime.doctor.report import Failure, Status, attempt
 from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, open_engines
 from ffn_edge.runtime.engines.onnxruntime import installed_version
+from ffn_edge.runtime.profile.setting import PrecisionChooser
 
 _TARGETS: tuple[Target, ...] = ("tensorrt", "rtx")  # the one that is preferred first
 
@@ -152,7 +153,8 @@ class Host:
         self, bundle: Bundle, options: EngineOptions
     ) -> AbstractContextManager[OpenEngines]:
         """Open a bundle's engines, as `ffn-edge run` does."""
-        return open_engines(bundle, options)
+        chooser = PrecisionChooser(bundle, options, self.root)
+        return open_engines(bundle, options, precisions=chooser)
 
 
 def existing(folder: Path) -> Path:

@@ -132,6 +132,7 @@ class OpenEngines(dict[int, Engine]):
     Attributes:
         backend: what runs them.
         precisions: of each.
+        existing: in which others each could be opened here, too; empty where one was asked for.
         new_ring: makes a ring of frames that they read clips from; None where host memory will do.
         switch_is_free: whether the first inference after a switch takes no longer than others.
         logit_errors: by frame count, the largest |Δlogit| seen against export's known answers;
@@ -144,6 +145,7 @@ class OpenEngines(dict[int, Engine]):
         engines: Mapping[int, Engine],
         backend: Backend,
         precisions: Mapping[int, Precision] | None = None,
+        existing: Existing | None = None,
         new_ring: NewRing | None = None,
         switch_is_free: bool = True,
         logit_errors: Mapping[int, float] | None = None,
@@ -154,6 +156,7 @@ class OpenEngines(dict[int, Engine]):
         self.backend = backend
         self.precisions: dict[int, Precision] = dict.fromkeys(engines, "fp32")
         self.precisions.update(precisions or {})
+        self.existing = existing or {}
         self.new_ring = new_ring
         self.switch_is_free = switch_is_free
         self.logit_errors = logit_errors or {}
@@ -189,7 +192,7 @@ def open_engines(
     options: EngineOptions = _DEFAULTS,
     *,
     frame_counts: Iterable[int] | None = None,
-    precisions: Mapping[int, Precision] | Choose | None = None,
+    precisions: Choose | None = None,
 ) -> Iterator[OpenEngines]:
     """Open the engines of a bundle; all close when the block ends.
 
@@ -197,8 +200,8 @@ def open_engines(
         bundle: what to run.
         options: what runs it.
         frame_counts: which engines to open; None is all that the bundle serves.
-        precisions: of each frame count, or what chooses them, where the options leave it open.
-            None is fp16 if that was built for TensorRT, and else fp32.
+        precisions: chooses that of each frame count where the options leave it open. None takes
+            fp16, fp32 or int8, the first of them that is there.
 
     Raises:
         EngineError: the backend is not installed, or cannot run the bundle.
@@ -207,8 +210,6 @@ def open_engines(
     wanted = bundle.manifest.frame_counts if frame_counts is None else sorted(set(frame_counts))
     for frames in wanted:
         bundle.graph_path(frames)  # raises for one that it does not serve
-    if options.precision != "auto":
-        precisions = dict.fromkeys(wanted, options.precision)
     request = _Request(bundle, tuple(wanted), options, precisions)
     with ExitStack() as stack:
         match options.backend:
@@ -221,21 +222,6 @@ def open_engines(
         yield engines
 
 
-def existing_precisions(
-    bundle: Bundle, backend: str, frame_counts: Iterable[int], cache: Path | None = None
-) -> Existing:
-    """Return in which precisions a backend could open each frame count.
-
-    Raises:
-        EngineError: TensorRT does not work here.
-    """
-    sub_networks = bundle.manifest.sub_networks
-    match backend:
-        case "tensorrt" | "rtx" as target:
-            return built_precisions(bundle, target, frame_counts, cache)
-    return {frames: tuple(sub_networks[frames].graphs) for frames in frame_counts}
-
-
 @dataclass(frozen=True, slots=True)
 class _Request:
     """What `open_engines` was asked for."""
@@ -243,23 +229,28 @@ class _Request:
     bundle: Bundle
     frame_counts: tuple[int, ...]
     options: EngineOptions
-    precisions: Mapping[int, Precision] | Choose | None
+    choose: Choose | None
 
-    def precisions_on(self, backend: Backend) -> dict[int, Precision]:
-        """Return the precision of each frame count."""
-        if isinstance(self.precisions, Mapping):
-            return {frames: self.precisions[frames] for frames in self.frame_counts}
-        existing = existing_precisions(
-            self.bundle, backend.name, self.frame_counts, self.options.cache
-        )
-        if self.precisions is not None:
-            return dict(self.precisions(backend, existing))
-        floats: tuple[Precision, ...] = ("fp16", "fp32")
+    def precisions_on(self, backend: Backend) -> tuple[dict[int, Precision], Existing]:
+        """Return the precision of each frame count, and those that it was chosen from."""
+        if self.options.precision != "auto":
+            return dict.fromkeys(self.frame_counts, self.options.precision), {}
+        existing = self._existing(backend)
+        if self.choose is not None and all(existing.values()):
+            return dict(self.choose(backend, existing)), existing
+        ranked: tuple[Precision, ...] = ("fp16", "fp32", "int8")
         return {
             # Of those that were not built, TensorRT says so of the first.
-            frames: next((each for each in floats if each in existing[frames]), floats[0])
+            frames: next((each for each in ranked if each in existing[frames]), ranked[0])
             for frames in self.frame_counts
-        }
+        }, existing
+
+    def _existing(self, backend: Backend) -> Existing:
+        match backend.name:
+            case "tensorrt" | "rtx" as target:
+                return built_precisions(self.bundle, target, self.frame_counts, self.options.cache)
+        sub_networks = self.bundle.manifest.sub_networks
+        return {frames: tuple(sub_networks[frames].graphs) for frames in self.frame_counts}
 
 
 def _open_best(stack: ExitStack, request: _Request) -> OpenEngines:
@@ -285,11 +276,12 @@ def _open_tensorrt(stack: ExitStack, request: _Request, target: Target, reason: 
         reason=reason,
     )
     options = request.options
+    precisions, existing = request.precisions_on(backend)
     group = stack.enter_context(
         TensorRTGroup(
             request.bundle,
             target,
-            request.precisions_on(backend),
+            precisions,
             resident=options.resident,
             cache=options.cache,
         )
@@ -297,7 +289,8 @@ def _open_tensorrt(stack: ExitStack, request: _Request, target: Target, reason: 
     return OpenEngines(
         group.engines,
         backend,
-        group.precisions,
+        precisions,
+        existing,
         group.ring,
         switch_is_free=group.resident == "all",
         logit_errors=group.logit_errors,
@@ -307,7 +300,7 @@ def _open_tensorrt(stack: ExitStack, request: _Request, target: Target, reason: 
 
 def _open_onnxruntime(stack: ExitStack, request: _Request, reason: str) -> OpenEngines:
     bundle, backend = request.bundle, cpu_backend(request.options.threads, reason)
-    precisions = request.precisions_on(backend)
+    precisions, existing = request.precisions_on(backend)
     weights = HeldWeights(bundle.tensors())
     engines = {}
     for frames, precision in precisions.items():
@@ -328,7 +321,7 @@ def _open_onnxruntime(stack: ExitStack, request: _Request, reason: str) -> OpenE
         )
         engines[frames] = stack.enter_context(engine)
     give_back_freed()
-    return OpenEngines(engines, backend, precisions)
+    return OpenEngines(engines, backend, precisions, existing)
 
 
 def cpu_backend(threads: int | None = None, reason: str = "asked for") -> Backend:

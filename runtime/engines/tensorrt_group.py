@@ -263,7 +263,9 @@ def prove(plan: Plan, bundle: Bundle) -> float:
 def built_precisions(
     bundle: Bundle, target: Target, frame_counts: Iterable[int], cache: Path | None = None
 ) -> dict[int, tuple[Precision, ...]]:
-    """Return the precisions that engines were built in for this machine, the fastest first.
+    """Return the precisions that engines were built in for this machine.
+
+    A plan that is damaged is left out, with a warning.
 
     Args:
         bundle: what to run.
@@ -272,15 +274,23 @@ def built_precisions(
         cache: the folder of the plans; None is the default one.
 
     Raises:
-        EngineError: TensorRT or a GPU is missing, or a plan is damaged.
+        EngineError: TensorRT or a GPU is missing.
     """
     gpu = find_gpu()  # first: without a GPU there is no need to load TensorRT
     api, plans = load(target), PlanCache(cache)
+
+    def is_there(key: PlanKey) -> bool:
+        try:
+            return plans.find(key) is not None
+        except EngineError as error:
+            _log.warning("%s; %s", error.message, error.hint)
+            return False
+
     return {
         frames: tuple(
             precision
             for precision in buildable(bundle, frames)
-            if any(plans.find(key) for key in _keys(api, gpu, bundle, frames, precision))
+            if any(map(is_there, _keys(api, gpu, bundle, frames, precision)))
         )
         for frames in frame_counts
     }

@@ -120,14 +120,20 @@ def measure_power(
 def joined_power(profiles: Sequence[PowerProfile]) -> PowerProfile:
     """Return one profile of what was measured one after the other, by the same meter.
 
-    The first machine was at rest the longest. Where one has a fault, so has the whole.
+    The first machine was at rest the longest: what a warmer one drew at rest before the others is
+    theirs. Where one has a fault, so has the whole.
     """
+    idle_w = profiles[0].idle_w or 0.0
     above_idle_w: dict[Precision, dict[int, float]] = {}
     for profile in profiles:
         if profile.fault is not None:
             return profile
         for precision, by_frames in profile.above_idle_w.items():
-            above_idle_w.setdefault(precision, {}).update(by_frames)
+            warmer_w = (profile.idle_w or 0.0) - idle_w
+            above_idle_w.setdefault(precision, {}).update(
+                (frames, round(max(0.0, watts + warmer_w), 3))
+                for frames, watts in by_frames.items()
+            )
     return dataclasses.replace(profiles[0], above_idle_w=above_idle_w)
 
 

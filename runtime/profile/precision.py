@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from ffn_edge.bundle.bundle import MOST_LOSS, Precision, Quantized, SubNetwork
+from ffn_edge.errors import EngineError
 
-_ROUNDING = 1e-9  # of a difference of two shares
-_BY_ROUNDING: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+_BY_ROUNDING: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,10 @@ def candidates(sub_network: SubNetwork, existing: Iterable[Precision]) -> tuple[
     """Return the precisions that are as accurate as float32, but for `MOST_LOSS`.
 
     float16 is: TensorRT's engines prove it by their known answers. What rounds least comes first.
-    Where none of those that exist is accurate, they are all there is.
     """
-    int8 = sub_network.int8
-    is_accurate = int8 is not None and int8.loss <= MOST_LOSS + _ROUNDING
-    ranked = tuple(sorted(existing, key=_BY_ROUNDING.index))
-    return tuple(each for each in ranked if each != "int8" or is_accurate) or ranked
+    is_accurate = sub_network.int8 is not None and sub_network.int8.is_accurate
+    ranked = sorted(existing, key=_BY_ROUNDING.index)
+    return tuple(each for each in ranked if each != "int8" or is_accurate)
 
 
 def choose_precision(
@@ -43,28 +42,42 @@ def choose_precision(
         frames: T.
         sub_network: of the bundle's manifest.
         existing: what can be opened here, one at least.
-        latencies_ms: of the candidates; where there is one alone, none is needed.
+        latencies_ms: of those candidates that work; where there is one alone, none is needed.
+
+    Raises:
+        EngineError: none of them is as accurate as float32.
     """
     existing = tuple(existing)
-    accurate = candidates(sub_network, existing)
+    accurate = [
+        each
+        for each in candidates(sub_network, existing)
+        if not latencies_ms or each in latencies_ms
+    ]
+    int8 = sub_network.int8 if "int8" in existing else None
+    too_much = ""
+    if int8 is not None and not int8.is_accurate:
+        too_much = f"int8 {_loss_in_words(int8)}, more than {100 * MOST_LOSS:g}"
+    if not accurate:
+        raise EngineError(
+            f"nothing else is there for {frames} frames, and {too_much}",
+            "ffn-edge build BUNDLE --precision fp16; or take it as it is: --precision int8.",
+        )
     chosen = min(accurate, key=lambda each: latencies_ms.get(each, 0.0))
     reasons = []
     if len(accurate) > 1:
         others = [f"{latencies_ms[each]:.3g} in {each}" for each in accurate if each != chosen]
         reasons.append(f"{latencies_ms[chosen]:.3g} ms against {', '.join(others)}")
-    if sub_network.int8 is not None and "int8" in existing:
-        lost = loss_in_words(sub_network.int8)
-        if chosen == "int8":
-            reasons.append(f"it {lost}")
-        elif "int8" not in accurate:
-            reasons.append(f"int8 {lost}, more than {100 * MOST_LOSS:g}")
+    if int8 is not None and chosen == "int8":
+        reasons.append(f"it {_loss_in_words(int8)}")
+    if too_much:
+        reasons.append(too_much)
     said = " and ".join(reasons) or "nothing else is there"
     return Choice(chosen, f"{frames} frames in {chosen}: {said}")
 
 
-def loss_in_words(int8: Quantized) -> str:
+def _loss_in_words(int8: Quantized) -> str:
     """Say what INT8 loses against float32, in points of accuracy."""
-    if int8.loss <= _ROUNDING:
+    if round(int8.loss, 9) <= 0:
         return "loses nothing"
     points = f"{100 * int8.loss:.2g} points"
     return f"may lose up to {points}" if int8.accuracy is None else f"loses {points}"

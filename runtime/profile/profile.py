@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,16 +18,16 @@ from pathlib import Path
 import numpy as np
 
 from ffn_edge.bundle.bundle import Bundle, InputContract, Manifest, Precision, SubNetwork
-from ffn_edge.errors import FfnEdgeError
+from ffn_edge.errors import EngineError, FfnEdgeError
 from ffn_edge.files.atomic import write_text
 from ffn_edge.files.schema import Above0, Format
+from ffn_edge.progress import OnProgress
 from ffn_edge.runtime.engines.engine import (
     Backend,
     Engine,
     EngineOptions,
     Existing,
     OpenEngines,
-    existing_precisions,
     open_engines,
 )
 from ffn_edge.runtime.machine.health import Health
@@ -391,7 +391,7 @@ def profile_bundle(
     *,
     runs: int = 50,
     root: Path = _ROOT,
-    on_round: Callable[[int], None] | None = None,
+    on_round: OnProgress = lambda done, total: None,
 ) -> Profile:
     """Measure the engines of a bundle and write `profile.json` into its folder, atomically.
 
@@ -400,7 +400,7 @@ def profile_bundle(
         options: what runs the engines; precision "auto" is each that there is.
         runs: how many inferences of each engine.
         root: where the machine's file system begins, for its sensors.
-        on_round: see `profile_engines`; begins anew with each precision.
+        on_round: is told of the rounds of `profile_engines`, over all precisions.
 
     Raises:
         EngineError: the backend is not installed, or cannot run the bundle.
@@ -409,51 +409,66 @@ def profile_bundle(
     begin = this_moment(root)
     powers: list[PowerProfile] = []
     latencies: Latencies = {}
-    disturbed: str | None = None
-    with closing(_each_precision(bundle, options)) as opened:
-        for engines in opened:
-            with closing(meter_for(engines.backend, root)) as meter:
-                # First, while nothing has warmed the machine: it should be at rest for this.
-                powers.append(profile_power(engines, bundle.manifest.input, meter, root))
-            found, why = profile_undisturbed(
-                engines,
-                bundle.manifest,
-                runs=runs,
-                pause_s=_PAUSE_S,
-                root=root,
-                on_round=on_round,
-            )
-            add_latencies(latencies, found, engines.precisions)
-            disturbed = disturbed or why
-            backend = engines.backend
+    disturbances: list[str] = []
+
+    def measure(engines: OpenEngines) -> None:
+        with closing(meter_for(engines.backend, root)) as meter:
+            # First, while nothing has warmed the machine: it should be at rest for this.
+            power = profile_power(engines, bundle.manifest.input, meter, root)
+        found, why = profile_undisturbed(
+            engines,
+            bundle.manifest,
+            runs=runs,
+            pause_s=_PAUSE_S,
+            root=root,
+            on_round=lambda done: on_round(len(powers) * runs + done, passes * runs),
+        )
+        powers.append(power)
+        add_latencies(latencies, found, engines.precisions)
+        disturbances.extend([] if why is None else [why])
+
+    with open_engines(bundle, options) as engines:
+        backend, first = engines.backend, engines.precisions
+        others = {
+            frames: tuple(each for each in found if each != first[frames])
+            for frames, found in engines.existing.items()
+        }
+        passes = 1 + len(by_precision(others))
+        measure(engines)
+    measure_each(bundle, options, backend, others, measure)
     return save_profile(
         bundle,
         backend,
         latencies,
         power=joined_power(powers),
         begin=begin,
-        disturbance=disturbed,
+        disturbance=next(iter(disturbances), None),
         root=root,
     )
 
 
-def _each_precision(bundle: Bundle, options: EngineOptions) -> Generator[OpenEngines]:
-    """Open the engines of each precision that there is, one after the other.
+def measure_each(
+    bundle: Bundle,
+    options: EngineOptions,
+    backend: Backend,
+    existing: Existing,
+    measure: Callable[[OpenEngines], None],
+) -> EngineError | None:
+    """Open the engines of each precision, one after the other, for a function to measure.
 
-    So a board needs memory for one. The first that opens says what runs the others.
+    So a board needs memory for one. A precision whose engines fail is left out, with a warning; the
+    last such error is returned.
     """
-    with open_engines(bundle, options) as engines:
-        backend, first = engines.backend, dict(engines.precisions)
-        yield engines
-    if options.precision != "auto":
-        return
-    existing = existing_precisions(bundle, backend.name, first, options.cache)
+    failed = None
     for precision, counts in by_precision(existing).items():
-        others = [frames for frames in counts if first[frames] != precision]
-        if others:
-            chosen = dataclasses.replace(options, backend=backend.name, precision=precision)
-            with open_engines(bundle, chosen, frame_counts=others) as engines:
-                yield engines
+        chosen = dataclasses.replace(options, backend=backend.name, precision=precision)
+        try:
+            with open_engines(bundle, chosen, frame_counts=counts) as engines:
+                measure(engines)
+        except EngineError as error:
+            _log.warning("%s is left out: %s; %s", precision, error.message, error.hint)
+            failed = error
+    return failed
 
 
 def by_precision(existing: Existing) -> dict[Precision, list[int]]:

@@ -5,7 +5,6 @@ By it each frame count's precision is chosen, and the policy is told of the engi
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,13 +16,12 @@ from ffn_edge.runtime.engines.engine import (
     EngineOptions,
     Existing,
     OpenEngines,
-    open_engines,
 )
 from ffn_edge.runtime.policy.interface import OperatingPoint, Setting
 from ffn_edge.runtime.power.meter import Meter, NullMeter
 from ffn_edge.runtime.profile.conditions import conditions_now
 from ffn_edge.runtime.profile.power import PowerProfile
-from ffn_edge.runtime.profile.precision import Choice, candidates, choose_precision
+from ffn_edge.runtime.profile.precision import candidates, choose_precision
 from ffn_edge.runtime.profile.profile import (
     Latencies,
     Latency,
@@ -31,6 +29,7 @@ from ffn_edge.runtime.profile.profile import (
     add_latencies,
     by_precision,
     load_profile,
+    measure_each,
     medians_ms,
     profile_engines,
     profile_power,
@@ -55,7 +54,6 @@ class PrecisionChooser:
     precision after the other; nothing stays open.
 
     Attributes:
-        choices: by frame count.
         latencies: that it went by; empty where there was nothing to choose.
         profile: whose they are; None if they were measured.
     """
@@ -64,12 +62,15 @@ class PrecisionChooser:
         self, bundle: Bundle, options: EngineOptions = _DEFAULTS, root: Path = Path("/")
     ) -> None:
         self._bundle, self._options, self._root = bundle, options, root
-        self.choices: dict[int, Choice] = {}
         self.profile: Profile | None = None
         self.latencies: Latencies = {}
 
     def __call__(self, backend: Backend, existing: Existing) -> dict[int, Precision]:
-        """Choose; see `engine.Choose`."""
+        """Choose; see `engine.Choose`.
+
+        Raises:
+            EngineError: a frame count has nothing that works and is accurate enough.
+        """
         sub_networks = self._bundle.manifest.sub_networks
         eligible = {t: candidates(sub_networks[t], found) for t, found in existing.items()}
         self.profile, self.latencies = None, {}
@@ -79,25 +80,27 @@ class PrecisionChooser:
                 self._measure(backend, eligible)
             else:
                 self.latencies = self.profile.latencies
-        self.choices = {
+        choices = {
             frames: choose_precision(
                 frames, sub_networks[frames], found, medians_ms(self.latencies, frames)
             )
             for frames, found in existing.items()
         }
-        for frames, choice in self.choices.items():
+        for frames, choice in choices.items():
             if len(existing[frames]) > 1:
                 _log.info("%s", choice.reason)
-        return {frames: choice.precision for frames, choice in self.choices.items()}
+        return {frames: choice.precision for frames, choice in choices.items()}
 
     def _measure(self, backend: Backend, eligible: Existing) -> None:
-        for precision, counts in by_precision(eligible).items():
-            options = dataclasses.replace(self._options, backend=backend.name, precision=precision)
-            with open_engines(self._bundle, options, frame_counts=counts) as engines:
-                found, _ = profile_undisturbed(
-                    engines, self._bundle.manifest, runs=_QUICK_RUNS, warm_up=1, root=self._root
-                )
+        def measure(engines: OpenEngines) -> None:
+            found, _ = profile_undisturbed(
+                engines, self._bundle.manifest, runs=_QUICK_RUNS, warm_up=1, root=self._root
+            )
             add_latencies(self.latencies, found, engines.precisions)
+
+        failed = measure_each(self._bundle, self._options, backend, eligible, measure)
+        if failed is not None and not all(medians_ms(self.latencies, each) for each in eligible):
+            raise failed
 
 
 def learn_setting(

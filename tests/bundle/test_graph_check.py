@@ -292,6 +292,22 @@ def test_a_graph_of_another_form_is_refused(change: Change, exported: Bundle) ->
         check(exported, changed(exported, change))
 
 
+@pytest.mark.parametrize(
+    ("quantised", "dequantised"),
+    [("old one", "q one zero"), ("old one zero", "q one"), ("old one -", "q one zero")],
+)
+def test_quantisation_without_a_zero_point_is_refused(
+    quantised: str, dequantised: str, exported: Bundle
+) -> None:
+    nodes = [
+        node("QuantizeLinear", quantised, "q"),
+        node("DequantizeLinear", dequantised, "logits"),
+    ]
+    change = before_the_logits(nodes, one=np.float32(1), zero=np.int8(0))
+    with pytest.raises(BundleError, match="zero point"):
+        check(exported, changed(exported, change))
+
+
 @pytest.mark.parametrize("content", [b"", b"not a graph", b"\x08", bytes(MOST_BYTES + 1)])
 def test_what_is_no_graph_is_refused(content: bytes, exported: Bundle) -> None:
     with pytest.raises(BundleError, match="is not a graph of a bundle"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -69,11 +70,20 @@ def test_an_answer_that_is_off_is_said_with_how_much() -> None:
     assert "off by 0.13" in str(fault(wrong, EXPECTED, TOLERANCES["fp16"]))
 
 
-def test_an_int8_engine_may_be_off_by_twice_what_int8_itself_is(exported_int8: Bundle) -> None:
+@pytest.mark.parametrize(
+    ("deviation", "expected"),
+    [(0.1, 0.2), (0.0, TOLERANCES["fp16"]), (0.01, TOLERANCES["fp16"]), (3.0, 0.5)],
+)
+def test_an_int8_engine_may_be_off_by_twice_what_int8_itself_is(
+    deviation: float, expected: float, exported_int8: Bundle
+) -> None:
     manifest = exported_int8.manifest
-    int8 = manifest.sub_networks[2].int8
-    assert int8 is not None
-    assert tolerance(manifest, 2, "int8") == 2 * int8.deviation
+    sub_network = manifest.sub_networks[2]
+    assert sub_network.int8 is not None
+    int8 = dataclasses.replace(sub_network.int8, deviation=deviation)
+    sub_networks = {2: dataclasses.replace(sub_network, int8=int8), 4: sub_network}
+    manifest = dataclasses.replace(manifest, sub_networks=sub_networks)
+    assert tolerance(manifest, 2, "int8") == expected
     assert tolerance(manifest, 2, "fp16") == TOLERANCES["fp16"]
 
 

@@ -56,6 +56,7 @@ def result_at(
         ),
         engine_ms=1.5,
         device_ms=None,
+        precision="fp32",
         overhead_ms=0.5,
         top=(Prediction(class_name, 1.0),),
     )

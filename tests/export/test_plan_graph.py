@@ -6,6 +6,7 @@ import shutil
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from ffn_edge import network
 from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.bundle.compose import compose
 from ffn_edge.bundle.known_answer import fault, known_clips, known_logits, tolerance
+from ffn_edge.errors import ExportError
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.plan_graph import GRAPH, for_the_parser, write_plan_graph
 from ffn_edge.network import FrameFlexibleNetwork
@@ -28,7 +30,6 @@ from tests.rtx_parser import parse
 
 Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
 # One of each kind that is built differently. `benchmarks/refit_names.py` has all, at full depth.
-QUANTIZED = ("tsm_tiny", "tsm_mobilenet_v3_small", "tea_resnet50")
 KINDS = ("tsm_tiny", "tsm_mobilenet_v3_small", "tea_resnet50", "slowfast_resnet50",
          "uniformer_small")  # fmt: skip
 
@@ -41,6 +42,12 @@ def test_the_graph_that_tensorrt_parses_gives_the_known_answers(
     exported = exported_int8
     weights = write_plan_graph(exported, frames, precision, tmp_path)
 
+    graph = onnx.load(str(tmp_path / GRAPH), load_external_data=False).graph
+    assert not any(
+        node.input[2:]  # a zero point, which an engine could ask for
+        for node in graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    )
     as_tensorrt_reads_it(tmp_path / GRAPH)
     session = onnxruntime.InferenceSession(
         str(tmp_path / "graph.onnx"), providers=["CPUExecutionProvider"]
@@ -131,12 +138,8 @@ def test_an_engine_can_ask_for_no_weight_that_the_list_lacks(
     frames = network.family_of(architecture).frame_counts[0]
     model = randomise(network.build(architecture, 5, (frames,)))
     card = ModelCard(classes=tuple("abcde"), size=32, short_side=32)
-    bundle = export_bundle(model, card, tmp_path / "bundle")
-    precisions: list[Precision] = ["fp16", "fp32"]
-    if architecture in QUANTIZED:
-        bundle = quantized(bundle, tmp_path / "int8")
-        precisions.append("int8")
-    for precision in precisions:
+    bundle = quantized(export_bundle(model, card, tmp_path / "bundle"), tmp_path / "int8")
+    for precision in get_args(Precision):
         weights = write_plan_graph(bundle, frames, precision, tmp_path)
         parsed = parse(tmp_path / GRAPH)
         assert parsed.refittable <= {each.name for each in weights}
@@ -249,6 +252,57 @@ def test_zero_points_are_left_out_for_the_parser_would_name_them(
 
     assert parse(tmp_path / "before.onnx").refittable == {"scale", "tmp_weight", "tmp_weight_0"}
     assert parse(tmp_path / "after.onnx").refittable == {"scale"}
+
+
+def test_scales_of_two_weights_are_refused(
+    exported_int8: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load_model_from_string(exported_int8.read_graph(4, "int8"))
+    stored = {each.name for each in model.graph.initializer}
+    nodes = list(model.graph.node)
+    first, second = [
+        node for node in nodes if node.op_type == "QuantizeLinear" and node.input[1] not in stored
+    ][:2]
+    more = [
+        helper.make_node("ReduceMax", [first.input[0]], ["largest"], keepdims=0),
+        helper.make_node("Add", [second.input[1], "largest"], ["of both"]),
+    ]
+    for node in nodes:
+        node.input[:] = ["of both" if name == second.input[1] else name for name in node.input]
+    place = nodes.index(second)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:place], *more, *nodes[place:]])
+    content = model.SerializeToString()
+    monkeypatch.setattr(Bundle, "read_graph", lambda *_: content)
+    with pytest.raises(ExportError, match="one weight") as caught:
+        write_plan_graph(exported_int8, 4, "int8", tmp_path)
+    assert "ffn-edge quantize" in caught.value.hint
+
+
+def test_a_maximum_over_time_and_space_is_not_of_bytes_for_the_parser_has_none(
+    tmp_path: Path,
+) -> None:
+    nodes = [
+        helper.make_node("Reshape", ["frames", "shape"], ["volumes"]),
+        helper.make_node("QuantizeLinear", ["volumes", "scale", "zero"], ["q"]),
+        helper.make_node("MaxPool", ["q"], ["pooled"], kernel_shape=[1, 3, 3]),
+        helper.make_node("DequantizeLinear", ["pooled", "scale", "zero"], ["logits"]),
+    ]
+    scale, zero = np.array(0.02, np.float32), np.array(0, np.int8)
+    model = model_of(nodes, shape=ints(1, 2, 3, 4, 8), scale=scale, zero=zero)
+    changed = for_the_parser(model, {})
+    path = tmp_path / GRAPH
+    path.write_bytes(changed.SerializeToString())
+    assert parse(path).refittable == {"scale"}
+    as_tensorrt_reads_it(path)
+    values = np.random.default_rng(0).standard_normal((4, 6, 8), np.float32)
+    before, after = (
+        onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(
+            None, {"frames": values}
+        )[0]
+        for content in (model.SerializeToString(), path.read_bytes())
+    )
+    assert (before == after).all()
 
 
 def test_a_layer_norm_with_a_computed_scale_is_left_to_the_parser() -> None:

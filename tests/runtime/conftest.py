@@ -27,7 +27,6 @@ from ffn_edge.bundle.bundle import (
     file_record,
 )
 from ffn_edge.bundle.weight_file import read_header
-from ffn_edge.export.quantize import quantize_bundle
 from ffn_edge.media.video import VideoWriter
 from ffn_edge.runtime.profile import profile
 
@@ -121,28 +120,12 @@ def write_video(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture(scope="session")
-def quantized_folder(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of a tsm_tiny, for 2 and 4 frames of 32 pixels, in INT8 too. Not to be changed."""
-    folder = tmp_path_factory.mktemp("quantized")
-    rng = np.random.default_rng(0)
-    names = [f"{number}.mp4" for number in range(8)]
-    for name in names:
-        with VideoWriter(folder / name, fps=10.0, width=40, height=40) as writer:
-            for _ in range(4):
-                writer.write(rng.integers(0, 256, (40, 40, 3), np.uint8))
-    (folder / "clips.txt").write_text("".join(f"{name}\n" for name in names))
-    shutil.copytree(exported.path, folder / "bundle")
-    quantize_bundle(folder / "bundle", folder / "clips.txt")
-    return folder / "bundle"
-
-
 @pytest.fixture
-def quantize(quantized_folder: Path, tmp_path: Path) -> Callable[..., Bundle]:
+def quantize(exported_int8: Bundle, tmp_path: Path) -> Callable[..., Bundle]:
     """Return what makes a quantised bundle; its argument is what INT8 loses, by frame count."""
 
     def make(losses: Mapping[int, float]) -> Bundle:
-        folder = Path(shutil.copytree(quantized_folder, tmp_path / "quantized"))
+        folder = Path(shutil.copytree(exported_int8.path, tmp_path / "quantized"))
         manifest = Bundle.load(folder).manifest
         sub_networks = {}
         for frames, sub_network in manifest.sub_networks.items():

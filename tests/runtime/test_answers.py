@@ -27,6 +27,7 @@ def result(time_s: float, *probabilities: float, source: str = "a.mp4") -> Resul
         observation=Observation(frames=4, latency_ms=1.0, now=time_s, limits=Limits()),
         engine_ms=1.0,
         device_ms=None,
+        precision="fp32",
         overhead_ms=0.1,
         top=(Prediction(CLASSES[best], float(values[best])),),
         probabilities=values,

@@ -14,8 +14,12 @@ from click.testing import CliRunner, Result
 from ffn_edge.bundle.bundle import Bundle, InputContract
 from ffn_edge.commands.calibrate import calibrate
 from ffn_edge.errors import BundleError, DataError
+from ffn_edge.media.clips import read_checked_list
 from ffn_edge.media.video import VideoReader
+from ffn_edge.runtime.cascade.calibrate import answer_videos
 from ffn_edge.runtime.cascade.calibration import CALIBRATION, load_calibration
+from ffn_edge.runtime.engines.engine import EngineOptions, cpu_backend, open_engines
+from ffn_edge.runtime.profile.profile import Latency, save_profile
 
 COLOURS = ("red", "green", "blue")
 
@@ -55,6 +59,28 @@ def test_a_bundle_is_calibrated_on_a_list_of_videos(bundle: Bundle, videos: Path
     assert right == pytest.approx(
         {2: 3, 4: 5, 8: 6}
     )  # few frames miss which colour there is more of
+
+
+def test_the_engines_that_run_chooses_are_calibrated(
+    quantize: Callable[[dict[int, float]], Bundle], videos: Path
+) -> None:
+    bundle = quantize({2: 0.0, 4: 0.0})
+    listed = read_checked_list(videos, num_classes=3)
+    with open_engines(bundle, EngineOptions(threads=1)) as engines:
+        logits, _ = answer_videos(engines, bundle.manifest.input, listed)
+    labels = logits[4].argmax(axis=-1)  # else an untrained network is right by chance
+    lines = [f"{video.path} {label}\n" for video, label in zip(listed, labels, strict=True)]
+    videos.write_text("".join(lines))
+    save_profile(
+        bundle,
+        cpu_backend(1),
+        {
+            "fp32": {2: Latency((1.0,)), 4: Latency((4.0,))},
+            "int8": {2: Latency((2.0,)), 4: Latency((3.0,))},
+        },
+    )
+    assert invoke(bundle.path, "--list", videos).exit_code == 0
+    assert load_calibration(bundle).precisions == {2: "fp32", 4: "int8"}
 
 
 def test_the_table_of_a_cascade_ends_where_all_are_escalated(bundle: Bundle, videos: Path) -> None:

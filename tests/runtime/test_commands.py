@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -181,6 +182,14 @@ def test_profile_writes_and_shows_each_engine(bundle: Bundle) -> None:
         "4": 5,
         "8": 5,
     }
+
+
+def test_profile_shows_each_precision_and_which_runs(exported_int8: Bundle, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported_int8.path, tmp_path / "bundle")
+    shown = invoke(profile, folder, "--runs", 2, "--threads", 1).stdout
+    # The least that an accuracy of 50% may be in INT8, without labels; all answers agreed.
+    assert re.search(r"2\W+fp32\W+50\.0%", shown) and re.search(r"2\W+int8\W+≥ 50\.0%", shown)
+    assert "auto: 2 frames in" in shown and "auto: 4 frames in" in shown
 
 
 def test_profile_prints_json(bundle: Bundle) -> None:

@@ -28,7 +28,8 @@ from ffn_edge.runtime.doctor.examine import examine
 from ffn_edge.runtime.doctor.host import Host, Python
 from ffn_edge.runtime.doctor.report import Line, Report, attempt
 from ffn_edge.runtime.doctor.software import PACKAGES
-from ffn_edge.runtime.engines.engine import Backend, EngineOptions, OpenEngines
+from ffn_edge.runtime.engines.engine import Backend, EngineOptions, OpenEngines, cpu_backend
+from ffn_edge.runtime.profile.profile import Latency, save_profile
 
 ORIN = Gpu(name="Orin", sm="87", memory_bytes=8 << 30)
 RAILS = ("VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC")
@@ -792,6 +793,20 @@ def test_a_bundle_is_opened_for_real(desktop: Computer, bundle: Bundle) -> None:
     assert line(report, "Bundle", "architecture").found == "colours, 3 classes"
     assert line(report, "Bundle", "frame counts").found == "2, 4, 8"
     assert line(report, "Bundle", "engines").status == "ok"
+
+
+def test_a_quantised_bundle_opens_in_the_precisions_that_run_would_choose(
+    desktop: Computer, quantize: Callable[[dict[int, float]], Bundle]
+) -> None:
+    bundle = quantize({2: 0.0, 4: 0.02})
+    save_profile(
+        bundle,
+        cpu_backend(),
+        {"fp32": {2: Latency((2.0,)), 4: Latency((4.0,))}, "int8": {2: Latency((1.0,))}},
+        root=desktop.root,
+    )
+    report = desktop.examine(bundle.path)
+    assert "in int8 at 2 and fp32 at 4 frames" in line(report, "Bundle", "engines").found
 
 
 def test_a_bundle_whose_engines_do_not_open_would_not_run(

@@ -17,7 +17,7 @@ import pytest
 from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.errors import FfnEdgeError, VideoError
 from ffn_edge.runtime.cascade.calibrate import calibrate_bundle
-from ffn_edge.runtime.cascade.calibration import load_calibration
+from ffn_edge.runtime.cascade.calibration import Calibration, load_calibration
 from ffn_edge.runtime.cascade.cascade import CascadeController
 from ffn_edge.runtime.classifier import Result
 from ffn_edge.runtime.engines.engine import (
@@ -362,11 +362,18 @@ def test_a_cascade_of_other_precisions_than_run_is_told_of(
     setting = setting_from_latencies(calibrated, {t: Latency((1.0,)) for t in (2, 4, 8)})
     alike: dict[int, Precision] = {2: "fp32", 4: "fp32", 8: "fp32"}
     other: dict[int, Precision] = {**alike, 8: "int8"}
-    caplog.clear()
-    CascadeController(calibration, OpenEngines({}, cpu_backend(1), alike), setting)
-    assert caplog.messages == []
-    CascadeController(calibration, OpenEngines({}, cpu_backend(1), other), setting)
-    (message,) = caplog.messages
+    untold = dataclasses.replace(calibration, precisions={})  # of an earlier release
+
+    def warnings(learnt: Calibration, precisions: dict[int, Precision]) -> list[str]:
+        caplog.clear()
+        off = dict.fromkeys(precisions, 1e3)
+        engines = OpenEngines({}, cpu_backend(1), precisions, logit_errors=off)
+        CascadeController(learnt, engines, setting)
+        return caplog.messages
+
+    assert warnings(calibration, alike) == []  # its thresholds are of engines that round alike
+    assert "rounding alone" in warnings(untold, alike)[0]
+    (message,) = warnings(calibration, other)
     assert "made in fp32, and fp32 at 2, 4 and int8 at 8 frames runs" in message
 
 

@@ -54,6 +54,7 @@ def new_result() -> NewResult:
             ),
             "engine_ms": 40.0,
             "device_ms": None,
+            "precision": "fp32",
             "overhead_ms": 1.1,
             "top": (Prediction("öffnen", 0.75), Prediction("schließen", 0.25)),
         }

@@ -36,6 +36,7 @@ def result(
         ),
         engine_ms=latency_ms,
         device_ms=None,
+        precision="fp32",
         overhead_ms=0.5,
         top=(Prediction("red", 1.0),),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -11,9 +12,15 @@ import pytest
 
 from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.bundle.known_answer import deviation, known_clips, known_logits
+from ffn_edge.device.int8_instructions import Int8Instructions
 from ffn_edge.errors import BundleError, EngineError
+from ffn_edge.runtime.engines import onnxruntime as onnxruntime_module
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
-from ffn_edge.runtime.engines.onnxruntime import HeldWeights, OnnxRuntimeEngine
+from ffn_edge.runtime.engines.onnxruntime import (
+    HeldWeights,
+    OnnxRuntimeEngine,
+    session_options,
+)
 
 
 def clip(frames: int, channel: int) -> np.ndarray:
@@ -90,7 +97,9 @@ def test_engines_of_both_precisions_stand_side_by_side(
     bundle = quantize({2: 0.0, 4: 0.0})
     precisions: dict[int, Precision] = {2: "fp32", 4: "int8"}
     tensors, contract = bundle.tensors(), bundle.manifest.input
-    with open_engines(bundle, EngineOptions(threads=1), precisions=precisions) as engines:
+    with open_engines(
+        bundle, EngineOptions(threads=1), precisions=lambda *_: precisions
+    ) as engines:
         assert engines.precisions == precisions
         off = {
             frames: deviation(
@@ -163,6 +172,33 @@ def test_nothing_of_onnx_runtime_goes_to_stdout(
     with pytest.raises(EngineError, match="no such operator"), open_engines(bundle):
         pass
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("found", [(), ("avx512_vnni",)])
+def test_what_would_overflow_without_vnni_is_multiplied_another_way(
+    found: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instructions = Int8Instructions(("avx512_vnni", "avx_vnni"), found)
+    monkeypatch.setattr(onnxruntime_module, "int8_instructions", lambda: instructions)
+    options = session_options(1)
+    name = "session.x64quantprecision"
+    if found:
+        with pytest.raises(RuntimeError):
+            options.get_session_config_entry(name)
+    else:
+        assert options.get_session_config_entry(name) == "1"
+
+
+def test_an_engine_that_was_closed_holds_no_weights(bundle: Bundle) -> None:
+    weights = HeldWeights(bundle.tensors()).of(["head.weight"])
+    held = weakref.ref(weights["head.weight"])
+    engine = OnnxRuntimeEngine(
+        bundle.read_graph(4), weights, frames=4, manifest=bundle.manifest, threads=1
+    )
+    with engine:
+        engine.infer(clip(4, 0))
+    del weights
+    assert held() is None
 
 
 def test_an_engine_that_was_closed_does_not_infer(bundle: Bundle) -> None:

@@ -6,11 +6,12 @@ from itertools import pairwise
 
 import pytest
 
+from ffn_edge.bundle.bundle import Precision
 from ffn_edge.errors import SensorError
 from ffn_edge.runtime.engines.engine import Backend, cpu_backend
 from ffn_edge.runtime.policy.interface import Sensed
 from ffn_edge.runtime.profile import power as power_profile
-from ffn_edge.runtime.profile.power import PowerProfile, meter_for, powers
+from ffn_edge.runtime.profile.power import PowerProfile, joined_power, meter_for, powers
 
 
 class Clock:
@@ -128,3 +129,24 @@ def test_a_graphics_card_is_asked_only_where_the_engines_run_on_it(
     meter_for(cpu_backend(1))
     meter_for(tensorrt)
     assert asked == [None, "GPU-3"]
+
+
+def power_in(precision: Precision, idle_w: float, above_w: float) -> PowerProfile:
+    above: dict[Precision, dict[int, float]] = {precision: {8: above_w}}
+    return PowerProfile(meter="ina", scope="the board", idle_w=idle_w, above_idle_w=above)
+
+
+@pytest.mark.parametrize(("above_w", "joined_w"), [(3.0, 4.5), (0.0, 1.5)])
+def test_what_a_warmer_machine_draws_at_rest_is_of_the_engine_that_was_measured_then(
+    above_w: float, joined_w: float
+) -> None:
+    joined = joined_power([power_in("fp16", 5.0, 6.0), power_in("int8", 6.5, above_w)])
+    assert joined.idle_w == 5.0
+    assert joined.above_idle_w == {"fp16": {8: 6.0}, "int8": {8: joined_w}}
+
+
+def test_no_engine_is_below_the_first_rest_and_a_fault_is_of_all() -> None:
+    first = power_in("fp16", 5.0, 6.0)
+    assert joined_power([first, power_in("int8", 3.0, 1.0)]).engine_w("int8", 8) == 0.0
+    failed = PowerProfile(meter="ina", scope="the board", fault="the cable was pulled")
+    assert joined_power([first, failed]) == failed

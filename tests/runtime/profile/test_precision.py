@@ -8,7 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from ffn_edge.bundle.bundle import Accuracy, Bundle, Precision, Quantized, SubNetwork
+from ffn_edge.errors import EngineError
+from ffn_edge.runtime.engines import engine as engine_module
 from ffn_edge.runtime.engines.engine import EngineOptions, cpu_backend, open_engines
+from ffn_edge.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from ffn_edge.runtime.power.meter import NullMeter
 from ffn_edge.runtime.profile import setting as setting_module
 from ffn_edge.runtime.profile.precision import choose_precision
@@ -122,7 +125,13 @@ CPU: tuple[Precision, ...] = ("fp32", "int8")
             "8 frames in int8: 3 ms against 5 in fp16 and it loses 0.2 points",
         ),
         (sub_network(lost=0.002), ("fp32",), {}, "8 frames in fp32: nothing else is there"),
-        (sub_network(lost=0.02), ("int8",), {}, "8 frames in int8: it loses 2 points"),
+        (sub_network(lost=0.005), ("int8",), {}, "8 frames in int8: it loses 0.5 points"),
+        (  # int8 was measured, and failed
+            sub_network(lost=0.002),
+            ALL,
+            {"fp32": 9.0, "fp16": 5.0},
+            "8 frames in fp16: 5 ms against 9 in fp32",
+        ),
     ],
 )
 def test_the_fastest_is_chosen_of_those_that_are_accurate(
@@ -136,9 +145,17 @@ def test_the_fastest_is_chosen_of_those_that_are_accurate(
     assert reason.startswith(f"8 frames in {choice.precision}:")
 
 
+def test_int8_that_loses_too_much_is_not_chosen_even_alone() -> None:
+    with pytest.raises(EngineError, match="int8 loses 2 points") as caught:
+        choose_precision(8, sub_network(lost=0.02), ("int8",), {})
+    assert "--precision int8" in caught.value.hint
+
+
 def test_a_profile_has_each_precision_and_is_read_back(quantize: Quantize) -> None:
     bundle = quantize({2: 0.0, 4: 0.0})
-    written = profile_bundle(bundle, OPTIONS, runs=2)
+    told: list[tuple[int, int]] = []
+    written = profile_bundle(bundle, OPTIONS, runs=2, on_round=lambda *done: told.append(done))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     figures = json.loads((bundle.path / PROFILE).read_text())
     for table in ("latency_ms", "power_w", "energy_j"):
         assert {precision: set(each) for precision, each in figures[table].items()} == {
@@ -183,7 +200,10 @@ def test_each_frame_count_opens_in_what_the_profile_says_is_fastest(
         (2, "fp32", 1.0, 0.8),
         (4, "int8", 3.0, pytest.approx(0.798)),
     ]
-    assert caplog.messages == [choice.reason for choice in chooser.choices.values()]
+    assert [message.split(":")[0] for message in caplog.messages] == [
+        "2 frames in fp32",
+        "4 frames in int8",
+    ]
 
 
 def test_without_a_profile_the_candidates_alone_are_measured(
@@ -217,13 +237,42 @@ def test_a_profile_that_lacks_a_precision_does_not_choose(
     assert "the profile lacks 2, 4 frames in int8; measuring quickly" in caplog.messages[0]
 
 
+def test_a_precision_that_fails_is_left_out_with_a_warning(
+    quantize: Quantize, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: bytes) -> bytes:
+        raise EngineError("the device failed", "restart it.")
+
+    monkeypatch.setattr(engine_module, "for_onnxruntime", fail)
+    bundle = quantize({2: 0.0, 4: 0.0})
+    with open_engines(bundle, OPTIONS, precisions=PrecisionChooser(bundle, OPTIONS)) as engines:
+        assert set(engines.precisions.values()) == {"fp32"}
+    assert profile_bundle(bundle, OPTIONS, runs=1).latencies.keys() == {"fp32"}
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "the device failed" in caplog.text
+
+
+def test_where_every_precision_fails_its_error_is_told(
+    quantize: Quantize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise EngineError("the device failed", "restart it.")
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "__enter__", fail)
+    bundle = quantize({2: 0.0, 4: 0.0})
+    with (
+        pytest.raises(EngineError, match="the device failed"),
+        open_engines(bundle, OPTIONS, precisions=PrecisionChooser(bundle, OPTIONS)),
+    ):
+        pass
+
+
 def test_a_precision_that_was_asked_for_is_not_chosen(quantize: Quantize) -> None:
     bundle = quantize({2: 0.02, 4: 0.02})
     options = EngineOptions(precision="int8", threads=1)
     chooser = PrecisionChooser(bundle, options)
     with open_engines(bundle, options, precisions=chooser) as engines:
         assert engines.precisions == {2: "int8", 4: "int8"}
-    assert not chooser.choices
 
 
 def test_what_opens_engines_by_itself_gets_float32(quantize: Quantize) -> None:

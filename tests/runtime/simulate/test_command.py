@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from ffn_edge.bundle.bundle import Precision
 from ffn_edge.commands.simulate import simulate
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.runtime.policy.interface import Limits, Observation, OperatingPoint, Setting
@@ -47,17 +48,25 @@ def test_our_policy_stands_beside_each_frame_count_alone(trace: Path) -> None:
     assert "target 0.01" in table and "target 0.05" in table
 
 
-def test_a_frame_count_is_named_with_its_precision_unless_that_is_fp32(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("precision", "conditions", "shown"),
+    [("int8", {}, "int8"), ("fp32", {"precision": "fp16"}, "fp16"), ("fp32", {}, "fp32")],
+    ids=["its own", "of an earlier release, for all", "fp32"],
+)
+def test_the_table_names_the_precision_of_a_frame_count(
+    precision: Precision, conditions: dict[str, str], shown: str, tmp_path: Path
+) -> None:
     path = tmp_path / "walk.jsonl"
     points = [
         OperatingPoint(frames=4, base_ms=20.0),
-        OperatingPoint(frames=8, precision="int8", base_ms=30.0),
+        OperatingPoint(frames=8, precision=precision, base_ms=30.0),
     ]
     with TraceWriter(path) as writer:
-        writer.begin(Setting(points=points), Limits(), {})
+        writer.begin(Setting(points=points), Limits(), conditions)
         writer.write(Observation(frames=8, latency_ms=30.0, now=1.0, limits=Limits()))
     found = json.loads(call("--trace", path, "--json").stdout)["scenarios"]["walk"]["0.01"]
-    assert list(found) == ["static-4", "static-8 int8", "adaptive"]
+    assert list(found) == ["static-4", "static-8", "adaptive"]
+    assert f"static-8 {shown}" in call("--trace", path).stdout
 
 
 def test_another_deadline_leads_to_other_frame_counts(trace: Path) -> None:
