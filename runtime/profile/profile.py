@@ -74,6 +74,11 @@ class Latency:
         """The 0.5 quantile."""
         return self.quantile_ms(0.5)
 
+    @property
+    def base_ms(self) -> float:
+        """A low quantile: other programs can only add to a latency, so this is the engine's own."""
+        return self.quantile_ms(0.1)
+
     def quantile_ms(self, quantile: float) -> float:
         """Return an empirical quantile, interpolated."""
         return float(np.quantile(self.samples_ms, quantile))
@@ -94,10 +99,10 @@ class Latency:
 Latencies = dict[Precision, dict[int, Latency]]
 
 
-def medians_ms(latencies: Latencies, frames: int) -> dict[Precision, float]:
-    """Return the median latency of a frame count in each precision that was measured."""
+def bases_ms(latencies: Latencies, frames: int) -> dict[Precision, float]:
+    """Return the latency of a frame count's own in each precision that was measured."""
     return {
-        precision: by_frames[frames].median_ms
+        precision: by_frames[frames].base_ms
         for precision, by_frames in latencies.items()
         if frames in by_frames
     }
@@ -137,7 +142,7 @@ class Profile:
 
     def choose(self, frames: int, sub_network: SubNetwork) -> Choice:
         """Choose the precision of a frame count from those that were measured."""
-        measured = medians_ms(self.latencies, frames)
+        measured = bases_ms(self.latencies, frames)
         return choose_precision(frames, sub_network, measured, measured)
 
     def to_json(self) -> str:

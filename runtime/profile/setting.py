@@ -27,10 +27,10 @@ from ffn_edge.runtime.profile.profile import (
     Latency,
     Profile,
     add_latencies,
+    bases_ms,
     by_precision,
     load_profile,
     measure_each,
-    medians_ms,
     profile_engines,
     profile_power,
     profile_undisturbed,
@@ -40,9 +40,6 @@ _log = logging.getLogger(__name__)
 
 # Enough to start with; the policy learns the rest from the run itself.
 _QUICK_RUNS = 5
-# Other programs can only add to a latency. A low quantile keeps them out of the proportions
-# between the engines; their share goes into the slowdown, which the run corrects.
-_BASE_QUANTILE = 0.1
 
 _DEFAULTS = EngineOptions()
 
@@ -82,7 +79,7 @@ class PrecisionChooser:
                 self.latencies = self.profile.latencies
         choices = {
             frames: choose_precision(
-                frames, sub_networks[frames], found, medians_ms(self.latencies, frames)
+                frames, sub_networks[frames], found, bases_ms(self.latencies, frames)
             )
             for frames, found in existing.items()
         }
@@ -99,7 +96,7 @@ class PrecisionChooser:
             add_latencies(self.latencies, found, engines.precisions)
 
         failed = measure_each(self._bundle, self._options, backend, eligible, measure)
-        if failed is not None and not all(medians_ms(self.latencies, each) for each in eligible):
+        if failed is not None and not all(bases_ms(self.latencies, each) for each in eligible):
             raise failed
 
 
@@ -174,7 +171,7 @@ def setting_from_latencies(
     points = []
     ratios: list[float] = []
     for frames, latency in latencies.items():
-        base_ms = latency.quantile_ms(_BASE_QUANTILE)
+        base_ms = latency.base_ms
         precision: Precision = "fp32" if precisions is None else precisions[frames]
         accuracy = bundle.manifest.sub_networks[frames].accuracy_in(precision)
         points.append(
