@@ -28,8 +28,8 @@ _FULL |= {"Pow", "Sqrt", "QuantizeLinear", "ConstantOfShape", "Resize", "Range"}
 _FUSED = {"Add", "Mul", "Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid"}
 _MANY = 16  # values of an average: up to here, float16 loses no more than it does by storing them
 # These change no value, so they take the type of what they are given.
-MOVES = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Concat", "Split"}
-MOVES |= {"Pad", "Gather", "Expand", "Identity"}
+_MOVES = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Concat", "Split"}
+_MOVES |= {"Pad", "Gather", "Expand", "Identity"}
 
 
 def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -121,7 +121,7 @@ def _full_precision(nodes: list[NodeProto], initializers: set[str], floats: set[
         inputs = {nodes[each].op_type for each in producers[i] if int8[each]}
         int8[i] |= "DequantizeLinear" in inputs or bool(inputs and node.op_type in _FUSED)
         full[i] |= int8[i]
-    moves = [node.op_type in MOVES and bool(floats.intersection(node.input)) for node in nodes]
+    moves = [node.op_type in _MOVES and bool(floats.intersection(node.input)) for node in nodes]
     fixed = [constants.issuperset(node.output) for node in nodes]
     for i in range(len(nodes)):
         sources = [each for each in producers[i] if floats.intersection(nodes[each].output)]

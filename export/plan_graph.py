@@ -27,7 +27,8 @@ from ffn_edge.bundle.compose import Array, ComposedHash, blocks, compose, compos
 from ffn_edge.device.plan_cache import PlanWeight
 from ffn_edge.errors import ExportError
 from ffn_edge.export.composed_graph import drop_unread, read_by_nodes, rewired
-from ffn_edge.export.half_precision import MOVES, half, in_half
+from ffn_edge.export.half_precision import half, in_half
+from ffn_edge.export.int8_graph import only_moves
 
 GRAPH = "graph.onnx"
 _WEIGHTS = "weights.bin"
@@ -165,7 +166,7 @@ def _pool_volumes_in_float(model: onnx.ModelProto) -> None:
     nodes = []
     for node in graph.node:
         source = node
-        while source.op_type in {*MOVES, "MaxPool"} and source.input[0] in makes:
+        while only_moves(source) and source.input[0] in makes:
             source = makes[source.input[0]]
         if node.op_type == "MaxPool" and source.op_type == "QuantizeLinear" and _is_3d(node):
             scale, quantised = source.input[1], node.output[0]

@@ -133,6 +133,9 @@ def plan_key(
     """
     manifest = bundle.manifest
     sub_network = manifest.sub_networks[frames]
+    # float16 is written into float32's graph.
+    is_int8 = precision == "int8"
+    graph = bundle.graph_path(frames, precision).name if is_int8 else sub_network.graph
     return PlanKey(
         target=api.target,
         **_machine(api, None if api.plan_fits_any_gpu else gpu, root),
@@ -140,7 +143,7 @@ def plan_key(
         refit=refit,
         architecture=manifest.architecture,
         frames=frames,
-        graph_sha256=manifest.files[bundle.graph_path(frames, precision).name].sha256,
+        graph_sha256=manifest.files[graph].sha256,
         composed_sha256=None if refit == "any" else sub_network.composed_sha256,
     )
 
