@@ -98,30 +98,28 @@ def quantize_bundle(
     videos = read_checked_list(list_file, num_classes=num_classes, root=options.root)
     chosen = spread(videos, options.clips)
     tensors = dict(bundle.tensors())  # read once, for all frame counts
-    frame_counts = [
-        _FrameCount(bundle.manifest, tensors, frames, bundle.read_graph(frames), options.method)
-        for frames in bundle.manifest.frame_counts
-    ]
-    found = []
-    for video, clips in _clips(bundle, chosen, "calibrating", on_step):
-        found.append(video.label)
-        for each in frame_counts:
-            each.watch(clips[each.frames])
-    labels = np.asarray(found, np.int64) if options.labels else None
-    _check_clips({each.frames: each.reference for each in frame_counts}, labels)
-    waiting = frame_counts
-    while waiting:
-        for each in waiting:
+    graphs = {frames: bundle.read_graph(frames) for frames in bundle.manifest.frame_counts}
+    best: dict[int, _Attempt] = {}
+    for frames in reversed(graphs):  # one by one: each takes much memory
+        each = _FrameCount(bundle.manifest, tensors, frames, graphs[frames], options.method)
+        found = []
+        for video, clips in _clips(bundle, chosen, (frames,), "calibrating", on_step):
+            found.append(video.label)
+            each.watch(clips[frames])
+        labels = np.asarray(found, np.int64) if options.labels else None
+        if not best:
+            _check_clips(each.reference, labels)
+        while True:
             each.quantize()
-        for _, clips in _clips(bundle, chosen, "comparing", on_step):
-            for each in waiting:
-                each.compare(clips[each.frames])
-        waiting = [each for each in waiting if not each.is_settled(labels, on_step)]
-    best = {each.frames: each.best for each in frame_counts}
+            for _, clips in _clips(bundle, chosen, (frames,), "comparing", on_step):
+                each.compare(clips[frames])
+            if each.is_settled(labels, on_step):
+                break
+        best[frames] = each.best
     return add_int8(
         bundle,
-        {t: attempt.found for t, attempt in best.items()},
-        {t: attempt.graph for t, attempt in best.items()},
+        {frames: attempt.found for frames, attempt in best.items()},
+        {frames: attempt.graph for frames, attempt in best.items()},
     )
 
 
@@ -152,14 +150,14 @@ def compare_int8(
     reference: dict[int, list[Floats]] = {t: [] for t in infer}
     logits: dict[int, list[Floats]] = {t: [] for t in infer}
     answers = []
-    for video, clips in _clips(bundle, videos, "comparing", on_step):
+    for video, clips in _clips(bundle, videos, tuple(infer), "comparing", on_step):
         answers.append(video.label)
         for t, session in sessions.items():
             batch = _batch(bundle.manifest, clips[t])
             reference[t].append(session.run(batch)[0][0])
             logits[t].append(infer[t](batch)[0])
     known = np.asarray(answers, np.int64) if labels else None
-    _check_clips({t: np.stack(each) for t, each in reference.items()}, known)
+    _check_clips(np.stack(reference[max(reference)]), known)
     found = {}
     for t in infer:
         before = bundle.manifest.sub_networks[t].int8
@@ -170,11 +168,15 @@ def compare_int8(
 
 
 def _clips(
-    bundle: Bundle, videos: Sequence[Video], what: str, on_step: OnStep
+    bundle: Bundle,
+    videos: Sequence[Video],
+    frame_counts: Sequence[int],
+    what: str,
+    on_step: OnStep,
 ) -> Iterable[tuple[Video, dict[int, Images]]]:
     return centre_clips(
         videos,
-        bundle.manifest.frame_counts,
+        frame_counts,
         short_side=bundle.manifest.input.short_side,
         size=bundle.manifest.input.height,
         on_video=lambda done, total: on_step(what, done, total),
@@ -346,30 +348,29 @@ def _accuracy(logits: Floats, labels: Labels) -> Accuracy:
     )
 
 
-def _check_clips(reference: Mapping[int, Floats], labels: Labels | None) -> None:
+def _check_clips(logits: Floats, labels: Labels | None) -> None:
     """Raise a DataError where clips tell nothing: too few, all alike, of other classes.
 
     Args:
-        reference: float32's logits, (N, C), by frame count.
+        logits: float32's, (N, C), with the most frames.
         labels: (N,), if there are any.
     """
-    most = reference[max(reference)]
-    if len(most) < LEAST_CLIPS:
+    if len(logits) < LEAST_CLIPS:
         raise DataError(
-            f"{counted(len(most), 'clip')} are too few",
+            f"{counted(len(logits), 'clip')} are too few",
             f"list {FEW_CLIPS} or more of what the network will see.",
         )
-    if len(most) < FEW_CLIPS:
-        _log.warning("%d clips are few: take %d or more.", len(most), FEW_CLIPS)
-    if np.ptp(most, axis=0).max() <= 1e-3 * np.abs(most).max():
+    if len(logits) < FEW_CLIPS:
+        _log.warning("%d clips are few: take %d or more.", len(logits), FEW_CLIPS)
+    if np.ptp(logits, axis=0).max() <= 1e-3 * np.abs(logits).max():
         raise DataError(
             "the clips are all alike to the network",
             "list clips of what it will see: of every class, and of every light.",
         )
     if labels is None:
         return
-    chance = 1 / most.shape[1]
-    top1 = max(_accuracy(logits, labels).top1 for logits in reference.values())
+    chance = 1 / logits.shape[1]
+    top1 = _accuracy(logits, labels).top1
     if top1 <= chance + 2 * standard_error(chance, len(labels)):
         raise DataError(
             f"float32 answers {top1:.0%} of the clips right, no more than by chance",

@@ -59,7 +59,7 @@ def clips(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     unlabelled.write_text("".join(f"{name}\n" for name in names))
     videos = read_list(unlabelled, num_classes=None)
     with open_engines(exported, EngineOptions(backend="onnxruntime", threads=1)) as engines:
-        clips = quantize._clips(exported, videos, "", lambda *_: None)
+        clips = quantize._clips(exported, videos, (4,), "", lambda *_: None)
         answers = [int(engines[4].infer(each[4][None]).argmax()) for _, each in clips]
     labelled = folder / "labelled.txt"
     lines = zip(names, answers, strict=True)
