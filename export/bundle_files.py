@@ -83,7 +83,9 @@ def add_int8(
     folder, manifest = bundle.path, bundle.manifest
     with locked(folder):
         if read_manifest(folder) != manifest:
-            raise BundleError(f"the bundle in {folder} changed meanwhile", "quantise it once more.")
+            raise BundleError(
+                f"the bundle in {folder} changed meanwhile", "run `ffn-edge quantize` again."
+            )
         subs: dict[int, SubNetwork] = {}
         written: dict[str, Path] = {}
         try:

@@ -85,6 +85,8 @@ class BundleUpdate:
         served = ", ".join(map(str, self.bundle.manifest.frame_counts))
         lines = [f"{self.bundle.path} serves {served} frames; to copy, in this order:"]
         lines += [f"  {name}  {size:,} bytes" for name, size in self.files.items()]
+        if self.bundle.manifest.quantized:
+            lines.append("it has no INT8 at these frames yet: ffn-edge quantize")
         lines.append("then measure it again: ffn-edge profile")
         return "\n".join(lines)
 

@@ -143,6 +143,8 @@ def export_bundle(
             )
             (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             check_before_use(Bundle(folder, manifest, ""))
+            if before and before.quantized:
+                _log.warning("the INT8 of the bundle before goes: `ffn-edge quantize` it again")
             if others := _other_files(target, before):
                 if manifest == before:
                     for file in filter(Path.is_file, others):

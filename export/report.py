@@ -11,7 +11,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 from rich.text import Text
 
-from ffn_edge.bundle.bundle import MANIFEST, WEIGHTS, Bundle, Quantized
+from ffn_edge.bundle.bundle import ENOUGH_CLIPS, MANIFEST, WEIGHTS, Bundle, Quantized
 from ffn_edge.device.tensorrt_api import PRODUCTS
 from ffn_edge.errors import counted
 from ffn_edge.export.int8_graph import ALWAYS_IN_FLOAT32
@@ -84,6 +84,7 @@ def quantized_fields(bundle: Bundle, found: Mapping[int, Quantized]) -> dict[str
                 **dataclasses.asdict(each),
                 "bytes": files[each.graph].bytes,
                 "loss": each.loss,
+                "is_accurate": each.is_accurate,
             }
             for frames, each in found.items()
         },
@@ -101,9 +102,7 @@ def quantized_table(bundle: Bundle, found: Mapping[int, Quantized]) -> Table:
             str(frames),
             f"{bundle.manifest.files[each.graph].bytes / 1e3:.0f} kB",
             *("–" if accuracy is None else f"{accuracy.top1:.1%}" for accuracy in accuracies),
-            f"{100 * each.loss:.1f} ± {100 * each.loss_error:.1f}"
-            if each.accuracy
-            else f"up to {100 * each.loss:.1f}",
+            "–" if each.loss is None else f"{100 * each.loss:.1f} ± {100 * each.loss_error:.1f}",
             f"{each.agreement:.1%}",
             counted(len(each.in_float32), "layer"),
         )
@@ -118,19 +117,24 @@ def quantized_table(bundle: Bundle, found: Mapping[int, Quantized]) -> Table:
     return table
 
 
-def quantized_summary(bundle: Bundle) -> str:
-    """Say what comes of what was found, and what is to be done with it."""
+def quantized_summary(bundle: Bundle, *, graphs: bool) -> str:
+    """Say what comes of what was found, and what is to be done with it.
+
+    Args:
+        bundle: as it is now.
+        graphs: whether they are new, too.
+    """
     quantized = bundle.manifest.quantized
-    refused = [str(frames) for frames, each in quantized.items() if not each.is_accurate]
     lines = []
-    if refused:
+    if refused := [str(frames) for frames, each in quantized.items() if not each.is_accurate]:
         lines.append(
-            f"`run` will not choose INT8 at {', '.join(refused)} frames: it loses, or may lose, "
-            "more than half a point. More clips with --labels tell."
+            f"`run` will not choose INT8 at {', '.join(refused)} frames by itself: at most half a "
+            f"point may be lost, by labels of {ENOUGH_CLIPS} clips or more. To measure it on more: "
+            "ffn-edge verify --precision int8 --source LIST --labels --clips 1000"
         )
-    graphs = ", ".join(each.graph for each in quantized.values())
-    lines.append(f"to copy to where it is deployed, in this order: {graphs}, {MANIFEST}")
-    lines.append("then measure it again: ffn-edge profile, and where it is used, calibrate")
+    files = [*(each.graph for each in quantized.values() if graphs), MANIFEST]
+    lines.append(f"to copy to where it is deployed, in this order: {', '.join(files)}")
+    lines.append("then ffn-edge profile it again, and calibrate if you use --escalate")
     return "\n".join(lines)
 
 

@@ -100,18 +100,19 @@ def build_plans(
         BundleError: it was not quantised, for int8.
         KeyboardInterrupt: Ctrl-C; nothing half-built is left.
     """
-    api = load(options.target)
-    gpu = None if api.plan_fits_any_gpu and not _has_gpu() else find_gpu()
-    tensors = bundle.tensors()
-    for frames in bundle.manifest.frame_counts:
-        known_logits(tensors, frames)  # without, no engine would be trusted
-        bundle.graph_path(frames, options.precision)
     if options.refit == "any" and options.precision == "int8":
         raise ExportError(
             "an INT8 engine cannot take other weights: TensorRT may have merged scales that were "
             "equal when it was built",
             "leave out --refit any, and build again when the weights change.",
         )
+    for frames in bundle.manifest.frame_counts:
+        bundle.graph_path(frames, options.precision)
+    api = load(options.target)
+    gpu = None if api.plan_fits_any_gpu and not _has_gpu() else find_gpu()
+    tensors = bundle.tensors()
+    for frames in bundle.manifest.frame_counts:
+        known_logits(tensors, frames)  # without, no engine would be trusted
     if gpu is None and options.refit == "any":
         raise ExportError(
             "without a GPU, TensorRT-RTX builds engines that hold their weights for good",

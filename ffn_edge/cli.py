@@ -86,6 +86,7 @@ def cli() -> None:
       ffn-edge train RECIPE -o runs/first        # workstation
       ffn-edge export runs/first/best.pt -o bundle
       ffn-edge verify bundle --checkpoint runs/first/best.pt
+      ffn-edge quantize bundle --list val.txt --labels     # if INT8 is wanted
       ffn-edge doctor bundle                     # device
       ffn-edge build bundle                      # with an NVIDIA GPU
       ffn-edge profile bundle

@@ -57,8 +57,10 @@ MANIFEST = "manifest.json"
 WeightsDtype = Literal["float32", "float16", "int8"]
 # What an engine computes in. float16 is TensorRT's alone, and needs no graph of its own.
 Precision = Literal["fp32", "fp16", "int8"]
-# The accuracy that a precision may lose against float32.
+# The accuracy that a precision may lose against float32; an accuracy of fewer clips says nothing
+# of so little.
 MOST_LOSS = 0.005
+ENOUGH_CLIPS = 128
 WEIGHTS = "weights.safetensors"
 
 # A clip of 64 frames of 1080p has 400 MB.
@@ -140,13 +142,10 @@ class Quantized:
     in_float32: dict[str, str]
 
     @property
-    def loss(self) -> float:
-        """The accuracy that it loses against float32: measured, or at most.
-
-        Without labels, no more answers can have become wrong than have changed.
-        """
+    def loss(self) -> float | None:
+        """The accuracy that it was seen to lose against float32; None without labels."""
         if self.accuracy is None or self.accuracy_float32 is None:
-            return 1 - self.agreement
+            return None
         return self.accuracy_float32.top1 - self.accuracy.top1
 
     @property
@@ -156,8 +155,12 @@ class Quantized:
 
     @property
     def is_accurate(self) -> bool:
-        """Whether it loses no more than may be lost, but for the rounding of two shares."""
-        return self.loss <= MOST_LOSS + 1e-9
+        """Whether enough clips showed that it loses no more than may be lost.
+
+        But for the rounding of two shares.
+        """
+        is_known = self.loss is not None and self.compared_on >= ENOUGH_CLIPS
+        return is_known and (self.loss or 0.0) <= MOST_LOSS + 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,10 +179,14 @@ class SubNetwork:
     int8: Quantized | None = None
 
     def accuracy_in(self, precision: Precision) -> Accuracy | None:
-        """Return the accuracy on the validation clips: in INT8, less what that loses at most."""
+        """Return the accuracy on the validation clips: in INT8, less what that was seen to lose.
+
+        Where that was not measured, as if all answers that changed had been right before.
+        """
         if self.accuracy is None or precision != "int8" or self.int8 is None:
             return self.accuracy
-        top1 = min(max(self.accuracy.top1 - self.int8.loss, 0.0), 1.0)
+        loss = 1 - self.int8.agreement if self.int8.loss is None else self.int8.loss
+        top1 = min(max(self.accuracy.top1 - loss, 0.0), 1.0)
         return dataclasses.replace(self.accuracy, top1=top1)
 
     @property
@@ -255,6 +262,8 @@ class Manifest:
         subs = self.sub_networks.values()
         vectors = [sub.vectors for sub in subs if sub.vectors]
         graphs = [graph for sub in subs for graph in sub.graphs.values()]
+        if any(sub.int8 and sub.int8.graph == sub.graph for sub in subs):
+            raise BundleError("a graph of INT8 is that of float32", EXPORT_AGAIN)
         for name in (WEIGHTS, *graphs, *vectors):
             if name not in self.files:
                 raise BundleError(f"no record of {name}", EXPORT_AGAIN)
@@ -387,8 +396,8 @@ class Bundle:
         graph = sub_network.graphs.get("int8" if precision == "int8" else "fp32")
         if graph is None:
             raise BundleError(
-                f"{frames} frames of the bundle were not quantised",
-                f"ffn-edge quantize {self.path} --list clips.txt",
+                f"the bundle has no INT8 for {frames} frames",
+                f"ffn-edge quantize {self.path} --list val.txt --labels",
             )
         return self.path / graph
 

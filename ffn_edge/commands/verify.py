@@ -85,7 +85,7 @@ def verify(
     engines = take_engine_options(options)
     if engines.precision == "int8":
         if checkpoint or tolerance:
-            raise click.UsageError("INT8 is compared with the graph, by its answers.")
+            raise click.UsageError("--precision int8 takes no --checkpoint and no --tolerance.")
         _verify_int8(bundle, sources, clips or 256, labels, engines, as_json)
         return
     if labels:
@@ -118,6 +118,8 @@ def verify(
         from ffn_edge.terminal import Terminal
 
         Terminal().print(verify_table(opened, clip_set, found))
+        if opened.manifest.quantized:
+            say("its INT8 was not compared: --precision int8 --source LIST")
     failed = [str(each.frames) for each in found if not each.passed]
     if failed:
         raise ExportError(
@@ -161,10 +163,11 @@ def _verify_int8(
     as_json: bool,
 ) -> None:
     """Compare what runs in INT8 here with the float32 graph; with labels, keep what was found."""
-    from ffn_edge.bundle.bundle import Bundle, standard_error
+    from ffn_edge.bundle.bundle import ENOUGH_CLIPS, MANIFEST, Bundle, standard_error
     from ffn_edge.export.bundle_files import add_int8
-    from ffn_edge.export.quantize import FEW_CLIPS, LEAST_AGREEMENT, compare_int8
+    from ffn_edge.export.quantize import LEAST_AGREEMENT, compare_int8
     from ffn_edge.export.report import quantized_fields, quantized_summary, quantized_table
+    from ffn_edge.files.atomic import check_writable
     from ffn_edge.media.clips import read_checked_list, spread
     from ffn_edge.media.video_list import Video, find_videos
     from ffn_edge.progress import progress
@@ -173,6 +176,8 @@ def _verify_int8(
     if not sources:
         raise click.UsageError("--precision int8 is compared on clips: --source val.txt, or alike.")
     bundle = Bundle.load(path)
+    if labels:
+        check_writable(bundle.path / MANIFEST)
     videos: list[Video] = []
     for source in sources:
         if labels:
@@ -190,15 +195,14 @@ def _verify_int8(
             labels=labels,
             on_step=lambda what, done, total: show(done, total),
         )
-    is_kept = labels and min(each.compared_on for each in found.values()) >= FEW_CLIPS
-    if is_kept:
-        bundle = add_int8(bundle, found)
     if as_json:
         click.echo(json.dumps(quantized_fields(bundle, found)))
     else:
         Terminal().print(quantized_table(bundle, found))
-        if is_kept:
-            click.echo(quantized_summary(bundle))
+    if labels and min(each.compared_on for each in found.values()) >= ENOUGH_CLIPS:
+        say(quantized_summary(add_int8(bundle, found), graphs=False))
+    else:
+        say(f"the bundle stays as it is: --labels, and {ENOUGH_CLIPS} clips, would be kept in it")
     # Few clips say little: only what they show beyond two standard errors counts.
     error = standard_error(LEAST_AGREEMENT, min(each.compared_on for each in found.values()))
     least = LEAST_AGREEMENT - 2 * error
@@ -206,5 +210,5 @@ def _verify_int8(
     if failed:
         raise ExportError(
             f"{bundle.path} in INT8 answers otherwise than float32 at {', '.join(failed)} frames",
-            "quantise it with more clips of what it sees; `ffn-edge run` uses float32 there.",
+            "`ffn-edge quantize` it with more clips of what it sees; or run it in float32.",
         )

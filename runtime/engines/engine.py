@@ -306,8 +306,9 @@ def _open_onnxruntime(stack: ExitStack, request: _Request, reason: str) -> OpenE
     for frames, precision in precisions.items():
         if precision == "fp16":
             raise EngineError(
-                f"fp16 is TensorRT's alone, and ONNX Runtime runs here: {reason}",
-                "--precision fp32, or --backend tensorrt.",
+                "fp16 is TensorRT's alone, and ONNX Runtime runs here"
+                + ("" if reason == "asked for" else f": {reason}"),
+                "--precision fp32, or int8 of a bundle that was quantised.",
             )
         graph = bundle.read_graph(frames, precision)
         if precision == "int8":

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-from ffn_edge.bundle.bundle import MOST_LOSS, Precision, Quantized, SubNetwork
-from ffn_edge.errors import EngineError
+from ffn_edge.bundle.bundle import ENOUGH_CLIPS, MOST_LOSS, Precision, Quantized, SubNetwork
+from ffn_edge.errors import EngineError, counted
 
 _BY_ROUNDING: tuple[Precision, ...] = get_args(Precision)
 
@@ -56,7 +56,7 @@ def choose_precision(
     int8 = sub_network.int8 if "int8" in existing else None
     too_much = ""
     if int8 is not None and not int8.is_accurate:
-        too_much = f"int8 {_loss_in_words(int8)}, more than {100 * MOST_LOSS:g}"
+        too_much = f"int8 {_loss_in_words(int8)}"
     if not accurate:
         raise EngineError(
             f"nothing else is there for {frames} frames, and {too_much}",
@@ -71,13 +71,19 @@ def choose_precision(
         reasons.append(f"it {_loss_in_words(int8)}")
     if too_much:
         reasons.append(too_much)
-    said = " and ".join(reasons) or "nothing else is there"
+    absent = "nothing else is there" if sub_network.int8 else "it was not quantised"
+    said = " and ".join(reasons) or absent
     return Choice(chosen, f"{frames} frames in {chosen}: {said}")
 
 
 def _loss_in_words(int8: Quantized) -> str:
     """Say what INT8 loses against float32, in points of accuracy."""
+    if int8.loss is None:
+        return "loses what no labels have shown: ffn-edge verify --precision int8 --labels"
+    clips = counted(int8.compared_on, "clip")
+    if int8.compared_on < ENOUGH_CLIPS:
+        return f"was measured on {clips}, and {ENOUGH_CLIPS} are the least"
     if round(int8.loss, 9) <= 0:
-        return "loses nothing"
-    points = f"{100 * int8.loss:.2g} points"
-    return f"may lose up to {points}" if int8.accuracy is None else f"loses {points}"
+        return f"lost nothing on {clips}"
+    more = "" if int8.is_accurate else f", more than {100 * MOST_LOSS:g}"
+    return f"lost {100 * int8.loss:.2g} points on {clips}{more}"

@@ -83,8 +83,8 @@ class PrecisionChooser:
             )
             for frames, found in existing.items()
         }
-        for frames, choice in choices.items():
-            if len(existing[frames]) > 1:
+        if any(len(found) > 1 for found in existing.values()):
+            for choice in choices.values():
                 _log.info("%s", choice.reason)
         return {frames: choice.precision for frames, choice in choices.items()}
 

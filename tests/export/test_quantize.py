@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from ffn_edge import network
+from ffn_edge.bundle import bundle as bundle_module
 from ffn_edge.bundle.bundle import MANIFEST, Accuracy, Bundle, Quantized, SubNetwork
 from ffn_edge.cli import cli
 from ffn_edge.errors import BundleError, DataError, ExportError
@@ -93,6 +94,7 @@ def test_the_manifest_says_what_was_found(quantized: Bundle) -> None:
         assert found.compared_on == found.calibrated_on == CLIPS
         assert found.accuracy is not None and found.accuracy_float32 is not None
         assert found.loss == found.accuracy_float32.top1 - found.accuracy.top1
+        assert not found.is_accurate  # 12 clips say too little
         assert 0 < found.deviation < 0.2
         assert {"conv1", "fc.linear"} <= found.in_float32.keys()
         if frames == 4:  # from whose answers the labels are
@@ -100,11 +102,11 @@ def test_the_manifest_says_what_was_found(quantized: Bundle) -> None:
             assert found.accuracy.top1 == found.agreement
 
 
-def test_without_labels_the_loss_is_at_most_what_changed(bundle_copy: Path, clips: Path) -> None:
+def test_without_labels_the_loss_is_not_known(bundle_copy: Path, clips: Path) -> None:
     found = quantize_bundle(bundle_copy, clips, QuantizeOptions(clips=CLIPS, method="max"))
     for each in found.manifest.quantized.values():
         assert each.accuracy is None and each.method == "max"
-        assert each.loss == 1 - each.agreement
+        assert each.loss is None and not each.is_accurate
 
 
 def test_the_accuracy_in_int8_is_the_validations_less_what_was_lost() -> None:
@@ -264,7 +266,7 @@ def test_a_frame_count_that_is_replaced_is_no_longer_quantised(
     updated = update_bundle(tiny, card, folder, (2,)).bundle
     assert set(updated.manifest.quantized) == {4}
     assert not (folder / "graph_2.int8.onnx").exists()
-    with pytest.raises(BundleError, match="quantised"):
+    with pytest.raises(BundleError, match="INT8"):
         updated.read_graph(2, "int8")
 
 
@@ -355,7 +357,7 @@ def test_verify_keeps_what_enough_clips_say(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(quantize, "FEW_CLIPS", 10 if enough else 128)
+    monkeypatch.setattr(bundle_module, "ENOUGH_CLIPS", 10 if enough else 128)
     folder = shutil.copytree(quantized.path, tmp_path / "bundle")
     before = contents(folder)
     arguments = ["verify", str(folder), "--precision", "int8", "--source", str(clips), "--labels"]

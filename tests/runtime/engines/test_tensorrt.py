@@ -837,7 +837,7 @@ def test_without_int8_graphs_no_int8_engine_is_looked_for(
         lambda: build(exported, tmp_path, precision="int8"),
         lambda: TensorRTGroup(exported, "tensorrt", {2: "int8"}, cache=tmp_path).__enter__(),
     ):
-        with pytest.raises(BundleError, match="not quantised") as caught:
+        with pytest.raises(BundleError, match="INT8") as caught:
             attempt()
         assert "ffn-edge quantize" in caught.value.hint
 
@@ -1204,12 +1204,12 @@ def test_what_is_profiled_is_what_runs_where_int8_alone_was_built(
         assert set(engines.precisions.values()) == {"int8"}
 
 
-def test_auto_goes_on_to_the_cpu_where_int8_alone_was_built_and_loses_too_much(
+def test_auto_goes_on_to_the_cpu_where_int8_alone_was_built_and_may_lose_too_much(
     orin: Emulator, int8_bundle: Bundle, options: EngineOptions
 ) -> None:
     manifest = int8_bundle.manifest
     sub_networks = {
-        frames: dataclasses.replace(sub, int8=dataclasses.replace(sub.int8, agreement=0.98))  # type: ignore[type-var]
+        frames: dataclasses.replace(sub, int8=dataclasses.replace(sub.int8, accuracy=None))  # type: ignore[type-var]
         for frames, sub in manifest.sub_networks.items()
     }
     bundle = dataclasses.replace(
@@ -1217,7 +1217,7 @@ def test_auto_goes_on_to_the_cpu_where_int8_alone_was_built_and_loses_too_much(
     )
     build(bundle, options.cache, precision="int8")
     with (
-        pytest.raises(EngineError, match="int8 may lose up to 2 points"),
+        pytest.raises(EngineError, match="no labels"),
         open_engines(bundle, options, precisions=PrecisionChooser(bundle, options)),
     ):
         pass
@@ -1257,4 +1257,5 @@ def test_run_opens_each_frame_count_in_what_the_profile_says_is_fastest(
     chooser = PrecisionChooser(bundle, options)
     with open_engines(bundle, options, precisions=chooser) as engines:
         assert engines.precisions == {2: "fp16", 4: "int8"}
-    assert "4 frames in int8: 2 ms against 3 in fp16 and it loses nothing" in caplog.messages
+    said = "4 frames in int8: 2 ms against 3 in fp16 and it lost nothing on 200 clips"
+    assert said in caplog.messages
