@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
+
+from safetensors import SafetensorError
 
 from ffn_edge.bundle.bundle import (
     MANIFEST,
@@ -52,7 +54,27 @@ def with_sub_networks(
     )
 
 
-def remove_unused(folder: Path) -> None:
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Write files into a bundle's folder; at the end, however it ends, remove those of no use.
+
+    An interruption may come just after the manifest is in place.
+
+    Raises:
+        ExportError: it cannot be written. The bundle is then as it was.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise ExportError(
+            f"could not write into {folder}: {reason_of(error)}",
+            "free space on the disk; the bundle is as it was.",
+        ) from error
+    finally:
+        _remove_unused(folder)
+
+
+def _remove_unused(folder: Path) -> None:
     """Remove vectors and graphs that the manifest does not name: replaced, or never put to use.
 
     What cannot be removed goes next time.
@@ -88,7 +110,7 @@ def add_int8(
             )
         subs: dict[int, SubNetwork] = {}
         written: dict[str, Path] = {}
-        try:
+        with changing(folder):
             for frames, int8 in found.items():
                 if frames in graphs:
                     name = free_name(f"graph_{frames}.int8", ".onnx", manifest.files)
@@ -100,11 +122,4 @@ def add_int8(
             after = with_sub_networks(manifest, subs, written)
             Bundle(folder, after, "").check()
             write_text(folder / MANIFEST, after.to_json())
-        except OSError as error:
-            raise ExportError(
-                f"could not write into {folder}: {reason_of(error)}",
-                "free space on the disk; the bundle is as it was.",
-            ) from error
-        finally:
-            remove_unused(folder)
     return Bundle.load(folder)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
 from torch import Tensor
 
 import ffn_edge
@@ -32,8 +31,8 @@ from ffn_edge.bundle.bundle import (
 )
 from ffn_edge.bundle.known_answer import answer_name
 from ffn_edge.bundle.weight_file import WeightFile, read_header
-from ffn_edge.errors import ExportError, reason_of
-from ffn_edge.export.bundle_files import free_name, remove_unused, with_sub_networks
+from ffn_edge.errors import ExportError
+from ffn_edge.export.bundle_files import changing, free_name, with_sub_networks
 from ffn_edge.export.bundle_writer import (
     check_before_use,
     input_contract,
@@ -137,7 +136,7 @@ def _update(
     _check_same_weights(before, folded[0], stored)
     sub_networks: dict[int, SubNetwork] = {}
     written: dict[str, Path] = {}
-    try:
+    with changing(folder):
         for sub in folded:
             progress(f"writing the vectors and the graph for {sub.frames} frames")
             vectors = free_name(f"frames_{sub.frames}", ".safetensors", manifest.files)
@@ -162,14 +161,6 @@ def _update(
         )
         check_before_use(Bundle(folder, after, ""))
         write_text(folder / MANIFEST, after.to_json())
-    except (OSError, SafetensorError) as error:
-        raise ExportError(
-            f"could not write into {folder}: {reason_of(error)}",
-            "free space on the disk; the bundle is as it was.",
-        ) from error
-    finally:
-        # An interruption may come just after the manifest is in place.
-        remove_unused(folder)
     sizes = {name: file.stat().st_size for name, file in written.items()}
     sizes[MANIFEST] = (folder / MANIFEST).stat().st_size
     return BundleUpdate(Bundle.load(folder), counts, sizes)
