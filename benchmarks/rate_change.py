@@ -51,7 +51,7 @@ class Recording:
         self.window = round(WINDOW_S * described["fps"])
         self.fps = described["fps"]
         with VideoReader(demo / "stream.mp4") as reader:
-            pictures = [prepare_frame(each.image, card.short_side, card.size) for each in reader]
+            pictures = [prepare_frame(each, card.short_side, card.size) for each in reader]
         self.pictures = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
         self.mean = torch.tensor(card.mean).reshape(3, 1, 1)
         self.std = torch.tensor(card.std).reshape(3, 1, 1)
@@ -119,7 +119,9 @@ def compare_windows(recording: Recording, checkpoint: Checkpoint) -> Table:
         clips = segment_centres(recording.window, frame_count) - recording.window + 1
         by_clips = np.concatenate(
             [
-                checkpoint.network(recording.frames(part[:, None] + clips), frame_count).argmax(1)
+                checkpoint.network(recording.frames(part[:, None] + clips), frame_count)
+                .argmax(1)
+                .numpy()
                 for part in np.array_split(ends, 16)
             ]
         )
