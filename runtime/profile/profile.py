@@ -42,11 +42,12 @@ from ffn_edge.runtime.profile.conditions import (
 from ffn_edge.runtime.profile.power import PowerProfile, joined_power, measure_power, meter_for
 from ffn_edge.runtime.profile.precision import Choice, choose_precision
 from ffn_edge.runtime.stream.clip_buffer import Frames
+from ffn_edge.runtime.stream.step_window import StepEngine
 
 _log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
-PROFILE = "profile.json"
+PROFILE, STREAM_PROFILE = "profile.json", "profile_stream.json"
 
 # More work takes more time, or something interfered: so much less is not noise.
 _OUT_OF_ORDER = 1.25
@@ -146,7 +147,7 @@ class Profile:
         return choose_precision(frames, sub_network, measured, measured)
 
     def to_json(self) -> str:
-        """Return the text of `profile.json`."""
+        """Return the text of its file."""
         fields = {
             "schema_version": SCHEMA_VERSION,
             "created": self.created,
@@ -201,7 +202,7 @@ class _Meter(Averaging):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _File:
-    """What is read of `profile.json`; the rest follows from it."""
+    """What is read of a profile; the rest follows from it."""
 
     created: str
     conditions: Conditions
@@ -317,7 +318,10 @@ def profile_undisturbed(
     Returns the fastest of the measurements, since others can only add to a latency, and what
     disturbed it. `pause_s` is waited before a repetition. See `profile_engines`.
     """
-    macs = {frames: manifest.sub_networks[frames].macs for frames in engines}
+    macs = {
+        frames: manifest.sub_networks[frames].macs * _clip_frames(engine, frames) // frames
+        for frames, engine in engines.items()
+    }
     found: list[tuple[float, dict[int, Latency], str | None]] = []
     for attempt in range(_ATTEMPTS):
         if attempt:
@@ -387,7 +391,15 @@ def _noise(engines: Mapping[int, Engine], contract: InputContract) -> dict[int, 
     """Return a clip for each frame count. What it shows does not matter to an engine's speed."""
     rng = np.random.default_rng(0)
     size = (contract.height, contract.width, 3)
-    return {t: rng.integers(0, 256, (contract.batch, t, *size), np.uint8) for t in engines}
+    return {
+        t: rng.integers(0, 256, (contract.batch, _clip_frames(engine, t), *size), np.uint8)
+        for t, engine in engines.items()
+    }
+
+
+def _clip_frames(engine: Engine, frames: int) -> int:
+    """Return how many frames an inference takes, of an engine for a frame count."""
+    return 1 if isinstance(engine, StepEngine) else frames
 
 
 def profile_bundle(
@@ -398,11 +410,12 @@ def profile_bundle(
     root: Path = _ROOT,
     on_round: OnProgress = lambda done, total: None,
 ) -> Profile:
-    """Measure the engines of a bundle and write `profile.json` into its folder, atomically.
+    """Measure the engines of a bundle and write their profile into its folder, atomically.
 
     Args:
         bundle: what to measure.
-        options: what runs the engines; precision "auto" is each that there is.
+        options: what runs the engines; precision "auto" is each that there is. Those for streams
+            have a profile of their own.
         runs: how many inferences of each engine.
         root: where the machine's file system begins, for its sensors.
         on_round: is told of the rounds of `profile_engines`, over all precisions.
@@ -449,6 +462,7 @@ def profile_bundle(
         begin=begin,
         disturbance=next(iter(disturbances), None),
         root=root,
+        stream=options.stream,
     )
 
 
@@ -502,10 +516,11 @@ def save_profile(
     begin: Moment | None = None,
     disturbance: str | None = None,
     root: Path = _ROOT,
+    stream: bool = False,
 ) -> Profile:
-    """Write `profile.json` into the bundle's folder, atomically, and return what was written.
+    """Write a profile into the bundle's folder, atomically, and return what was written.
 
-    `begin` is when the measurement began; None is now.
+    `begin` is when the measurement began; None is now. `stream` says which one; see `profile_path`.
     """
     end = this_moment(root)
     profile = Profile(
@@ -517,13 +532,23 @@ def save_profile(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         disturbance=disturbance,
     )
-    write_text(bundle.path / PROFILE, profile.to_json())
+    write_text(profile_path(bundle.path, stream=stream), profile.to_json())
     return profile
 
 
-def load_profile(folder: Path) -> Profile | None:
-    """Read the profile in a bundle's folder; None if there is none."""
-    path = folder / PROFILE
+def profile_path(folder: Path, *, stream: bool = False) -> Path:
+    """Return where a bundle's folder has the profile of its engines for clips, or for streams."""
+    return folder / (STREAM_PROFILE if stream else PROFILE)
+
+
+def profile_command(*, stream: bool = False) -> str:
+    """Return what measures that profile."""
+    return "ffn-edge profile --stream" if stream else "ffn-edge profile"
+
+
+def load_profile(folder: Path, *, stream: bool = False) -> Profile | None:
+    """Read a profile in a bundle's folder; None if there is none. See `profile_path`."""
+    path = profile_path(folder, stream=stream)
     if not os.path.lexists(path):
         return None
     return _FORMAT.read(path).profile()
