@@ -122,6 +122,7 @@ class Classifier:
             cascade: looks again at what few frames are not sure of; None is never.
         """
         self._contract = manifest.input
+        self._frame_counts = manifest.frame_counts
         self._new_ring = engines.new_ring or self._host_ring
         self._engines = engines
         self._classes = manifest.classes
@@ -143,7 +144,7 @@ class Classifier:
         capacity = 1 if timing.stream else window_capacity(timing.window_s, stream.fps)
         with self._new_ring(capacity) as ring:
             if timing.stream:
-                fewest = min(self._engines)
+                fewest = min(self._frame_counts)
                 yield StepWindow(stream, ring, contract, timing, start_s, on_frame, fewest=fewest)
             else:
                 yield Window(stream, ring, contract, timing, start_s, on_frame)

@@ -66,7 +66,8 @@ class StepWindow(Window):
         self._window_s = timing.window_s
         # Times of equal spacing are not exact in binary.
         self._tolerance_s = 0.5 / stream.fps
-        self._most_apart_s = _MOST_SPACINGS * max(timing.window_s / fewest, 1 / stream.fps)
+        self._slowest_s = timing.window_s / fewest
+        self._apart_s = 1 / stream.fps  # the last two frames of the source
         self._times: deque[float] = deque()  # of the source's frames in the last window
         self._began_s = math.inf  # the first frame since the start, or since an interruption
         # The same of the last frame that was used, where the grid begins; its point of the grid.
@@ -82,9 +83,13 @@ class StepWindow(Window):
     def _watch_source(self, time_s: float) -> None:
         """Learn from a frame's time, due or not, what the source gives."""
         times = self._times
-        if not times or time_s - times[-1] > self._most_apart_s:
+        apart_s = time_s - times[-1] if times else math.inf
+        # A source may be slower than every rate, and than it states, all the time.
+        if apart_s > _MOST_SPACINGS * max(self._slowest_s, self._apart_s):
             times.clear()
             self._began_s = time_s
+        if apart_s < math.inf:
+            self._apart_s = apart_s
         times.append(time_s)
         while times[0] <= time_s - self._window_s + self._tolerance_s:
             times.popleft()

@@ -174,6 +174,10 @@ def test_of_a_source_that_is_slower_than_the_rate_every_frame_is_used_once() -> 
 
 def test_a_source_that_is_slower_than_the_slowest_rate_is_one_stream_still() -> None:
     assert list(Played(at(1.0, 20), fps=1.0).restarts) == [0]
+    # One that states more is known by its second interval.
+    slower = Played(at(1.0, 20), fps=30.0)
+    assert list(slower.restarts) == [0, 1]
+    assert slower.window.source_frames == 2
 
 
 def test_what_the_source_gives_is_what_it_states_or_less() -> None:
