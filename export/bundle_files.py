@@ -29,7 +29,7 @@ from ffn_edge.bundle.bundle import (
 from ffn_edge.errors import BundleError, ExportError, reason_of
 from ffn_edge.files.atomic import atomic_file, locked, write_text
 
-_OURS = re.compile(r"(frames_[\d-]+\.safetensors|graph_[\d-]+(\.int8(-\d+)?)?\.onnx)")
+_OURS = re.compile(r"(frames_[\d-]+\.safetensors|(graph|step)_[\d-]+(\.int8(-\d+)?)?\.onnx)")
 
 
 def free_name(name: str, ending: str, taken: Collection[str]) -> str:
@@ -44,7 +44,7 @@ def with_sub_networks(
     """Return the manifest with sub-networks added or replaced, and without files of no use."""
     subs = dict(sorted((manifest.sub_networks | changed).items()))
     used = {WEIGHTS, *(sub.vectors for sub in subs.values())}
-    used.update(graph for sub in subs.values() for graph in sub.graphs.values())
+    used.update(graph for sub in subs.values() for graph in sub.all_graphs)
     files = manifest.files | {name: file_record(file) for name, file in written.items()}
     return dataclasses.replace(
         manifest,

@@ -36,6 +36,7 @@ from ffn_edge.export.bundle_files import changing, free_name, with_sub_networks
 from ffn_edge.export.bundle_writer import (
     check_before_use,
     input_contract,
+    kinds_of_graphs,
     known_answer,
     save_tensors,
     stored_tensors,
@@ -140,19 +141,22 @@ def _update(
         for sub in folded:
             progress(f"writing the vectors and the graph for {sub.frames} frames")
             vectors = free_name(f"frames_{sub.frames}", ".safetensors", manifest.files)
-            graph = free_name(f"graph_{sub.frames}", ".onnx", manifest.files)
-            for name in (vectors, graph):
+            graphs = [
+                free_name(f"{kind}_{sub.frames}", ".onnx", manifest.files)
+                for kind in kinds_of_graphs(network)
+            ]
+            for name in (vectors, *graphs):
                 written[name] = folder / name
             with atomic_file(folder / vectors) as temporary:
                 save_tensors(_own(sub, manifest, network, stored), temporary)
             entries = {**read_header(folder / WEIGHTS), **read_header(folder / vectors)}
-            with atomic_file(folder / graph) as temporary:
-                save_graph(
-                    graph_from_folded(sub, manifest.input, network.layout, entries), temporary
-                )
+            for name, step in zip(graphs, (False, True), strict=False):
+                model = graph_from_folded(sub, manifest.input, network.layout, entries, step=step)
+                with atomic_file(folder / name) as temporary:
+                    save_graph(model, temporary)
             tensors = WeightFile(folder / WEIGHTS, {sub.frames: folder / vectors})
             sub_networks[sub.frames] = sub_network_entry(
-                network, card, sub, tensors, graph, vectors
+                network, card, sub, tensors, graphs, vectors
             )
         after = dataclasses.replace(
             with_sub_networks(manifest, sub_networks, written),
@@ -183,6 +187,7 @@ def _check_same_kind(manifest: Manifest, network: FrameFlexibleNetwork, card: Mo
     ours, theirs = manifest.input, input_contract(card, manifest.input.batch)
     for what, bundles, checkpoints in (
         ("architecture", manifest.architecture, network.architecture),
+        ("looking into the past alone", manifest.causal, network.causal),
         ("number of classes", len(manifest.classes), network.num_classes),
         ("number of class names", len(manifest.classes), len(card.classes)),
         *(

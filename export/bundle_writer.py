@@ -124,11 +124,11 @@ def export_bundle(
             sub_networks = {}
             for sub in folded:
                 _log.info(f"writing the graph for {sub.frames} frames")
-                graph = f"graph_{sub.frames}.onnx"
-                save_graph(
-                    graph_from_folded(sub, contract, network.layout, entries), folder / graph
-                )
-                sub_networks[sub.frames] = sub_network_entry(network, card, sub, tensors, graph)
+                graphs = [f"{kind}_{sub.frames}.onnx" for kind in kinds_of_graphs(network)]
+                for name, step in zip(graphs, (False, True), strict=False):
+                    model = graph_from_folded(sub, contract, network.layout, entries, step=step)
+                    save_graph(model, folder / name)
+                sub_networks[sub.frames] = sub_network_entry(network, card, sub, tensors, graphs)
             manifest = Manifest(
                 producer=f"ffn-edge {ffn_edge.__version__}",
                 architecture=network.architecture,
@@ -177,6 +177,11 @@ def check_before_use(bundle: Bundle) -> None:
             f"a bundle cannot hold this network: {error.message}",
             "compute the same with other operations.",
         ) from error
+
+
+def kinds_of_graphs(network: FrameFlexibleNetwork) -> tuple[str, ...]:
+    """Return how the graphs of each frame count begin in name: one for clips, one for streams."""
+    return ("graph", "step") if network.causal else ("graph",)
 
 
 def input_contract(card: ModelCard, batch: int) -> InputContract:
@@ -257,7 +262,7 @@ def sub_network_entry(
     card: ModelCard,
     sub: FoldedNetwork,
     tensors: Mapping[str, Array],
-    graph: str,
+    graphs: Sequence[str],
     vectors: str | None = None,
 ) -> SubNetwork:
     """Return what a manifest says of a sub-network.
@@ -267,11 +272,12 @@ def sub_network_entry(
         card: its accuracies.
         sub: the sub-network, folded.
         tensors: of the bundle, as they are stored.
-        graph: the name of its graph.
+        graphs: the names of its graphs, of `kinds_of_graphs`.
         vectors: the name of the file of its vectors; None for the weight file.
     """
     return SubNetwork(
-        graph=graph,
+        graph=graphs[0],
+        step=graphs[1] if network.causal else None,
         composed_sha256=composed_sha256(compose(tensors, sub.layers, sub.frames)),
         macs=count_macs(network, sub.frames, card.size),
         accuracy=card.accuracy.get(sub.frames),

@@ -100,8 +100,9 @@ def drop_unread(model: onnx.ModelProto) -> None:
 
 
 def read_by_nodes(model: onnx.ModelProto) -> set[str]:
-    """Return the names of all tensors that something reads, the output among them."""
-    return {name for node in model.graph.node for name in node.input} | {OUTPUT}
+    """Return the names of all tensors that something reads, the outputs among them."""
+    outputs = {each.name for each in model.graph.output}
+    return {name for node in model.graph.node for name in node.input} | outputs
 
 
 def layer_of(tensor: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ffn_edge.bundle.bundle import InputContract
+from ffn_edge.bundle.graph_check import NEXT, STATE
 from ffn_edge.bundle.weight_file import TensorEntry
 from ffn_edge.errors import ExportError
 from ffn_edge.export.composed_graph import INPUT, OUTPUT
 from ffn_edge.export.fold import FoldedNetwork
 from ffn_edge.network.ffn import Layout, mean_over_frames
+from ffn_edge.network.layers import FixedFrames, TemporalShift
 
 # The newest opset that TensorRT 10.3 (JetPack 6) and ONNX Runtime 1.18 both read in full.
 OPSET = 18
@@ -54,15 +56,56 @@ class GraphModule(nn.Module):
 
     def forward(self, frames: Tensor, *tensors: Tensor) -> Tensor:
         """Classify uint8 (N, T, H, W, 3)."""
+        clip = self._normalised(frames)
+        if self.layout == "clip":
+            return self._called(clip.transpose(1, 2), tensors)
+        return mean_over_frames(self._called(clip.flatten(0, 1), tensors), self.frames)
+
+    def _normalised(self, frames: Tensor) -> Tensor:
+        """Return float32 (N, T, 3, H, W)."""
         # TensorRT casts an 8-bit input and does nothing else with it: cast first.
         pixels = frames.float().permute(0, 1, 4, 2, 3)
-        clip = pixels * self.pixel_scale + self.pixel_shift  # (N, T, 3, H, W)
-        state = dict(zip(self.parameter_names, tensors, strict=True))
-        if self.layout == "clip":
-            logits: Tensor = functional_call(self.folded[0], state, (clip.transpose(1, 2),))
-            return logits
-        per_frame: Tensor = functional_call(self.folded[0], state, (clip.flatten(0, 1),))
-        return mean_over_frames(per_frame, self.frames)
+        return pixels * self.pixel_scale + self.pixel_shift
+
+    def _called(self, rows: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        parameters = dict(zip(self.parameter_names, tensors, strict=True))
+        logits: Tensor = functional_call(self.folded[0], parameters, (rows,))
+        return logits
+
+
+class StepModule(GraphModule):
+    """From the next uint8 frame of a stream and the state before it to its logits and the next."""
+
+    def __init__(self, folded: FoldedNetwork, contract: InputContract, layout: Layout) -> None:
+        super().__init__(folded, contract, layout)
+        fixed = [each for each in folded.body.modules() if isinstance(each, FixedFrames)]
+        # In a list, as above.
+        self.shifts = [each.layer for each in fixed if isinstance(each.layer, TemporalShift)]
+
+    def forward(self, frames: Tensor, *given: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Classify uint8 (N, 1, H, W, 3); `given` are the states and the tensors."""
+        states, tensors = given[: len(self.shifts)], given[len(self.shifts) :]
+        memory = dict(zip(self.shifts, states, strict=True))
+        for shift in self.shifts:
+            shift.route.memory = memory
+        try:
+            logits = self._called(self._normalised(frames).flatten(0, 1), tensors)
+        finally:
+            for shift in self.shifts:
+                shift.route.memory = None
+        return (logits, *(memory[shift] for shift in self.shifts))
+
+    def start(self, frames: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return the states at the start of a stream: zeros of the sizes that frames lead to."""
+        memory: dict[TemporalShift, Tensor] = {}
+        for shift in self.shifts:
+            shift.route.memory = memory
+        try:
+            self._called(self._normalised(frames).flatten(0, 1), tensors)
+        finally:
+            for shift in self.shifts:
+                shift.route.memory = None
+        return [torch.zeros_like(memory[shift]) for shift in self.shifts]
 
 
 def graph_from_folded(
@@ -70,6 +113,8 @@ def graph_from_folded(
     contract: InputContract,
     layout: Layout,
     entries: Mapping[str, TensorEntry],
+    *,
+    step: bool = False,
 ) -> onnx.ModelProto:
     """Write a folded network as ONNX; its initializers point into the weight files.
 
@@ -78,6 +123,8 @@ def graph_from_folded(
         contract: the input that the graph takes.
         layout: what the folded body takes.
         entries: where each tensor of `folded.tensors` lies.
+        step: of a causal network, what is done for the next frame of a stream, in place of what is
+            done for a clip.
 
     Raises:
         ExportError: the network computes something that ONNX, or a bundle, cannot hold.
@@ -89,22 +136,30 @@ def graph_from_folded(
                 f"{name} is of the type {entries[name].dtype}, which a bundle does not hold",
                 "make it a buffer of float32 or int64.",
             )
+    frames = 1 if step else folded.frames
     example = torch.zeros(
-        contract.batch, folded.frames, contract.height, contract.width, 3, dtype=torch.uint8
+        contract.batch, frames, contract.height, contract.width, 3, dtype=torch.uint8
     )
     # The weight file may hold other types; the graph then casts, so trace with them.
     tensors = [
         tensor.to(_ROUNDED.get(entries[name].dtype, tensor.dtype))
         for name, tensor in folded.tensors.items()
     ]
+    module = GraphModule(folded, contract, layout)
+    states: list[Tensor] = []
+    if step:
+        module = StepModule(folded, contract, layout)
+        with torch.no_grad():
+            states = module.eval().start(example, tensors)
+    inputs = [INPUT, *(f"{STATE}{i}" for i in range(len(states)))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notes on its own internals
         try:
             program = torch.onnx.export(
-                GraphModule(folded, contract, layout).eval(),
-                (example, *tensors),
-                input_names=[INPUT, *folded.tensors],
-                output_names=[OUTPUT],
+                module.eval(),
+                (example, *states, *tensors),
+                input_names=[*inputs, *folded.tensors],
+                output_names=[OUTPUT, *(f"{NEXT}{i}" for i in range(len(states)))],
                 opset_version=OPSET,
                 dynamo=True,
                 optimize=True,
@@ -118,7 +173,7 @@ def graph_from_folded(
     assert program is not None
     model = program.model_proto
     for value in list(model.graph.input):
-        if value.name != INPUT:
+        if value.name not in inputs:
             model.graph.input.remove(value)
             model.graph.initializer.append(_external(value.name, entries[value.name]))
     return _stripped(model)

@@ -336,6 +336,7 @@ def _with_frame_counts(
         network.num_classes,
         sorted({*network.frame_counts, *added}),
         without=network.without,
+        causal=network.causal,
     )
     start_from(larger, network)
     return larger

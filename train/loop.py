@@ -394,9 +394,16 @@ def _learner(
         weights=None if resume else recipe.weights,
         dropout=recipe.dropout,
         without=recipe.without,
+        causal=recipe.causal,
     )
     if recipe.start_from is not None and not resume:
-        start_from(network, load_checkpoint(recipe.start_from).network)
+        other = load_checkpoint(recipe.start_from).network
+        start_from(network, other)
+        if recipe.causal and not other.causal:
+            _log.info(
+                "starting from a network that looks both ways: where it took from the next frame, "
+                "this one takes from the frame before the previous one"
+            )
     network = network.to(processes.device)
     if recipe.channels_last:
         to_channels_last(network)

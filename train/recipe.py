@@ -33,6 +33,7 @@ class Recipe:
 
     Objective: see `ffn_edge.train.objective.MultiFrequencyLoss`.
 
+    `causal` makes a network that takes from the past alone and can go frame by frame.
     `without` names what is left out of the method, as in the paper's ablations: "sn", "wa", "td",
     "ws" (see `ffn_edge.network.ABLATIONS`). `start_from` is a checkpoint whose tensors training
     starts with, whatever its frame counts and class names. `sampling` is for the methods that FFN
@@ -59,6 +60,7 @@ class Recipe:
     start_from: str | None = None
     dropout: Share = 0.5
     without: tuple[str, ...] = ()
+    causal: bool = False
 
     train_list: str | None = None
     val_list: str | None = None

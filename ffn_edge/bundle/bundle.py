@@ -3,6 +3,7 @@
     manifest.json        this module's `Manifest`
     weights.safetensors  every shared tensor once, `frames/<T>/<layer>.{s_in,s_out,bias}` per T
     graph_<T>.onnx       a complete ONNX model; its tensors are external data in the weight file
+    step_<T>.onnx        of a causal network, the same for the next frame of a stream
 
 A frame count that was added or replaced since the bundle was exported lies beside them:
 
@@ -12,6 +13,7 @@ A frame count that was added or replaced since the bundle was exported lies besi
 `ffn-edge quantize` adds, and touches no other byte:
 
     graph_<T>.int8.onnx  the same over the same weight file, with scales to compute in INT8
+    step_<T>.int8.onnx   likewise
 
 Nothing in a bundle can run code when it is loaded: JSON, safetensors and ONNX only. A bundle may
 come from a stranger: `Manifest` checks every value, `weight_file` every place, `graph_check` every
@@ -129,6 +131,7 @@ class Quantized:
         deviation: largest |Δlogit| of the clips that it was calibrated on and of the known answers,
             relative to the largest logit of the clip: how far INT8 itself is off.
         in_float32: layers that were left so, and why.
+        step: the graph for the next frame of a stream; None of a network that is not causal.
     """
 
     graph: str
@@ -140,6 +143,7 @@ class Quantized:
     accuracy_float32: Accuracy | None = None
     deviation: NotNegative
     in_float32: dict[str, str]
+    step: str | None = None
 
     @property
     def loss(self) -> float | None:
@@ -168,7 +172,7 @@ class SubNetwork:
     """One frame count: its graph, the hash of its composed weights, its cost for one clip.
 
     `vectors` is the file of its tensors where that is not the weight file; `int8` is None where it
-    was not quantised.
+    was not quantised. `step` is its graph for the next frame of a stream, of a causal network.
     """
 
     graph: str
@@ -177,6 +181,7 @@ class SubNetwork:
     accuracy: Accuracy | None = None
     vectors: str | None = None
     int8: Quantized | None = None
+    step: str | None = None
 
     def accuracy_in(self, precision: Precision) -> Accuracy | None:
         """Return the accuracy on the validation clips: in INT8, less what that was seen to lose.
@@ -195,6 +200,17 @@ class SubNetwork:
         if self.int8 is None:
             return {"fp32": self.graph}
         return {"fp32": self.graph, "int8": self.int8.graph}
+
+    @property
+    def steps(self) -> dict[Precision, str]:
+        """The same of its graphs for the next frame of a stream."""
+        found = {"fp32": self.step, "int8": self.int8 and self.int8.step}
+        return {each: found[each] or "" for each in self.graphs if found[each]}
+
+    @property
+    def all_graphs(self) -> tuple[str, ...]:
+        """The names of all of them."""
+        return (*self.graphs.values(), *self.steps.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +241,11 @@ class Manifest:
     layers: tuple[str, ...]
     unfolded: tuple[str, ...]
     files: dict[str, FileRecord]
+
+    @property
+    def causal(self) -> bool:
+        """Whether the network can go frame by frame along a stream."""
+        return all(sub.step for sub in self.sub_networks.values())
 
     @property
     def quantized(self) -> dict[int, Quantized]:
@@ -261,9 +282,9 @@ class Manifest:
             raise BundleError("frame_counts and sub_networks differ", EXPORT_AGAIN)
         subs = self.sub_networks.values()
         vectors = [sub.vectors for sub in subs if sub.vectors]
-        graphs = [graph for sub in subs for graph in sub.graphs.values()]
-        if any(sub.int8 and sub.int8.graph == sub.graph for sub in subs):
-            raise BundleError("a graph of INT8 is that of float32", EXPORT_AGAIN)
+        graphs = [graph for sub in subs for graph in sub.all_graphs]
+        if any(len(set(sub.all_graphs)) < len(sub.all_graphs) for sub in subs):
+            raise BundleError("a graph is there for two purposes", EXPORT_AGAIN)
         for name in (WEIGHTS, *graphs, *vectors):
             if name not in self.files:
                 raise BundleError(f"no record of {name}", EXPORT_AGAIN)
@@ -370,20 +391,29 @@ class Bundle:
                         f"{self.manifest.weights_dtype}",
                         EXPORT_AGAIN,
                     )
-            for precision in self.manifest.sub_networks[frames].graphs:
-                check_graph(
-                    self.read_graph(frames, precision),
-                    self.graph_path(frames, precision),
-                    frames=frames,
-                    manifest=self.manifest,
-                    entries=entries,
-                )
+            sub_network = self.manifest.sub_networks[frames]
+            for step, graphs in ((False, sub_network.graphs), (True, sub_network.steps)):
+                for precision in graphs:
+                    check_graph(
+                        self.read_graph(frames, precision, step=step),
+                        self.graph_path(frames, precision, step=step),
+                        frames=1 if step else frames,
+                        manifest=self.manifest,
+                        entries=entries,
+                        has_state=step,
+                    )
 
-    def graph_path(self, frames: int, precision: Precision = "fp32") -> Path:
+    def graph_path(self, frames: int, precision: Precision = "fp32", *, step: bool = False) -> Path:
         """Return the ONNX model of the sub-network for `frames`; in float16 it is float32's.
 
+        Args:
+            frames: T.
+            precision: what it computes in.
+            step: for the next frame of a stream, and not for a clip.
+
         Raises:
-            BundleError: the bundle has no such sub-network, or it was not quantised.
+            BundleError: the bundle has no such sub-network, it was not quantised, or its network is
+                not causal.
         """
         sub_network = self.manifest.sub_networks.get(frames)
         if sub_network is None:
@@ -393,7 +423,14 @@ class Bundle:
                 f"choose one of {served}; a network learns another by `ffn-edge adapt CHECKPOINT "
                 f"--frames {frames} …`, and `ffn-edge export --only {frames} --into` adds it.",
             )
-        graph = sub_network.graphs.get("int8" if precision == "int8" else "fp32")
+        if step and not self.manifest.causal:
+            raise BundleError(
+                f"the network of {self.path} looks into the future, and cannot go frame by frame",
+                "leave out --stream; or train a causal network, `ffn-edge train … --causal`, and "
+                "export it.",
+            )
+        graphs = sub_network.steps if step else sub_network.graphs
+        graph = graphs.get("int8" if precision == "int8" else "fp32")
         if graph is None:
             raise BundleError(
                 f"the bundle has no INT8 for {frames} frames",
@@ -401,13 +438,15 @@ class Bundle:
             )
         return self.path / graph
 
-    def read_graph(self, frames: int, precision: Precision = "fp32") -> bytes:
+    def read_graph(
+        self, frames: int, precision: Precision = "fp32", *, step: bool = False
+    ) -> bytes:
         """Return the bytes of an ONNX model: those that were checked when the bundle was loaded.
 
         Raises:
             BundleError: as `graph_path`, or the file was altered since.
         """
-        path = self.graph_path(frames, precision)
+        path = self.graph_path(frames, precision, step=step)
         try:
             content = read_bytes(path, MOST_GRAPH_BYTES)
         except OSError as error:

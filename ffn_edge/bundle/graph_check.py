@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ffn_edge.bundle.weight_file import TensorEntry
 
 INPUT, OUTPUT = "frames", "logits"
+# Of a stream: what one step gives as NEXT0, the following one takes as STATE0.
+STATE, NEXT = "state_", "next_"
 
 # Ours have 20 to 130 kB and up to 1000 nodes.
 MOST_BYTES = 4 << 20
@@ -77,22 +79,24 @@ def check_graph(
     frames: int,
     manifest: Manifest,
     entries: Mapping[str, TensorEntry],
+    has_state: bool = False,
 ) -> None:
     """Raise a BundleError unless a graph is one that a bundle may hold.
 
     Args:
         content: an ONNX model.
         where: it comes from, for the message.
-        frames: T, its frame count.
+        frames: T, of its clips.
         manifest: says what it takes and gives.
         entries: the tensors of the bundle's weight files, for this frame count.
+        has_state: it takes the next frame of a stream, with the state before it.
 
     Raises:
         BundleError: it is not, or `onnx` is not installed.
     """
     onnx = _onnx()
     try:
-        _Check(onnx, entries).run(_parsed(onnx, content), frames, manifest)
+        _Check(onnx, entries).run(_parsed(onnx, content), frames, manifest, has_state)
     except Exception as error:  # what onnx and protobuf raise has no base class of its own
         raise BundleError(f"{where} is not a graph of a bundle: {_line(error)}", _HINT) from error
 
@@ -158,7 +162,7 @@ class _Check:
         self.constant: set[str] = set()  # what does not depend on the frames
         self.small: dict[str, Any] = {}  # constants that say how something is reshaped
 
-    def run(self, model: Any, frames: int, manifest: Manifest) -> None:
+    def run(self, model: Any, frames: int, manifest: Manifest, has_state: bool) -> None:
         """Check the model."""
         graph = model.graph
         if model.functions or model.training_info or graph.sparse_initializer:
@@ -170,23 +174,32 @@ class _Check:
         contract = manifest.input
         clip = (contract.batch, frames, contract.height, contract.width, 3)
         tensor = self.onnx.TensorProto
-        self._check_port(graph.input, INPUT, tensor.UINT8, clip)
         output = (contract.batch, len(manifest.classes))
-        self._check_port(graph.output, OUTPUT, tensor.FLOAT, output)
+        states = [each.type for each in graph.input[1:]] if has_state else []
+        for ports, first, others in (
+            (graph.input, (INPUT, self._type(tensor.UINT8, clip)), STATE),
+            (graph.output, (OUTPUT, self._type(tensor.FLOAT, output)), NEXT),
+        ):
+            self._check_ports(ports, [first, *((f"{others}{i}", t) for i, t in enumerate(states))])
         stored = 0
         for initializer in graph.initializer:
             stored += self._take_initializer(initializer)
         self._take(INPUT, self._type(tensor.UINT8, clip))
-        self._go_through(graph.node, model, math.prod(clip), stored)
-        if self.shapes.get(OUTPUT) != output:
-            raise _RefusedError(f"its {OUTPUT} are {self.shapes.get(OUTPUT)}, not {output}")
+        kept = sum(self._take(f"{STATE}{i}", kind) for i, kind in enumerate(states))
+        self._go_through(graph.node, model, math.prod(clip), stored, kept)
+        for port in graph.output:
+            if self.shapes.get(port.name) != _dimensions(port.type):
+                raise _RefusedError(f"its {port.name} are {self.shapes.get(port.name)}")
+        for i, kind in enumerate(states):
+            if self.types[f"{NEXT}{i}"].tensor_type.elem_type != kind.tensor_type.elem_type:
+                raise _RefusedError(f"its {NEXT}{i} is of another type than {STATE}{i}")
 
-    def _check_port(self, ports: Any, name: str, code: int, shape: tuple[int, ...]) -> None:
-        found = [(each.name, each.type) for each in ports]
-        if found != [(name, self._type(code, shape))]:
+    def _check_ports(self, ports: Any, expected: list[tuple[str, Any]]) -> None:
+        if [(each.name, each.type) for each in ports] != expected:
             said = [f"{each.name} {_dimensions(each.type)}" for each in ports[:5]]
+            wanted = [f"{name} {_dimensions(kind)}" for name, kind in expected[:5]]
             raise _RefusedError(
-                f"its ports are {', '.join(said)}; its manifest says {name} {shape} of type {code}"
+                f"its ports are {', '.join(said)}; its manifest says {', '.join(wanted)}"
             )
 
     def _type(self, code: int, shape: Iterable[int]) -> Any:
@@ -231,9 +244,9 @@ class _Check:
         if math.prod(tensor.dims) <= _MOST_PARAMETERS:
             self.small[name] = tensor
 
-    def _go_through(self, nodes: Any, model: Any, clip: int, stored: int) -> None:
+    def _go_through(self, nodes: Any, model: Any, clip: int, stored: int, alive: int) -> None:
         last = {name: place for place, node in enumerate(nodes) for name in node.input}
-        alive = work = constant = 0
+        work = constant = 0
         for place, node in enumerate(nodes):
             made = self._take_outputs(node, model)
             if made.keys() <= self.constant:

@@ -70,6 +70,12 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Folder that the lists' paths start from; else their own.",
             ),
             click.option("--frames", help="Frame counts to train, such as 4,8,16."),
+            click.option(
+                "--causal",
+                is_flag=True,
+                default=None,
+                help="Look into the past alone, so that `run --stream` goes frame by frame.",
+            ),
             click.option("--weights", help="A name such as IMAGENET1K_V1, or a file."),
             click.option("--epochs", type=Whole(), help="Passes over the training list."),
             click.option("--batch-size", type=Whole(), help="Videos per optimiser step, in all."),

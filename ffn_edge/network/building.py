@@ -31,6 +31,7 @@ def build(
     weights: str | None = None,
     dropout: float = 0.5,
     without: Sequence[str] = (),
+    causal: bool = False,
 ) -> FrameFlexibleNetwork:
     """Build a Frame Flexible Network.
 
@@ -48,10 +49,12 @@ def build(
         dropout: the probability before the classifier, in training.
         without: of `ABLATIONS`, what to leave out; "td" is of the objective and changes nothing
             here.
+        causal: take from the past alone, so that the network can go frame by frame; see
+            `FrameFlexibleNetwork.step`. TSM networks only.
 
     Raises:
-        NetworkError: the architecture, the weights or what is to be left out do not exist, or the
-            frame counts are too many.
+        NetworkError: the architecture, the weights or what is to be left out do not exist, the
+            frame counts are too many, or the architecture looks into the future.
         FrameCountError: the frame counts do not ascend.
         CheckpointError: the weights file is of another network.
     """
@@ -64,10 +67,15 @@ def build(
             f"a network cannot have {len(counts)} frame counts", f"give up to {_MOST_FRAME_COUNTS}."
         )
 
-    def built(counts: Sequence[int]) -> FrameFlexibleNetwork:
-        return family.build(
-            arch, num_classes, counts, weights=weights, dropout=dropout, without=without
+    builder = family.build_causal if causal else family.build
+    if builder is None:
+        able = [name for name in ARCHITECTURES if family_of(name).build_causal]
+        raise NetworkError(
+            f"{arch} looks into the future, and cannot be causal", f"choose {', '.join(able)}."
         )
+
+    def built(counts: Sequence[int]) -> FrameFlexibleNetwork:
+        return builder(arch, num_classes, counts, weights=weights, dropout=dropout, without=without)
 
     if "ws" in without:
         return UnsharedNetwork({t: built((t,)) for t in counts}, tuple(without))

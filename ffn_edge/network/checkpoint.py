@@ -115,6 +115,7 @@ def save_checkpoint(
         "num_classes": network.num_classes,
         "frame_counts": list(network.frame_counts),
         "without": list(network.without),
+        "causal": network.causal,
         "card": dataclasses.asdict(card),
         "state_dict": network.state_dict(),
         "training": training,
@@ -140,6 +141,7 @@ class _Content:
     card: ModelCard
     state_dict: dict[str, Any]
     without: tuple[str, ...] = ()
+    causal: bool = False
     training: dict[str, Any] | None = None
 
 
@@ -169,7 +171,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         # What the file says may not be what it holds: nothing is made before the two agree.
         with torch.device("meta"):
             network = build(
-                said.architecture, said.num_classes, said.frame_counts, without=said.without
+                said.architecture,
+                said.num_classes,
+                said.frame_counts,
+                without=said.without,
+                causal=said.causal,
             ).eval()
         tensors = {k: v for k, v in said.state_dict.items() if isinstance(v, Tensor)}
         if differ := differences(network.state_dict(), tensors):

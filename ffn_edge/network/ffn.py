@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from ffn_edge.errors import NetworkError
 from ffn_edge.frames import check_frame_counts, nearest_frame_count
-from ffn_edge.network.layers import Route, Segment
+from ffn_edge.network.layers import Route, Segment, TemporalShift
 from ffn_edge.network.report import Specialization, specialization_of
 
 Layout = Literal["frames", "clip"]
+# Of a stream: what its next frame needs of those before, for each temporal shift.
+State = tuple[Tensor, ...]
 
 
 class FrameFlexibleNetwork(nn.Module):
@@ -30,6 +32,7 @@ class FrameFlexibleNetwork(nn.Module):
         layout: what the body takes.
         without: which of `ABLATIONS` are left out of the network.
         output: where the logits are in what the body gives in training, if that is more.
+        causal: nothing in the body looks into the future, so that it can go frame by frame.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class FrameFlexibleNetwork(nn.Module):
         layout: Layout = "frames",
         without: Sequence[str] = (),
         output: int | str | None = None,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         self.body = body
@@ -53,6 +57,7 @@ class FrameFlexibleNetwork(nn.Module):
         self.layout: Layout = layout
         self.without = tuple(without)
         self.output = output
+        self.causal = causal
 
     @overload
     def forward(self, clip: Tensor, frames: int | None = None) -> Tensor: ...
@@ -86,6 +91,46 @@ class FrameFlexibleNetwork(nn.Module):
         if together and self.layout == "frames":
             return self._together(clip)
         return {t: self._one(part, t) for t, part in clip.items()}
+
+    def step(self, frames: Tensor, state: State | None, sub_network: int) -> tuple[Tensor, State]:
+        """Classify the next frames of streams, with the work of these frames alone.
+
+        From the start of a stream, the mean of the logits of T frames is what `forward` gives for
+        them as a clip.
+
+            state = None
+            for frame in frames:  # float32 (B, 1, 3, H, W), normalised
+                logits, state = network.step(frame, state, sub_network=8)
+
+        Args:
+            frames: float32 (B, k, 3, H, W), normalised: the next k frames of B streams.
+            state: what the step before gave; None at the start.
+            sub_network: a trained frame count.
+
+        Returns:
+            Logits of each frame, (B, k, classes), and the state after them: (B, C', H', W') for
+            each temporal shift.
+
+        Raises:
+            NetworkError: the network is not causal, the frames have another shape, or the
+                sub-network does not exist.
+        """
+        if not self.causal:
+            raise NetworkError(
+                "a network that looks into the future cannot go frame by frame",
+                "train a causal one: `ffn-edge train … --causal`, or build(…, causal=True).",
+            )
+        network = self.serving(sub_network)
+        segment = network._segment(frames, sub_network)
+        shifts = [each for each in network.body.modules() if isinstance(each, TemporalShift)]
+        route = network.route
+        route.segments = (Segment(frames.shape[0], segment.sub_network, 1),)
+        route.memory = {} if state is None else dict(zip(shifts, state, strict=True))
+        try:
+            logits = [network._logits(frame) for frame in frames.unbind(1)]
+            return torch.stack(logits, 1), tuple(route.memory[each] for each in shifts)
+        finally:
+            route.memory = None
 
     @property
     def specialized(self) -> Specialization:

@@ -47,10 +47,17 @@ class Segment:
 
 
 class Route:
-    """Which rows of the batch belong to which frame count, for one forward pass."""
+    """What one forward pass is for.
+
+    Attributes:
+        segments: which rows of the batch belong to which frame count.
+        memory: of a stream, what each causal shift has kept of the frames before, and puts what it
+            keeps for the next one; None where the rows are whole clips.
+    """
 
     def __init__(self) -> None:
         self.segments: tuple[Segment, ...] = ()
+        self.memory: dict[TemporalShift, Tensor] | None = None
 
 
 class SpecializedNorm(nn.Module):
@@ -241,39 +248,79 @@ class FixedFrames(nn.Module):
         return self.layer.along_time(x, self.frames)
 
 
+# From how many frames before the first and the next C/n channels of a shift come.
+TWO_SIDED, CAUSAL = (-1, 1), (2, 1)
+
+
 class TemporalShift(TemporalLayer):
     """Move the first C/n channels from the next frame and the next C/n from the previous one.
 
     Zero where there is no such frame; the other channels stay. Each clip is shifted within
     itself, by its own T. Source: TSM (Lin et al., ICCV 2019), with n = 8.
+
+    Args:
+        route: the network's route.
+        fraction: n.
+        causal: take nothing from the future: the first C/n channels come from the frame before the
+            previous one. (The next C/n come from the previous one either way, so that trained
+            weights of the one may begin the other.)
     """
 
-    def __init__(self, route: Route, fraction: int = 8) -> None:
+    def __init__(self, route: Route, fraction: int = 8, *, causal: bool = False) -> None:
         super().__init__(route)
         self.fraction = fraction
+        self.causal = causal
 
     def along_time(self, x: Tensor, frames: int) -> Tensor:
-        """Shift (B·T, C, H, W); the shape stays."""
-        return temporal_shift(x, frames, self.fraction)
+        """Shift (B·T, C, H, W); the shape stays.
+
+        Where the route has a memory, x is the next frame of B streams, (B, C, H, W).
+        """
+        if self.route.memory is not None:
+            return self._next(x, self.route.memory)
+        return temporal_shift(x, frames, self.fraction, CAUSAL if self.causal else TWO_SIDED)
+
+    def _next(self, x: Tensor, memory: dict[TemporalShift, Tensor]) -> Tensor:
+        """Shift one frame of each stream.
+
+        Kept are, side by side, (B, 3·C/n, H, W): the first channels of the frame before the last,
+        the first of the last, the next of the last.
+        """
+        fold = x.shape[1] // self.fraction
+        kept = memory.get(self)
+        if kept is None:
+            kept = x.new_zeros(x.shape[0], 3 * fold, *x.shape[2:])
+        oldest, last, previous = torch.split(kept, [fold, fold, fold], dim=1)
+        passed_on, rest = torch.split(x, [2 * fold, x.shape[1] - 2 * fold], dim=1)
+        memory[self] = torch.cat([last, passed_on], dim=1)
+        return torch.cat([oldest, previous, rest], dim=1)
 
 
-def temporal_shift(x: Tensor, frames: int, fraction: int) -> Tensor:
+def temporal_shift(
+    x: Tensor, frames: int, fraction: int, delays: tuple[int, int] = TWO_SIDED
+) -> Tensor:
     """Shift (B·T, C, H, W) in time, T = `frames`; see `TemporalShift`."""
     fold = x.shape[1] // fraction
     if x.requires_grad and torch.is_grad_enabled():
-        return _Shift.apply(x, frames, fold)
+        return _Shift.apply(x, frames, fold, delays)
     channels_last = x.is_contiguous(memory_format=torch.channels_last)
     # One clip, as a bundle's graphs take it, needs no fifth dimension: TensorRT then keeps its
     # layout of pictures around the shift.
     is_one = x.shape[0] == frames
     clips = x if is_one else torch.unflatten(x, 0, (-1, frames))  # ([B,] T, C, H, W)
-    later, earlier, rest = torch.split(clips, [fold, fold, x.shape[1] - 2 * fold], dim=-3)
-    later = F.pad(later.narrow(-4, 1, frames - 1), (0, 0, 0, 0, 0, 0, 0, 1))
-    earlier = F.pad(earlier.narrow(-4, 0, frames - 1), (0, 0, 0, 0, 0, 0, 1, 0))
-    shifted = torch.cat([later, earlier, rest], dim=-3)
+    *moved, rest = torch.split(clips, [fold, fold, x.shape[1] - 2 * fold], dim=-3)
+    shifted = torch.cat([*map(_delayed, moved, delays), rest], dim=-3)
     if not is_one:
         shifted = shifted.flatten(0, 1)
     return shifted.contiguous(memory_format=torch.channels_last) if channels_last else shifted
+
+
+def _delayed(x: Tensor, delay: int) -> Tensor:
+    """Return ([B,] T, ...) so many frames later, or earlier; zero where there is none."""
+    frames = x.shape[-4]
+    by = min(abs(delay), frames)
+    first, pad = (0, (by, 0)) if delay > 0 else (by, (0, by))
+    return F.pad(x.narrow(-4, first, frames - by), (0, 0, 0, 0, 0, 0, *pad))
 
 
 class _Shift(torch.autograd.Function):
@@ -284,18 +331,19 @@ class _Shift(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, frames: int, fold: int) -> Tensor:
-        ctx.frames, ctx.fold = frames, fold
-        return _moved(x, frames, fold, back=False)
+    def forward(ctx: Any, x: Tensor, frames: int, fold: int, delays: tuple[int, int]) -> Tensor:
+        ctx.frames, ctx.fold, ctx.delays = frames, fold, delays
+        return _moved(x, frames, fold, delays)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _moved(grad, ctx.frames, ctx.fold, back=True), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        first, second = ctx.delays
+        return _moved(grad, ctx.frames, ctx.fold, (-first, -second)), None, None, None
 
 
-def _moved(x: Tensor, frames: int, fold: int, *, back: bool) -> Tensor:
-    """Shift (B·T, C, H, W) in time, or back again."""
+def _moved(x: Tensor, frames: int, fold: int, delays: tuple[int, int]) -> Tensor:
+    """Shift (B·T, C, H, W) in time."""
     moved = torch.empty_like(x)
     source, target, dim = x, moved, -3
     parts = [fold, fold, x.shape[1] - 2 * fold]
@@ -313,11 +361,13 @@ def _moved(x: Tensor, frames: int, fold: int, *, back: bool) -> Tensor:
     sources, targets = (
         torch.split(torch.unflatten(each, 0, (-1, frames)), parts, dim) for each in (source, target)
     )
-    later, earlier = (1, 0) if back else (0, 1)
-    targets[later][:, :-1] = sources[later][:, 1:]
-    targets[later][:, -1] = 0
-    targets[earlier][:, 1:] = sources[earlier][:, :-1]
-    targets[earlier][:, 0] = 0
+    for before, after, delay in zip(sources[:2], targets[:2], delays, strict=True):
+        if delay > 0:
+            after[:, delay:] = before[:, :-delay]
+            after[:, :delay] = 0
+        else:
+            after[:, :delay] = before[:, -delay:]
+            after[:, delay:] = 0
     targets[2].copy_(sources[2])
     return moved
 

@@ -37,6 +37,7 @@ def specialize(
     shift_fraction: int | None = 8,
     route: Route | None = None,
     without: Sequence[str] = (),
+    causal: bool = False,
 ) -> FrameFlexibleNetwork:
     """Turn an ordinary network into a Frame Flexible Network, in place unless it is refused.
 
@@ -69,6 +70,8 @@ def specialize(
         route: the route of the module's own temporal layers, where it has any.
         without: of `ABLATIONS`: "sn" to keep the norms as they are, "wa" for no weight
             alteration. The others are not of one network, and change nothing here.
+        causal: the temporal shift takes from the past alone, so that the network can go frame by
+            frame (see `FrameFlexibleNetwork.step`). Layout "frames" only.
 
     Raises:
         NetworkError: there is no norm layer to specialise, or a specialised one already, a name
@@ -97,6 +100,11 @@ def specialize(
     unused: list[str] = []
     route = route or Route()
     layout = layout or ("clip" if _has_conv3d(module) else "frames")
+    if causal and layout == "clip":
+        raise NetworkError(
+            f"{type(module).__name__} takes whole clips, and looks into the future",
+            "make a causal network of one that takes frames, such as a ResNet.",
+        )
     try:
         network = traced(module)
     except NetworkError:
@@ -127,7 +135,7 @@ def specialize(
     for layer in starts:
         start = BranchStart()
         if shift_fraction is not None and layout == "frames" and isinstance(layer, nn.Conv2d):
-            start.add_module("shift", TemporalShift(route, shift_fraction))
+            start.add_module("shift", TemporalShift(route, shift_fraction, causal=causal))
         if "wa" not in without:
             start.add_module("alteration", _alteration_before(layer, counts, route))
         start.add_module("linear" if isinstance(layer, nn.Linear) else "conv", layer)
@@ -147,6 +155,7 @@ def specialize(
         layout=layout,
         without=without,
         output=output,
+        causal=causal,
     )
 
 

@@ -52,11 +52,16 @@ def graphs_made_once() -> Iterator[None]:
     made: dict[str, onnx.ModelProto] = {}
 
     def graph_once(
-        sub: FoldedNetwork, contract: InputContract, layout: Layout, entries: Mapping[str, Any]
+        sub: FoldedNetwork,
+        contract: InputContract,
+        layout: Layout,
+        entries: Mapping[str, Any],
+        *,
+        step: bool,
     ) -> onnx.ModelProto:
-        key = repr((sub.frames, contract, list(sub.tensors), entries))
+        key = repr((sub.frames, contract, list(sub.tensors), entries, step))
         if key not in made:
-            made[key] = graph_from_folded(sub, contract, layout, entries)
+            made[key] = graph_from_folded(sub, contract, layout, entries, step=step)
         result = onnx.ModelProto()
         result.CopyFrom(made[key])
         return result

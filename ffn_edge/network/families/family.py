@@ -80,6 +80,8 @@ class Family:
         mean: of the pixels, in [0, 1] RGB, as the pre-trained weights expect them.
         std: the same.
         draw_frames: the rule by which the paper draws the frames of a training clip.
+        build_causal: as `build`, for networks that take from the past alone; None if there are
+            none.
     """
 
     architectures: tuple[str, ...]
@@ -91,3 +93,4 @@ class Family:
     mean: Rgb = IMAGENET_MEAN
     std: RgbAbove0 = IMAGENET_STD
     draw_frames: DrawFrames = segment_random
+    build_causal: Builder | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ def build(
     weights: str | None,
     dropout: float,
     without: Sequence[str],
+    causal: bool = False,
 ) -> FrameFlexibleNetwork:
     """Build a TSM network; see `ffn_edge.network.build`."""
     tiny = architecture == _TINY
@@ -101,6 +103,7 @@ def build(
         # At width 16, 1/8 would shift only two channels each way, too few to learn motion from.
         shift_fraction=4 if tiny else 8,
         without=without,
+        causal=causal,
     )
 
 
@@ -140,9 +143,11 @@ def _published(name: str) -> str:
     return in_base_model(name.replace(".conv1.conv.", ".conv1."))
 
 
+_CAUSAL = functools.partial(build, causal=True)
 FAMILY = Family(
     architectures=_RESNETS,
     build=build,
+    build_causal=_CAUSAL,
     published=PublishedNames(
         name=_published,
         norm=r"base_model\.bn1_(\d+)\.weight",
@@ -150,4 +155,6 @@ FAMILY = Family(
     ),
 )
 # Those that the paper does not have.
-EDGE_FAMILY = Family(architectures=(*_MOBILENETS, _TINY), build=build, published=None)
+EDGE_FAMILY = Family(
+    architectures=(*_MOBILENETS, _TINY), build=build, build_causal=_CAUSAL, published=None
+)

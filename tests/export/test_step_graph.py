@@ -1,0 +1,118 @@
+"""Graphs of one step: from the start of a stream, T of them are the clip's graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.graph_check import check_graph
+from ffn_edge.bundle.known_answer import known_clips, known_logits
+from ffn_edge.errors import BundleError, ExportError
+from ffn_edge.export.bundle_update import update_bundle
+from ffn_edge.export.bundle_writer import export_bundle
+from ffn_edge.network import FrameFlexibleNetwork, build
+from ffn_edge.network.checkpoint import ModelCard
+
+CARD = ModelCard(classes=("a", "b", "c"), size=64, short_side=64)
+
+
+def causal_network(architecture: str, counts: tuple[int, ...] = (2, 4)) -> FrameFlexibleNetwork:
+    torch.manual_seed(0)
+    network = build(architecture, 3, counts, causal=True).eval()
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if ".phi." in name:
+            nn.init.normal_(tensor, std=0.1)
+        elif ".norms." in name and not name.endswith(("num_batches_tracked", "bias")):
+            nn.init.uniform_(tensor, 0.5, 1.5)
+    return network
+
+
+@pytest.mark.parametrize("weights_dtype", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("architecture", ["tsm_tiny", "tsm_resnet18", "tsm_mobilenet_v3_small"])
+def test_steps_from_the_start_are_the_clip(
+    architecture: str, weights_dtype: str, tmp_path: Path
+) -> None:
+    network = causal_network(architecture)
+    bundle = export_bundle(network, CARD, tmp_path / "bundle", weights_dtype=weights_dtype)
+
+    assert bundle.manifest.causal
+    for frames in (2, 4):
+        session = onnxruntime.InferenceSession(bundle.graph_path(frames, step=True))
+        clips = known_clips(bundle.manifest.input, frames)
+        for clip, expected in zip(clips, known_logits(bundle.tensors(), frames), strict=True):
+            state = {each.name: np.zeros(each.shape, np.float32) for each in session.get_inputs()}
+            logits = []
+            for t in range(frames):
+                state["frames"] = clip[:, t : t + 1]
+                found, *after = session.run(None, state)
+                logits.append(found)
+                state = {f"state_{i}": each for i, each in enumerate(after)}
+            difference = np.abs(np.mean(logits, 0) - expected).max()
+            assert difference <= 1e-5 * np.abs(expected).max()
+
+
+def test_a_network_that_looks_both_ways_has_no_steps(exported: Bundle) -> None:
+    assert not exported.manifest.causal
+    with pytest.raises(BundleError, match="future"):
+        exported.read_graph(4, step=True)
+
+
+def test_a_frame_count_that_is_added_has_steps_too(tmp_path: Path) -> None:
+    network = causal_network("tsm_tiny", (2, 4, 8))
+    bundle = export_bundle(network, CARD, tmp_path / "bundle", frame_counts=(2, 8))
+
+    updated = update_bundle(network, CARD, bundle.path, (4,)).bundle
+
+    assert updated.manifest.causal
+    assert updated.read_graph(4, step=True)
+    again = update_bundle(network, CARD, bundle.path, (4,)).bundle
+    names = {file.name for file in bundle.path.iterdir()}
+    assert again.graph_path(4, step=True).name == "step_4-2.onnx"
+    assert "step_4.onnx" not in names
+
+
+def test_a_two_sided_network_is_not_added_to_a_causal_bundle(tmp_path: Path) -> None:
+    bundle = export_bundle(causal_network("tsm_tiny"), CARD, tmp_path / "bundle")
+    with pytest.raises(ExportError, match="past"):
+        update_bundle(build("tsm_tiny", 3, (2, 4)), CARD, bundle.path, (2,))
+
+
+def _without_next(graph: onnx.GraphProto) -> None:
+    del graph.output[-1]
+
+
+def _of_another_size(graph: onnx.GraphProto) -> None:
+    graph.input[1].type.tensor_type.shape.dim[1].dim_value += 1
+
+
+def _of_another_type(graph: onnx.GraphProto) -> None:
+    for port in (graph.input[1], graph.output[1]):
+        port.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+
+
+def _crossed(graph: onnx.GraphProto) -> None:
+    """The states change places: those of one size would pass as the other's."""
+    graph.input[1].name, graph.input[2].name = graph.input[2].name, graph.input[1].name
+
+
+@pytest.mark.parametrize("damage", [_without_next, _of_another_size, _of_another_type, _crossed])
+def test_a_graph_whose_state_is_not_its_next_is_refused(damage: object, tmp_path: Path) -> None:
+    bundle = export_bundle(causal_network("tsm_tiny"), CARD, tmp_path / "bundle")
+    model = onnx.load_model_from_string(bundle.read_graph(4, step=True))
+    damage(model.graph)  # type: ignore[operator]
+    with pytest.raises(BundleError, match="not a graph of a bundle"):
+        check_graph(
+            model.SerializeToString(),
+            "step_4.onnx",
+            frames=1,
+            manifest=bundle.manifest,
+            entries=bundle.tensors().entries,
+            has_state=True,
+        )
