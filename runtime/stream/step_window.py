@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -123,19 +123,20 @@ class StepWindow(Window):
         An engine whose memory is of another time begins anew; and once where what it says is not
         finite, since its memory may be what is not.
         """
-        assert isinstance(engine, StepEngine)
+        steps = cast("StepEngine", engine)
         if self.restart is not None:
-            engine.restart()
-        logits = engine.infer(clip)[0]
+            steps.restart()
+        logits = steps.infer(clip)[0]
         if not np.isfinite(logits).all():
             self.restart = "not finite"
-            engine.restart()
-            logits = engine.infer(clip)[0]
+            steps.restart()
+            logits = steps.infer(clip)[0]
         assert self._frames is not None
         spacing_s = self._window_s / self._frames
         self._outputs.append(_Output(self._on_grid_s, spacing_s, logits.copy()))
         while self._outputs[0].due_s <= self._on_grid_s - self._window_s + self._tolerance_s:
             self._outputs.popleft()
-        _, spacings_s, each = zip(*self._outputs, strict=True)
-        mean: Logits = np.average(each, axis=0, weights=spacings_s).astype(np.float32)
+        weights = np.array([each.spacing_s for each in self._outputs])
+        total = weights @ np.stack([each.logits for each in self._outputs])
+        mean: Logits = (total / weights.sum()).astype(np.float32)
         return mean
