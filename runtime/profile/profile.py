@@ -42,7 +42,6 @@ from ffn_edge.runtime.profile.conditions import (
 from ffn_edge.runtime.profile.power import PowerProfile, joined_power, measure_power, meter_for
 from ffn_edge.runtime.profile.precision import Choice, choose_precision
 from ffn_edge.runtime.stream.clip_buffer import Frames
-from ffn_edge.runtime.stream.step_window import StepEngine
 
 _log = logging.getLogger(__name__)
 
@@ -265,6 +264,7 @@ def profile_engines(
     runs: int = 50,
     warm_up: int = 3,
     by_turns: bool = True,
+    stream: bool = False,
     on_round: Callable[[int], None] | None = None,
 ) -> dict[int, Latency]:
     """Measure the latency of each engine.
@@ -278,12 +278,13 @@ def profile_engines(
         runs: how many inferences to measure, of each engine.
         warm_up: how many to run before, unmeasured.
         by_turns: whether the engines take turns, or come one after the other.
+        stream: the engines are for the next frame of a stream.
         on_round: is called, for a progress bar, with how many times `len(engines)` inferences
             were measured; `runs` is all.
     """
     if runs < 1:
         raise FfnEdgeError(f"a profile needs at least one run; got {runs}", "--runs 50")
-    clips = _noise(engines, contract)
+    clips = _noise(engines, contract, stream=stream)
     samples: dict[int, list[float]] = {frames: [] for frames in engines}
     numbers = range(-warm_up, runs)
     if by_turns:
@@ -311,6 +312,7 @@ def profile_undisturbed(
     warm_up: int = 3,
     pause_s: float = 0.0,
     root: Path = _ROOT,
+    stream: bool = False,
     on_round: Callable[[int], None] | None = None,
 ) -> tuple[dict[int, Latency], str | None]:
     """Measure the latency of each engine, and again, at most twice, where something disturbs.
@@ -319,8 +321,8 @@ def profile_undisturbed(
     disturbed it. `pause_s` is waited before a repetition. See `profile_engines`.
     """
     macs = {
-        frames: manifest.sub_networks[frames].macs * _clip_frames(engine, frames) // frames
-        for frames, engine in engines.items()
+        frames: manifest.sub_networks[frames].macs // (frames if stream else 1)
+        for frames in engines
     }
     found: list[tuple[float, dict[int, Latency], str | None]] = []
     for attempt in range(_ATTEMPTS):
@@ -334,6 +336,7 @@ def profile_undisturbed(
             runs=runs,
             warm_up=warm_up,
             by_turns=engines.switch_is_free,
+            stream=stream,
             on_round=on_round,
         )
         why = disturbance(latencies, macs, cpu_time(root).share_of_others(before))
@@ -377,9 +380,11 @@ def profile_power(
     contract: InputContract,
     meter: Meter,
     root: Path,
+    *,
+    stream: bool = False,
 ) -> PowerProfile:
     """Measure the machine's power at rest and with each engine. See `measure_power`."""
-    clips = _noise(engines, contract)
+    clips = _noise(engines, contract, stream=stream)
     work: dict[Precision, dict[int, Callable[[], object]]] = {}
     for frames, engine in engines.items():
         by_frames = work.setdefault(engines.precisions[frames], {})
@@ -387,19 +392,16 @@ def profile_power(
     return measure_power(work, meter, Health(root))
 
 
-def _noise(engines: Mapping[int, Engine], contract: InputContract) -> dict[int, Frames]:
+def _noise(
+    engines: Mapping[int, Engine], contract: InputContract, *, stream: bool
+) -> dict[int, Frames]:
     """Return a clip for each frame count. What it shows does not matter to an engine's speed."""
     rng = np.random.default_rng(0)
     size = (contract.height, contract.width, 3)
     return {
-        t: rng.integers(0, 256, (contract.batch, _clip_frames(engine, t), *size), np.uint8)
-        for t, engine in engines.items()
+        t: rng.integers(0, 256, (contract.batch, 1 if stream else t, *size), np.uint8)
+        for t in engines
     }
-
-
-def _clip_frames(engine: Engine, frames: int) -> int:
-    """Return how many frames an inference takes, of an engine for a frame count."""
-    return 1 if isinstance(engine, StepEngine) else frames
 
 
 def profile_bundle(
@@ -432,13 +434,16 @@ def profile_bundle(
     def measure(engines: OpenEngines) -> None:
         with closing(meter_for(engines.backend, root)) as meter:
             # First, while nothing has warmed the machine: it should be at rest for this.
-            power = profile_power(engines, bundle.manifest.input, meter, root)
+            power = profile_power(
+                engines, bundle.manifest.input, meter, root, stream=options.stream
+            )
         found, why = profile_undisturbed(
             engines,
             bundle.manifest,
             runs=runs,
             pause_s=_PAUSE_S,
             root=root,
+            stream=options.stream,
             on_round=lambda done: on_round(len(powers) * runs + done, passes * runs),
         )
         powers.append(power)

@@ -94,7 +94,12 @@ class PrecisionChooser:
     def _measure(self, backend: Backend, eligible: Existing) -> None:
         def measure(engines: OpenEngines) -> None:
             found, _ = profile_undisturbed(
-                engines, self._bundle.manifest, runs=_QUICK_RUNS, warm_up=1, root=self._root
+                engines,
+                self._bundle.manifest,
+                runs=_QUICK_RUNS,
+                warm_up=1,
+                root=self._root,
+                stream=self._options.stream,
             )
             add_latencies(self.latencies, found, engines.precisions)
 
@@ -138,17 +143,17 @@ def learn_setting(
         known = {} if profile is None else profile.latencies
     if known:
         latencies = {frames: known[engines.precisions[frames]][frames] for frames in engines}
-        profile_engines(engines, bundle.manifest.input, runs=1, warm_up=0)
+        profile_engines(engines, bundle.manifest.input, runs=1, warm_up=0, stream=stream)
     else:
         latencies, _ = profile_undisturbed(
-            engines, bundle.manifest, runs=_QUICK_RUNS, warm_up=1, root=root
+            engines, bundle.manifest, runs=_QUICK_RUNS, warm_up=1, root=root, stream=stream
         )
     power = _power_by(meter, profile, needs_power, profile_command(stream=stream))
     if needs_power and power is None:
-        power = profile_power(engines, bundle.manifest.input, meter, root)
+        power = profile_power(engines, bundle.manifest.input, meter, root, stream=stream)
     switch_ms = 0.0
     if not engines.switch_is_free and len(engines) > 1:
-        switched = profile_engines(engines, bundle.manifest.input, runs=1, warm_up=0)
+        switched = profile_engines(engines, bundle.manifest.input, runs=1, warm_up=0, stream=stream)
         switch_ms = max(switched[t].median_ms - latencies[t].median_ms for t in engines)
     return setting_from_latencies(
         bundle,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -24,7 +24,6 @@ from ffn_edge.runtime.stream.window import Timing, Window
 _MOST_SPACINGS = 1.5
 
 
-@runtime_checkable
 class StepEngine(Engine, Protocol):
     """One rate's network, for clips of one frame: it remembers the frames before."""
 

@@ -61,7 +61,7 @@ class Window:
         newest_s: when the newest frame was taken, in seconds of the stream.
         used_s: when the newest frame of the last clip was taken.
         due_s: a frame of this time or later completes the next clip.
-        restart: why the engine of the last clip began anew; None where it remembers nothing.
+        restart: why the engine of the last clip began anew; None where it did not.
         source_frames: see `Sensed`.
     """
 

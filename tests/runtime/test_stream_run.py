@@ -273,6 +273,15 @@ def test_a_stream_has_a_profile_of_its_own_that_its_runs_go_by(
     assert "profile --stream" in caplog.text
 
 
+def test_of_a_stream_every_rates_step_is_the_same_work(
+    bundle: Bundle, steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[int, int]] = []
+    monkeypatch.setattr(profile_module, "disturbance", lambda _, macs, __: seen.append(macs))
+    CliRunner().invoke(profile, [str(bundle.path), "--stream", "--runs", "1"])
+    assert seen == [{2: 1, 4: 1, 8: 1}]
+
+
 def test_a_stream_that_is_stopped_ends_after_the_frame_at_hand(
     bundle: Bundle, steps: Steps, write_video: Callable[..., Path]
 ) -> None:
