@@ -192,6 +192,7 @@ _MISFITS = {
     "refit": "built with --refit {0}, not {1}",
     "architecture": "of {0}, not {1}",
     "frames": "for {0} frames, not {1}",
+    "step": "for a stream: {0}, not {1}",
     "graph_sha256": "of another graph: the bundle was exported anew since",
     "composed_sha256": "of other weights: the bundle's weights changed since (build again, or "
     "build once with --refit any for weights that will change)",

@@ -80,7 +80,7 @@ class EngineOptions:
         precision: one of `PRECISIONS`, for every frame count; "auto" is left to what opens them.
         resident: "all" of TensorRT's engines stay on the device, or "one" at a time.
         cache: the folder of TensorRT's plans; None is the default one.
-        stream: engines for the next frame of a stream, in place of those for clips.
+        stream: open engines that take a stream frame by frame, in place of those for clips.
 
     Raises:
         EngineError: a value that cannot be.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ffn_edge.runtime.engines.engine import Engine, EngineOptions, open_engines
 from ffn_edge.runtime.engines.tensorrt import TensorRTEngine
 from ffn_edge.runtime.engines.tensorrt_group import prove
 from tests.emulator import VERSIONS, Emulator
+from tests.runtime.engines.test_tensorrt import invoke
 
 CPU = EngineOptions(backend="onnxruntime", threads=1)
 STREAM = dataclasses.replace(CPU, stream=True)
@@ -244,7 +246,7 @@ def _too_short(engine: TensorRTEngine) -> tuple[int, int]:
     return first, first + engine._half // 2
 
 
-@pytest.mark.parametrize("wrong", [_not_swapped, _too_short])
+@pytest.mark.parametrize("wrong", [_not_swapped, _in_place, _too_short])
 def test_states_that_change_places_wrongly_are_not_to_be_trusted(
     wrong: object,
     orin: Emulator,
@@ -277,6 +279,23 @@ def test_too_little_memory_keeps_one_engine_or_is_one_clear_error(
         orin.fail("mem_alloc", nth=again)
     with pytest.raises(OutOfMemoryError), open_engines(exported_causal, device):
         pass
+
+
+def test_the_commands_build_and_verify_them(
+    orin: Emulator, exported_causal: Bundle, exported: Bundle, tmp_path: Path
+) -> None:
+    path, cache = str(exported_causal.path), ["--cache", str(tmp_path)]
+    built = json.loads(invoke("build", path, *cache, "--stream", "--json").stdout)
+    assert all(row["step"] for row in built)
+
+    options = [*cache, "--backend", "tensorrt", "--stream", "--clips", "2", "--json"]
+    verified = json.loads(invoke("verify", path, *options).stdout)
+    pairs = [each["pair"] for each in verified["frames"]["4"]["comparisons"]]
+    assert pairs == ["graph = composed", "graph = steps", "graph = tensorrt fp16 steps"]
+    assert verified["passed"]
+
+    with pytest.raises(BundleError, match="future"):
+        invoke("verify", str(exported.path), "--backend", "onnxruntime", "--stream")
 
 
 def test_a_cache_without_engines_of_steps_says_how_to_build_them(
