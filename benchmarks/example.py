@@ -18,7 +18,7 @@ from ffn_edge.export.bundle_files import add_int8
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.composed_graph import plain_graph
 from ffn_edge.export.graph_session import GraphSession
-from ffn_edge.export.int8_graph import place, quantized_graph
+from ffn_edge.export.int8_graph import place, quantized_graph, scales_of_step
 from ffn_edge.export.ranges import Ranges
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
@@ -64,9 +64,15 @@ def quantized(bundle: Bundle, folder: Path) -> Bundle:
         for clip in clips:
             values = session.run(clip)[1:]
             ranges.add(dict(zip(placement.tensors, values, strict=True)))
-        graph = quantized_graph(model, placement, ranges.scales("max"))
-        graphs[frames] = graph.SerializeToString(deterministic=True)
-        session = GraphSession(graphs[frames], tensors)
+        scales = ranges.scales("max")
+        graph = quantized_graph(model, placement, scales)
+        graphs[frames] = [graph.SerializeToString(deterministic=True)]
+        if bundle.manifest.causal:
+            step = onnx.load_model_from_string(bundle.read_graph(frames, step=True))
+            placed = place(step)
+            step = quantized_graph(step, placed, scales_of_step(placed, placement, scales))
+            graphs[frames].append(step.SerializeToString(deterministic=True))
+        session = GraphSession(graphs[frames][0], tensors)
         logits = np.stack([session.run(clip)[0] for clip in clips])
         found[frames] = Quantized(
             graph="",

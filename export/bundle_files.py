@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -89,14 +90,15 @@ def _remove_unused(folder: Path) -> None:
 def add_int8(
     bundle: Bundle,
     found: Mapping[int, Quantized],
-    graphs: Mapping[int, bytes] = MappingProxyType({}),
+    graphs: Mapping[int, Sequence[bytes]] = MappingProxyType({}),
 ) -> Bundle:
     """Write what was found of INT8 into a bundle's folder, and return the bundle that says so.
 
     Args:
         bundle: as it was loaded.
-        found: by frame count; the name of a new graph is filled in.
-        graphs: new ones, ONNX models by frame count.
+        found: by frame count; the names of new graphs are filled in.
+        graphs: new ones, ONNX models by frame count: that of a clip, and of a causal network that
+            of a step.
 
     Raises:
         BundleError: the bundle changed since it was loaded.
@@ -112,12 +114,14 @@ def add_int8(
         written: dict[str, Path] = {}
         with changing(folder):
             for frames, int8 in found.items():
-                if frames in graphs:
-                    name = free_name(f"graph_{frames}.int8", ".onnx", manifest.files)
+                fields = zip(("graph", "step"), graphs.get(frames, ()), strict=False)
+                for field, graph in fields:
+                    name = free_name(f"{field}_{frames}.int8", ".onnx", manifest.files)
                     written[name] = folder / name
                     with atomic_file(written[name]) as temporary:
-                        temporary.write_bytes(graphs[frames])
-                    int8 = dataclasses.replace(int8, graph=name)
+                        temporary.write_bytes(graph)
+                    named: dict[str, Any] = {field: name}
+                    int8 = dataclasses.replace(int8, **named)
                 subs[frames] = dataclasses.replace(manifest.sub_networks[frames], int8=int8)
             after = with_sub_networks(manifest, subs, written)
             Bundle(folder, after, "").check()

@@ -3,6 +3,8 @@
     W · s_in · s_out ─ QuantizeLinear (per output channel) ─ DequantizeLinear ─┐
     x ─ QuantizeLinear (one scale) ─ temporal shift ─ DequantizeLinear ──────── Conv ─ ReLU ─ …
 
+The state of a stream holds what a shift passes on, so it is as quantised as that is.
+
 A tensor is quantised once, after a ReLU or as the convolution gives it, and whoever reads it reads
 it so: convolutions, both inputs of a residual addition, and what only moves values, which then
 moves bytes. All is symmetric: the zero points are 0, so the zeros that a shift pads with are zeros.
@@ -25,6 +27,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from ffn_edge.bundle.compose import Array
+from ffn_edge.bundle.graph_check import NEXT, STATE
 from ffn_edge.export.composed_graph import layer_of
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -99,6 +102,15 @@ def quantized_graph(
     return result
 
 
+def scales_of_step(
+    step: Placement, clip: Placement, scales: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the scales of a step's graph: those of the clip's, whose layers come in one order."""
+    assert step.layers == clip.layers
+    assert len(step.tensors) == len(clip.tensors)
+    return {name: scales[same] for name, same in zip(step.tensors, clip.tensors, strict=True)}
+
+
 class _Flow:
     """Which node reads what, and which of it depends on the frames."""
 
@@ -109,6 +121,12 @@ class _Flow:
         for node in self.nodes:
             if self.fixed.issuperset(node.input):
                 self.fixed.update(node.output)
+        # What a stream has kept of the frames before: values of another time.
+        self.kept = {each.name for each in model.graph.input if each.name.startswith(STATE)}
+        for node in self.nodes:
+            moved = set(filter(None, node.input)) - self.fixed
+            if only_moves(node) and moved and self.kept.issuperset(moved):
+                self.kept.update(node.output)
         self.makes = {name: i for i, node in enumerate(self.nodes) for name in node.output}
         self.readers: dict[str, list[int]] = {}
         for i, node in enumerate(self.nodes):
@@ -167,7 +185,7 @@ class _Flow:
     def origin(self, name: str) -> str:
         """Follow what only moves values back to the tensor that they come from."""
         while name in self.makes and only_moves(self.nodes[self.makes[name]]):
-            moved = [each for each in self.nodes[self.makes[name]].input if each not in self.fixed]
+            moved = set(self.nodes[self.makes[name]].input) - self.fixed - self.kept
             origins: set[str] = {self.origin(each) for each in moved if each}
             if len(origins) != 1:  # of several, each has a scale of its own
                 return name
@@ -201,6 +219,13 @@ class _Quantizer:
     def run(self) -> None:
         """Put the nodes and constants in."""
         self.constants["zero_point"] = np.zeros((), np.int8)
+        ports: dict[str, str] = {}  # of the state, by the names that they get on the way
+        for state in (each.name for each in self.graph.input[1:]):
+            after = NEXT + state.removeprefix(STATE)
+            owner = self.flow.origin(after)
+            if owner in self.tensors:
+                self.held[state] = owner
+                ports |= {f"{name}.q": name for name in (state, after)}
         for index, node in enumerate(self.flow.nodes):
             outputs = list(node.output)
             held = [name for name in node.input if name in self.held]
@@ -218,6 +243,12 @@ class _Quantizer:
             for name in self.tensors.intersection(outputs) - self.held.keys():
                 self._add("QuantizeLinear", (name, self._scale(name), "zero_point"), f"{name}.q")
                 self.held[name] = name
+        for node in self.nodes:
+            self._rename(node.input, ports)
+            self._rename(node.output, ports)
+        for port in (*self.graph.input, *self.graph.output):
+            if port.name in ports.values():
+                port.type.tensor_type.elem_type = onnx.TensorProto.INT8
         del self.graph.node[:]
         self.graph.node.extend(self.nodes)
         self.graph.initializer.extend(

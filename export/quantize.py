@@ -37,7 +37,7 @@ from ffn_edge.bundle.known_answer import deviation, known_clips, known_logits
 from ffn_edge.errors import DataError, ExportError, counted
 from ffn_edge.export.bundle_files import add_int8
 from ffn_edge.export.graph_session import Floats, GraphSession
-from ffn_edge.export.int8_graph import place, quantized_graph
+from ffn_edge.export.int8_graph import place, quantized_graph, scales_of_step
 from ffn_edge.export.ranges import Ranges
 from ffn_edge.media.clips import centre_clips, read_checked_list, spread
 from ffn_edge.media.images import Images
@@ -109,6 +109,7 @@ def quantize_bundle(
     tensors = dict(bundle.tensors())  # read once, for all frame counts
     graphs = {frames: bundle.read_graph(frames) for frames in bundle.manifest.frame_counts}
     best: dict[int, _Attempt] = {}
+    written: dict[int, list[bytes]] = {}
     for frames in reversed(graphs):  # one by one: each takes much memory
         each = _FrameCount(bundle.manifest, tensors, frames, graphs[frames], options.method)
         found = []
@@ -125,11 +126,10 @@ def quantize_bundle(
             if each.is_settled(labels, on_step):
                 break
         best[frames] = each.best
-    return add_int8(
-        bundle,
-        {frames: attempt.found for frames, attempt in best.items()},
-        {frames: attempt.graph for frames, attempt in best.items()},
-    )
+        written[frames] = [each.best.graph]
+        if bundle.manifest.causal:
+            written[frames].append(each.step_graph(bundle.read_graph(frames, step=True)))
+    return add_int8(bundle, {frames: each.found for frames, each in best.items()}, written)
 
 
 def compare_int8(
@@ -213,6 +213,7 @@ class _Attempt:
     """An INT8 graph, the layers that were left out of it, and what was found of it."""
 
     graph: bytes
+    left: Mapping[str, str]
     found: Quantized
 
 
@@ -296,7 +297,7 @@ class _FrameCount:
             in_float32=place(self._model, self._left).in_float32,
             **_measured(reference, logits, labels),
         )
-        self._attempts.append(_Attempt(self._graph, found))
+        self._attempts.append(_Attempt(self._graph, self._left, found))
         if _is_good(found):
             return True
         if self._order is None:
@@ -315,10 +316,17 @@ class _FrameCount:
         """The attempt that is good enough, or else agrees most; of equals the first."""
         return max(self._attempts, key=lambda each: (_is_good(each.found), each.found.agreement))
 
+    def step_graph(self, graph: bytes) -> bytes:
+        """Return the graph of a step in INT8, as the best attempt has that of a clip."""
+        model, left = onnx.load_model_from_string(graph), self.best.left
+        placement, clip = place(model, left), place(self._model, left)
+        scales = scales_of_step(placement, clip, self._ranges.scales(self._method))
+        return _serialized(quantized_graph(model, placement, scales))
+
     def _graph_without(self, left: Mapping[str, str]) -> bytes:
         placement = place(self._model, left)
-        graph = quantized_graph(self._model, placement, self._ranges.scales(self._method))
-        return bytes(graph.SerializeToString(deterministic=True))
+        scales = self._ranges.scales(self._method)
+        return _serialized(quantized_graph(self._model, placement, scales))
 
     def _by_disturbance(self, on_step: OnStep) -> list[tuple[str, float]]:
         """Return the layers and by how much each alone in INT8 moves the logits, most first."""
@@ -340,6 +348,10 @@ class _FrameCount:
         clips = known_clips(self._manifest.input, self.frames)
         logits = np.stack([self._session.run(clip)[0] for clip in clips])
         return deviation(logits, self._known)
+
+
+def _serialized(model: onnx.ModelProto) -> bytes:
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _is_good(found: Quantized) -> bool:

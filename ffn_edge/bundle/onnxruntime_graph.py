@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ffn_edge.bundle.graph_check import NEXT, STATE
+
 # What is never negative stays so.
 _KEEP = {"MaxPool", "Concat", "Split", "Slice", "Pad", "Reshape", "Flatten", "Transpose"}
 _KEEP |= {"Squeeze", "Unsqueeze", "Identity", "QuantizeLinear", "DequantizeLinear"}
@@ -24,6 +26,9 @@ def for_onnxruntime(content: bytes) -> bytes:
 
     What is never negative gets steps of half the size, twice as many, since there are bytes for
     them: so it rounds less than int8 does, over the same range.
+
+    The state of a stream is in uint8 as well; the model's metadata has, by the name of its input,
+    what stands for zero at the start.
     """
     import onnx
 
@@ -37,6 +42,7 @@ def for_onnxruntime(content: bytes) -> bytes:
         return -np.inf if least is None else float(numpy_helper.to_array(least))
 
     scalars = {each.name for each in graph.initializer if not each.dims}
+    states = _states(graph)
     positive: set[str] = set()
     zero_points: dict[str, str] = {}  # of quantised activations
     nodes: list[Any] = []
@@ -53,6 +59,10 @@ def for_onnxruntime(content: bytes) -> bytes:
         if node.op_type == "QuantizeLinear" and node.input[2] in scalars:
             node.input[2] = "zero" if node.input[0] in positive else "middle"
             zero_points[node.output[0]] = node.input[2]
+            for state in states.get(node.output[0], ()):
+                zero_points[state] = node.input[2]
+                if node.input[0] in positive:
+                    positive.add(state)
         elif node.op_type in _QUANTISE and node.input[2] not in scalars:
             # Of a weight. ONNX Runtime may change it (`session.x64quantprecision`), and fails
             # where two of them share one.
@@ -97,8 +107,28 @@ def for_onnxruntime(content: bytes) -> bytes:
         numpy_helper.from_array(np.asarray(value, np.uint8), name)
         for name, value in (("zero", 0), ("middle", 128))
     )
+    for port in (*graph.input, *graph.output):
+        if port.name in zero_points:
+            port.type.tensor_type.elem_type = onnx.TensorProto.UINT8
+            if port.name.startswith(STATE):
+                start = "128" if zero_points[port.name] == "middle" else "0"
+                model.metadata_props.add(key=port.name, value=start)
     model.opset_import.append(helper.make_operatorsetid("com.microsoft", 1))
     return bytes(model.SerializeToString())
+
+
+def _states(graph: Any) -> dict[str, list[str]]:
+    """Return the states of a stream by the quantised tensor whose values they keep."""
+    makes = {name: node for node in graph.node for name in node.output}
+    found: dict[str, list[str]] = {}
+    for port in graph.output:
+        if port.name.startswith(NEXT):
+            name = port.name
+            while name in makes and makes[name].op_type in _KEEP - _QUANTISE:
+                # What is joined to the values of this time, which come last, is of an earlier one.
+                name = makes[name].input[-1 if makes[name].op_type == "Concat" else 0]
+            found.setdefault(name, []).append(STATE + port.name.removeprefix(NEXT))
+    return found
 
 
 def _dimensions(pool: Any) -> int:

@@ -232,7 +232,7 @@ def test_the_page_stands_alone_and_holds_what_was_measured(
         deviation=0.1,
         in_float32={},
     )
-    graphs = {t: bundle.read_graph(t) for t in counts}
+    graphs = {t: [bundle.read_graph(t)] for t in counts}
     bundle = add_int8(bundle, dict.fromkeys(counts, quantized), graphs)
     profile = save_profile(
         bundle,

@@ -182,7 +182,7 @@ def test_a_failure_while_it_writes_leaves_the_old_bundle(
         raise error
 
     before = contents(bundle_copy)
-    graphs = {t: quantized.read_graph(t, "int8") for t in (2, 4)}
+    graphs = {t: [quantized.read_graph(t, "int8")] for t in (2, 4)}
     monkeypatch.setattr(bundle_files, moment, fail)
     with pytest.raises((KeyboardInterrupt, ExportError), match=r"no space|^$"):
         add_int8(Bundle.load(bundle_copy), quantized.manifest.quantized, graphs)
@@ -196,7 +196,7 @@ def test_an_interruption_just_after_the_manifest_leaves_the_new_bundle(
         write_text(path, text)
         raise KeyboardInterrupt
 
-    graphs = {t: quantized.read_graph(t, "int8") for t in (2, 4)}
+    graphs = {t: [quantized.read_graph(t, "int8")] for t in (2, 4)}
     monkeypatch.setattr(bundle_files, "write_text", interrupted)
     with pytest.raises(KeyboardInterrupt):
         add_int8(Bundle.load(bundle_copy), quantized.manifest.quantized, graphs)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
+from benchmarks.example import quantized
 from ffn_edge.bundle.bundle import Bundle
-from ffn_edge.bundle.graph_check import check_graph
+from ffn_edge.bundle.graph_check import check_graph, external_tensors
 from ffn_edge.bundle.known_answer import known_clips, known_logits
+from ffn_edge.bundle.onnxruntime_graph import for_onnxruntime
 from ffn_edge.errors import BundleError, ExportError
 from ffn_edge.export.bundle_update import update_bundle
 from ffn_edge.export.bundle_writer import export_bundle
@@ -47,15 +50,58 @@ def test_steps_from_the_start_are_the_clip(
         session = onnxruntime.InferenceSession(bundle.graph_path(frames, step=True))
         clips = known_clips(bundle.manifest.input, frames)
         for clip, expected in zip(clips, known_logits(bundle.tensors(), frames), strict=True):
-            state = {each.name: np.zeros(each.shape, np.float32) for each in session.get_inputs()}
-            logits = []
-            for t in range(frames):
-                state["frames"] = clip[:, t : t + 1]
-                found, *after = session.run(None, state)
-                logits.append(found)
-                state = {f"state_{i}": each for i, each in enumerate(after)}
-            difference = np.abs(np.mean(logits, 0) - expected).max()
+            difference = np.abs(_mean_of_steps(session, clip) - expected).max()
             assert difference <= 1e-5 * np.abs(expected).max()
+
+
+def _session(graph: bytes, bundle: Bundle, *, fused: bool) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    if not fused:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    tensors, names = bundle.tensors(), list(external_tensors(graph))
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(tensors[name]) for name in names]
+    options.add_external_initializers(names, values)
+    session = onnxruntime.InferenceSession(graph, options)
+    session.values = values  # it reads them where they are
+    return session
+
+
+def _mean_of_steps(
+    session: onnxruntime.InferenceSession, clip: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.float32]:
+    types = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8}
+    zero = session.get_modelmeta().custom_metadata_map
+    state = {
+        each.name: np.full(each.shape, int(zero.get(each.name, 0)), types[each.type])
+        for each in session.get_inputs()[1:]
+    }
+    logits = []
+    for t in range(clip.shape[1]):
+        found, *after = session.run(None, {"frames": clip[:, t : t + 1], **state})
+        logits.append(found)
+        state = {f"state_{i}": each for i, each in enumerate(after)}
+    mean: npt.NDArray[np.float32] = np.mean(logits, 0)
+    return mean
+
+
+@pytest.mark.parametrize("architecture", ["tsm_tiny", "tsm_mobilenet_v3_small"])
+@pytest.mark.parametrize("form", ["as stored", "for ONNX Runtime"])
+def test_steps_in_int8_are_the_clip_in_int8(architecture: str, form: str, tmp_path: Path) -> None:
+    float32 = export_bundle(causal_network(architecture), CARD, tmp_path / "bundle")
+    bundle = quantized(float32, tmp_path / "quantized")
+    fused = form == "for ONNX Runtime"
+    for frames in (2, 4):
+        graphs = [bundle.read_graph(frames, "int8", step=step) for step in (False, True)]
+        if fused:
+            graphs = [for_onnxruntime(graph) for graph in graphs]
+        whole, step = (_session(graph, bundle, fused=fused) for graph in graphs)
+        states = {each.type for each in step.get_inputs()[1:]}
+        assert states == {"tensor(uint8)" if fused else "tensor(int8)"}
+        for clip in known_clips(bundle.manifest.input, frames):
+            (expected,) = whole.run(None, {"frames": clip})
+            np.testing.assert_allclose(
+                _mean_of_steps(step, clip), expected, atol=1e-5 * np.abs(expected).max()
+            )
 
 
 def test_a_network_that_looks_both_ways_has_no_steps(exported: Bundle) -> None:
