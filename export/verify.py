@@ -48,6 +48,8 @@ NETWORK_TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "int8": 0.2}
 COMPOSED_TOLERANCE = 1e-5
 # The graph against its steps. float32: the same sums, of kernels for one frame and not for T.
 STEPS_TOLERANCE = 1e-5
+# INT8: a value that lies between two that INT8 has may be rounded to the other one.
+INT8_STEPS_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,12 +170,18 @@ def _compare_steps(
     tolerance: float,
 ) -> Iterator[Comparison]:
     """Compare a frame count's steps with the graph for clips, and with the network's own steps."""
-    session = GraphSession(bundle.read_graph(frames, step=True), bundle.tensors())
-    by_steps = _in_batches(session.run_steps, clips, bundle.manifest.input.batch)
+    tensors, batch = bundle.tensors(), bundle.manifest.input.batch
+    session = GraphSession(bundle.read_graph(frames, step=True), tensors)
+    by_steps = _in_batches(session.run_steps, clips, batch)
     yield compare("graph = steps", by_graph, by_steps, STEPS_TOLERANCE)
     if checkpoint is not None:
         by_network = _logits_of_network(checkpoint, clips, frames, step=True)
         yield compare("PyTorch steps = steps", by_network, by_steps, tolerance)
+    if "int8" in bundle.manifest.sub_networks[frames].steps:
+        graph, step = (bundle.read_graph(frames, "int8", step=step) for step in (False, True))
+        by_int8 = _logits_of_graph(graph, tensors, clips, batch)
+        by_int8_steps = _in_batches(GraphSession(step, tensors).run_steps, clips, batch)
+        yield compare("INT8 graph = INT8 steps", by_int8, by_int8_steps, INT8_STEPS_TOLERANCE)
 
 
 def compare(pair: str, reference: Logits, other: Logits, tolerance: float) -> Comparison:

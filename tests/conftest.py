@@ -145,6 +145,12 @@ def exported_causal(causal_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
+def causal_int8(exported_causal: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same bundle with INT8 graphs. Not to be changed."""
+    return quantized(exported_causal, tmp_path_factory.mktemp("causal_int8") / "bundle")
+
+
+@pytest.fixture(scope="session")
 def exported_int8(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The same bundle with INT8 graphs, that lost nothing on 200 clips. Not to be changed."""
     bundle = quantized(exported, tmp_path_factory.mktemp("int8") / "bundle")

@@ -161,9 +161,11 @@ class OnnxRuntimeEngine:
                 "check the bundle with `ffn-edge verify`; an older ONNX Runtime may lack an "
                 "operator: pip install --upgrade onnxruntime.",
             ) from error
+        zero_points = self._session.get_modelmeta().custom_metadata_map  # see `for_onnxruntime`
         for port in self._session.get_inputs():
             if port.name.startswith(STATE):
-                zeros = np.zeros(port.shape, _TYPES[port.type])
+                zero = int(zero_points.get(port.name, 0))
+                zeros = np.full(port.shape, zero, _TYPES[port.type])
                 self._start[port.name] = ort.OrtValue.ortvalue_from_numpy(zeros)
         self.restart()
         return self

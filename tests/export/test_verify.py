@@ -78,6 +78,17 @@ def test_steps_of_a_causal_network_are_compared_too(
         assert by_network.same_top1 == 3
 
 
+def test_steps_in_int8_are_compared_with_clips_in_int8(causal_int8: Bundle) -> None:
+    found = verify(causal_int8, synthetic_clips(CONTRACT, (2, 4), 1))
+
+    for each in found:
+        assert each.passed
+        assert [pair.pair for pair in each.comparisons][1:] == [
+            "graph = steps",
+            "INT8 graph = INT8 steps",
+        ]
+
+
 def test_steps_of_another_frame_count_do_not_pass(exported_causal: Bundle, tmp_path: Path) -> None:
     folder = shutil.copytree(exported_causal.path, tmp_path / "bundle")
     manifest = json.loads((folder / MANIFEST).read_text())
