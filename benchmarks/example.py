@@ -26,10 +26,10 @@ from ffn_edge.network.checkpoint import ModelCard
 CLASSES = 174  # of Something-Something
 
 
-def example_network(architecture: str) -> FrameFlexibleNetwork:
+def example_network(architecture: str, *, causal: bool = False) -> FrameFlexibleNetwork:
     """Build a network with random weights; neither speed nor size depends on the values."""
     torch.manual_seed(0)
-    return network.build(architecture, CLASSES).eval()
+    return network.build(architecture, CLASSES, causal=causal).eval()
 
 
 def example_bundle(

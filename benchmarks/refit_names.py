@@ -1,6 +1,7 @@
 """What TensorRT's parser makes of every network: layers, and the names a refit may ask for.
 
-    python -m benchmarks.refit_names [--networks tsm_resnet50,convnext_tiny,…] [--size 64] [--build]
+    python -m benchmarks.refit_names [--networks tsm_resnet50,convnext_tiny,…] [--size 64]
+        [--build] [--stream]
 
 Each network of the README is exported with random weights, and the graph that `ffn-edge build`
 hands to TensorRT is parsed by the real TensorRT-RTX parser, which needs no GPU, for every frame
@@ -11,7 +12,8 @@ parser's pattern. Nothing is refitted, and TensorRT itself may name others: `ffn
 out on the device.
 
 With --build, TensorRT-RTX builds the engines as well, which without a GPU hold their weights, and
-a row has the sizes of the plans.
+a row has the sizes of the plans. With --stream it is about causal networks, and the graphs of a
+stream's steps.
 """
 
 from __future__ import annotations
@@ -45,20 +47,20 @@ def others() -> dict[str, Any]:
     return {case.name: case for case in cases}
 
 
-def bundle_of(name: str, size: int, folder: Path) -> Bundle:
-    """Export a network of the README."""
+def bundle_of(name: str, size: int, folder: Path, *, stream: bool) -> Bundle:
+    """Export a network of the README, or, with `stream`, its causal form."""
     if name in network.ARCHITECTURES:
-        return example_bundle(example_network(name), size, folder)
+        return example_bundle(example_network(name, causal=stream), size, folder)
     case = others()[name]
     card = ModelCard(classes=tuple("abcde"), size=size, short_side=size)
     # Some take no fewer frames: they halve time again and again.
     return export_bundle(case.build().eval(), card, folder, frame_counts=(case.frames,))
 
 
-def row(name: str, bundle: Bundle, folder: Path, *, build: bool) -> str:
+def row(name: str, bundle: Bundle, folder: Path, *, build: bool, stream: bool) -> str:
     """Return a network's row: frame counts, and layers, names and unknown names by precision.
 
-    With `build`, megabytes of each plan too.
+    With `build`, megabytes of each plan too; with `stream`, of the graphs of steps.
     """
     from benchmarks.example import quantized
     from tests.rtx_parser import parse
@@ -71,7 +73,8 @@ def row(name: str, bundle: Bundle, folder: Path, *, build: bool) -> str:
     for precision in PRECISIONS if is_quantized else PRECISIONS[:2]:
         layers, names, unknown = [], [], 0
         for frames in counts:
-            listed = {weight.name for weight in write_plan_graph(bundle, frames, precision, folder)}
+            weights = write_plan_graph(bundle, frames, precision, folder, step=stream)
+            listed = {weight.name for weight in weights}
             parsed = parse(folder / GRAPH)
             layers.append(parsed.layers)
             names.append(len(parsed.refittable))
@@ -79,7 +82,7 @@ def row(name: str, bundle: Bundle, folder: Path, *, build: bool) -> str:
         cells += [" / ".join(map(str, dict.fromkeys(each))) for each in (layers, names)]
         cells.append(str(unknown))
         if build:
-            options = BuildOptions(target="rtx", precision=precision)
+            options = BuildOptions(target="rtx", precision=precision, stream=stream)
             built = build_plans(bundle, PlanCache(folder / "cache"), options)
             cells.append(" / ".join(f"{each.plan.sidecar.plan.bytes / 1e6:.2f}" for each in built))
     cells += ["–"] * (2 + (3 + build) * len(PRECISIONS) - len(cells))
@@ -90,9 +93,11 @@ def row(name: str, bundle: Bundle, folder: Path, *, build: bool) -> str:
 @click.option("--networks", help="Comma-separated; left out, all of the README's.")
 @click.option("--size", default=64, show_default=True, help="Pixels of a frame's side.")
 @click.option("--build", is_flag=True, help="Build the engines too, and print the plans' sizes.")
-def main(networks: str | None, size: int, build: bool) -> None:
+@click.option("--stream", is_flag=True, help="The steps of causal networks, in place of clips.")
+def main(networks: str | None, size: int, build: bool, stream: bool) -> None:
     """Parse and print."""
-    names = networks.split(",") if networks else [*network.ARCHITECTURES, *others()]
+    architectures = [n for n in network.ARCHITECTURES if not stream or n.startswith("tsm_")]
+    names = networks.split(",") if networks else [*architectures, *({} if stream else others())]
     of_each = ("layers", "names", "unknown", *(["MB"] if build else []))
     columns = [f"{what}, {p}" for p in PRECISIONS for what in of_each]
     print(describe_machine() + "\n")
@@ -100,8 +105,8 @@ def main(networks: str | None, size: int, build: bool) -> None:
     print("|" + "---|" * (2 + len(columns)))
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            bundle = bundle_of(name, size, Path(folder) / "bundle")
-            print(row(name, bundle, Path(folder), build=build), flush=True)
+            bundle = bundle_of(name, size, Path(folder) / "bundle", stream=stream)
+            print(row(name, bundle, Path(folder), build=build, stream=stream), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,15 @@ import onnxruntime  # type: ignore[import-untyped]
 
 from ffn_edge.bundle.compose import Array
 from ffn_edge.bundle.graph_check import external_tensors
+from ffn_edge.bundle.known_answer import mean_of_steps
 from ffn_edge.device.cores import usable_cores
 from ffn_edge.device.cpu_threads import fixed_threads
 from ffn_edge.errors import ExportError
 from ffn_edge.export.composed_graph import INPUT
 
 Floats = npt.NDArray[np.float32]
+
+_STATES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
 
 
 class GraphSession:
@@ -60,13 +63,30 @@ class GraphSession:
         except Exception as error:  # its exceptions have no base class of their own
             raise _refusal(error) from error
 
-    def run(self, frames: npt.NDArray[np.uint8]) -> list[Floats]:
-        """Return the logits (N, classes) for uint8 (N, T, H, W, 3), and what is watched."""
+    def run(self, frames: npt.NDArray[np.uint8], **state: npt.NDArray[Any]) -> list[Floats]:
+        """Return the logits (N, classes) for uint8 (N, T, H, W, 3), and what is watched.
+
+        Of a step in a stream, of one frame: the logits, and the state after it.
+        """
         try:
-            found: list[Floats] = self._session.run(None, {INPUT: frames})
+            found: list[Floats] = self._session.run(None, {INPUT: frames, **state})
         except Exception as error:
             raise _refusal(error) from error
         return found
+
+    def run_steps(self, clips: npt.NDArray[np.uint8]) -> Floats:
+        """Return the logits (N, classes) for uint8 (N, T, H, W, 3), step by step from the start."""
+        _, *ports = self._session.get_inputs()
+        state: dict[str, npt.NDArray[Any]] = {
+            port.name: np.zeros(port.shape, _STATES[port.type]) for port in ports
+        }
+
+        def step(frame: npt.NDArray[np.uint8]) -> Floats:
+            logits, *after = self.run(frame, **state)
+            state.update(zip(state, after, strict=True))
+            return logits
+
+        return mean_of_steps(step, clips)
 
 
 def _refusal(error: Exception) -> ExportError:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from ffn_edge.bundle.graph_check import NEXT, STATE
 from ffn_edge.errors import ExportError
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -34,6 +35,8 @@ _MOVES |= {"Pad", "Gather", "Expand", "Identity"}
 
 def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph with float16 tensors; inputs and outputs keep their types.
+
+    But for the states of a stream, which are taken as the step before has made them.
 
     An initializer that only float16 operations read becomes float16 itself: its values are
     rounded if they are in the model, and are the caller's to round if they are external.
@@ -59,6 +62,10 @@ def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
         if readers.get(initializer.name) == {TensorProto.FLOAT16}:
             _round(initializer)
             types[initializer.name] = TensorProto.FLOAT16
+    makes = {name: i for i, node in enumerate(graph.node) for name in node.output}
+    for state in floats.intersection(each.name for each in graph.input):
+        if state.startswith(STATE):
+            types[state] = _type(full[makes[state.replace(STATE, NEXT)]])
 
     nodes: list[NodeProto] = []
     casts: set[str] = set()
@@ -76,6 +83,9 @@ def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
+    for port in (*graph.input, *graph.output):
+        if port.name in floats:
+            port.type.tensor_type.elem_type = types[port.name]
     return result
 
 
@@ -103,9 +113,10 @@ def _full_precision(nodes: list[NodeProto], initializers: set[str], floats: set[
     ]
     makes = {name: i for i, node in enumerate(nodes) for name in node.output}
     producers = [[makes[name] for name in node.input if name in makes] for node in nodes]
-    after = [False] * len(nodes)  # a weighted layer is upstream, or the node is one
+    # A weighted layer is upstream, in a step before as well, or the node is one.
+    after = [any(name.startswith(STATE) for name in node.input) for node in nodes]
     for i in range(len(nodes)):
-        after[i] = weighted[i] or any(after[producer] for producer in producers[i])
+        after[i] |= weighted[i] or any(after[producer] for producer in producers[i])
     before = [False] * len(nodes)  # a weighted layer is downstream
     readers: list[list[int]] = [[] for _ in nodes]
     for i in reversed(range(len(nodes))):

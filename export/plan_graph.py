@@ -43,7 +43,7 @@ _PAGE = 4096  # parsers map external data; the ONNX standard asks for offsets of
 
 
 def write_plan_graph(
-    bundle: Bundle, frames: int, precision: Precision, folder: Path
+    bundle: Bundle, frames: int, precision: Precision, folder: Path, *, step: bool = False
 ) -> tuple[PlanWeight, ...]:
     """Write the graph that TensorRT parses, `graph.onnx`, and its weights, composed, beside it.
 
@@ -54,6 +54,7 @@ def write_plan_graph(
         frames: T, a frame count of the bundle.
         precision: of the engine.
         folder: where to write.
+        step: of the next frame of a stream, and not of a clip.
 
     Returns:
         Every constant and weight of the graph, the layers' and those of shape arithmetic.
@@ -64,7 +65,7 @@ def write_plan_graph(
     """
     manifest, tensors = bundle.manifest, bundle.tensors()
     shapes = composed_shapes(tensors, manifest.layers, frames)
-    source = onnx.load_model_from_string(bundle.read_graph(frames, precision))
+    source = onnx.load_model_from_string(bundle.read_graph(frames, precision, step=step))
     model = for_the_parser(rewired(source, shapes), shapes)
     read = read_by_nodes(model)
     for name, shape in shapes.items():

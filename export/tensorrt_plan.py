@@ -52,12 +52,14 @@ class BuildOptions:
             will change, at some cost in speed.
         workspace_bytes: the most that a tactic may use; None is a quarter of the free memory, and
             at most 1 GiB.
+        stream: engines for the next frame of a stream, in place of those for clips.
     """
 
     target: Target = "tensorrt"
     precision: Precision = "fp16"
     refit: str = "identical"
     workspace_bytes: int | None = None
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ def build_plans(
         EngineError: TensorRT or a GPU is missing, the cache cannot be written, or an engine that
             was built does not open or gives wrong answers.
         ExportError: TensorRT refuses a graph, or runs out of memory.
-        BundleError: it was not quantised, for int8.
+        BundleError: it was not quantised, for int8, or not exported from a causal network, for
+            streams.
         KeyboardInterrupt: Ctrl-C; nothing half-built is left.
     """
     if options.refit == "any" and options.precision == "int8":
@@ -107,7 +110,7 @@ def build_plans(
             "leave out --refit any, and build again when the weights change.",
         )
     for frames in bundle.manifest.frame_counts:
-        bundle.graph_path(frames, options.precision)
+        bundle.graph_path(frames, options.precision, step=options.stream)
     api = load(options.target)
     gpu = None if api.plan_fits_any_gpu and not _has_gpu() else find_gpu()
     tensors = bundle.tensors()
@@ -170,15 +173,17 @@ class _BundleBuilder:
 
     def build(self, frames: int) -> Built:
         """Build one frame count, unless the cache has it. The cache is locked."""
-        precision = self._options.precision
-        key = plan_key(self._api, self._gpu, self._bundle, frames, precision, self._refit)
+        precision, step = self._options.precision, self._options.stream
+        key = plan_key(
+            self._api, self._gpu, self._bundle, frames, precision, self._refit, step=step
+        )
         found = self._find(key)
         if found is not None:
             _log.info(f"{frames} frames: built before, {found.path}")
             return Built(found, reused=True)
         with self._cache.workplace() as folder:
             _log.info(f"{frames} frames: composing the weights")
-            weights = write_plan_graph(self._bundle, frames, precision, folder)
+            weights = write_plan_graph(self._bundle, frames, precision, folder, step=step)
             try:
                 plan = self._build(key, weights, folder)
             except UnknownWeightsError as error:

@@ -1,10 +1,11 @@
 """Verification: PyTorch = the bundle's graph = composed weights = engine, number by number.
 
-Four ways to the same logits, per frame count T, on the same clips:
+Five ways to the same logits, per frame count T, on the same clips:
 
     PyTorch    the checkpoint's network in float32, normalising as its card says
     graph      the bundle's ONNX graph, whose Mul nodes modulate the shared weights
     composed   the same graph, whose weights `ffn_edge.bundle.compose` modulated in NumPy beforehand
+    steps      of a causal network, the graph for the next frame of a stream: T of them, the mean
     engine     what the runtime opens on this machine, if it is not ONNX Runtime itself
 
 Legend: clips are uint8 (clips, T, H, W, 3), RGB, prepared as the bundle's input contract says.
@@ -13,7 +14,7 @@ Legend: clips are uint8 (clips, T, H, W, 3), RGB, prepared as the bundle's input
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,10 @@ NETWORK_TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "int8": 0.2}
 # The graph against composed: the same products in the same order, then the same kernels; measured
 # 0. Only ONNX Runtime's choice of kernels could differ, and by rounding.
 COMPOSED_TOLERANCE = 1e-5
+# The graph against its steps. float32: the same sums, of kernels for one frame and not for T.
+STEPS_TOLERANCE = 1e-5
+# INT8: a value that lies between two that INT8 has may be rounded to the other one.
+INT8_STEPS_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +140,9 @@ def verify(
             _log.info(f"{frames} frames: PyTorch on {counted(len(clips), 'clip')}")
             by_network = _logits_of_network(checkpoint, clips, frames)
             comparisons.insert(0, compare("PyTorch = graph", by_network, by_graph, tolerance))
+        if manifest.causal:
+            _log.info(f"{frames} frames: step by step")
+            comparisons += _compare_steps(bundle, clips, frames, by_graph, checkpoint, tolerance)
         if engine is not None:
             _log.info(f"{frames} frames: {engine.name} on {counted(len(clips), 'clip')}")
             by_engine = _in_batches(engine.infer[frames], clips, manifest.input.batch)
@@ -151,6 +159,29 @@ def verify(
             )
         )
     return tuple(found)
+
+
+def _compare_steps(
+    bundle: Bundle,
+    clips: Clips,
+    frames: int,
+    by_graph: Logits,
+    checkpoint: Checkpoint | None,
+    tolerance: float,
+) -> Iterator[Comparison]:
+    """Compare a frame count's steps with the graph for clips, and with the network's own steps."""
+    tensors, batch = bundle.tensors(), bundle.manifest.input.batch
+    session = GraphSession(bundle.read_graph(frames, step=True), tensors)
+    by_steps = _in_batches(session.run_steps, clips, batch)
+    yield compare("graph = steps", by_graph, by_steps, STEPS_TOLERANCE)
+    if checkpoint is not None:
+        by_network = _logits_of_network(checkpoint, clips, frames, step=True)
+        yield compare("PyTorch steps = steps", by_network, by_steps, tolerance)
+    if "int8" in bundle.manifest.sub_networks[frames].steps:
+        graph, step = (bundle.read_graph(frames, "int8", step=step) for step in (False, True))
+        by_int8 = _logits_of_graph(graph, tensors, clips, batch)
+        by_int8_steps = _in_batches(GraphSession(step, tensors).run_steps, clips, batch)
+        yield compare("INT8 graph = INT8 steps", by_int8, by_int8_steps, INT8_STEPS_TOLERANCE)
 
 
 def compare(pair: str, reference: Logits, other: Logits, tolerance: float) -> Comparison:
@@ -196,7 +227,9 @@ def _in_batches(infer: Callable[[Clips], Logits], clips: Clips, batch: int) -> L
     return np.concatenate(parts)[: len(clips)]
 
 
-def _logits_of_network(checkpoint: Checkpoint, clips: Clips, frames: int) -> Logits:
+def _logits_of_network(
+    checkpoint: Checkpoint, clips: Clips, frames: int, *, step: bool = False
+) -> Logits:
     """Run the checkpoint's network in float32, one clip at a time: (clips, classes)."""
     import torch  # a device that verifies its engines has none
 
@@ -210,6 +243,11 @@ def _logits_of_network(checkpoint: Checkpoint, clips: Clips, frames: int) -> Log
         measured = measured_of_kind()
         for clip in clips:
             rgb = torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 255  # (T, 3, H, W)
+            clip = ((rgb - mean) / std)[None]
             with measured():
-                logits.append(network(((rgb - mean) / std)[None], frames=frames)[0].numpy())
+                if step:
+                    of_each, _ = network.step(clip, None, sub_network=frames)
+                    logits.append(of_each[0].mean(0).numpy())
+                else:
+                    logits.append(network(clip, frames=frames)[0].numpy())
     return np.stack(logits)

@@ -127,6 +127,30 @@ def exported(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
+def causal_checkpoint(randomise: Randomise, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a causal tsm_tiny for 2 and 4 frames of 32 pixels, randomised."""
+    torch.manual_seed(0)
+    model = randomise(network.build("tsm_tiny", len(CLASSES), (2, 4), causal=True))
+    path = tmp_path_factory.mktemp("causal") / "causal.pt"
+    save_checkpoint(path, model, ModelCard(classes=CLASSES, size=32, short_side=32))
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported_causal(causal_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle of `causal_checkpoint`. Not to be changed."""
+    checkpoint = load_checkpoint(causal_checkpoint)
+    folder = tmp_path_factory.mktemp("exported_causal") / "bundle"
+    return export_bundle(checkpoint.network, checkpoint.card, folder)
+
+
+@pytest.fixture(scope="session")
+def causal_int8(exported_causal: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same bundle with INT8 graphs. Not to be changed."""
+    return quantized(exported_causal, tmp_path_factory.mktemp("causal_int8") / "bundle")
+
+
+@pytest.fixture(scope="session")
 def exported_int8(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The same bundle with INT8 graphs, that lost nothing on 200 clips. Not to be changed."""
     bundle = quantized(exported, tmp_path_factory.mktemp("int8") / "bundle")

@@ -8,7 +8,7 @@ Legend: N clips of T frames, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,20 @@ def known_clips(contract: InputContract, frames: int) -> npt.NDArray[np.uint8]:
     clips = np.stack([np.abs(wave % 510 - 255) for wave in waves]).astype(np.uint8)
     shape = (2, contract.batch, frames, contract.height, contract.width, 3)
     return np.broadcast_to(clips[:, None], shape).copy()
+
+
+def mean_of_steps(
+    step: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]], clips: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.float32]:
+    """Return what a stream's steps say of its first T frames: of a causal network, as of a clip.
+
+    Args:
+        step: returns the logits (N, classes) of the next frame (N, 1, H, W, 3); it is at the start.
+        clips: uint8 (N, T, H, W, 3).
+    """
+    frames = (np.ascontiguousarray(clips[:, t : t + 1]) for t in range(clips.shape[1]))
+    mean: npt.NDArray[np.float32] = np.mean([step(frame) for frame in frames], axis=0)
+    return mean
 
 
 def answer_name(frames: int) -> str:

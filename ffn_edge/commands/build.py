@@ -62,6 +62,12 @@ def _size(context: click.Context, option: click.Parameter, value: str | None) ->
     help="For this bundle's weights at full speed, or for weights that will change.",
 )
 @click.option(
+    "--stream",
+    is_flag=True,
+    help="Engines for the next frame of a stream, of a causal network, in place of those for "
+    "clips.",
+)
+@click.option(
     "--cache",
     type=UserPath(file_okay=False, path_type=Path),
     envvar="FFN_EDGE_CACHE",
@@ -74,6 +80,7 @@ def build(
     workspace: int | None,
     target: Target,
     refit: str,
+    stream: bool,
     cache: Path | None,
     as_json: bool,
 ) -> None:
@@ -91,6 +98,7 @@ def build(
       ffn-edge build bundle --precision fp32 --workspace 256MiB
       ffn-edge build bundle --precision int8     # after ffn-edge quantize
       ffn-edge build bundle --target rtx
+      ffn-edge build bundle --stream             # for ffn-edge run --stream
     """
     from rich.progress import Progress
 
@@ -102,7 +110,11 @@ def build(
     from ffn_edge.terminal import Terminal
 
     options = BuildOptions(
-        target=target, precision=precision, refit=refit, workspace_bytes=workspace
+        target=target,
+        precision=precision,
+        refit=refit,
+        workspace_bytes=workspace,
+        stream=stream,
     )
     console = Terminal(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

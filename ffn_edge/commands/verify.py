@@ -5,24 +5,37 @@ Parse, call, print.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ffn_edge.bundle.known_answer import tolerance
+from ffn_edge.bundle.known_answer import mean_of_steps, tolerance
 from ffn_edge.cli import say
 from ffn_edge.commands.engine_options import engine_options, take_engine_options
 from ffn_edge.commands.option_types import Number, UserPath, Whole
 from ffn_edge.errors import ExportError, counted
 from ffn_edge.media.video_list import videos_of
-from ffn_edge.runtime.engines.engine import EngineOptions, open_engines, precisions_in_words
+from ffn_edge.runtime.engines.engine import (
+    Engine,
+    EngineOptions,
+    Logits,
+    OpenEngines,
+    open_engines,
+    precisions_in_words,
+)
+from ffn_edge.runtime.stream.clip_buffer import Frames
 
 if TYPE_CHECKING:
     from ffn_edge.bundle.bundle import Bundle
     from ffn_edge.export.verify import EngineToVerify
     from ffn_edge.network.checkpoint import Checkpoint
+
+Infer = Callable[[Frames], Logits]
 
 
 @click.command(short_help="Compare PyTorch, graph, composition and engine.")
@@ -56,6 +69,11 @@ if TYPE_CHECKING:
     help="With --precision int8: each --source is a list with labels; measure the accuracy, and, "
     "of 128 clips or more, keep it in the bundle.",
 )
+@click.option(
+    "--stream",
+    is_flag=True,
+    help="Open the engines for streams in place of those for clips, and compare T steps of each.",
+)
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def verify(
@@ -65,6 +83,7 @@ def verify(
     clips: int | None,
     tolerance: float | None,
     labels: bool,
+    stream: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -72,17 +91,19 @@ def verify(
 
     For each frame count, the checkpoint's network in PyTorch, the bundle's graph in ONNX Runtime,
     the same graph with weights composed beforehand and TensorRT's engine, where there is one,
-    must give the same logits. In INT8 logits differ: the most probable class must be float32's on
-    98 % of the clips, within two standard errors.
+    must give the same logits; of a causal network, the steps of a stream must, too. In INT8 logits
+    differ: the most probable class must be float32's on 98 % of the clips, within two standard
+    errors.
 
     \b
     Examples:
       ffn-edge verify bundle --checkpoint runs/first/best.pt --source clips/test.txt
       ffn-edge verify bundle --source street.mp4 --source park.mp4 --json
       ffn-edge verify bundle --backend tensorrt                 # on the device
+      ffn-edge verify bundle --backend tensorrt --stream        # what build --stream has built
       ffn-edge verify bundle --precision int8 --source val.txt --labels --clips 1000
     """
-    engines = take_engine_options(options)
+    engines = dataclasses.replace(take_engine_options(options), stream=stream)
     if engines.precision == "int8":
         if checkpoint or tolerance:
             raise click.UsageError("--precision int8 takes no --checkpoint and no --tolerance.")
@@ -98,6 +119,7 @@ def verify(
 
     opened = Bundle.load(bundle)
     contract, frame_counts = opened.manifest.input, opened.manifest.frame_counts
+    opened.graph_path(frame_counts[0], step=stream)  # raises for one that is not for streams
     if sources:
         videos = [video for source in sources for video in videos_of(source)]
         say(f"reading {counted(len(videos), 'video')}")
@@ -145,13 +167,26 @@ def _engine(stack: ExitStack, bundle: Bundle, options: EngineOptions) -> EngineT
         say(f"the graph itself is what runs here: {engines.backend.reason}")
         return None
     return EngineToVerify(
-        name=f"{engines.backend.name} {precisions_in_words(engines.precisions)}",
+        name=f"{engines.backend.name} {precisions_in_words(engines.precisions)}"
+        + (" steps" if options.stream else ""),
         tolerances={
             frames: tolerance(bundle.manifest, frames, precision)
             for frames, precision in engines.precisions.items()
         },
-        infer={frames: engine.infer for frames, engine in engines.items()},
+        infer=_of_clips(engines, options),
     )
+
+
+def _of_clips(engines: OpenEngines, options: EngineOptions) -> dict[int, Infer]:
+    """Return what classifies clips, by frame count; with engines for streams, from the start."""
+
+    def by_steps(engine: Engine, clips: Frames) -> Logits:
+        engine.restart()
+        return mean_of_steps(engine.infer, clips)
+
+    if options.stream:
+        return {frames: partial(by_steps, engine) for frames, engine in engines.items()}
+    return {frames: engine.infer for frames, engine in engines.items()}
 
 
 def _verify_int8(
@@ -190,7 +225,7 @@ def _verify_int8(
     ):
         found = compare_int8(
             bundle,
-            {frames: engine.infer for frames, engine in engines.items()},
+            _of_clips(engines, options),
             spread(videos, count),
             labels=labels,
             on_step=lambda what, done, total: show(done, total),

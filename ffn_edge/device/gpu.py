@@ -216,6 +216,11 @@ class Device:
         with self.errors("copy on the device"):
             self._cuda.memcpy_dtod_async(target, source, size, self._stream)
 
+    def zero_async(self, address: int, size: int) -> None:
+        """Fill memory of the device with zeros, on the stream."""
+        with self.errors("clear memory of the device"):
+            self._cuda.memset_d8_async(address, 0, size, self._stream)
+
     @property
     def stream_handle(self) -> int:
         """The stream, as TensorRT takes it."""

@@ -3,6 +3,7 @@
     tsm_resnet50-16-fp16-3f2a….plan     what TensorRT serialised; without weights, about 2 MB
     tsm_resnet50-16-fp16-3f2a….json     this module's `Sidecar`: what it is and what it needs
     tsm_resnet50-16-fp16-3f2a….kernels  what TensorRT-RTX compiled of it when it first ran
+    tsm_resnet50-16-step-fp16-07c9….*   likewise, of the engine for the next frame of a stream
     timings-10.3.0-87-5d0c….cache       TensorRT's measurements here, for the next build
     lock                                held while something is built
 
@@ -79,6 +80,7 @@ class PlanKey:
         graph_sha256: of the bundle's graph for the precision.
         composed_sha256: of the weights it was built with; None if any will do.
         recipe: how this project turns a graph into what TensorRT parses; see `RECIPE`.
+        step: it is for the next frame of a stream, and not for a clip.
     """
 
     target: str
@@ -96,12 +98,15 @@ class PlanKey:
     graph_sha256: str
     composed_sha256: str | None
     recipe: int = RECIPE
+    step: bool = False
 
     @property
     def name(self) -> str:
         """The plan's file name, without its ending."""
-        digest = _sha256_of(dataclasses.asdict(self))
-        return f"{self.architecture}-{self.frames}-{self.precision}-{digest[:16]}"
+        fields = dataclasses.asdict(self)
+        kind = "step-" if fields.pop("step") else ""
+        digest = _sha256_of(fields)[:16]
+        return f"{self.architecture}-{self.frames}-{kind}{self.precision}-{digest}"
 
     def on(self, api: Api, gpu: Gpu, root: Path = _ROOT) -> PlanKey:
         """Return the key that the same plan has where it is built with `api` for `gpu`."""
@@ -116,6 +121,8 @@ def plan_key(
     precision: Precision,
     refit: str,
     root: Path = _ROOT,
+    *,
+    step: bool = False,
 ) -> PlanKey:
     """Return what a plan for one frame count of a bundle depends on, here and now.
 
@@ -127,15 +134,14 @@ def plan_key(
         precision: what it computes in.
         refit: see `PlanKey`.
         root: see `ffn_edge.device`.
+        step: see `PlanKey`.
 
     Raises:
         BundleError: the bundle has no graph for it.
     """
     manifest = bundle.manifest
     sub_network = manifest.sub_networks[frames]
-    # float16 is written into float32's graph.
-    is_int8 = precision == "int8"
-    graph = bundle.graph_path(frames, precision).name if is_int8 else sub_network.graph
+    graph = bundle.graph_path(frames, precision, step=step).name
     return PlanKey(
         target=api.target,
         **_machine(api, None if api.plan_fits_any_gpu else gpu, root),
@@ -145,12 +151,15 @@ def plan_key(
         frames=frames,
         graph_sha256=manifest.files[graph].sha256,
         composed_sha256=None if refit == "any" else sub_network.composed_sha256,
+        step=step,
     )
 
 
-def buildable(bundle: Bundle, frames: int) -> tuple[Precision, ...]:
-    """Return the precisions that a frame count's engines can be built in."""
-    return (*bundle.manifest.sub_networks[frames].graphs, "fp16")  # of float32's graph
+def buildable(bundle: Bundle, frames: int, *, step: bool = False) -> tuple[Precision, ...]:
+    """Return the precisions that a frame count's engines can be built in; see `PlanKey.step`."""
+    sub_network = bundle.manifest.sub_networks[frames]
+    graphs = sub_network.steps if step else sub_network.graphs
+    return (*graphs, "fp16") if graphs else ()  # of float32's graph
 
 
 def _machine(api: Api, gpu: Gpu | None, root: Path) -> dict[str, Any]:
@@ -183,6 +192,7 @@ _MISFITS = {
     "refit": "built with --refit {0}, not {1}",
     "architecture": "of {0}, not {1}",
     "frames": "for {0} frames, not {1}",
+    "step": "for a stream: {0}, not {1}",
     "graph_sha256": "of another graph: the bundle was exported anew since",
     "composed_sha256": "of other weights: the bundle's weights changed since (build again, or "
     "build once with --refit any for weights that will change)",
@@ -428,13 +438,14 @@ class PlanCache:
         best: list[str] | None = None
         for sidecar in self.sidecars():
             for key in keys:
-                same = ("architecture", "frames", "refit")
+                same = ("architecture", "frames", "step", "refit")
                 if all(getattr(sidecar.key, each) == getattr(key, each) for each in same):
                     differences = misfits(sidecar.key, key)
                     if best is None or len(differences) < len(best):
                         best = differences
         wanted = keys[0]
-        start = f"no engine for {wanted.frames} frames was built"
+        of_a_stream = " of a stream" if wanted.step else ""
+        start = f"no engine for {wanted.frames} frames{of_a_stream} was built"
         if best is None:
             return f"{start} in {self.folder}"
         return f"{start} that fits: the nearest is {' and '.join(best)}"

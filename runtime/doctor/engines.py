@@ -77,7 +77,8 @@ def plan_lines(host: Host, cache: PlanCache, bundle: Bundle | None) -> Iterator[
     yield from _stray_lines(cache, {sidecar.key.name for sidecar in sidecars})
     if bundle is None or wanted is None:
         return
-    for frames, keys in wanted.items():
+    for frames, served in wanted.items():
+        keys = [key for key in served if not key.step]  # those for streams nobody has to have
         # A Failure is true as well: what is damaged has had its line.
         if not any(attempt(functools.partial(cache.find, key)) for key in keys):
             yield _missing_line(host, cache, bundle, frames, keys)
@@ -89,9 +90,10 @@ def _wanted(host: Host, bundle: Bundle) -> dict[int, list[PlanKey]]:
         return {}
     return {
         frames: [
-            plan_key(api, host.gpu, bundle, frames, precision, refit, host.root)
+            plan_key(api, host.gpu, bundle, frames, precision, refit, host.root, step=step)
             for api in host.ready.values()
-            for precision in buildable(bundle, frames)
+            for step in (False, True)
+            for precision in buildable(bundle, frames, step=step)
             for refit in REFITS
         ]
         for frames in bundle.manifest.frame_counts
@@ -106,7 +108,8 @@ def _plan_line(
     wanted: dict[int, list[PlanKey]] | None,
 ) -> Line:
     key = sidecar.key
-    name = f"{key.architecture}, {key.frames} frames, {key.precision}"
+    kind = " of a stream" if key.step else ""
+    name = f"{key.architecture}, {key.frames} frames{kind}, {key.precision}"
     product = PRODUCTS.get(key.target, key.target)
     gpu = "any GPU" if key.sm == "any" else f"{key.gpu} (SM {key.sm})"
     found = f"{product} {key.tensorrt_version}, {gpu}, {sidecar.plan.bytes / 1e6:.1f} MB"

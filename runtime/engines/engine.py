@@ -39,11 +39,14 @@ PRECISIONS: tuple[PrecisionOption, ...] = ("auto", *get_args(Precision))
 
 
 class Engine(Protocol):
-    """One frame count's network on a device. It is open."""
+    """One frame count's network on a device. It is open.
+
+    One for streams (`EngineOptions.stream`) takes clips of one frame, each after the one before.
+    """
 
     @property
     def frames(self) -> int:
-        """T, the frames of a clip."""
+        """T, the frames of a clip, or of a stream in the time of a clip."""
 
     @property
     def device_ms(self) -> float | None:
@@ -54,7 +57,7 @@ class Engine(Protocol):
 
         Args:
             frames: uint8 (N, T, H, W, 3), RGB, contiguous; or what a ring of these engines has
-                gathered.
+                gathered. For streams (N, 1, H, W, 3).
 
         Returns:
             float32 (N, classes).
@@ -62,6 +65,9 @@ class Engine(Protocol):
         Raises:
             EngineError: `frames` has another shape or type, or the device failed.
         """
+
+    def restart(self) -> None:
+        """Let the next frame be the first of a stream, as it is when an engine was just opened."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +80,7 @@ class EngineOptions:
         precision: one of `PRECISIONS`, for every frame count; "auto" is left to what opens them.
         resident: "all" of TensorRT's engines stay on the device, or "one" at a time.
         cache: the folder of TensorRT's plans; None is the default one.
-        stream: engines for the next frame of a stream, in place of those for clips.
+        stream: open engines that take a stream frame by frame, in place of those for clips.
 
     Raises:
         EngineError: a value that cannot be.
@@ -207,11 +213,12 @@ def open_engines(
 
     Raises:
         EngineError: the backend is not installed, or cannot run the bundle.
-        BundleError: the bundle does not serve one of `frame_counts`, or was not quantised.
+        BundleError: the bundle does not serve one of `frame_counts`, was not quantised, or is not
+            for streams.
     """
     wanted = bundle.manifest.frame_counts if frame_counts is None else sorted(set(frame_counts))
     for frames in wanted:
-        bundle.graph_path(frames)  # raises for one that it does not serve
+        bundle.graph_path(frames, step=options.stream)  # raises for one that it does not serve
     request = _Request(bundle, tuple(wanted), options, precisions)
     with ExitStack() as stack:
         match options.backend:
@@ -250,9 +257,15 @@ class _Request:
     def _existing(self, backend: Backend) -> Existing:
         match backend.name:
             case "tensorrt" | "rtx" as target:
-                return built_precisions(self.bundle, target, self.frame_counts, self.options.cache)
-        sub_networks = self.bundle.manifest.sub_networks
-        return {frames: tuple(sub_networks[frames].graphs) for frames in self.frame_counts}
+                return built_precisions(
+                    self.bundle,
+                    target,
+                    self.frame_counts,
+                    self.options.cache,
+                    stream=self.options.stream,
+                )
+        subs = ((t, self.bundle.manifest.sub_networks[t]) for t in self.frame_counts)
+        return {t: tuple(sub.steps if self.options.stream else sub.graphs) for t, sub in subs}
 
 
 def _open_best(stack: ExitStack, request: _Request) -> OpenEngines:
@@ -286,6 +299,7 @@ def _open_tensorrt(stack: ExitStack, request: _Request, target: Target, reason: 
             precisions,
             resident=options.resident,
             cache=options.cache,
+            stream=options.stream,
         )
     )
     return OpenEngines(
@@ -301,7 +315,8 @@ def _open_tensorrt(stack: ExitStack, request: _Request, target: Target, reason: 
 
 
 def _open_onnxruntime(stack: ExitStack, request: _Request, reason: str) -> OpenEngines:
-    bundle, backend = request.bundle, cpu_backend(request.options.threads, reason)
+    bundle, stream = request.bundle, request.options.stream
+    backend = cpu_backend(request.options.threads, reason)
     precisions, existing = request.precisions_on(backend)
     weights = HeldWeights(bundle.tensors())
     engines = {}
@@ -312,7 +327,7 @@ def _open_onnxruntime(stack: ExitStack, request: _Request, reason: str) -> OpenE
                 + ("" if reason == "asked for" else f": {reason}"),
                 "--precision fp32, or int8 of a bundle that was quantised.",
             )
-        graph = bundle.read_graph(frames, precision)
+        graph = bundle.read_graph(frames, precision, step=stream)
         if precision == "int8":
             graph = for_onnxruntime(graph)
         engine = OnnxRuntimeEngine(
@@ -321,6 +336,7 @@ def _open_onnxruntime(stack: ExitStack, request: _Request, reason: str) -> OpenE
             frames=frames,
             manifest=bundle.manifest,
             threads=backend.threads,
+            stream=stream,
         )
         engines[frames] = stack.enter_context(engine)
     give_back_freed()

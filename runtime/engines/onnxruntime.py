@@ -37,11 +37,13 @@ import numpy.typing as npt
 
 from ffn_edge.bundle.bundle import Manifest
 from ffn_edge.bundle.compose import Array
+from ffn_edge.bundle.graph_check import NEXT, STATE
 from ffn_edge.device.int8_instructions import int8_instructions
 from ffn_edge.errors import EngineError
 from ffn_edge.runtime.stream.clip_buffer import Clip, check_clip
 
 _INPUT, _OUTPUT = "frames", "logits"
+_TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8}
 _ERRORS_ONLY = 3  # a warning of ONNX Runtime is for its developers
 
 
@@ -123,16 +125,22 @@ class OnnxRuntimeEngine:
         frames: int,
         manifest: Manifest,
         threads: int,
+        stream: bool = False,
     ) -> None:
+        """Remember what to open; with `stream`, a graph for the next frame of a stream."""
         contract = manifest.input
         self.frames = frames
         self.device_ms: float | None = None  # the host's clock tells all
-        self._input_shape = (contract.batch, frames, contract.height, contract.width, 3)
+        clip = 1 if stream else frames
+        self._input_shape = (contract.batch, clip, contract.height, contract.width, 3)
         self._graph = graph
         # ONNX Runtime reads them where they are, as long as the session lives.
         self._weights = weights
         self._threads = threads
         self._session: Any = None
+        # ONNX Runtime's own values, by the names of the inputs: none of a graph for whole clips.
+        self._start: dict[str, Any] = {}
+        self._states: dict[str, Any] = {}
 
     def __enter__(self) -> OnnxRuntimeEngine:
         """Load the graph and fold its weights, or raise an EngineError."""
@@ -153,22 +161,38 @@ class OnnxRuntimeEngine:
                 "check the bundle with `ffn-edge verify`; an older ONNX Runtime may lack an "
                 "operator: pip install --upgrade onnxruntime.",
             ) from error
+        zero_points = self._session.get_modelmeta().custom_metadata_map  # see `for_onnxruntime`
+        for port in self._session.get_inputs():
+            if port.name.startswith(STATE):
+                zero = int(zero_points.get(port.name, 0))
+                zeros = np.full(port.shape, zero, _TYPES[port.type])
+                self._start[port.name] = ort.OrtValue.ortvalue_from_numpy(zeros)
+        self.restart()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._session = None  # its threads and memory go with it
         self._graph, self._weights = b"", {}
+        self._start, self._states = {}, {}
 
     def infer(self, frames: Clip) -> npt.NDArray[np.float32]:
         """Classify clips. See `engine.Engine`."""
         check_clip(frames, self._input_shape)
         if self._session is None:
             raise EngineError("the engine is not open", "use it inside `with`.")
+        names = [_OUTPUT, *(name.replace(STATE, NEXT) for name in self._states)]
         try:
-            logits: npt.NDArray[np.float32] = self._session.run([_OUTPUT], {_INPUT: frames})[0]
+            clip = _onnxruntime().OrtValue.ortvalue_from_numpy(frames)
+            found = self._session.run_with_ort_values(names, {_INPUT: clip, **self._states})
+            logits: npt.NDArray[np.float32] = found[0].numpy()
         except Exception as error:
             raise EngineError(
                 f"ONNX Runtime failed on {self.frames} frames: {error}",
                 "check the bundle with `ffn-edge verify`.",
             ) from error
+        self._states = dict(zip(self._states, found[1:], strict=True))
         return logits
+
+    def restart(self) -> None:
+        """See `engine.Engine`."""
+        self._states = self._start  # which no session writes to

@@ -5,7 +5,8 @@
 The composed weights go to the device one layer at a time and are handed to the refitter there,
 so host memory never holds a second model. Device memory does, until the refit ends; on a Jetson
 both are the same chips. Engines that run one at a time share their scratch
-memory, their input and their output; `tensorrt_group` owns those.
+memory, their input and their output; `tensorrt_group` owns those. The state of a stream never
+leaves the device: it lies there twice, and a step reads the one and writes the other.
 
 Legend: N clips of T frames, H x W pixels.
 """
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 from ffn_edge.bundle.bundle import Manifest
 from ffn_edge.bundle.compose import Array, ComposedHash, blocks, compose
+from ffn_edge.bundle.graph_check import NEXT, STATE
 from ffn_edge.bundle.weight_file import WeightFile
 from ffn_edge.device.gpu import Device, aligned, out_of_memory_hint
 from ffn_edge.device.plan_cache import Plan, PlanWeight
@@ -36,6 +38,7 @@ _DTYPES = {
     "int64": "INT64",
     "bool": "BOOL",
 }
+_STATE_BYTES = {"FLOAT": 4, "HALF": 2, "INT8": 1}  # of a value
 _REBUILD = "build it again with `ffn-edge build`."
 
 
@@ -83,7 +86,9 @@ class TensorRTEngine:
         contract = manifest.input
         self.frames = frames
         self.device_ms: float | None = None
-        self._shape = (contract.batch, frames, contract.height, contract.width, 3)
+        self._is_step = plan.sidecar.key.step
+        clip = 1 if self._is_step else frames
+        self._shape = (contract.batch, clip, contract.height, contract.width, 3)
         self._plan = plan
         self._manifest = manifest
         self._tensors = tensors
@@ -100,6 +105,10 @@ class TensorRTEngine:
         self._context: Any = None
         self._kernels: Any = None
         self._compiled = b""
+        self._states: Any = None  # device memory, two halves, for an open engine of steps
+        self._places: dict[str, int] = {}  # of each state in a half
+        self._half = 0  # its bytes
+        self._is_swapped = False  # whether the next step reads the second half
 
     @property
     def is_open(self) -> bool:
@@ -129,9 +138,11 @@ class TensorRTEngine:
             self._context, self._kernels = self._api.context(self._engine, self._compiled)
             if self._context is None:
                 raise self._failure("cannot make an execution context")
-            for name, address in ((_INPUT, self._memory.input), (_OUTPUT, self._memory.output)):
-                if not self._context.set_tensor_address(name, address):
-                    raise self._failure(f"refuses the address of {name}")
+            self._bind(_INPUT, self._memory.input)
+            self._bind(_OUTPUT, self._memory.output)
+            if self._places:
+                self._states = self._device.allocate(2 * self._half)
+                self.restart()
         except BaseException:
             self.__exit__()
             raise
@@ -144,6 +155,9 @@ class TensorRTEngine:
         self._engine = None
         self._runtime = None
         self._allocator = None
+        if self._states is not None:
+            self._device.free(self._states)
+            self._states = None
 
     @property
     def scratch_bytes(self) -> int:
@@ -175,26 +189,63 @@ class TensorRTEngine:
             np.copyto(staging, frames.reshape(-1))
             self._device.start_clock()
             self._device.upload_async(self._memory.input, staging)
+        before, after = self._halves()
+        for name, place in self._places.items():
+            self._bind(name, before + place)
+            self._bind(_next_of(name), after + place)
         if not self._context.execute_async_v3(self._device.stream_handle):
             raise self._failure("did not run")
         self._device.download_async(self._memory.logits, self._memory.output)
         self.device_ms = self._device.stop_clock()
+        self._is_swapped = not self._is_swapped
         return self._memory.logits.copy()
 
+    def restart(self) -> None:
+        """See `engine.Engine`. One that is not open begins anew when it is."""
+        if self._states is not None:
+            self._device.zero_async(self._halves()[0], self._half)
+
+    def _halves(self) -> tuple[int, int]:
+        """Return where the states lie that the next step reads, and those that it writes."""
+        first = 0 if self._states is None else int(self._states)
+        halves = (first, first + self._half)
+        return halves[::-1] if self._is_swapped else halves
+
+    def _bind(self, name: str, address: int) -> None:
+        if not self._context.set_tensor_address(name, address):
+            raise self._failure(f"refuses the address of {name}")
+
     def _check_ports(self) -> None:
-        """Hold the engine's own input and output against the manifest's."""
-        found = {}
+        """Hold the engine's own inputs and outputs against the manifest's, and place its states.
+
+        The sizes and types of states are the engine's own: each must come back as it goes in.
+        """
+        found: dict[str, tuple[str, tuple[int, ...]]] = {}
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
             shape = tuple(self._engine.get_tensor_shape(name))
             found[name] = (self._engine.get_tensor_dtype(name).name, shape)
         outputs = (self._manifest.input.batch, len(self._manifest.classes))
-        expected = {_INPUT: ("UINT8", self._shape), _OUTPUT: ("FLOAT", outputs)}
+        states = {
+            name: port
+            for name, port in found.items()
+            if self._is_step and name.startswith(STATE) and port[0] in _STATE_BYTES
+        }
+        expected = {
+            _INPUT: ("UINT8", self._shape),
+            _OUTPUT: ("FLOAT", outputs),
+            **states,
+            **{_next_of(name): port for name, port in states.items()},
+        }
         if found != expected:
             raise EngineError(
                 f"{self._plan.path} has the inputs and outputs {found}; its bundle says {expected}",
                 _REBUILD,
             )
+        self._half = 0
+        for name, (dtype, shape) in states.items():
+            self._places[name] = self._half
+            self._half += aligned(_STATE_BYTES[dtype] * math.prod(shape))
 
     def _refit(self) -> None:
         """Give the engine all its weights, by way of the device."""
@@ -293,6 +344,10 @@ class TensorRTEngine:
         if is_out_of_memory(said):
             return OutOfMemoryError(message, out_of_memory_hint(self._device.gpu))
         return EngineError(message, remedy_for(said, _REBUILD))
+
+
+def _next_of(state: str) -> str:
+    return state.replace(STATE, NEXT)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -17,7 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ffn_edge.bundle.bundle import Bundle, Precision
-from ffn_edge.bundle.known_answer import deviation, fault, known_clips, known_logits, tolerance
+from ffn_edge.bundle.known_answer import (
+    deviation,
+    fault,
+    known_clips,
+    known_logits,
+    mean_of_steps,
+    tolerance,
+)
 from ffn_edge.device.gpu import Device, Gpu, find_gpu
 from ffn_edge.device.jetson import power_mode
 from ffn_edge.device.plan_cache import (
@@ -64,6 +71,7 @@ class TensorRTGroup:
         resident: str = "all",
         cache: Path | None = None,
         plans: Mapping[int, Plan] | None = None,
+        stream: bool = False,
     ) -> None:
         """Remember what to open: the cache's plans, or, in their place, those given.
 
@@ -74,6 +82,7 @@ class TensorRTGroup:
             resident: see above.
             cache: the folder of the plans; None is the default one.
             plans: by frame count.
+            stream: engines for the next frame of a stream, in place of those for clips.
         """
         self.engines: dict[int, TensorRTEngine] = {}
         self._bundle = bundle
@@ -82,6 +91,7 @@ class TensorRTGroup:
         self.resident = resident
         self._cache = PlanCache(cache)
         self._given = plans
+        self._stream = stream
         self.deviations: dict[int, float] = {}
         self.logit_errors: dict[int, float] = {}
         self.warnings: list[str] = []
@@ -140,7 +150,7 @@ class TensorRTGroup:
         self.api: Api = load(self._target)
         plans = self._find_plans() if self._given is None else self._given
         manifest = self._bundle.manifest
-        self._memory = EngineMemory(self._device, manifest, max(plans))
+        self._memory = EngineMemory(self._device, manifest, 1 if self._stream else max(plans))
         tensors = self._bundle.tensors()
         self.engines = {
             frames: TensorRTEngine(
@@ -184,13 +194,15 @@ class TensorRTGroup:
 
     def _find_plan(self, frames: int) -> Plan:
         precision = self.precisions[frames]
-        keys = _keys(self.api, self.gpu, self._bundle, frames, precision)
+        keys = _keys(self.api, self.gpu, self._bundle, frames, precision, self._stream)
         for key in keys:
             plan = self._cache.find(key)
             if plan is not None:
                 return plan
         choices = "" if self._target == "tensorrt" else f" --target {self._target}"
         choices += f" --precision {precision}"
+        if self._stream:
+            choices += " --stream"
         if self._cache.folder != default_folder():
             choices += f" --cache {self._cache.folder}"
         raise EngineError(
@@ -228,7 +240,11 @@ class TensorRTGroup:
     def _check_answers(self, engine: TensorRTEngine, expected: npt.NDArray[np.float32]) -> None:
         """Raise an EngineError unless an engine gives the logits that export stored."""
         manifest, frames = self._bundle.manifest, engine.frames
-        logits = np.stack([engine.infer(clip) for clip in known_clips(manifest.input, frames)])
+        found = []
+        for clip in known_clips(manifest.input, frames):
+            found.append(mean_of_steps(engine.infer, clip) if self._stream else engine.infer(clip))
+            engine.restart()
+        logits = np.stack(found)
         wrong = fault(logits, expected, tolerance(manifest, frames, self.precisions[frames]))
         self.deviations[frames] = deviation(logits, expected)
         self.logit_errors[frames] = float(np.abs(logits - expected).max())
@@ -255,13 +271,23 @@ def prove(plan: Plan, bundle: Bundle) -> float:
     frames = key.frames
     target: Target = "rtx" if key.target == "rtx" else "tensorrt"
     with TensorRTGroup(
-        bundle, target, {frames: key.precision}, resident="one", plans={frames: plan}
+        bundle,
+        target,
+        {frames: key.precision},
+        resident="one",
+        plans={frames: plan},
+        stream=key.step,
     ) as group:
         return group.deviations[frames]
 
 
 def built_precisions(
-    bundle: Bundle, target: Target, frame_counts: Iterable[int], cache: Path | None = None
+    bundle: Bundle,
+    target: Target,
+    frame_counts: Iterable[int],
+    cache: Path | None = None,
+    *,
+    stream: bool = False,
 ) -> dict[int, tuple[Precision, ...]]:
     """Return the precisions that engines were built in for this machine.
 
@@ -272,6 +298,7 @@ def built_precisions(
         target: what runs it.
         frame_counts: of which engines.
         cache: the folder of the plans; None is the default one.
+        stream: of engines for the next frame of a stream, in place of those for clips.
 
     Raises:
         EngineError: TensorRT or a GPU is missing.
@@ -289,13 +316,15 @@ def built_precisions(
     return {
         frames: tuple(
             precision
-            for precision in buildable(bundle, frames)
-            if any(map(is_there, _keys(api, gpu, bundle, frames, precision)))
+            for precision in buildable(bundle, frames, step=stream)
+            if any(map(is_there, _keys(api, gpu, bundle, frames, precision, stream)))
         )
         for frames in frame_counts
     }
 
 
-def _keys(api: Api, gpu: Gpu, bundle: Bundle, frames: int, precision: Precision) -> list[PlanKey]:
+def _keys(
+    api: Api, gpu: Gpu, bundle: Bundle, frames: int, precision: Precision, stream: bool
+) -> list[PlanKey]:
     """Return the keys of the plans that serve a frame count here."""
-    return [plan_key(api, gpu, bundle, frames, precision, refit) for refit in REFITS]
+    return [plan_key(api, gpu, bundle, frames, precision, refit, step=stream) for refit in REFITS]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,13 +22,6 @@ from ffn_edge.runtime.stream.window import Timing, Window
 # is more than uneven timestamps make of one spacing, and less than a frame of that rate is left
 # out for.
 _MOST_SPACINGS = 1.5
-
-
-class StepEngine(Engine, Protocol):
-    """One rate's network, for clips of one frame: it remembers the frames before."""
-
-    def restart(self) -> None:
-        """Forget them: the next frame is the first of a stream."""
 
 
 class _Output(NamedTuple):
@@ -122,14 +115,13 @@ class StepWindow(Window):
         An engine whose memory is of another time begins anew; and once where what it says is not
         finite, since its memory may be what is not.
         """
-        steps = cast("StepEngine", engine)
         if self.restart is not None:
-            steps.restart()
-        logits = steps.infer(clip)[0]
+            engine.restart()
+        logits = engine.infer(clip)[0]
         if not np.isfinite(logits).all():
             self.restart = "not finite"
-            steps.restart()
-            logits = steps.infer(clip)[0]
+            engine.restart()
+            logits = engine.infer(clip)[0]
         assert self._frames is not None
         spacing_s = self._window_s / self._frames
         self._outputs.append(_Output(self._on_grid_s, spacing_s, logits.copy()))

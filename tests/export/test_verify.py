@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,13 @@ import torch
 from ffn_edge.bundle.bundle import MANIFEST, Bundle, InputContract
 from ffn_edge.errors import ExportError, VideoError
 from ffn_edge.export.clips import clips_from_videos, synthetic_clips
-from ffn_edge.export.verify import COMPOSED_TOLERANCE, NETWORK_TOLERANCE, compare, verify
+from ffn_edge.export.verify import (
+    COMPOSED_TOLERANCE,
+    NETWORK_TOLERANCE,
+    STEPS_TOLERANCE,
+    compare,
+    verify,
+)
 from ffn_edge.frames import segment_centres
 from ffn_edge.media.picture import prepare_frame
 from ffn_edge.media.video import VideoReader, VideoWriter
@@ -53,6 +60,46 @@ def test_without_a_checkpoint_the_graph_is_compared_with_the_composed_one(
         ["graph = composed"],
         ["graph = composed"],
     ]
+
+
+def test_steps_of_a_causal_network_are_compared_too(
+    exported_causal: Bundle, causal_checkpoint: Path
+) -> None:
+    clips = synthetic_clips(exported_causal.manifest.input, (2, 4), 3)
+
+    found = verify(exported_causal, clips, checkpoint=load_checkpoint(causal_checkpoint))
+
+    for each in found:
+        assert each.passed
+        *_, by_graph, by_network = each.comparisons
+        assert by_graph.pair == "graph = steps"
+        assert by_graph.relative <= by_graph.tolerance == STEPS_TOLERANCE
+        assert by_network.pair == "PyTorch steps = steps"
+        assert by_network.same_top1 == 3
+
+
+def test_steps_in_int8_are_compared_with_clips_in_int8(causal_int8: Bundle) -> None:
+    found = verify(causal_int8, synthetic_clips(CONTRACT, (2, 4), 1))
+
+    for each in found:
+        assert each.passed
+        assert [pair.pair for pair in each.comparisons][1:] == [
+            "graph = steps",
+            "INT8 graph = INT8 steps",
+        ]
+
+
+def test_steps_of_another_frame_count_do_not_pass(exported_causal: Bundle, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported_causal.path, tmp_path / "bundle")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    two, four = manifest["sub_networks"].values()
+    two["step"], four["step"] = four["step"], two["step"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+    found = verify(Bundle.load(folder), synthetic_clips(CONTRACT, (2, 4), 1))
+
+    for each in found:
+        assert [pair.passed for pair in each.comparisons] == [True, False]
 
 
 def test_other_weights_do_not_pass(exported: Bundle, checkpoint_file: Path) -> None:

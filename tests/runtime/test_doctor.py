@@ -690,6 +690,24 @@ def test_a_check_that_fails_itself_is_a_line(desktop: Computer) -> None:
     assert line(report, "Memory and disk", "memory").status == "ok"  # what came before is kept
 
 
+def test_engines_of_steps_are_told_from_those_for_clips(
+    jetson: Computer, exported_causal: Bundle
+) -> None:
+    cache = PlanCache(jetson.cache)
+    graph = exported_causal.graph_path(2, step=True).name
+    record = exported_causal.manifest.files[graph]
+    store_plan(cache, exported_causal, 2, step=True, graph_sha256=record.sha256)
+
+    report = jetson.examine(exported_causal.path)
+
+    found = line(report, "Engines", "tsm_tiny, 2 frames of a stream, fp16").found
+    assert found.endswith("fits this machine and the bundle")
+    for frames in (2, 4):  # which clips are classified with
+        missing = line(report, "Engines", f"{frames} frames")
+        assert "was built" in missing.found
+        assert missing.remedy.endswith(f"ffn-edge build {exported_causal.path}")
+
+
 def test_built_engines_are_listed_with_what_they_fit(jetson: Computer, bundle: Bundle) -> None:
     cache = PlanCache(jetson.cache)
     store_plan(cache, bundle, 2)

@@ -874,7 +874,7 @@ def test_int8_engines_for_any_weights_are_refused(
 
 @pytest.mark.slow
 def test_every_call_that_the_code_makes_was_checked_against_the_recorded_signatures(
-    exported: Bundle, tmp_path: Path
+    exported: Bundle, exported_causal: Bundle, tmp_path: Path
 ) -> None:
     # The emulator binds each call to the signature of its version. So it is enough that the
     # whole path, run above, has called whatever the source names.
@@ -894,6 +894,7 @@ def test_every_call_that_the_code_makes_was_checked_against_the_recorded_signatu
                     engines[4].infer(ring.gather(np.arange(4)))
             with open_engines(exported, chosen):  # with what the first start has kept
                 pass
+            build_and_prove(exported_causal, tmp_path / "steps", target=target, stream=True)
             called |= {name.partition(".")[2] for name in device.calls}
             methods = device.methods
     named = set()
