@@ -460,6 +460,7 @@ def _learner(
         dtype=dtype,
         order=_order(recipe, processes, dtype),
         guide=guide,
+        warm_share=recipe.warm_share,
         accumulate=recipe.accumulate,
         clip_gradient=recipe.clip_gradient,
         average=None if recipe.ema_decay is None else MovingAverage(network, recipe.ema_decay),

@@ -33,7 +33,9 @@ class Recipe:
 
     Objective: see `ffn_edge.train.objective.MultiFrequencyLoss`.
 
-    `causal` makes a network that takes from the past alone and can go frame by frame. `teacher` is
+    `causal` makes a network that takes from the past alone and can go frame by frame; in
+    `warm_share` of the steps it learns each clip with the state that the one before left, as in a
+    stream, and not from an empty one. `teacher` is
     a checkpoint of another network of the same classes, from whose highest frame count every one
     learns too; one of the same architecture is also where training starts, unless `start_from` is.
     `without` names what is left out of the method, as in the paper's ablations: "sn", "wa", "td",
@@ -64,6 +66,7 @@ class Recipe:
     dropout: Share = 0.5
     without: tuple[str, ...] = ()
     causal: bool = False
+    warm_share: Share = 0.5
 
     train_list: str | None = None
     val_list: str | None = None

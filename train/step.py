@@ -36,6 +36,7 @@ class Learner:
         teacher: see `backward`.
         guide: another network, which does not learn, and from whose logits for the highest frame
             count every one learns too.
+        warm_share: of the steps of a causal network, those whose clips are joined; see `Route`.
         accumulate: parts of a batch.
         clip_gradient: the largest norm of the gradient; None for any.
         average: of the weights; it follows each step.
@@ -50,6 +51,7 @@ class Learner:
     order: Order = "each"
     teacher: int | None = None
     guide: FrameFlexibleNetwork | None = None
+    warm_share: float = 0.0
     accumulate: int = 1
     clip_gradient: float | None = None
     average: MovingAverage | None = None
@@ -77,6 +79,8 @@ class Learner:
         """
         means: dict[str, Tensor] = {}
         number = 0
+        # On the host's generator, which the loop seeds for each step.
+        self.network.route.joined = self.network.causal and bool(torch.rand(()) < self.warm_share)
         for number, (clips, target) in enumerate(parts, start=1):
             with self._measured(), self._exchange(number == self.accumulate):
                 terms = backward(
@@ -92,6 +96,7 @@ class Learner:
                 )
             for name, value in terms.flat().items():
                 means[name] = means.get(name, 0) + value / self.accumulate
+        self.network.route.joined = False
         assert number == self.accumulate  # else processes never exchanged gradients
         if self.clip_gradient is not None:
             # Gradients are scaled under float16; clip what the optimiser will see.

@@ -53,11 +53,14 @@ class Route:
         segments: which rows of the batch belong to which frame count.
         memory: of a stream, what each causal shift has kept of the frames before, and puts what it
             keeps for the next one; None where the rows are whole clips.
+        joined: to a causal shift the clips of a batch are one stream, each after the one before, so
+            that all but the first find the end of another where a clip of its own has zeros.
     """
 
     def __init__(self) -> None:
         self.segments: tuple[Segment, ...] = ()
         self.memory: dict[TemporalShift, Tensor] | None = None
+        self.joined = False
 
 
 class SpecializedNorm(nn.Module):
@@ -278,7 +281,9 @@ class TemporalShift(TemporalLayer):
         """
         if self.route.memory is not None:
             return self._next(x, self.route.memory)
-        return temporal_shift(x, frames, self.fraction, CAUSAL if self.causal else TWO_SIDED)
+        if not self.causal:
+            return temporal_shift(x, frames, self.fraction, TWO_SIDED)
+        return temporal_shift(x, len(x) if self.route.joined else frames, self.fraction, CAUSAL)
 
     def _next(self, x: Tensor, memory: dict[TemporalShift, Tensor]) -> Tensor:
         """Shift one frame of each stream.

@@ -97,6 +97,27 @@ def test_a_step_never_waits_for_a_value(order: Order) -> None:
     assert waits.found  # it would have been noticed
 
 
+@pytest.mark.parametrize("warm_share", [0.0, 1.0])
+def test_a_causal_network_learns_clips_as_a_stream_too(warm_share: float) -> None:
+    network = build("tsm_tiny", 3, (2, 4), causal=True).train()
+    joined = []
+    network.body.register_forward_pre_hook(lambda *_: joined.append(network.route.joined))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    learner = Learner(
+        network=network,
+        objective=MultiFrequencyLoss(),
+        optimizer=optimizer,
+        schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0),
+        processes=Processes(0, 1, torch.device("cpu")),
+        dtype=torch.float32,
+        warm_share=warm_share,
+    )
+    clips = {t: torch.randn(2, t, 3, 32, 32) for t in (2, 4)}
+    learner.step([(clips, torch.tensor([0, 1]))])
+    assert joined == [warm_share == 1.0] * 2
+    assert not network.route.joined  # what evaluates it next has whole clips
+
+
 def test_from_a_frozen_teacher_others_learn_and_no_label_is_read() -> None:
     network = build("tsm_tiny", 3, (2, 4), dropout=0.0).eval().requires_grad_(False)
     learned = [p for name, p in network.named_parameters() if ".norms.2." in name]
