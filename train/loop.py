@@ -407,8 +407,7 @@ def _start(
     start_from(network, other)
     if recipe.causal and not other.causal:
         _log.info(
-            "starting from a network that looks both ways: where it took from the next frame, "
-            "this one takes from the frame before the previous one"
+            "starting from a network that looks both ways: what it took from the next frame stays"
         )
 
 
