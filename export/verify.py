@@ -46,7 +46,8 @@ NETWORK_TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "int8": 0.2}
 # The graph against composed: the same products in the same order, then the same kernels; measured
 # 0. Only ONNX Runtime's choice of kernels could differ, and by rounding.
 COMPOSED_TOLERANCE = 1e-5
-# The graph against its steps. float32: the same sums, of kernels for one frame and not for T.
+# The graph against its steps. float32: the same sums, of kernels for one frame and not for T;
+# measured 0 on five architectures, and in INT8 too.
 STEPS_TOLERANCE = 1e-5
 # INT8: a value that lies between two that INT8 has may be rounded to the other one.
 INT8_STEPS_TOLERANCE = 1e-2

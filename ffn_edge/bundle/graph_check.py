@@ -96,14 +96,17 @@ def check_graph(
     """
     onnx = _onnx()
     try:
-        _Check(onnx, entries).run(_parsed(onnx, content), frames, manifest, has_state)
+        if len(content) > MOST_BYTES:
+            raise _RefusedError(f"it has {len(content)} bytes; {MOST_BYTES} are the most")
+        model = onnx.load_model_from_string(content)
+        _Check(onnx, entries).run(model, frames, manifest, has_state)
     except Exception as error:  # what onnx and protobuf raise has no base class of its own
         raise BundleError(f"{where} is not a graph of a bundle: {_line(error)}", _HINT) from error
 
 
 def external_tensors(content: bytes) -> tuple[str, ...]:
-    """Return the names of the tensors that a checked graph takes from the weight files."""
-    graph = _parsed(_onnx(), content).graph
+    """Return the names of the tensors that a graph of ours takes from the weight files."""
+    graph = _onnx().load_model_from_string(content).graph
     return tuple(each.name for each in graph.initializer if each.external_data)
 
 
@@ -115,12 +118,6 @@ def _onnx() -> ModuleType:
             f"a bundle's graphs are checked with the package onnx, which is missing ({error})",
             "pip install onnx",
         ) from error
-
-
-def _parsed(onnx: ModuleType, content: bytes) -> Any:
-    if len(content) > MOST_BYTES:
-        raise _RefusedError(f"it has {len(content)} bytes; {MOST_BYTES} are the most")
-    return onnx.load_model_from_string(content)
 
 
 def _line(error: Exception) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from ffn_edge.bundle import graph_check
 from ffn_edge.bundle.bundle import MANIFEST, Bundle, InputContract
 from ffn_edge.errors import ExportError, VideoError
 from ffn_edge.export.clips import clips_from_videos, synthetic_clips
@@ -100,6 +101,13 @@ def test_steps_of_another_frame_count_do_not_pass(exported_causal: Bundle, tmp_p
 
     for each in found:
         assert [pair.passed for pair in each.comparisons] == [True, False]
+
+
+def test_a_network_whose_weights_are_more_than_a_graph_may_have_is_compared(
+    exported: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_check, "MOST_BYTES", 1000)
+    assert all(each.passed for each in verify(exported, synthetic_clips(CONTRACT, (2, 4), 1)))
 
 
 def test_other_weights_do_not_pass(exported: Bundle, checkpoint_file: Path) -> None:
