@@ -95,7 +95,13 @@ def _type(full: bool) -> int:
 
 def _float_tensors(model: onnx.ModelProto) -> set[str]:
     """Return the names of all float32 tensors."""
-    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for port in (*copy.graph.input, *copy.graph.output):
+        # Without zero points, which TensorRT's parser wants none of, ONNX takes INT8 for this.
+        if port.type.tensor_type.elem_type == TensorProto.INT8:
+            port.type.tensor_type.elem_type = TensorProto.UINT8
+    graph = onnx.shape_inference.infer_shapes(copy, strict_mode=True).graph
     values = (*graph.input, *graph.value_info, *graph.output)
     types = {value.name: value.type.tensor_type.elem_type for value in values}
     types |= {initializer.name: initializer.data_type for initializer in graph.initializer}

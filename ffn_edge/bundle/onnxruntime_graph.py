@@ -27,8 +27,7 @@ def for_onnxruntime(content: bytes) -> bytes:
     What is never negative gets steps of half the size, twice as many, since there are bytes for
     them: so it rounds less than int8 does, over the same range.
 
-    The state of a stream is in uint8 as well; the model's metadata has, by the name of its input,
-    what stands for zero at the start.
+    The state of a stream is in uint8 as well; see `stream_state`.
     """
     import onnx
 
@@ -110,9 +109,6 @@ def for_onnxruntime(content: bytes) -> bytes:
     for port in (*graph.input, *graph.output):
         if port.name in zero_points:
             port.type.tensor_type.elem_type = onnx.TensorProto.UINT8
-            if port.name.startswith(STATE):
-                start = "128" if zero_points[port.name] == "middle" else "0"
-                model.metadata_props.add(key=port.name, value=start)
     model.opset_import.append(helper.make_operatorsetid("com.microsoft", 1))
     return bytes(model.SerializeToString())
 

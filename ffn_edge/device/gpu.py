@@ -211,6 +211,12 @@ class Device:
         with self.errors("copy from the device"):
             self._cuda.memcpy_dtoh_async(pinned, address, self._stream)
 
+    def download(self, array: Array, address: int) -> None:
+        """Copy from the device to a contiguous host array, once the stream has come so far."""
+        self.synchronize()
+        with self.errors("copy from the device"):
+            self._cuda.memcpy_dtoh(array, address)
+
     def copy_async(self, target: int, source: int, size: int) -> None:
         """Copy within the device, on the stream."""
         with self.errors("copy on the device"):

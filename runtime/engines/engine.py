@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.bundle.graph_check import external_tensors
 from ffn_edge.bundle.onnxruntime_graph import for_onnxruntime
+from ffn_edge.bundle.stream_state import State
 from ffn_edge.device.cores import usable_cores
 from ffn_edge.device.gpu import find_gpu
 from ffn_edge.device.tensorrt_api import Target, is_installed, load
@@ -66,8 +67,14 @@ class Engine(Protocol):
             EngineError: `frames` has another shape or type, or the device failed.
         """
 
-    def restart(self) -> None:
-        """Let the next frame be the first of a stream, as it is when an engine was just opened."""
+    def restart(self, state: State | None = None) -> None:
+        """Let the next frame be the first of a stream, as it is when an engine was just opened.
+
+        With `state`, it is the next one of a stream that another engine has seen until now.
+        """
+
+    def state(self) -> State:
+        """Return what a stream's frames so far have left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

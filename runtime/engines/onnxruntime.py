@@ -40,6 +40,7 @@ import numpy.typing as npt
 from ffn_edge.bundle.bundle import Manifest
 from ffn_edge.bundle.compose import Array
 from ffn_edge.bundle.graph_check import NEXT, STATE
+from ffn_edge.bundle.stream_state import State, Stored, stored_states
 from ffn_edge.device.int8_instructions import int8_instructions
 from ffn_edge.errors import EngineError
 from ffn_edge.runtime.stream.clip_buffer import Clip, check_clip
@@ -141,6 +142,7 @@ class OnnxRuntimeEngine:
         self._threads = threads
         self._session: Any = None
         # By the names of the inputs; none of a graph for whole clips.
+        self._stored: dict[str, Stored] = {}
         self._start: dict[str, Array] = {}
         self._states: dict[str, Array] = {}
 
@@ -163,10 +165,10 @@ class OnnxRuntimeEngine:
                 "check the bundle with `ffn-edge verify`; an older ONNX Runtime may lack an "
                 "operator: pip install --upgrade onnxruntime.",
             ) from error
-        zero_points = self._session.get_modelmeta().custom_metadata_map  # see `for_onnxruntime`
+        self._stored = stored_states(self._graph)
         for port in self._session.get_inputs():
-            if port.name.startswith(STATE):
-                zero = int(zero_points.get(port.name, 0))
+            if port.name in self._stored:
+                zero = self._stored[port.name].zero_point
                 self._start[port.name] = np.full(port.shape, zero, _TYPES[port.type])
         self.restart()
         return self
@@ -193,6 +195,15 @@ class OnnxRuntimeEngine:
         self._states = dict(zip(self._states, found[1:], strict=True))
         return logits
 
-    def restart(self) -> None:
+    def restart(self, state: State | None = None) -> None:
         """See `engine.Engine`."""
         self._states = self._start  # which no session writes to
+        if state is not None:
+            self._states = {
+                name: self._stored[name].numbers(values, self._start[name])
+                for name, values in zip(self._start, state, strict=True)
+            }
+
+    def state(self) -> State:
+        """See `engine.Engine`."""
+        return tuple(self._stored[name].values(each) for name, each in self._states.items())

@@ -5,8 +5,9 @@
 The composed weights go to the device one layer at a time and are handed to the refitter there,
 so host memory never holds a second model. Device memory does, until the refit ends; on a Jetson
 both are the same chips. Engines that run one at a time share their scratch
-memory, their input and their output; `tensorrt_group` owns those. The state of a stream never
-leaves the device: it lies there twice, and a step reads the one and writes the other.
+memory, their input and their output; `tensorrt_group` owns those. The state of a stream lies on
+the device twice: a step reads the one and writes the other. At a change of rate alone it goes by
+way of the host, since the next engine may keep it in another type.
 
 Legend: N clips of T frames, H x W pixels.
 """
@@ -14,7 +15,7 @@ Legend: N clips of T frames, H x W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import numpy.typing as npt
 from ffn_edge.bundle.bundle import Manifest
 from ffn_edge.bundle.compose import Array, ComposedHash, blocks, compose
 from ffn_edge.bundle.graph_check import NEXT, STATE
+from ffn_edge.bundle.stream_state import State, Stored
 from ffn_edge.bundle.weight_file import WeightFile
 from ffn_edge.device.gpu import Device, aligned, out_of_memory_hint
 from ffn_edge.device.plan_cache import Plan, PlanWeight
@@ -38,7 +40,7 @@ _DTYPES = {
     "int64": "INT64",
     "bool": "BOOL",
 }
-_STATE_BYTES = {"FLOAT": 4, "HALF": 2, "INT8": 1}  # of a value
+_STATE_TYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8}
 _REBUILD = "build it again with `ffn-edge build`."
 
 
@@ -77,11 +79,12 @@ class TensorRTEngine:
         device: Device,
         memory: EngineMemory,
         make_ready: Callable[[TensorRTEngine], None],
+        stored: Mapping[str, Stored],
     ) -> None:
         """Remember what to open.
 
         `make_ready` is called before each inference, and sees to it that the engine is open and has
-        scratch memory.
+        scratch memory. `stored` says how the plan's graph keeps a stream's states.
         """
         contract = manifest.input
         self.frames = frames
@@ -106,7 +109,9 @@ class TensorRTEngine:
         self._kernels: Any = None
         self._compiled = b""
         self._states: Any = None  # device memory, two halves, for an open engine of steps
-        self._places: dict[str, int] = {}  # of each state in a half
+        self._stored = stored
+        self._places: dict[str, tuple[int, Array]] = {}  # of each state in a half; its like
+        self._asked: State | None = None  # where the next frame goes on; None at the start
         self._half = 0  # its bytes
         self._is_swapped = False  # whether the next step reads the second half
 
@@ -142,7 +147,7 @@ class TensorRTEngine:
             self._bind(_OUTPUT, self._memory.output)
             if self._places:
                 self._states = self._device.allocate(2 * self._half)
-                self.restart()
+                self._begin()
         except BaseException:
             self.__exit__()
             raise
@@ -190,7 +195,7 @@ class TensorRTEngine:
             self._device.start_clock()
             self._device.upload_async(self._memory.input, staging)
         before, after = self._halves()
-        for name, place in self._places.items():
+        for name, (place, _) in self._places.items():
             self._bind(name, before + place)
             self._bind(_next_of(name), after + place)
         if not self._context.execute_async_v3(self._device.stream_handle):
@@ -200,10 +205,35 @@ class TensorRTEngine:
         self._is_swapped = not self._is_swapped
         return self._memory.logits.copy()
 
-    def restart(self) -> None:
-        """See `engine.Engine`. One that is not open begins anew when it is."""
+    def restart(self, state: State | None = None) -> None:
+        """See `engine.Engine`. One that is not open does so when it is."""
+        self._asked = state
         if self._states is not None:
-            self._device.zero_async(self._halves()[0], self._half)
+            self._begin()
+
+    def _begin(self) -> None:
+        """Put the state in place that was asked for."""
+        before, _ = self._halves()
+        if self._asked is None:
+            self._device.zero_async(before, self._half)
+        else:
+            self._device.synchronize()
+            for (name, (place, like)), values in zip(
+                self._places.items(), self._asked, strict=True
+            ):
+                self._device.upload(before + place, self._stored[name].numbers(values, like))
+            self._device.wait_for_all()
+        self._asked = None
+
+    def state(self) -> State:
+        """See `engine.Engine`."""
+        before, _ = self._halves()
+        found = []
+        for name, (place, like) in self._places.items():
+            numbers = np.empty_like(like)
+            self._device.download(numbers, before + place)
+            found.append(self._stored[name].values(numbers))
+        return tuple(found)
 
     def _halves(self) -> tuple[int, int]:
         """Return where the states lie that the next step reads, and those that it writes."""
@@ -229,7 +259,7 @@ class TensorRTEngine:
         states = {
             name: port
             for name, port in found.items()
-            if self._is_step and name.startswith(STATE) and port[0] in _STATE_BYTES
+            if name in self._stored and port[0] in _STATE_TYPES
         }
         expected = {
             _INPUT: ("UINT8", self._shape),
@@ -243,9 +273,11 @@ class TensorRTEngine:
                 _REBUILD,
             )
         self._half = 0
-        for name, (dtype, shape) in states.items():
-            self._places[name] = self._half
-            self._half += aligned(_STATE_BYTES[dtype] * math.prod(shape))
+        for name in sorted(states, key=lambda name: int(name.removeprefix(STATE))):
+            dtype, shape = states[name]
+            like = np.empty(shape, _STATE_TYPES[dtype])
+            self._places[name] = self._half, like
+            self._half += aligned(like.nbytes)
 
     def _refit(self) -> None:
         """Give the engine all its weights, by way of the device."""

@@ -25,6 +25,7 @@ from ffn_edge.bundle.known_answer import (
     mean_of_steps,
     tolerance,
 )
+from ffn_edge.bundle.stream_state import Stored, stored_states
 from ffn_edge.device.gpu import Device, Gpu, find_gpu
 from ffn_edge.device.jetson import power_mode
 from ffn_edge.device.plan_cache import (
@@ -162,6 +163,7 @@ class TensorRTGroup:
                 device=self._device,
                 memory=self._memory,
                 make_ready=self._make_ready,
+                stored=self._stored_states(frames),
             )
             for frames, plan in plans.items()
         }
@@ -172,6 +174,12 @@ class TensorRTGroup:
         for engine in self.engines.values():
             self._check_answers(engine, known_logits(tensors, engine.frames))
             engine.keep_kernels()
+
+    def _stored_states(self, frames: int) -> Mapping[str, Stored]:
+        if not self._stream:
+            return {}
+        precision = self.precisions[frames]
+        return stored_states(self._bundle.read_graph(frames, precision, step=True))
 
     def _close(self) -> None:
         """Release in order: engines, memory, the device."""

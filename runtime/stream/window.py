@@ -19,7 +19,7 @@ from ffn_edge.runtime.stream.sources import Frame, Stream
 
 # Why an engine that remembers began anew: with a stream or after an interruption, at a change of
 # rate, or since what it said was not finite.
-Restart = Literal["start", "rate", "not finite"]
+Restart = Literal["start", "not finite"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

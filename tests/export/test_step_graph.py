@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.bundle.graph_check import check_graph, external_tensors
 from ffn_edge.bundle.known_answer import known_clips, known_logits
 from ffn_edge.bundle.onnxruntime_graph import for_onnxruntime
+from ffn_edge.bundle.stream_state import Stored, stored_states
 from ffn_edge.errors import BundleError, ExportError
 from ffn_edge.export.bundle_update import update_bundle
 from ffn_edge.export.bundle_writer import export_bundle
@@ -48,9 +50,10 @@ def test_steps_from_the_start_are_the_clip(
     assert bundle.manifest.causal
     for frames in (2, 4):
         session = onnxruntime.InferenceSession(bundle.graph_path(frames, step=True))
+        stored = stored_states(bundle.read_graph(frames, step=True))
         clips = known_clips(bundle.manifest.input, frames)
         for clip, expected in zip(clips, known_logits(bundle.tensors(), frames), strict=True):
-            difference = np.abs(_mean_of_steps(session, clip) - expected).max()
+            difference = np.abs(_mean_of_steps(session, clip, stored) - expected).max()
             assert difference <= 1e-5 * np.abs(expected).max()
 
 
@@ -67,12 +70,13 @@ def _session(graph: bytes, bundle: Bundle, *, fused: bool) -> onnxruntime.Infere
 
 
 def _mean_of_steps(
-    session: onnxruntime.InferenceSession, clip: npt.NDArray[np.uint8]
+    session: onnxruntime.InferenceSession,
+    clip: npt.NDArray[np.uint8],
+    stored: Mapping[str, Stored],
 ) -> npt.NDArray[np.float32]:
     types = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8}
-    zero = session.get_modelmeta().custom_metadata_map
     state = {
-        each.name: np.full(each.shape, int(zero.get(each.name, 0)), types[each.type])
+        each.name: np.full(each.shape, stored[each.name].zero_point, types[each.type])
         for each in session.get_inputs()[1:]
     }
     logits = []
@@ -100,7 +104,9 @@ def test_steps_in_int8_are_the_clip_in_int8(architecture: str, form: str, tmp_pa
         for clip in known_clips(bundle.manifest.input, frames):
             (expected,) = whole.run(None, {"frames": clip})
             np.testing.assert_allclose(
-                _mean_of_steps(step, clip), expected, atol=1e-5 * np.abs(expected).max()
+                _mean_of_steps(step, clip, stored_states(graphs[1])),
+                expected,
+                atol=1e-5 * np.abs(expected).max(),
             )
 
 

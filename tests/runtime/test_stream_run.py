@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.stream_state import State
 from ffn_edge.commands.profile import profile
 from ffn_edge.commands.run import run
 from ffn_edge.errors import EngineError, FfnEdgeError, VideoError
@@ -50,9 +51,13 @@ class Step:
         colour = frames.mean(axis=(1, 2, 3), dtype=np.float32) / 50
         return np.full_like(colour, np.nan) if self.asked in self.broken else colour
 
-    def restart(self) -> None:
-        """Count it."""
-        self.restarts += 1
+    def restart(self, state: State | None = None) -> None:
+        """Count it, where it begins anew."""
+        self.restarts += state is None
+
+    def state(self) -> State:
+        """Tell nothing."""
+        return ()
 
 
 @dataclass

@@ -135,7 +135,7 @@ def test_what_was_skipped_shows_no_user_and_password() -> None:
 
 def test_of_a_stream_frames_interruptions_and_lost_states_are_told() -> None:
     summary = Summary()
-    for number, restart in enumerate(("start", None, "rate", "start", "not finite", None)):
+    for number, restart in enumerate(("start", None, None, "start", "not finite", None)):
         one = result(number / 8, 16, 5.0, energy_j=0.5)
         summary.write(dataclasses.replace(one, restart=restart))
     fields = summary.fields()

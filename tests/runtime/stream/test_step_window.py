@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ffn_edge.bundle.bundle import InputContract
+from ffn_edge.bundle.stream_state import State
 from ffn_edge.frames import segment_centres
 from ffn_edge.runtime.engines.engine import Logits
 from ffn_edge.runtime.stream import window as window_module
@@ -29,6 +30,7 @@ class Engine:
 
     def __init__(self, says: Iterable[float] = ()) -> None:
         self.restarts = 0
+        self.taken: list[float] = []  # the last frames of others, which it went on from
         self.saw: list[int] = []
         self._says = list(says)
 
@@ -39,9 +41,16 @@ class Engine:
         said = self._says.pop(0) if self._says else float(self.saw[-1])
         return np.full((1, 1), said, np.float32)
 
-    def restart(self) -> None:
-        """Count it."""
-        self.restarts += 1
+    def restart(self, state: State | None = None) -> None:
+        """Count it, where it begins anew."""
+        if state is None:
+            self.restarts += 1
+        else:
+            self.taken.append(state[0].item())
+
+    def state(self) -> State:
+        """Tell the last frame."""
+        return (np.float32([self.saw[-1]]),)
 
 
 class Played:
@@ -132,7 +141,6 @@ def test_at_one_rate_the_answer_is_the_plain_mean_over_the_last_frames_of_a_wind
 def test_after_a_change_of_rate_each_frame_counts_for_its_spacing() -> None:
     engines = {4: Engine([1.0] * 9), 16: Engine([5.0] * 99)}
     played = Played(at(8.0, 40), lambda s: 4 if s < 2.0 else 16, fps=8.0, engines=engines)
-    assert played.restarts == {0: "start", 16: "rate"}
     changed = played.answers[4:8]
     # Three to two of the four frames of half a second are left, and each time 1/8 s more of 5.
     assert changed[0] == pytest.approx((3 * 0.5 * 1 + 0.125 * 5) / 1.625)
@@ -140,10 +148,19 @@ def test_after_a_change_of_rate_each_frame_counts_for_its_spacing() -> None:
     assert played.answers[4 + 15] == pytest.approx(5.0)
 
 
-def test_a_change_of_rate_restarts_the_engine_that_takes_over_alone() -> None:
+def test_at_a_change_of_rate_the_engine_goes_on_from_the_state_of_the_one_before() -> None:
     played = Played(at(8.0, 49), lambda s: 4 if 2.0 <= s < 4.0 else 16, fps=8.0)
-    assert played.restarts == {0: "start", 16: "rate", 32: "rate"}
-    assert {t: engine.restarts for t, engine in played.engines.items()} == {4: 1, 8: 0, 16: 2}
+    assert played.restarts == {0: "start"}
+    assert {t: engine.restarts for t, engine in played.engines.items()} == {4: 0, 8: 0, 16: 1}
+    assert {t: engine.taken for t, engine in played.engines.items()} == {4: [15], 8: [], 16: [28]}
+
+
+def test_after_an_interruption_no_state_is_taken_over() -> None:
+    times_s = [*at(8.0, 16), *(10.0 + time_s for time_s in at(8.0, 16))]
+    played = Played(times_s, lambda s: 16 if s < 5.0 else 4, fps=8.0)
+    assert played.restarts == {0: "start", 16: "start"}
+    assert played.engines[4].restarts == 1
+    assert played.engines[4].taken == []
 
 
 def test_a_gap_starts_the_stream_anew() -> None:
