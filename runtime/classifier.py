@@ -5,8 +5,8 @@ Legend: C classes.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,8 +28,10 @@ from ffn_edge.runtime.policy.interface import (
     Observation,
     Sensed,
 )
-from ffn_edge.runtime.stream.clip_buffer import HostRing, Ring
-from ffn_edge.runtime.stream.window import Window
+from ffn_edge.runtime.stream.clip_buffer import HostRing, Ring, window_capacity
+from ffn_edge.runtime.stream.sources import Frame, Stream
+from ffn_edge.runtime.stream.step_window import StepWindow
+from ffn_edge.runtime.stream.window import Restart, Timing, Window
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +65,8 @@ class Result:
         overhead_ms: around the engine: deciding, gathering the clip, sensing, reading the logits.
         top: the most probable classes, best first.
         precision: of the engine that answered.
+        restart: why the engine of a stream forgot the frames before this one; None where it did
+            not, and of clips.
         probabilities: of all classes, float64 (C,), in the manifest's order.
     """
 
@@ -76,6 +80,7 @@ class Result:
     overhead_ms: float
     top: tuple[Prediction, ...]
     precision: Precision
+    restart: Restart | None = None
     probabilities: Probabilities = field(
         default_factory=lambda: np.empty(0), repr=False, compare=False
     )
@@ -116,19 +121,37 @@ class Classifier:
             sense: is asked after every inference what the sensors say, and given the time.
             cascade: looks again at what few frames are not sure of; None is never.
         """
-        self.contract = manifest.input
-        self.new_ring = engines.new_ring or self._host_ring
+        self._contract = manifest.input
+        self._frame_counts = manifest.frame_counts
+        self._new_ring = engines.new_ring or self._host_ring
         self._engines = engines
         self._classes = manifest.classes
         self._controller = controller
         self._sense = sense
         self._cascade = cascade
-        self._warned_at = -math.inf
-        self._warned_of: tuple[str, Limits] | None = None
+        self._warned: dict[object, float] = {}  # when, of each kind
+
+    @contextmanager
+    def open_window(
+        self,
+        stream: Stream,
+        timing: Timing,
+        start_s: float,
+        on_frame: Callable[[Frame, Stream], None] | None,
+    ) -> Iterator[Window]:
+        """Yield an empty window for a stream that was just opened. See `Window`."""
+        contract = self._contract
+        capacity = 1 if timing.stream else window_capacity(timing.window_s, stream.fps)
+        with self._new_ring(capacity) as ring:
+            if timing.stream:
+                fewest = min(self._frame_counts)
+                yield StepWindow(stream, ring, contract, timing, start_s, on_frame, fewest=fewest)
+            else:
+                yield Window(stream, ring, contract, timing, start_s, on_frame)
 
     @contextmanager
     def _host_ring(self, capacity: int) -> Iterator[Ring]:
-        yield HostRing(capacity, max(self._engines), self.contract.height, self.contract.width)
+        yield HostRing(capacity, max(self._engines), self._contract.height, self._contract.width)
 
     def decide(self, limits: Limits, now: float) -> Decision:
         """Pick a frame count, and warn of a limit that cannot be kept.
@@ -138,11 +161,15 @@ class Classifier:
         decision = self._controller.decide(limits, now)
         if decision.warning is not None:
             # Behind the colon there are numbers, which change.
-            kind = (decision.warning.partition(":")[0], limits)
-            if now - self._warned_at >= _WARNING_S or kind != self._warned_of:
-                _log.warning("%s", decision.warning)
-                self._warned_at, self._warned_of = now, kind
+            self._warn((decision.warning.partition(":")[0], limits), decision.warning, now)
         return decision
+
+    def _warn(self, kind: object, warning: str, now: float) -> None:
+        """Warn, of each kind once a minute."""
+        self._warned = {each: at for each, at in self._warned.items() if now - at < _WARNING_S}
+        if kind not in self._warned:
+            _log.warning("%s", warning)
+            self._warned[kind] = now
 
     def classify(self, window: Window, limits: Limits) -> Result:
         """Classify what a window holds, which is one frame at least.
@@ -156,7 +183,7 @@ class Classifier:
         def infer(frames: int) -> tuple[Logits, float]:
             clip = window.clip(frames)
             begin = time.monotonic()
-            logits = self._engines[frames].infer(clip)[0]
+            logits = window.answer(self._engines[frames], clip)
             return logits, (time.monotonic() - begin) * 1e3
 
         if self._cascade is None:
@@ -172,10 +199,12 @@ class Classifier:
             latency_ms=(end - start) * 1e3,
             now=end,
             limits=limits,
-            sensed=self._sense(end),
+            sensed=dataclasses.replace(self._sense(end), source_frames=window.source_frames),
             ran=() if as_decided else ran,
         )
         self._controller.observe(observation)
+        if window.restart == "not finite":
+            self._warn(window.restart, "the engine's state was not finite, and began anew", end)
         probabilities = class_probabilities(logits)
         return Result(
             time_s=window.used_s,
@@ -188,6 +217,7 @@ class Classifier:
             overhead_ms=(time.monotonic() - start) * 1e3 - engine_ms,
             top=top_classes(logits, probabilities, self._classes),
             precision=self._engines.precisions[ran[-1][0]],
+            restart=window.restart,
             probabilities=probabilities,
         )
 

@@ -54,7 +54,8 @@ class RunOptions(Timing):
         escalate: look again, with more frames, where few are not sure: a cascade.
 
     Raises:
-        FfnEdgeError: a time or the rate is not positive, or out of all proportion.
+        FfnEdgeError: a time or the rate is not positive, or out of all proportion; or a stream was
+            to be looked at again.
     """
 
     realtime: bool = False
@@ -73,6 +74,11 @@ class RunOptions(Timing):
                 f"images have more than 0 and at most {_MOST_FPS} frames a second; "
                 f"got {self.fps:g}",
                 "the default is --fps 30.",
+            )
+        if self.stream and self.escalate:
+            raise FfnEdgeError(
+                "a cascade looks again at a whole clip, and a stream is seen frame by frame",
+                "leave out --escalate or --stream.",
             )
 
 
@@ -99,8 +105,8 @@ def open_session(
                 print(result.frames, result.latency_ms, result.top[0].class_name)
 
     Iterating the session runs it; each result is one inference, on a clip of the last
-    `window_s` seconds, every `hop_s` seconds. Its `probabilities` are float64 (classes,), its
-    times in seconds, its latencies in milliseconds.
+    `window_s` seconds, every `hop_s` seconds; or with `stream`, on each frame that is due. Its
+    `probabilities` are float64 (classes,), its times in seconds, its latencies in milliseconds.
 
     Args:
         bundle: what to run: a folder, or one that was loaded.
@@ -126,13 +132,15 @@ def open_session(
     opened = source_for(manifest.input, source, options, whole=hooks.on_frame is not None)
     wanted = None if limits.frames is None else (limits.frames,)
     with ExitStack() as stack:
-        chooser = PrecisionChooser(bundle, options.engines, options.root)
+        engine_options = dataclasses.replace(options.engines, stream=options.stream)
+        chooser = PrecisionChooser(bundle, engine_options, options.root)
         engines = stack.enter_context(
-            open_engines(bundle, options.engines, frame_counts=wanted, precisions=chooser)
+            open_engines(bundle, engine_options, frame_counts=wanted, precisions=chooser)
         )
         _tell_engines(manifest.architecture, engines)
         meter = stack.enter_context(closing(meter_for(engines.backend, options.root)))
         _warn_without_meter(meter, limits_now())
+        is_live = all(stream.live for stream in opened.streams)
         setting = learn_setting(
             bundle,
             engines,
@@ -141,8 +149,11 @@ def open_session(
             # A file may ask for it later.
             needs_power=limits.needs_power or options.limits_file is not None,
             root=options.root,
-            period_s=options.hop_s if all(stream.live for stream in opened.streams) else 0.0,
+            period_s=options.hop_s if is_live else 0.0,
+            stream=options.stream,
         )
+        if options.stream and is_live:
+            setting = setting.streamed(options.window_s)
         cascade = None
         if options.escalate:
             cascade = CascadeController(load_calibration(bundle), engines, setting)

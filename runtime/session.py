@@ -6,14 +6,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 
 from ffn_edge.errors import VideoError
 from ffn_edge.media.video_list import none_could_be_read
 from ffn_edge.runtime.classifier import Classifier, Result
 from ffn_edge.runtime.policy.interface import Limits
-from ffn_edge.runtime.stream.clip_buffer import window_capacity
 from ffn_edge.runtime.stream.live_reader import PATIENCE_S, LiveReader, live_readers
 from ffn_edge.runtime.stream.sources import Frame, Source, Stream
 from ffn_edge.runtime.stream.window import Timing, Window
@@ -141,14 +140,9 @@ class Session:
         if reader.failure is None and not self._is_over() and window.has_news:
             yield self._classify(window)
 
-    @contextmanager
-    def _open_window(self, stream: Stream) -> Iterator[Window]:
-        """Yield an empty window for a stream that was just opened."""
-        classifier, timing = self._classifier, self._timing
-        with classifier.new_ring(window_capacity(timing.window_s, stream.fps)) as ring:
-            yield Window(
-                stream, ring, classifier.contract, timing, self._start_s, self._hooks.on_frame
-            )
+    def _open_window(self, stream: Stream) -> AbstractContextManager[Window]:
+        on_frame = self._hooks.on_frame
+        return self._classifier.open_window(stream, self._timing, self._start_s, on_frame)
 
     def _classify(self, window: Window) -> Result:
         result = self._classifier.classify(window, self._limits())

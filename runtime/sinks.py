@@ -54,6 +54,7 @@ def result_fields(result: Result) -> dict[str, object]:
         "reason": result.decision.reason,
         "rejected": result.decision.rejected,
         "warning": result.decision.warning,
+        "restart": result.restart,
         "missed": result.missed,
         "latency_ms": round(result.latency_ms, 3),
         "engine_ms": round(result.engine_ms, 3),

@@ -12,6 +12,7 @@ from rich.table import Table
 from ffn_edge.bundle.bundle import Precision
 from ffn_edge.errors import VideoError, counted, printable
 from ffn_edge.runtime.classifier import Result
+from ffn_edge.runtime.stream.window import Restart
 
 _BIN = math.log(1.01)  # latencies are counted in bins of 1 %
 
@@ -45,6 +46,8 @@ class Summary:
         self._by_frames: dict[int, _AtFrames] = {}
         self._last: Result | None = None
         self._switches = 0
+        self._restarts: Counter[Restart] = Counter()  # of a stream's engines; none of clips
+        self._interruptions = 0
         self._overhead_ms = 0.0
         self._burst = self._longest_burst = 0
         self._energy_j: float | None = None
@@ -64,6 +67,10 @@ class Summary:
             before = self._last.frames
             self._by_frames[before].seconds += result.elapsed_s - self._last.elapsed_s
             self._switches += self._last.decision.frames != result.decision.frames
+            of_same = result.source == self._last.source
+            self._interruptions += of_same and result.restart == "start"
+        if result.restart is not None:
+            self._restarts[result.restart] += 1
         self._deadline_ms = result.observation.limits.latency_ms or self._deadline_ms
         at = self._by_frames.setdefault(result.frames, _AtFrames(result.precision))
         at.inferences += 1
@@ -97,11 +104,13 @@ class Summary:
             "miss_rate": round(misses / max(1, self.inferences), 4),
             "longest_burst": self._longest_burst,
             "energy_j": None if energy_j is None else round(energy_j, 3),
-            "energy_per_clip_j": None
+            "energy_per_frame_j" if self._restarts else "energy_per_clip_j": None
             if energy_j is None
             else round(energy_j / max(1, self._measured), 4),
             "over_current": self._over_current,
             "escalated": self._escalated,
+            "interruptions": self._interruptions,
+            "not_finite": self._restarts["not finite"],
             "mean_overhead_ms": round(self._overhead_ms / max(1, self.inferences), 3),
             "skipped": self._skipped,
             "frames": {
@@ -122,17 +131,22 @@ class Summary:
         """Return the figures as a table for the terminal."""
         figures = self.fields()
         title = [
-            counted(figures["inferences"], "inference"),
+            counted(figures["inferences"], "frame" if self._restarts else "inference"),
             counted(figures["switches"], "switch", "switches"),
         ]
         if self._deadline_ms:
             title.append(f"deadline {self._deadline_ms:g} ms missed by {figures['miss_rate']:.1%}")
             if figures["longest_burst"] > 1:
                 title.append(f"at most {figures['longest_burst']} in a row")
-        if figures["energy_per_clip_j"] is not None:
-            title.append(f"{figures['energy_per_clip_j']:.3g} J a clip")
+        for each in ("clip", "frame"):
+            if figures.get(f"energy_per_{each}_j") is not None:
+                title.append(f"{figures[f'energy_per_{each}_j']:.3g} J a {each}")
         if figures["escalated"]:
             title.append(f"{figures['escalated']} escalated")
+        if figures["interruptions"]:
+            title.append(counted(figures["interruptions"], "interruption"))
+        if figures["not_finite"]:
+            title.append(f"{counted(figures['not_finite'], 'state')} not finite")
         if figures["over_current"]:
             title.append(counted(figures["over_current"], "over-current event"))
         table = Table(

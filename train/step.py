@@ -34,6 +34,9 @@ class Learner:
         dtype: what the forward pass computes in.
         order: of the frame counts' passes; see `backward`.
         teacher: see `backward`.
+        guide: another network, which does not learn, and from whose logits for the highest frame
+            count every one learns too.
+        warm_share: of the steps of a causal network, those whose clips are joined; see `Route`.
         accumulate: parts of a batch.
         clip_gradient: the largest norm of the gradient; None for any.
         average: of the weights; it follows each step.
@@ -47,6 +50,8 @@ class Learner:
     dtype: torch.dtype
     order: Order = "each"
     teacher: int | None = None
+    guide: FrameFlexibleNetwork | None = None
+    warm_share: float = 0.0
     accumulate: int = 1
     clip_gradient: float | None = None
     average: MovingAverage | None = None
@@ -74,6 +79,8 @@ class Learner:
         """
         means: dict[str, Tensor] = {}
         number = 0
+        # On the host's generator, which the loop seeds for each step.
+        self.network.route.joined = self.network.causal and bool(torch.rand(()) < self.warm_share)
         for number, (clips, target) in enumerate(parts, start=1):
             with self._measured(), self._exchange(number == self.accumulate):
                 terms = backward(
@@ -85,9 +92,11 @@ class Learner:
                     autocast=self.autocast,
                     scale=lambda loss: self.scaler.scale(loss / self.accumulate),
                     teacher=self.teacher,
+                    guide=self._guidance(clips),
                 )
             for name, value in terms.flat().items():
                 means[name] = means.get(name, 0) + value / self.accumulate
+        self.network.route.joined = False
         assert number == self.accumulate  # else processes never exchanged gradients
         if self.clip_gradient is not None:
             # Gradients are scaled under float16; clip what the optimiser will see.
@@ -98,6 +107,13 @@ class Learner:
         if self.average is not None:
             self.average.update_parameters(self.network)
         return means
+
+    def _guidance(self, clips: Mapping[int, Tensor]) -> Tensor | None:
+        if self.guide is None:
+            return None
+        with torch.no_grad(), self.autocast():
+            answers: Tensor = self.guide(clips[max(clips)])
+            return answers
 
     def _exchange(self, enabled: bool) -> AbstractContextManager[None]:
         """Exchange gradients between processes only with the last part of a batch."""
@@ -117,6 +133,7 @@ def backward(
     autocast: Callable[[], AbstractContextManager[object]],
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
     teacher: int | None = None,
+    guide: Tensor | None = None,
 ) -> LossTerms:
     """Add the gradients of the objective to the network's parameters.
 
@@ -133,6 +150,7 @@ def backward(
         scale: is applied to a loss before its backward pass; linear.
         teacher: the frame count, with order "each", from whose logits the others learn: one whose
             parameters are frozen, so that labels are not read. None: the highest, which learns too.
+        guide: (B, classes), of another network; see `MultiFrequencyLoss`.
 
     Returns:
         The terms, without gradient.
@@ -140,14 +158,14 @@ def backward(
     if order != "each":
         with autocast():
             logits = forward(clips, together=order == "together")
-        terms = objective(logits, target)
+        terms = objective(logits, target, guide)
         _backward(scale(terms.total))
         return terms.detached()
     first = max(clips) if teacher is None else teacher
     with autocast():
         answers = forward(clips[first], first)
     if teacher is None:
-        terms = objective({first: answers}, target)
+        terms = objective({first: answers}, target, guide)
         _backward(scale(terms.total))
         terms = terms.detached()
     else:
@@ -155,7 +173,7 @@ def backward(
     for frames in sorted(clips.keys() - {first}, reverse=True):
         with autocast():
             student = forward(clips[frames], frames)
-        term = objective.student(frames, student, answers, target)
+        term = objective.student(frames, student, answers, target, guide)
         _backward(scale(term.total))
         terms = terms.plus(term.detached())
     return terms

@@ -106,7 +106,7 @@ class Alert:
         power_w = observation.sensed.power_w
         if power_w is not None and point.power_w is not None:
             # What is not the engine's share of the period is the machine's.
-            seen_w = power_w - point.power_w * _busy(state, observation.latency_ms)
+            seen_w = power_w - point.power_w * _busy(state, point, observation.latency_ms)
             weight = idle_variance + _IDLE_PROCESS_NOISE
             weight /= weight + _IDLE_MEASUREMENT_NOISE
             idle_w += weight * (seen_w - idle_w)
@@ -134,12 +134,13 @@ class Alert:
         safest = (-1.0, 0)
         for point in state.ranked:
             chance = 1.0
-            if limits.latency_ms is not None:
-                spare = limits.latency_ms / point.base_ms - state.slowdown
+            deadline_ms = point.deadline_ms(limits)
+            if deadline_ms is not None:
+                spare = deadline_ms / point.base_ms - state.slowdown
                 chance = 0.5 * (1 + math.erf(spare / deviation / math.sqrt(2)))
             power_w = 0.0
             if budget_w is not None and point.power_w is not None:
-                busy = _busy(state, point.base_ms * state.slowdown)
+                busy = _busy(state, point, point.base_ms * state.slowdown)
                 power_w = state.idle_w + point.power_w * busy
             in_budget = budget_w is None or power_w <= budget_w
             words = f"keeps the deadline with a chance of {chance:.4f}, {power_w:.3g} W"
@@ -158,6 +159,6 @@ class Alert:
         return Decision(frames=frames, reason=reason, rejected=rejected, warning=reason)
 
 
-def _busy(state: Filters, latency_ms: float) -> float:
-    period_s = state.setting.period_s
+def _busy(state: Filters, point: OperatingPoint, latency_ms: float) -> float:
+    period_s = state.setting.period_of(point)
     return min(1.0, latency_ms / 1e3 / period_s) if period_s else 1.0

@@ -8,6 +8,7 @@ accurate.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,9 +104,8 @@ def _ladder(points: Sequence[OperatingPoint]) -> Ladder:
 def _watched(state: Ladder, observation: Observation) -> Ladder:
     """Return the state with the load of an inference."""
     limits, power_w = observation.limits, observation.sensed.power_w
-    load = 0.0
-    if limits.latency_ms is not None:
-        load = observation.latency_ms / limits.latency_ms
+    (point,) = (each for each in state.points if each.frames == observation.frames)
+    load = observation.latency_ms / (point.deadline_ms(limits) or math.inf)
     budget_w = limits.budget_w(state.spent_j, observation.now)
     if budget_w is not None and power_w is not None:
         load = max(load, power_w / max(budget_w, 0.001))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -20,7 +20,8 @@ from benchmarks.simulation.sensor import SensorSpec, SensorState, SimulatedSenso
 from ffn_edge.runtime.policy.interface import Limits, OperatingPoint, Sensed, Setting
 from ffn_edge.runtime.power.account import EnergyAccount
 
-PERIOD_S = 0.25  # the hop of `ffn-edge run`
+PERIOD_S = 0.25  # the hop of `ffn-edge run` ...
+WINDOW_S = 2.0  # ... and its window
 
 # A clock that is lowered lets the voltage fall with it: dynamic power goes with f · V², here f².
 _POWER_EXPONENT = 2.0
@@ -125,10 +126,29 @@ class BoardSpec:
             points=self.points, ratios=self.ratios or drawn, idle_w=self.idle_w, period_s=PERIOD_S
         )
 
+    def streaming(self) -> BoardSpec:
+        """Return the same board with a network that streams, one so large that rates matter.
+
+        Each rate's step takes what the most frames took, and draws as much.
+        """
+        most = self.points[-1]
+        points = [
+            replace(
+                point,
+                base_ms=most.base_ms,
+                power_w=most.power_w,
+                period_s=WINDOW_S / point.frames,
+            )
+            for point in self.points
+        ]
+        return replace(self, points=tuple(points))
+
     def budget_w(self, position: float) -> float:
         """Return the power budget at a position; see `Phase.power`."""
+        setting = self.setting()
         drawn_w = [
-            self.idle_w + (point.power_w or 0.0) * min(1.0, point.base_ms / 1e3 / PERIOD_S)
+            self.idle_w
+            + (point.power_w or 0.0) * min(1.0, point.base_ms / 1e3 / setting.period_of(point))
             for point in self.points
         ]
         between = float(np.interp(position, np.linspace(0, 1, len(drawn_w)), drawn_w))
@@ -166,6 +186,7 @@ class Board:
         self._sensor = SimulatedSensor(spec.sensor, self._account, (sensing[0], sensing[1]))
         self._now = 0.0
         self._hop = -1
+        self._hop_s = min(self.setting.period_of(point) for point in spec.points)
         self.latencies_ms: list[float] = []
         self._in_spike, self._spike = False, 1.0
         self._number = -1
@@ -177,7 +198,7 @@ class Board:
         """Return how long each frame count would take, in ms, were it started now."""
         while now >= self._phase_end_s:
             self._next_phase()
-        hop = int(now / PERIOD_S + 1e-6)
+        hop = int(now / self._hop_s + 1e-6)
         while self._hop < hop:  # also the hops that a long inference skipped
             self._hop += 1
             if self._in_spike:
@@ -193,9 +214,12 @@ class Board:
 
     def sustained_w(self) -> list[float]:
         """Return what each frame count draws on average, were these conditions to last."""
+        periods_ms = [self.setting.period_of(point) * 1e3 for point in self._spec.points]
         return [
-            self._rest_w + working_w * min(1.0, ms / self._clock / (PERIOD_S * 1e3))
-            for working_w, ms in zip(self._working_w, self._phase_ms, strict=True)
+            self._rest_w + working_w * min(1.0, ms / self._clock / period_ms)
+            for working_w, ms, period_ms in zip(
+                self._working_w, self._phase_ms, periods_ms, strict=True
+            )
         ]
 
     def work(self, index: int, until: float) -> None:

@@ -39,6 +39,7 @@ class Oracle:
     def __init__(self, device: KnownDevice) -> None:
         self._device = device
         points = device.setting.points
+        self._points = points
         self._frames = [point.frames for point in points]
         order = {frames: index for index, frames in enumerate(self._frames)}
         self._ranked = [order[point.frames] for point in by_accuracy(points)]
@@ -48,7 +49,8 @@ class Oracle:
         latencies_ms, sustained_w = self._device.latencies_ms, self._device.sustained_w()
         budget_w = limits.budget_w(self._device.energy_j, now)
         for index in self._ranked:
-            if limits.latency_ms is not None and latencies_ms[index] > limits.latency_ms:
+            deadline_ms = self._points[index].deadline_ms(limits)
+            if deadline_ms is not None and latencies_ms[index] > deadline_ms:
                 continue
             if budget_w is not None and sustained_w[index] > budget_w:
                 continue

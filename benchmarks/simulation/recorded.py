@@ -20,10 +20,12 @@ class KnownReplay(Replay):
 
     def sustained_w(self) -> list[float]:
         """Return what each frame count draws on average, were these conditions to last."""
-        period_ms = self.setting.period_s * 1e3
+        periods_ms = [self.setting.period_of(point) * 1e3 for point in self.setting.points]
         return [
             self._factor * (self._idle_w + engine_w * min(1.0, ms / period_ms if period_ms else 1))
-            for engine_w, ms in zip(self._engine_w, self.latencies_ms, strict=True)
+            for engine_w, ms, period_ms in zip(
+                self._engine_w, self.latencies_ms, periods_ms, strict=True
+            )
         ]
 
 

@@ -29,6 +29,7 @@ class Scenario:
         length_s: ... for so long.
         battery: a budget for the whole length instead of one at any time, on the scale of
             `Phase.power`; None is no battery.
+        streams: the frame counts are rates of a stream; see `BoardSpec.streaming`.
     """
 
     name: str
@@ -36,9 +37,12 @@ class Scenario:
     phases: tuple[Phase, ...]
     length_s: float = 600.0
     battery: float | None = None
+    streams: bool = False
 
     def device(self, spec: BoardSpec, seed: int, miss_rate: float) -> Board:
         """Return a board at the scenario's beginning, with these limits."""
+        if self.streams:
+            spec = spec.streaming()
         most_ms = spec.points[-1].base_ms
         battery_j = None if self.battery is None else spec.budget_w(self.battery) * self.length_s
         limits = [
@@ -146,6 +150,20 @@ ALL = (
         about="The most frames alone grow slower by up to 50 %, step by step, and recover: what "
         "one slowdown for all frame counts cannot describe.",
         phases=_drift((1.0, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.5, 1.4, 1.3, 1.2, 1.1), 25.0),
+    ),
+    Scenario(
+        name="stream",
+        about="Of a stream a power budget steps down and up, as in `power`; then another process "
+        "takes half of the processor, so that the highest rate's step is longer than its spacing.",
+        phases=(
+            *(
+                replace(_USUAL, deadline=None, power=position)
+                for position in (_AMPLE, _BETWEEN_UPPER, _BETWEEN_LOWER, _BETWEEN_UPPER)
+            ),
+            replace(_USUAL, deadline=None),
+            replace(_USUAL, deadline=None, contention=0.5),
+        ),
+        streams=True,
     ),
 )
 

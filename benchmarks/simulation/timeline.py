@@ -43,7 +43,7 @@ class Timeline:
         self.time_s.append(step.begin_s)
         self.index.append(step.index)
         self.latency_ms.append(step.latency_ms)
-        self.deadline_ms.append(math.nan if limits.latency_ms is None else limits.latency_ms)
+        self.deadline_ms.append(math.nan if step.deadline_ms is None else step.deadline_ms)
         self.power_w.append(power_w)
         self.budget_w.append(math.nan if limits.power_w is None else limits.power_w)
         self.temperature_c.append(math.nan if temperature_c is None else temperature_c)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +20,51 @@ from ffn_edge.commands.option_types import UserPath, Whole
 from ffn_edge.errors import EngineError, counted
 from ffn_edge.files.atomic import check_writable
 from ffn_edge.progress import progress
-from ffn_edge.runtime.profile.profile import PROFILE, Profile, profile_bundle
+from ffn_edge.runtime.profile.profile import Profile, profile_bundle, profile_path
+from ffn_edge.runtime.stream.window import Timing
 from ffn_edge.terminal import Terminal
 
 
 @click.command(short_help="Measure each engine's latency and power here.")
 @click.argument("bundle", type=UserPath(path_type=Path))
 @click.option("--runs", type=Whole(), default=50, show_default=True, help="Of each engine.")
+@click.option("--stream", is_flag=True, help="Of the engines that `run --stream` uses.")
 @root_option
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
-def profile(bundle: Path, runs: int, root: Path, as_json: bool, **options: Any) -> None:
+def profile(
+    bundle: Path, runs: int, stream: bool, root: Path, as_json: bool, **options: Any
+) -> None:
     """Measure each engine's latency and power here.
 
-    The distributions go to BUNDLE/profile.json, where `ffn-edge run` finds them. Where other
-    programs disturb, it measures again, at most twice, and the profile says so.
+    The distributions go to BUNDLE/profile.json, and with --stream to profile_stream.json, where
+    `ffn-edge run` finds them. Where other programs disturb, it measures again, at most twice, and
+    the profile says so.
 
     \b
-    Example:
+    Examples:
       ffn-edge profile bundle --runs 100 --threads 2
+      ffn-edge profile bundle --stream
     """
-    engines = take_engine_options(options)
+    engines = replace(take_engine_options(options), stream=stream)
     loaded = Bundle.load(bundle)
-    check_writable(bundle / PROFILE)
+    path = profile_path(bundle, stream=stream)
+    check_writable(path)
     console = Terminal(stderr=True)
     with progress(console, "profiling") as show:
         measured = profile_bundle(loaded, engines, runs=runs, root=root, on_round=show)
-    console.say(f"wrote {bundle / PROFILE}")
+    console.say(f"wrote {path}")
     if as_json:
         click.echo(measured.to_json(), nl=False)
     else:
-        Terminal().print(_profile_table(measured, loaded.manifest.sub_networks))
+        window_s = Timing().window_s if stream else None
+        Terminal().print(_profile_table(measured, loaded.manifest.sub_networks, window_s))
 
 
-def _profile_table(measured: Profile, sub_networks: Mapping[int, SubNetwork]) -> Table:
+def _profile_table(
+    measured: Profile, sub_networks: Mapping[int, SubNetwork], window_s: float | None
+) -> Table:
+    """Lay out a profile; `window_s` is what frame counts are rates of, for a stream's engines."""
     where, power = measured.conditions, measured.power
     settings = [f"power mode {where.power_mode}"] if where.power_mode else []
     settings += [
@@ -72,12 +84,17 @@ def _profile_table(measured: Profile, sub_networks: Mapping[int, SubNetwork]) ->
         *([", ".join(settings)] if settings else []),
         *([f"not of an idle machine: {measured.disturbance}"] if measured.disturbance else []),
     ]
-    table = Table(title="latency in ms")
+    title = "latency in ms"
     headings = ["frames", "precision", "accuracy", "GMAC", "p50", "p90", "p95", "p99"]
+    if window_s is not None:
+        title = f"latency of one frame in ms, at so many frames in {window_s:g} s"
+        headings += ["busy"]
+        caption.append("busy: the share of the time that the engine works at this rate")
+    table = Table(title=title)
     if power.idle_w is None:
         caption.append(f"power: not measured, because {power.fault}")
     else:
-        headings += ["W above idle", "J per clip"]
+        headings += ["W above idle", "J per clip" if window_s is None else "J per s"]
         caption.append(f"idle: {power.idle_w:.2f} W; {power.meter}, {power.scope}")
     for heading in headings:
         table.add_column(heading, justify="right")
@@ -87,11 +104,16 @@ def _profile_table(measured: Profile, sub_networks: Mapping[int, SubNetwork]) ->
                 continue
             figures = by_frames[frames].summary()
             row = [str(frames), precision, _accuracy(sub_network, precision)]
-            row += [f"{sub_network.macs / 1e9:.2f}"]
+            macs = sub_network.macs if window_s is None else sub_network.macs / frames
+            row += [f"{macs / 1e9:.2f}"]
             row += [f"{figures[name]:.2f}" for name in ("p50", "p90", "p95", "p99")]
+            rate = 1.0 if window_s is None else frames / window_s
+            if window_s is not None:
+                row += [f"{rate * figures['p50'] / 1e3:.1%}"]
             engine_w = power.engine_w(precision, frames)
-            if engine_w is not None:
-                row += [f"{engine_w:.2f}", f"{measured.energy_j(precision, frames):.3g}"]
+            energy_j = measured.energy_j(precision, frames)
+            if engine_w is not None and energy_j is not None:
+                row += [f"{engine_w:.2f}", f"{rate * energy_j:.3g}"]
             table.add_row(*row)
     if len(measured.latencies) > 1:
         caption.append(

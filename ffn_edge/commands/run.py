@@ -77,6 +77,12 @@ from ffn_edge.terminal import Terminal
     help="Look again, with more frames, where few are not sure. Needs `ffn-edge calibrate`.",
 )
 @click.option(
+    "--stream",
+    is_flag=True,
+    help="Follow the source frame by frame, at a rate of so many frames a window, instead of "
+    "looking at clips. For bundles of causal networks.",
+)
+@click.option(
     "--limits",
     "limits_file",
     type=UserPath(dir_okay=False, path_type=Path),
@@ -96,7 +102,7 @@ from ffn_edge.terminal import Terminal
     type=Number(3600),
     default=0.25,
     show_default=True,
-    help="The seconds from one inference to the next.",
+    help="The seconds from one inference to the next; with --stream each rate has its own.",
 )
 @click.option(
     "--fps",
@@ -168,6 +174,7 @@ def run(
       ffn-edge run bundle --source recordings --latency-ms 80 --csv answers.csv
       ffn-edge run bundle --source 0 --latency-ms 50 --miss-rate 0.01 --power-w 10
       ffn-edge run bundle --source csi://0 --battery-wh 20 --until 18:00
+      ffn-edge run bundle --source 0 --stream --power-w 8
       ffn-edge run bundle --source clip.mp4 --frames 8 --annotate out.mp4
     """
     loaded = Bundle.load(bundle)

@@ -76,6 +76,12 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
                 default=None,
                 help="Look into the past alone, so that `run --stream` goes frame by frame.",
             ),
+            click.option(
+                "--teacher",
+                type=FILE,
+                help="Learn from this checkpoint too, and start from it: one that looks both ways "
+                "teaches a causal one.",
+            ),
             click.option("--weights", help="A name such as IMAGENET1K_V1, or a file."),
             click.option("--epochs", type=Whole(), help="Passes over the training list."),
             click.option("--batch-size", type=Whole(), help="Videos per optimiser step, in all."),

@@ -53,11 +53,14 @@ class Route:
         segments: which rows of the batch belong to which frame count.
         memory: of a stream, what each causal shift has kept of the frames before, and puts what it
             keeps for the next one; None where the rows are whole clips.
+        joined: to a causal shift the clips of a batch are one stream, each after the one before, so
+            that all but the first find the end of another where a clip of its own has zeros.
     """
 
     def __init__(self) -> None:
         self.segments: tuple[Segment, ...] = ()
         self.memory: dict[TemporalShift, Tensor] | None = None
+        self.joined = False
 
 
 class SpecializedNorm(nn.Module):
@@ -249,7 +252,7 @@ class FixedFrames(nn.Module):
 
 
 # From how many frames before the first and the next C/n channels of a shift come.
-TWO_SIDED, CAUSAL = (-1, 1), (2, 1)
+TWO_SIDED, CAUSAL = (-1, 1), (0, 1)
 
 
 class TemporalShift(TemporalLayer):
@@ -261,9 +264,8 @@ class TemporalShift(TemporalLayer):
     Args:
         route: the network's route.
         fraction: n.
-        causal: take nothing from the future: the first C/n channels come from the frame before the
-            previous one. (The next C/n come from the previous one either way, so that trained
-            weights of the one may begin the other.)
+        causal: take nothing from the future: the first C/n channels stay. The next C/n come from
+            the previous frame either way, so that trained weights of the one may begin the other.
     """
 
     def __init__(self, route: Route, fraction: int = 8, *, causal: bool = False) -> None:
@@ -278,22 +280,18 @@ class TemporalShift(TemporalLayer):
         """
         if self.route.memory is not None:
             return self._next(x, self.route.memory)
-        return temporal_shift(x, frames, self.fraction, CAUSAL if self.causal else TWO_SIDED)
+        if not self.causal:
+            return temporal_shift(x, frames, self.fraction, TWO_SIDED)
+        return temporal_shift(x, len(x) if self.route.joined else frames, self.fraction, CAUSAL)
 
     def _next(self, x: Tensor, memory: dict[TemporalShift, Tensor]) -> Tensor:
-        """Shift one frame of each stream.
-
-        Kept are, side by side, (B, 3·C/n, H, W): the first channels of the frame before the last,
-        the first of the last, the next of the last.
-        """
+        """Shift one frame of each stream; what is kept of it is (B, C/n, H, W)."""
         fold = x.shape[1] // self.fraction
-        kept = memory.get(self)
-        if kept is None:
-            kept = x.new_zeros(x.shape[0], 3 * fold, *x.shape[2:])
-        oldest, last, previous = torch.split(kept, [fold, fold, fold], dim=1)
-        passed_on, rest = torch.split(x, [2 * fold, x.shape[1] - 2 * fold], dim=1)
-        memory[self] = torch.cat([last, passed_on], dim=1)
-        return torch.cat([oldest, previous, rest], dim=1)
+        first, passed_on, rest = torch.split(x, [fold, fold, x.shape[1] - 2 * fold], dim=1)
+        before = memory.get(self)
+        memory[self] = passed_on
+        kept = torch.zeros_like(passed_on) if before is None else before
+        return torch.cat([first, kept, rest], dim=1)
 
 
 def temporal_shift(
@@ -317,6 +315,8 @@ def temporal_shift(
 
 def _delayed(x: Tensor, delay: int) -> Tensor:
     """Return ([B,] T, ...) so many frames later, or earlier; zero where there is none."""
+    if not delay:
+        return x
     frames = x.shape[-4]
     by = min(abs(delay), frames)
     first, pad = (0, (by, 0)) if delay > 0 else (by, (0, by))
@@ -362,7 +362,9 @@ def _moved(x: Tensor, frames: int, fold: int, delays: tuple[int, int]) -> Tensor
         torch.split(torch.unflatten(each, 0, (-1, frames)), parts, dim) for each in (source, target)
     )
     for before, after, delay in zip(sources[:2], targets[:2], delays, strict=True):
-        if delay > 0:
+        if not delay:
+            after.copy_(before)
+        elif delay > 0:
             after[:, delay:] = before[:, :-delay]
             after[:, :delay] = 0
         else:

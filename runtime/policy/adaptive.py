@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ffn_edge.bundle.bundle import Precision
 from ffn_edge.runtime.policy.heat_model import HeatModel
 from ffn_edge.runtime.policy.interface import (
     Decision,
@@ -55,6 +56,8 @@ _STEP_UP, _MARGIN = 0.5, 0.02
 _UPDATES = 4
 # A power that was not heard of for so long is not known; until then the model answers.
 _SILENCE_S = 3.0
+# A stream's rate may be so many times what its source gives: cameras do not keep theirs exactly.
+_SOURCE_TOLERANCE = 1.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +67,13 @@ class Engines:
     Attributes:
         points: by ascending frame count.
         ranked: their indices, the most accurate first.
-        period_s: from one inference to the next; 0 is back to back.
+        periods_s: from one inference with each to the next; 0 is back to back.
         switch_ms: how much longer the first inference after a switch takes.
     """
 
     points: tuple[OperatingPoint, ...]
     ranked: tuple[int, ...]
-    period_s: float
+    periods_s: tuple[float, ...]
     switch_ms: float
 
     def index_of(self, frames: int) -> int:
@@ -101,6 +104,7 @@ class AdaptiveState:
         heat: how hot it is.
         fault: why the power is not known.
         alarm: why the last cooldown began.
+        source_frames: of the last inference; see `Sensed`.
     """
 
     engines: Engines
@@ -115,10 +119,11 @@ class AdaptiveState:
     heat: HeatModel
     fault: str | None = None
     alarm: str = ""
+    source_frames: float | None = None
 
     def power_w(self, index: int) -> float | None:
         """Return the mean power with an engine, from one inference to the next; None unknown."""
-        engine_w, period_s = self.engines.points[index].power_w, self.engines.period_s
+        engine_w, period_s = self.engines.points[index].power_w, self.engines.periods_s[index]
         if engine_w is None:
             return None
         busy = min(1.0, self.latency.expected_ms(index) / 1e3 / period_s) if period_s else 1.0
@@ -133,19 +138,21 @@ class Adaptive:
 
     def start(self, setting: Setting) -> AdaptiveState:
         """Return the state before the first inference."""
-        # Fewer frames are less work: where they were measured to be slower, something interfered.
-        fastest_ms = math.inf
+        # Fewer frames are no more work in the same precision: where they were measured to be
+        # slower, something interfered.
+        fastest_ms: dict[Precision, float] = {}
         points = []
         for point in sorted(setting.points, key=lambda point: -point.frames):
-            fastest_ms = min(fastest_ms, point.base_ms)
-            points.append(dataclasses.replace(point, base_ms=fastest_ms))
+            base_ms = min(fastest_ms.get(point.precision, math.inf), point.base_ms)
+            fastest_ms[point.precision] = base_ms
+            points.append(dataclasses.replace(point, base_ms=base_ms))
         points.reverse()
         frames = [point.frames for point in points]
         return AdaptiveState(
             engines=Engines(
                 points=tuple(points),
                 ranked=tuple(frames.index(point.frames) for point in by_accuracy(points)),
-                period_s=setting.period_s,
+                periods_s=tuple(setting.period_of(point) for point in points),
                 switch_ms=setting.switch_ms,
             ),
             latency=LatencyModel.start([point.base_ms for point in points], setting.ratios),
@@ -176,20 +183,22 @@ class Adaptive:
             latency_ms = max(latency_ms - engines.switch_ms, usual_ms)
         updates_engine = stepped_up and since <= _UPDATES and not observation.ran
         alpha = limits.miss_rate if state.alpha is None else state.alpha
+        deadline_ms = engines.points[index].deadline_ms(limits)
+        missed = deadline_ms is not None and observation.latency_ms > deadline_ms
         latency = state.latency.observe(
             usual_ms,
             latency_ms,
-            missed=observation.missed,
+            missed=missed,
             updates_engine=index if updates_engine else None,
             has_backlog=alpha < 0,
         )
-        if limits.latency_ms is not None:
+        if deadline_ms is not None:
             # What the fewest frames alone missed, no other choice would have kept.
             had_choice = index > 0 or len(observation.ran) > 1
-            alpha += _FEEDBACK * (limits.miss_rate - (observation.missed and had_choice))
+            alpha += _FEEDBACK * (limits.miss_rate - (missed and had_choice))
         heat = state.heat.observe(observation.now, sensed.temperature_c)
         alarm = "the board reported over-current" if sensed.over_current else heat.alarm
-        streaks = _streaks(state, observation, latency, alarm)
+        streaks = _streaks(state, observation, latency, alarm, missed=missed)
         return dataclasses.replace(
             state,
             latency=latency,
@@ -202,14 +211,15 @@ class Adaptive:
             power=state.power.observe(
                 observation.now,
                 sensed.power_w,
-                engine_j / max(engines.period_s, latency_ms / 1e3),
+                engine_j / max(engines.periods_s[index], latency_ms / 1e3),
                 limits.budget_w(state.power.spent_j, observation.now),
                 saving_s=limits.saving_s(observation.now),
                 switched=switched,
             ),
             heat=heat,
             fault=sensed.fault,
-            alarm=alarm or _why_cooling(state, observation, streaks),
+            alarm=alarm or _why_cooling(state, observation, streaks, missed=missed),
+            source_frames=sensed.source_frames,
         )
 
     def decide(self, state: AdaptiveState, limits: Limits, now: float) -> Decision:
@@ -298,14 +308,22 @@ class _Demand(NamedTuple):
 def _demands(
     state: AdaptiveState, index: int, limits: Limits, alpha: float, tail: float
 ) -> Iterator[_Demand]:
-    """Yield what an engine would take of the deadline: its tail has the chance alpha of more."""
-    if limits.latency_ms is not None:
+    """Yield what an engine would take of the deadline: its tail has the chance alpha of more.
+
+    In a stream also what its rate would take of the source.
+    """
+    point = state.engines.points[index]
+    limit_ms = point.deadline_ms(limits)
+    if limit_ms is not None:
         predicted_ms = state.latency.expected_ms(index) * tail
         if state.current is not None and index != state.current:
             predicted_ms += state.engines.switch_ms
         words = f"{100 * (1 - alpha):.4g} % latency {predicted_ms:.3g} ms"
-        limit_ms = limits.latency_ms
-        yield _Demand(predicted_ms / limit_ms, words, f"{limit_ms:.4g} ms")
+        of_what = "" if limit_ms == limits.latency_ms else " between frames"
+        yield _Demand(predicted_ms / limit_ms, words, f"{limit_ms:.4g} ms{of_what}")
+    if state.source_frames is not None and point.frames > _SOURCE_TOLERANCE * state.source_frames:
+        given = f"{state.source_frames:.3g} that the source gives"
+        yield _Demand(math.inf, f"{point.frames} frames a window", given)
 
 
 def _power_demand(state: AdaptiveState, index: int, budget_w: float, saving_j: float) -> _Demand:
@@ -368,10 +386,12 @@ def _usual(state: AdaptiveState, observation: Observation) -> tuple[float, float
     return usual_ms, engine_j
 
 
-def _why_cooling(state: AdaptiveState, observation: Observation, streaks: tuple[int, ...]) -> str:
+def _why_cooling(
+    state: AdaptiveState, observation: Observation, streaks: tuple[int, ...], *, missed: bool
+) -> str:
     """Say what the latest cooldown answers, where there is one."""
     seen = f"{observation.latency_ms:.3g} ms with {observation.frames} frames"
-    if observation.missed:
+    if missed:
         return f"a miss of {seen}"
     if any(now == 0 < before for now, before in zip(streaks, state.streaks, strict=True)):
         return f"after {seen}, more would have been late"
@@ -379,7 +399,12 @@ def _why_cooling(state: AdaptiveState, observation: Observation, streaks: tuple[
 
 
 def _streaks(
-    state: AdaptiveState, observation: Observation, latency: LatencyModel, alarm: str
+    state: AdaptiveState,
+    observation: Observation,
+    latency: LatencyModel,
+    alarm: str,
+    *,
+    missed: bool,
 ) -> tuple[int, ...]:
     """Count on, for each engine, the inferences in a row that would have kept the deadline.
 
@@ -390,15 +415,13 @@ def _streaks(
     if alarm:
         return (0,) * len(state.streaks)
     headroom = 1.0
-    if observation.missed:
+    if missed:
         if not (state.latency.in_trouble or latency.bursts_are_likely):
             return state.streaks
         headroom = _HEADROOM
-    limit_ms = observation.limits.latency_ms
-    if limit_ms is None:
-        return tuple(count + 1 for count in state.streaks)
     slower = latency.ratios[-1] * headroom
+    limits_ms = [point.deadline_ms(observation.limits) for point in state.engines.points]
     return tuple(
-        count + 1 if latency.usual_ms(index) * slower <= limit_ms else 0
-        for index, count in enumerate(state.streaks)
+        count + 1 if limit_ms is None or latency.usual_ms(index) * slower <= limit_ms else 0
+        for index, (count, limit_ms) in enumerate(zip(state.streaks, limits_ms, strict=True))
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Protocol, TypeVar
 
 from ffn_edge.bundle.bundle import Precision, standard_error
@@ -33,6 +33,8 @@ class OperatingPoint:
         accuracy: of its sub-network, in 0..1; None if it was not measured.
         clips: that it was measured on; None is not known, and then every difference counts.
         power_w: what it draws while it works, above the idle machine; None if it was not measured.
+        period_s: in a stream, the time from one frame to the next at its rate, within which it must
+            be done; None is the setting's, within which it need not.
     """
 
     frames: Positive
@@ -41,6 +43,13 @@ class OperatingPoint:
     accuracy: Share | None = None
     clips: Count | None = None
     power_w: NotNegative | None = None
+    period_s: NotNegative | None = None
+
+    def deadline_ms(self, limits: Limits) -> float | None:
+        """Return what an inference may take: until the deadline, or the next frame of a stream."""
+        if not self.period_s:
+            return limits.latency_ms
+        return min(self.period_s * 1e3, limits.latency_ms or math.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +70,15 @@ class Setting:
     idle_w: NotNegative | None = None
     period_s: NotNegative = 0.0
     switch_ms: NotNegative = 0.0
+
+    def period_of(self, point: OperatingPoint) -> float:
+        """Return the time from the start of an inference with a point to that of the next."""
+        return self.period_s if point.period_s is None else point.period_s
+
+    def streamed(self, window_s: float) -> Setting:
+        """Return the same for a stream, where T frames a window of so many seconds are a rate."""
+        points = [replace(point, period_s=window_s / point.frames) for point in self.points]
+        return replace(self, points=points)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +169,7 @@ class Sensed:
         zones_c: of each, by name.
         over_current: how many over-current events came since the observation before.
         throttled: what holds the clocks down now, in words.
+        source_frames: how many frames a stream's source gives in the time of a window.
     """
 
     power_w: NotNegative | None = None
@@ -160,6 +179,7 @@ class Sensed:
     zones_c: Mapping[str, float] = field(default_factory=dict)
     over_current: Count = 0
     throttled: str | None = None
+    source_frames: NotNegative | None = None
 
 
 NOTHING_SENSED = Sensed()

@@ -46,7 +46,7 @@ from ffn_edge.runtime.stream.clip_buffer import Frames
 _log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
-PROFILE = "profile.json"
+PROFILE, STREAM_PROFILE = "profile.json", "profile_stream.json"
 
 # More work takes more time, or something interfered: so much less is not noise.
 _OUT_OF_ORDER = 1.25
@@ -146,7 +146,7 @@ class Profile:
         return choose_precision(frames, sub_network, measured, measured)
 
     def to_json(self) -> str:
-        """Return the text of `profile.json`."""
+        """Return the text of its file."""
         fields = {
             "schema_version": SCHEMA_VERSION,
             "created": self.created,
@@ -201,7 +201,7 @@ class _Meter(Averaging):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _File:
-    """What is read of `profile.json`; the rest follows from it."""
+    """What is read of a profile; the rest follows from it."""
 
     created: str
     conditions: Conditions
@@ -264,6 +264,7 @@ def profile_engines(
     runs: int = 50,
     warm_up: int = 3,
     by_turns: bool = True,
+    stream: bool = False,
     on_round: Callable[[int], None] | None = None,
 ) -> dict[int, Latency]:
     """Measure the latency of each engine.
@@ -277,12 +278,13 @@ def profile_engines(
         runs: how many inferences to measure, of each engine.
         warm_up: how many to run before, unmeasured.
         by_turns: whether the engines take turns, or come one after the other.
+        stream: the engines are for the next frame of a stream.
         on_round: is called, for a progress bar, with how many times `len(engines)` inferences
             were measured; `runs` is all.
     """
     if runs < 1:
         raise FfnEdgeError(f"a profile needs at least one run; got {runs}", "--runs 50")
-    clips = _noise(engines, contract)
+    clips = _noise(engines, contract, stream=stream)
     samples: dict[int, list[float]] = {frames: [] for frames in engines}
     numbers = range(-warm_up, runs)
     if by_turns:
@@ -310,6 +312,7 @@ def profile_undisturbed(
     warm_up: int = 3,
     pause_s: float = 0.0,
     root: Path = _ROOT,
+    stream: bool = False,
     on_round: Callable[[int], None] | None = None,
 ) -> tuple[dict[int, Latency], str | None]:
     """Measure the latency of each engine, and again, at most twice, where something disturbs.
@@ -317,7 +320,10 @@ def profile_undisturbed(
     Returns the fastest of the measurements, since others can only add to a latency, and what
     disturbed it. `pause_s` is waited before a repetition. See `profile_engines`.
     """
-    macs = {frames: manifest.sub_networks[frames].macs for frames in engines}
+    macs = {
+        frames: manifest.sub_networks[frames].macs // (frames if stream else 1)
+        for frames in engines
+    }
     found: list[tuple[float, dict[int, Latency], str | None]] = []
     for attempt in range(_ATTEMPTS):
         if attempt:
@@ -330,6 +336,7 @@ def profile_undisturbed(
             runs=runs,
             warm_up=warm_up,
             by_turns=engines.switch_is_free,
+            stream=stream,
             on_round=on_round,
         )
         why = disturbance(latencies, macs, cpu_time(root).share_of_others(before))
@@ -373,9 +380,11 @@ def profile_power(
     contract: InputContract,
     meter: Meter,
     root: Path,
+    *,
+    stream: bool = False,
 ) -> PowerProfile:
     """Measure the machine's power at rest and with each engine. See `measure_power`."""
-    clips = _noise(engines, contract)
+    clips = _noise(engines, contract, stream=stream)
     work: dict[Precision, dict[int, Callable[[], object]]] = {}
     for frames, engine in engines.items():
         by_frames = work.setdefault(engines.precisions[frames], {})
@@ -383,11 +392,16 @@ def profile_power(
     return measure_power(work, meter, Health(root))
 
 
-def _noise(engines: Mapping[int, Engine], contract: InputContract) -> dict[int, Frames]:
+def _noise(
+    engines: Mapping[int, Engine], contract: InputContract, *, stream: bool
+) -> dict[int, Frames]:
     """Return a clip for each frame count. What it shows does not matter to an engine's speed."""
     rng = np.random.default_rng(0)
     size = (contract.height, contract.width, 3)
-    return {t: rng.integers(0, 256, (contract.batch, t, *size), np.uint8) for t in engines}
+    return {
+        t: rng.integers(0, 256, (contract.batch, 1 if stream else t, *size), np.uint8)
+        for t in engines
+    }
 
 
 def profile_bundle(
@@ -398,11 +412,12 @@ def profile_bundle(
     root: Path = _ROOT,
     on_round: OnProgress = lambda done, total: None,
 ) -> Profile:
-    """Measure the engines of a bundle and write `profile.json` into its folder, atomically.
+    """Measure the engines of a bundle and write their profile into its folder, atomically.
 
     Args:
         bundle: what to measure.
-        options: what runs the engines; precision "auto" is each that there is.
+        options: what runs the engines; precision "auto" is each that there is. Those for streams
+            have a profile of their own.
         runs: how many inferences of each engine.
         root: where the machine's file system begins, for its sensors.
         on_round: is told of the rounds of `profile_engines`, over all precisions.
@@ -419,13 +434,16 @@ def profile_bundle(
     def measure(engines: OpenEngines) -> None:
         with closing(meter_for(engines.backend, root)) as meter:
             # First, while nothing has warmed the machine: it should be at rest for this.
-            power = profile_power(engines, bundle.manifest.input, meter, root)
+            power = profile_power(
+                engines, bundle.manifest.input, meter, root, stream=options.stream
+            )
         found, why = profile_undisturbed(
             engines,
             bundle.manifest,
             runs=runs,
             pause_s=_PAUSE_S,
             root=root,
+            stream=options.stream,
             on_round=lambda done: on_round(len(powers) * runs + done, passes * runs),
         )
         powers.append(power)
@@ -449,6 +467,7 @@ def profile_bundle(
         begin=begin,
         disturbance=next(iter(disturbances), None),
         root=root,
+        stream=options.stream,
     )
 
 
@@ -502,10 +521,11 @@ def save_profile(
     begin: Moment | None = None,
     disturbance: str | None = None,
     root: Path = _ROOT,
+    stream: bool = False,
 ) -> Profile:
-    """Write `profile.json` into the bundle's folder, atomically, and return what was written.
+    """Write a profile into the bundle's folder, atomically, and return what was written.
 
-    `begin` is when the measurement began; None is now.
+    `begin` is when the measurement began; None is now. `stream` says which one; see `profile_path`.
     """
     end = this_moment(root)
     profile = Profile(
@@ -517,13 +537,23 @@ def save_profile(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         disturbance=disturbance,
     )
-    write_text(bundle.path / PROFILE, profile.to_json())
+    write_text(profile_path(bundle.path, stream=stream), profile.to_json())
     return profile
 
 
-def load_profile(folder: Path) -> Profile | None:
-    """Read the profile in a bundle's folder; None if there is none."""
-    path = folder / PROFILE
+def profile_path(folder: Path, *, stream: bool = False) -> Path:
+    """Return where a bundle's folder has the profile of its engines for clips, or for streams."""
+    return folder / (STREAM_PROFILE if stream else PROFILE)
+
+
+def profile_command(*, stream: bool = False) -> str:
+    """Return what measures that profile."""
+    return "ffn-edge profile --stream" if stream else "ffn-edge profile"
+
+
+def load_profile(folder: Path, *, stream: bool = False) -> Profile | None:
+    """Read a profile in a bundle's folder; None if there is none. See `profile_path`."""
+    path = profile_path(folder, stream=stream)
     if not os.path.lexists(path):
         return None
     return _FORMAT.read(path).profile()

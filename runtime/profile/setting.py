@@ -31,6 +31,7 @@ from ffn_edge.runtime.profile.profile import (
     by_precision,
     load_profile,
     measure_each,
+    profile_command,
     profile_engines,
     profile_power,
     profile_undisturbed,
@@ -72,7 +73,9 @@ class PrecisionChooser:
         eligible = {t: candidates(sub_networks[t], found) for t, found in existing.items()}
         self.profile, self.latencies = None, {}
         if any(len(found) > 1 for found in eligible.values()):
-            self.profile = _trusted_profile(self._bundle, backend, eligible, self._root)
+            self.profile = _trusted_profile(
+                self._bundle, backend, eligible, self._root, stream=self._options.stream
+            )
             if self.profile is None:
                 self._measure(backend, eligible)
             else:
@@ -91,7 +94,12 @@ class PrecisionChooser:
     def _measure(self, backend: Backend, eligible: Existing) -> None:
         def measure(engines: OpenEngines) -> None:
             found, _ = profile_undisturbed(
-                engines, self._bundle.manifest, runs=_QUICK_RUNS, warm_up=1, root=self._root
+                engines,
+                self._bundle.manifest,
+                runs=_QUICK_RUNS,
+                warm_up=1,
+                root=self._root,
+                stream=self._options.stream,
             )
             add_latencies(self.latencies, found, engines.precisions)
 
@@ -109,6 +117,7 @@ def learn_setting(
     needs_power: bool = True,
     root: Path = Path("/"),
     period_s: float = 0.0,
+    stream: bool = False,
 ) -> Setting:
     """Return what is known of the engines: from the profile, or measured quickly.
 
@@ -124,26 +133,27 @@ def learn_setting(
         needs_power: ... and else this one measures the engines' power, if it is needed.
         root: where the machine's file system begins, for its sensors.
         period_s: see `Setting`.
+        stream: the engines take a stream frame by frame.
     """
     if chooser is not None and chooser.latencies:
         profile, known = chooser.profile, chooser.latencies
     else:
         alone = {frames: (precision,) for frames, precision in engines.precisions.items()}
-        profile = _trusted_profile(bundle, engines.backend, alone, root)
+        profile = _trusted_profile(bundle, engines.backend, alone, root, stream=stream)
         known = {} if profile is None else profile.latencies
     if known:
         latencies = {frames: known[engines.precisions[frames]][frames] for frames in engines}
-        profile_engines(engines, bundle.manifest.input, runs=1, warm_up=0)
+        profile_engines(engines, bundle.manifest.input, runs=1, warm_up=0, stream=stream)
     else:
         latencies, _ = profile_undisturbed(
-            engines, bundle.manifest, runs=_QUICK_RUNS, warm_up=1, root=root
+            engines, bundle.manifest, runs=_QUICK_RUNS, warm_up=1, root=root, stream=stream
         )
-    power = _power_by(meter, profile, needs_power)
+    power = _power_by(meter, profile, needs_power, profile_command(stream=stream))
     if needs_power and power is None:
-        power = profile_power(engines, bundle.manifest.input, meter, root)
+        power = profile_power(engines, bundle.manifest.input, meter, root, stream=stream)
     switch_ms = 0.0
     if not engines.switch_is_free and len(engines) > 1:
-        switched = profile_engines(engines, bundle.manifest.input, runs=1, warm_up=0)
+        switched = profile_engines(engines, bundle.manifest.input, runs=1, warm_up=0, stream=stream)
         switch_ms = max(switched[t].median_ms - latencies[t].median_ms for t in engines)
     return setting_from_latencies(
         bundle,
@@ -195,16 +205,17 @@ def setting_from_latencies(
 
 
 def _trusted_profile(
-    bundle: Bundle, backend: Backend, wanted: Existing, root: Path
+    bundle: Bundle, backend: Backend, wanted: Existing, root: Path, *, stream: bool
 ) -> Profile | None:
     """Return the bundle's profile, unless there is none that holds here, for what is wanted."""
     try:
-        profile = load_profile(bundle.path)
+        profile = load_profile(bundle.path, stream=stream)
         doubt = _doubt(profile, bundle, backend, wanted, root)
     except FfnEdgeError as error:
         profile, doubt = None, error.message
     if doubt:
-        _log.info("%s; measuring quickly. `ffn-edge profile` measures thoroughly.", doubt)
+        command = profile_command(stream=stream)
+        _log.info("%s; measuring quickly. `%s` measures thoroughly.", doubt, command)
         return None
     return profile
 
@@ -229,8 +240,13 @@ def _doubt(
     return ""
 
 
-def _power_by(meter: Meter, profile: Profile | None, needs_power: bool) -> PowerProfile | None:
-    """Return a profile's power, if it can be compared with what the meter tells in a run."""
+def _power_by(
+    meter: Meter, profile: Profile | None, needs_power: bool, command: str
+) -> PowerProfile | None:
+    """Return a profile's power, if it can be compared with what the meter tells in a run.
+
+    Else it is said which command would measure it again.
+    """
     if profile is None or profile.power.fault is not None:
         return None
     power = profile.power
@@ -241,10 +257,11 @@ def _power_by(meter: Meter, profile: Profile | None, needs_power: bool) -> Power
     _log.log(
         logging.WARNING if needs_power else logging.INFO,
         "the profile's power is by %s, %s; here %s covers %s, so it is not used. "
-        "`ffn-edge profile` measures it again.",
+        "`%s` measures it again.",
         power.meter,
         power.scope,
         meter.name,
         meter.scope,
+        command,
     )
     return None

@@ -59,6 +59,7 @@ class Step:
         end_s: when the next one may.
         latency_ms: how long it took.
         limits: that held.
+        deadline_ms: how long it might take, by them and its rate; None is no deadline.
         energy_j: drawn from the start of the run to `end_s`.
         decision_us: how long deciding and observing took, for real.
     """
@@ -68,24 +69,26 @@ class Step:
     end_s: float
     latency_ms: float
     limits: Limits
+    deadline_ms: float | None
     energy_j: float
     decision_us: float
 
     @property
     def missed(self) -> bool:
         """Whether it took longer than the deadline."""
-        return self.limits.latency_ms is not None and self.latency_ms > self.limits.latency_ms
+        return self.deadline_ms is not None and self.latency_ms > self.deadline_ms
 
 
 def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterator[Step]:
     """Let something choose on a device, for so long.
 
-    The next inference begins at the next hop, or at once where one took longer than the hop.
+    The next inference begins at the next hop, or at once where one took longer than the hop. In a
+    stream the hop is the chosen rate's.
     """
-    frames_of = [point.frames for point in device.setting.points]
+    points = device.setting.points
+    frames_of = [point.frames for point in points]
     index_of = {frames: index for index, frames in enumerate(frames_of)}
     clock = time.perf_counter
-    period_s = device.setting.period_s
     now = 0.0
     while now < length_s:
         latencies_ms = device.begin(now)
@@ -107,6 +110,7 @@ def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterato
         chooser.observe(observation)
         decision_s += clock() - start
         # Half a microsecond of tolerance: multiples of the period are not exact in binary.
+        period_s = device.setting.period_of(points[index])
         due = (math.floor(now / period_s + 5e-7) + 1) * period_s if period_s else end
         after = max(due, end)
         device.rest(after)
@@ -116,6 +120,7 @@ def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterato
             end_s=after,
             latency_ms=latency_ms,
             limits=limits,
+            deadline_ms=points[index].deadline_ms(limits),
             energy_j=device.energy_j,
             decision_us=decision_s * 1e6,
         )

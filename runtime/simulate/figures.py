@@ -24,7 +24,7 @@ class Figures:
         misses: how many took longer than their deadline.
         misses_in_a_row: how many of these followed another miss.
         longest_burst: most misses in a row.
-        accuracy: mean over the inferences, in 0..1.
+        accuracy: mean over the inferences, in 0..1; in a stream each counts for its period.
         switches_per_min: changes of the frame count.
         share: of the inferences, by frame count.
         mean_power_w: the board's true mean; None if it is not known.
@@ -66,6 +66,7 @@ class Tally:
     def __init__(self, points: Sequence[OperatingPoint]) -> None:
         self._frames = [point.frames for point in points]
         self._accuracy = [point.accuracy or 0.0 for point in points]
+        self._periods_s = [point.period_s or 1.0 for point in points]
         self._counts = [0] * len(points)
         self._misses = self._in_a_row = self._burst = self._longest = 0
         self._switches = 0
@@ -132,7 +133,9 @@ class Tally:
             misses=self._misses,
             misses_in_a_row=self._in_a_row,
             longest_burst=self._longest,
-            accuracy=float(np.dot(self._counts, self._accuracy)) / count,
+            accuracy=float(
+                np.average(self._accuracy, weights=np.multiply(self._counts, self._periods_s))
+            ),
             switches_per_min=self._switches / length_s * 60,
             share={t: n / count for t, n in zip(self._frames, self._counts, strict=True)},
             mean_power_w=energy_j / length_s if energy_j else None,

@@ -1,16 +1,25 @@
-"""The window that slides over a stream: which frames, which clip of them, and when it is due."""
+"""The window that slides over a stream: which frames, which clip of them, and when it is due.
+
+Legend: T frames of a clip, H x W pixels, C classes.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from ffn_edge.bundle.bundle import InputContract
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.media.picture import prepare_frame
+from ffn_edge.runtime.engines.engine import Engine, Logits
 from ffn_edge.runtime.stream.clip_buffer import Clip, ClipBuffer, Ring
 from ffn_edge.runtime.stream.sources import Frame, Stream
+
+# Why an engine that remembers began anew: with a stream or after an interruption, at a change of
+# rate, or since what it said was not finite.
+Restart = Literal["start", "rate", "not finite"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +30,8 @@ class Timing:
         window_s: the time that a clip spans.
         hop_s: the time from one inference to the next.
         max_seconds: end after so much of the source.
+        stream: follow the source frame by frame, and hop by each frame count's own rate: T frames
+            a window.
 
     Raises:
         FfnEdgeError: one of them is not positive.
@@ -29,6 +40,7 @@ class Timing:
     window_s: float = 2.0
     hop_s: float = 0.25
     max_seconds: float = math.inf
+    stream: bool = False
 
     def __post_init__(self) -> None:
         finite = all(0 < seconds < math.inf for seconds in (self.window_s, self.hop_s))
@@ -49,7 +61,12 @@ class Window:
         newest_s: when the newest frame was taken, in seconds of the stream.
         used_s: when the newest frame of the last clip was taken.
         due_s: a frame of this time or later completes the next clip.
+        restart: why the engine of the last clip began anew; None where it did not.
+        source_frames: see `Sensed`.
     """
+
+    restart: Restart | None = None
+    source_frames: float | None = None
 
     def __init__(
         self,
@@ -74,12 +91,15 @@ class Window:
 
     def add(self, frame: Frame) -> None:
         """Prepare a frame, once, whatever clips it becomes a part of."""
+        self._take(frame)
+        if self._on_frame is not None:
+            self._on_frame(frame, self.stream)
+
+    def _take(self, frame: Frame) -> None:
         contract = self._contract
         prepared = prepare_frame(frame.image, contract.short_side, contract.height)
         self._buffer.append(prepared, frame.time_s)
         self.newest_s = frame.time_s
-        if self._on_frame is not None:
-            self._on_frame(frame, self.stream)
 
     def is_due(self, time_s: float) -> bool:
         """Return whether a frame of this time, in seconds of the stream, completes a clip."""
@@ -101,3 +121,8 @@ class Window:
         # Rounding must not make it the time of a frame that was used.
         self.due_s = max(due_s, math.nextafter(self.used_s, math.inf))
         return clip
+
+    def answer(self, engine: Engine, clip: Clip) -> Logits:
+        """Return an engine's logits for a clip of this window, (C,)."""
+        logits: Logits = engine.infer(clip)[0]
+        return logits

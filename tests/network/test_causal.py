@@ -71,10 +71,9 @@ def test_the_causal_shift_is_that_of_a_naive_loop(frames: int, training: bool) -
     shifted = temporal_shift(clips.flatten(0, 1), frames, 4, CAUSAL).unflatten(0, (2, frames))
     expected = torch.zeros_like(clips)
     for t in range(frames):
-        if t >= 2:
-            expected[:, t, :2] = clips[:, t - 2, :2]
         if t >= 1:
             expected[:, t, 2:4] = clips[:, t - 1, 2:4]
+        expected[:, t, :2] = clips[:, t, :2]
         expected[:, t, 4:] = clips[:, t, 4:]
     assert torch.equal(shifted, expected)
     if training:
@@ -137,3 +136,19 @@ def test_what_looks_into_the_future_is_refused() -> None:
     two_sided = network_of("tsm_tiny", causal=False)
     with pytest.raises(NetworkError, match="future"):
         two_sided.step(torch.randn(1, 1, 3, 64, 64), None, sub_network=4)
+
+
+def test_joined_clips_are_one_stream() -> None:
+    network = network_of("tsm_tiny")
+    clips = torch.randn(3, 4, 3, 64, 64)
+    network.route.joined = True
+    joined = network(clips, frames=4)
+    network.route.joined = False
+    stream = clips.flatten(0, 1)[None]
+    with torch.inference_mode():
+        logits, _ = network.step(stream, None, sub_network=4)
+    expected = logits[0].unflatten(0, (3, 4)).mean(1)
+    torch.testing.assert_close(joined, expected, rtol=1e-5, atol=1e-5)
+    apart = network(clips, frames=4)
+    torch.testing.assert_close(apart[0], joined[0])
+    assert not torch.allclose(apart[1:], joined[1:])

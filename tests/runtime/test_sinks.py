@@ -88,6 +88,7 @@ def test_every_line_is_json_with_all_fields(tmp_path: Path, new_result: NewResul
     assert first == {
         "time_s": 1.235,
         "source": "ein Film.mp4",
+        "restart": None,
         "frames": 8,
         "precision": "fp32",
         "decided": 8,

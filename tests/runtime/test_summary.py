@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 
@@ -130,3 +131,19 @@ def test_what_was_skipped_shows_no_user_and_password() -> None:
     summary = Summary()
     summary.skip("rtsp:/me:hunter2@host/live", VideoError("no video"))
     assert "hunter2" not in str(summary.fields())
+
+
+def test_of_a_stream_frames_interruptions_and_lost_states_are_told() -> None:
+    summary = Summary()
+    for number, restart in enumerate(("start", None, "rate", "start", "not finite", None)):
+        one = result(number / 8, 16, 5.0, energy_j=0.5)
+        summary.write(dataclasses.replace(one, restart=restart))
+    fields = summary.fields()
+    assert (fields["interruptions"], fields["not_finite"]) == (1, 1)
+    assert fields["energy_per_frame_j"] == 0.5 and "energy_per_clip_j" not in fields
+    console = Terminal(file=io.StringIO(), width=120)
+    with console.capture() as capture:
+        console.print(summary.table())
+    text = " ".join(capture.get().split())
+    assert text.startswith("6 frames") and "J a frame" in text
+    assert "1 interruption · 1 state not finite" in text

@@ -17,11 +17,13 @@ from ffn_edge.train.step import Learner, Order, backward
 
 
 @pytest.mark.parametrize("supervise_all", [False, True])
+@pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("order", ["each", "together"])
 def test_every_order_gives_the_gradients_of_the_joint_loss(
-    order: Order, supervise_all: bool
+    order: Order, supervise_all: bool, guided: bool
 ) -> None:
     torch.manual_seed(0)
+    guide = torch.randn(4, 3, dtype=torch.float64) if guided else None
     network = build("tsm_tiny", 3, (2, 3, 5), dropout=0.0).double().train()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -34,7 +36,7 @@ def test_every_order_gives_the_gradients_of_the_joint_loss(
     def run(chosen: Order) -> tuple[LossTerms, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         model = copy.deepcopy(network)
         options = {"autocast": nullcontext, "scale": lambda x: 3 * x}
-        terms = backward(model, clips, target, objective, order=chosen, **options)
+        terms = backward(model, clips, target, objective, order=chosen, guide=guide, **options)
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         return terms, gradients, dict(model.named_buffers())
 
@@ -44,6 +46,7 @@ def test_every_order_gives_the_gradients_of_the_joint_loss(
     assert terms.total.item() == pytest.approx(expected.total.item())
     assert set(terms.distillation) == {2, 3}
     assert set(terms.extra_cross_entropy) == ({2, 3} if supervise_all else set())
+    assert set(terms.guidance) == ({2, 3, 5} if guided else set())
     for t, term in terms.distillation.items():
         assert term.item() == pytest.approx(expected.distillation[t].item())
     assert gradients.keys() == expected_gradients.keys()
@@ -92,6 +95,27 @@ def test_a_step_never_waits_for_a_value(order: Order) -> None:
     with waits:
         float(terms["loss"])
     assert waits.found  # it would have been noticed
+
+
+@pytest.mark.parametrize("warm_share", [0.0, 1.0])
+def test_a_causal_network_learns_clips_as_a_stream_too(warm_share: float) -> None:
+    network = build("tsm_tiny", 3, (2, 4), causal=True).train()
+    joined = []
+    network.body.register_forward_pre_hook(lambda *_: joined.append(network.route.joined))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    learner = Learner(
+        network=network,
+        objective=MultiFrequencyLoss(),
+        optimizer=optimizer,
+        schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0),
+        processes=Processes(0, 1, torch.device("cpu")),
+        dtype=torch.float32,
+        warm_share=warm_share,
+    )
+    clips = {t: torch.randn(2, t, 3, 32, 32) for t in (2, 4)}
+    learner.step([(clips, torch.tensor([0, 1]))])
+    assert joined == [warm_share == 1.0] * 2
+    assert not network.route.joined  # what evaluates it next has whole clips
 
 
 def test_from_a_frozen_teacher_others_learn_and_no_label_is_read() -> None:

@@ -178,3 +178,23 @@ def test_the_steps_of_a_scenario_are_where_its_phases_begin() -> None:
 def test_an_unknown_scenario_is_refused_with_those_there_are() -> None:
     with pytest.raises(FfnEdgeError, match="steady, contention"):
         scenarios.named("stedy")
+
+
+def test_in_a_stream_rates_differ_by_their_spacing_alone() -> None:
+    spec = SYNTHETIC.streaming()
+    assert {(point.base_ms, point.power_w) for point in spec.points} == {(74.0, 11.0)}
+    assert [point.period_s for point in spec.points] == [0.5, 0.25, 0.125]
+    drawn_w = [spec.budget_w(position) - spec.idle_w for position in (0.0, 0.5, 1.0)]
+    assert drawn_w == pytest.approx([11.0 * 0.074 / spacing_s for spacing_s in (0.5, 0.25, 0.125)])
+
+
+def test_a_rate_that_does_not_fit_is_missed_and_counts_for_no_more_than_its_time() -> None:
+    busy = Phase(duration_s=60.0, deadline=None, contention=0.5)
+    scenario = Scenario(name="busy", about="", phases=(busy,), length_s=60.0, streams=True)
+    fast, ours, best = (
+        simulate(scenario, policy, 1, 0.05).figures
+        for policy in (named("static-16"), named("adaptive"), None)
+    )
+    assert fast.miss_rate > 0.9  # 148 ms are more than 125
+    assert ours.miss_rate < 0.05 and ours.share[8] > 0.9
+    assert best.accuracy == pytest.approx(POINTS[1].accuracy, abs=1e-3)

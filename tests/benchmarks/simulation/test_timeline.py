@@ -25,6 +25,7 @@ def timeline(choices: list[int], missed: set[int] = frozenset()) -> Timeline:  #
             end_s=(number + 1) / 4,
             latency_ms=ms,
             limits=limits,
+            deadline_ms=limits.latency_ms,
             energy_j=0.0,
             decision_us=10.0,
         )

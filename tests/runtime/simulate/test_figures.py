@@ -36,6 +36,7 @@ def figures(
                 end_s=second + 1.0,
                 latency_ms=60.0 if misses[second : second + 1] == "x" else 40.0,
                 limits=replace(limits, power_w=budget_w),
+                deadline_ms=limits.latency_ms,
                 energy_j=energy_j,
                 decision_us=10.0,
             )

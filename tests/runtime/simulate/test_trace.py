@@ -271,3 +271,17 @@ def test_a_trace_from_before_precisions_were_told_is_in_float32(path: Path) -> N
         del point["precision"]
     path.write_text("\n".join([json.dumps(fields), *rest]))
     assert [point.precision for point in read_trace(path).setting.points] == ["fp32", "fp32"]
+
+
+def test_a_stream_is_replayed_with_each_rate_at_its_own_spacing(tmp_path: Path) -> None:
+    streamed, file = SETTING.streamed(2.0), tmp_path / "trace.jsonl"
+    with TraceWriter(file) as writer:
+        writer.begin(streamed, LIMITS, {})
+        for seen in observations():
+            writer.write(replace(seen, sensed=replace(seen.sensed, source_frames=60.0)))
+    trace = read_trace(file)
+    assert trace.setting == replace(streamed, points=list(streamed.points))
+    assert trace.observations[0].sensed.source_frames == 60.0
+    for frames in (4, 8):
+        begun = [step.begin_s for step in steps(trace, frames=frames)]
+        assert begun[:4] == pytest.approx([k * 2.0 / frames for k in range(4)])

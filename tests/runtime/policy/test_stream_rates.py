@@ -1,0 +1,144 @@
+"""In a stream the frame counts are rates: spacing, power and what the source gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from ffn_edge.runtime.policy.adaptive import Adaptive
+from ffn_edge.runtime.policy.interface import (
+    Controller,
+    Decision,
+    Limits,
+    Observation,
+    OperatingPoint,
+    Sensed,
+    Setting,
+)
+from ffn_edge.runtime.simulate.drive import drive
+
+STEP_MS, ENGINE_W, IDLE_W = 50.0, 10.0, 4.0
+COUNTS = (4, 8, 16)
+
+
+def setting(step_ms: float = STEP_MS, **changes: float) -> Setting:
+    """Three rates of a window of two seconds: 500, 250 and 125 ms from one frame to the next."""
+    points = [
+        OperatingPoint(frames=frames, base_ms=step_ms, power_w=ENGINE_W, **changes)
+        for frames in COUNTS
+    ]
+    return Setting(points=points, idle_w=IDLE_W).streamed(2.0)
+
+
+class Device:
+    """A machine whose steps take a time that follows from when they begin."""
+
+    energy_j = 0.0
+
+    def __init__(
+        self,
+        step_ms: Callable[[float], float] = lambda now: STEP_MS,
+        limits: Limits | None = None,
+        sensed: Sensed | None = None,
+    ) -> None:
+        self.setting = setting()
+        self.limits = limits or Limits()
+        self._step_ms = step_ms
+        self._sensed = sensed or Sensed()
+
+    def begin(self, now: float) -> list[float]:  # noqa: D102
+        return [self._step_ms(now)] * len(COUNTS)
+
+    def work(self, index: int, until: float) -> None: ...  # noqa: D102
+    def rest(self, until: float) -> None: ...  # noqa: D102
+    def sense(self, now: float) -> Sensed:  # noqa: D102
+        return self._sensed
+
+
+def ran(device: Device, length_s: float) -> list[tuple[float, int, float]]:
+    """Return when each step of our policy began, at which rate, and how long it took."""
+    chooser = Controller(Adaptive(), device.setting)
+    return [
+        (step.begin_s, COUNTS[step.index], step.latency_ms)
+        for step in drive(device, chooser, length_s)
+    ]
+
+
+def after(sensed: Sensed, limits: Limits | None = None) -> Decision:
+    """Return what is decided after one usual step at the highest rate."""
+    limits = limits or Limits()
+    chooser = Controller(Adaptive(), setting())
+    seen = Observation(frames=16, latency_ms=STEP_MS, now=0.05, limits=limits, sensed=sensed)
+    chooser.observe(seen)
+    return chooser.decide(limits, 0.125)
+
+
+def test_frames_of_a_window_are_a_spacing() -> None:
+    assert [point.period_s for point in setting().points] == [0.5, 0.25, 0.125]
+
+
+def test_the_next_step_is_a_spacing_of_the_chosen_rate_later() -> None:
+    for frames, spacing_s in ((4, 0.5), (8, 0.25), (16, 0.125)):
+        begun = [begin for begin, *_ in ran(Device(limits=Limits(frames=frames)), 2.0)]
+        assert begun == pytest.approx([spacing_s * k for k in range(frames)])
+
+
+def test_a_rate_whose_step_is_longer_than_its_spacing_is_left_and_not_taken_again() -> None:
+    played = ran(Device(lambda now: 2.8 * STEP_MS if now > 5 else STEP_MS), 60.0)
+    assert {frames for begin, frames, _ in played if begin < 5} == {16}
+    later = [frames for begin, frames, _ in played if begin > 7]
+    assert set(later) == {8}  # 140 ms fit into 250, and not into 125
+
+
+def test_the_reason_names_the_time_between_frames() -> None:
+    decision = Controller(Adaptive(), setting(step_ms=150.0)).decide(Limits(), 0.0)
+    assert decision.frames == 8
+    assert decision.rejected[16].endswith("> 125 ms between frames")
+    assert decision.reason.endswith("<= 250 ms between frames")
+
+
+def test_of_deadline_and_spacing_the_shorter_holds() -> None:
+    decision = Controller(Adaptive(), setting(step_ms=150.0)).decide(Limits(latency_ms=200.0), 0.0)
+    assert decision.reason.endswith("<= 200 ms")
+    decision = Controller(Adaptive(), setting()).decide(Limits(latency_ms=200.0), 0.0)
+    assert decision.reason.endswith("<= 125 ms between frames")
+
+
+def test_a_rates_power_is_idle_and_its_engines_for_a_share_of_the_spacing() -> None:
+    state = Adaptive().start(setting())
+    expected = [IDLE_W + ENGINE_W * 0.05 / spacing_s for spacing_s in (0.5, 0.25, 0.125)]
+    assert [state.power_w(index) for index in range(3)] == pytest.approx(expected)
+    for budget_w, frames in ((8.1, 16), (7.9, 8), (5.9, 4)):
+        decision = Controller(Adaptive(), setting()).decide(Limits(power_w=budget_w), 0.0)
+        assert decision.frames == frames
+
+
+def test_a_file_in_its_own_time_has_no_spacing_to_keep() -> None:
+    points = [replace(point, period_s=None) for point in setting(step_ms=600.0).points]
+    assert Controller(Adaptive(), Setting(points=points)).decide(Limits(), 0.0).frames == 16
+
+
+def test_a_rate_that_the_source_does_not_give_is_not_used() -> None:
+    decision = after(Sensed(source_frames=10))
+    assert decision.frames == 8
+    assert decision.rejected[16] == "16 frames a window > 10 that the source gives"
+    assert decision.warning is None
+    assert after(Sensed(source_frames=15)).frames == 16  # a camera's rate is not exact
+
+
+def test_of_a_source_that_gives_less_than_the_fewest_one_is_warned() -> None:
+    decision = after(Sensed(source_frames=2))
+    assert decision.frames == 4
+    assert decision.warning is not None and "source" in decision.warning
+
+
+def test_a_slower_precision_of_fewer_frames_is_believed() -> None:
+    points = [
+        OperatingPoint(frames=4, base_ms=80.0, precision="fp32"),
+        OperatingPoint(frames=8, base_ms=55.0, precision="int8"),
+        OperatingPoint(frames=16, base_ms=50.0, precision="int8"),
+    ]
+    state = Adaptive().start(Setting(points=points))
+    assert [point.base_ms for point in state.engines.points] == [80.0, 50.0, 50.0]
