@@ -141,7 +141,9 @@ def plan_key(
     """
     manifest = bundle.manifest
     sub_network = manifest.sub_networks[frames]
-    graph = bundle.graph_path(frames, precision, step=step).name
+    graph = sub_network.graph  # float16 is written into float32's
+    if step or precision == "int8":
+        graph = bundle.graph_path(frames, precision, step=step).name
     return PlanKey(
         target=api.target,
         **_machine(api, None if api.plan_fits_any_gpu else gpu, root),
