@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import itertools
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -18,6 +14,7 @@ from matplotlib import pyplot
 
 import ffn_edge
 from ffn_edge.bundle.bundle import Accuracy, Precision, standard_error
+from ffn_edge.demo.markup import STYLE, data_url, svg, table, text
 from ffn_edge.demo.pipeline import (
     LEAST_DEADLINE,
     MISS_RATE,
@@ -31,9 +28,6 @@ from ffn_edge.files.regular_file import read_bytes
 from ffn_edge.media.opencv import opencv
 from ffn_edge.runtime.machine.machine import this_machine
 from ffn_edge.train.evaluate import Row
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _SIZE = (6.0, 3.4)  # inches: on a phone the text of a drawing shrinks with it
 _COLOURS = {"ffn": "#0b7285", "naive": "#c92a2a"}
@@ -54,25 +48,6 @@ a small weight alteration of its own</dd>
 <dt>deadline, late</dt><dd>the time an answer may take; it is late if it takes longer</dd>
 <dt>in time</dt><dd>right, and not late</dd>
 </dl></details>"""
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-       color: #212529; background: #fff }
-h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.5rem }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
-th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #dee2e6;
-         white-space: nowrap }
-th:first-child, td:first-child { text-align: left } tr.trained { font-weight: 600 }
-table.words th, table.words td { text-align: left; vertical-align: top; white-space: normal;
-                                 min-width: 5rem }
-svg { width: 100%; height: auto } .note { color: #555 } .lead { color: #0b7285 }
-h1 { line-height: 1.25 } video { width: 100%; max-width: 40rem; background: #000 }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem }
-figure { margin: 0 } figure img { width: 100%; image-rendering: pixelated }
-figcaption { font-size: .85rem } figcaption span { white-space: nowrap }
-dt { font-weight: 600 } dd { margin: 0 0 .4rem 1rem }
-pre { background: #f1f3f5; padding: .8rem; overflow-x: auto }
-"""
 
 
 def write_page(demo: DemoResult, path: Path) -> Path:
@@ -103,23 +78,23 @@ def write_page(demo: DemoResult, path: Path) -> Path:
         "<h2>INT8: the same weight file, with other graphs</h2>",
         _precision_table(demo),
         "<h2>How long it took</h2>",
-        _table(
+        table(
             ("stage", "seconds"),
             [(name, f"{seconds:.0f}") for name, seconds in demo.seconds.items()]
             + [("in all", f"{sum(demo.seconds.values()):.0f}")],
             "Of this call: where an interrupted demo went on, only what was left to do.",
         ),
         _next_steps(),
-        f"<p class=note>ffn-edge {ffn_edge.__version__}, {_text(machine.cpu)}, "
-        f"{counted(machine.cores, 'core')}, {_text(machine.system)}, Python "
-        f"{_text(machine.python)}; {now}. Every figure on this page was measured by this demo.</p>",
+        f"<p class=note>ffn-edge {ffn_edge.__version__}, {text(machine.cpu)}, "
+        f"{counted(machine.cores, 'core')}, {text(machine.system)}, Python "
+        f"{text(machine.python)}; {now}. Every figure on this page was measured by this demo.</p>",
     ]
     body = "\n".join(sections)
     write_text(
         path,
         "<!doctype html>\n<html lang=en><meta charset=utf-8><title>ffn-edge demo</title>"
         '<meta name=viewport content="width=device-width">'
-        f"<style>{_STYLE}</style>\n<body>\n{body}\n</body></html>\n",
+        f"<style>{STYLE}</style>\n<body>\n{body}\n</body></html>\n",
     )
     return path
 
@@ -147,15 +122,15 @@ def _gallery(demo: DemoResult) -> str:
         )
         _, encoded = opencv().imencode(".png", scaled)
         answers = " · ".join(
-            f"<span>{frames} frames: {_text(best.class_name)} {best.probability:.2f} "
+            f"<span>{frames} frames: {text(best.class_name)} {best.probability:.2f} "
             f"{'✓' if best.class_name == clip.action else '✗'}</span>"
             for frames, best in clip.answers.items()
         )
         figures.append(
-            f"<figure><img alt='four frames of a clip' src='{_data('image/png', encoded)}'>"
-            f"<figcaption><b>{_text(clip.action)}</b><br>{answers}</figcaption></figure>"
+            f"<figure><img alt='four frames of a clip' src='{data_url('image/png', encoded)}'>"
+            f"<figcaption><b>{text(clip.action)}</b><br>{answers}</figcaption></figure>"
         )
-    video = _data("video/mp4", read_bytes(demo.annotated, _MOST_VIDEO_BYTES))
+    video = data_url("video/mp4", read_bytes(demo.annotated, _MOST_VIDEO_BYTES))
     return (
         "<h2>What it sees</h2><p>The first test clips, four frames of each, with the answers of "
         "the one network at each of its frame counts. They are synthetic: motion rendered over "
@@ -164,10 +139,6 @@ def _gallery(demo: DemoResult) -> str:
         "<p>The beginning of the long stream of the adaptive run, with each answer, the frames it "
         f"took and its latency:</p><video controls muted playsinline src='{video}'></video>"
     )
-
-
-def _data(kind: str, content: Any) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _next_steps() -> str:
@@ -211,7 +182,7 @@ def _accuracy_plot(demo: DemoResult) -> str:
     )
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right")
-    return _svg(figure)
+    return svg(figure)
 
 
 def _plateau_note(ffn: Sequence[Row], naive: Sequence[Row]) -> str:
@@ -240,7 +211,7 @@ def _accuracy_table(ffn: Sequence[Row], naive: Sequence[Row]) -> str:
         for ours, theirs in zip(ffn, naive, strict=True)
     ]
     bold = {i for i, row in enumerate(ffn) if row.frames == row.sub_network}
-    return _table(
+    return table(
         ("frames", "GMACs", "FFN, top-1 %", "naive, top-1 %", "difference"),
         rows,
         f"{ffn[0].clips} test clips of a fresh seed; ± one standard error. Bold: trained in the "
@@ -252,7 +223,7 @@ def _accuracy_table(ffn: Sequence[Row], naive: Sequence[Row]) -> str:
 def _bundle_table(demo: DemoResult) -> str:
     assert demo.bundle is not None
     files = demo.bundle.manifest.files
-    return _table(
+    return table(
         ("file of the bundle", "kB"),
         [(name, f"{record.bytes / 1000:.1f}") for name, record in files.items()]
         + [("in all", f"{sum(record.bytes for record in files.values()) / 1000:.1f}")],
@@ -272,7 +243,7 @@ def _verify_table(demo: DemoResult) -> str:
         for found in demo.verified
         for each in found.comparisons
     ]
-    return _table(
+    return table(
         ("frames", "clips", "compared", "largest difference", "allowed", "passed"),
         rows,
         "Differences of logits, relative to a clip's largest, on test clips.",
@@ -305,7 +276,7 @@ def _precision_table(demo: DemoResult) -> str:
                     f"{latency.quantile_ms(0.95):.2f}",
                 )
             )
-    return _table(
+    return table(
         ("frames", "runs", "top-1", "p50, ms", "same class", "graph, kB", "p95, ms"),
         rows,
         f"Accuracy on {counted(int8.compared_on, 'test clip')}; the scales of INT8 come from "
@@ -348,7 +319,7 @@ def _timeline_plot(runs: Sequence[TimelineRun]) -> str:
     frames_axis.set(ylabel="frames", title="frames per inference (shaded: background load)")
     frames_axis.legend(loc="lower left")
     axes[-1, 0].set_xlabel("seconds of the stream (dashed: the deadline)")
-    return _svg(figure)
+    return svg(figure)
 
 
 def _runs_table(demo: DemoResult) -> str:
@@ -376,7 +347,7 @@ def _runs_table(demo: DemoResult) -> str:
         "late, under load",
         "right, late or not",
     )
-    return _table(
+    return table(
         headings,
         rows,
         f"Shares of the {len(demo.runs[0].results)} answers of each run. In time: right, and not "
@@ -423,13 +394,13 @@ def _verdict(runs: Sequence[TimelineRun]) -> str:
             )
             if lost > 0:
                 words += f" “{run.name}” was {lost:.1f} points better {when}."
-    return f"<p><b>{_text(words)}</b> One run each: a point or two are chance.</p>"
+    return f"<p><b>{text(words)}</b> One run each: a point or two are chance.</p>"
 
 
 def _moves_table(run: TimelineRun) -> str:
     begin, end = run.load_s
     moves = [*run.moves(begin, end)[:_EXPLAINED], *run.moves(end)[:_EXPLAINED]]
-    return _table(
+    return table(
         ("second", "frames", "why", "why not as before"),
         [
             (
@@ -445,36 +416,3 @@ def _moves_table(run: TimelineRun) -> str:
         "on, when it ended.",
         words=True,
     )
-
-
-def _table(
-    headings: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    caption: str = "",
-    bold: set[int] | frozenset[int] = frozenset(),
-    *,
-    words: bool = False,
-) -> str:
-    head = "".join(f"<th>{_text(heading)}</th>" for heading in headings)
-    body = "\n".join(
-        f"<tr{' class=trained' if i in bold else ''}>"
-        + "".join(f"<td>{_text(cell)}</td>" for cell in row)
-        + "</tr>"
-        for i, row in enumerate(rows)
-    )
-    kind = " class=words" if words else ""
-    # Not a <caption>: on a phone the table scrolls sideways, and its words should not.
-    note = f"<p class=note>{_text(caption)}</p>" if caption else ""
-    return f"{note}<table{kind}><tr>{head}</tr>\n{body}</table>"
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
-
-
-def _svg(figure: Figure) -> str:
-    """Return a figure as an inline drawing."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg")
-    pyplot.close(figure)
-    return text.getvalue()[text.getvalue().index("<svg") :]
