@@ -22,7 +22,8 @@ class ModeRun:
     Attributes:
         seconds: of the stream.
         cpu_s: of this process meanwhile, with the decoding of the video; nothing is opened in it.
-        answered_ms: per answer, the time from the arrival of its newest frame.
+        answered_ms: per answer, the time from the arrival of its newest frame ...
+        engine_ms: ... and the engine's part of it.
         correct: per answer for a whole window, whether the top class was the action that filled
             most of it.
     """
@@ -30,6 +31,7 @@ class ModeRun:
     seconds: float
     cpu_s: float
     answered_ms: tuple[float, ...]
+    engine_ms: tuple[float, ...]
     correct: tuple[bool, ...]
 
     @property
@@ -66,18 +68,19 @@ def run_mode(
     """Run over the stream as far as the actions go, with one frame count a window."""
     video = TimedVideo(stream, realtime=options.realtime)
     seconds = actions[-1].end_s
-    answered_ms, correct = [], []
+    answered_ms, engine_ms, correct = [], [], []
     with open_session(
         bundle, Source(streams=(video,)), options=options, frames=frames, max_seconds=seconds
     ) as session:
         begin_s = time.process_time()
         for result in session:
             answered_ms.append((time.monotonic() - video.arrived[result.time_s]) * 1e3)
+            engine_ms.append(result.engine_ms)
             # The first window is full one frame before its end.
             if result.elapsed_s > options.window_s - 1.5 / video.fps:
                 correct.append(is_correct(result, actions, options.window_s))
         cpu_s = time.process_time() - begin_s
-    return ModeRun(seconds, cpu_s, tuple(answered_ms), tuple(correct))
+    return ModeRun(seconds, cpu_s, tuple(answered_ms), tuple(engine_ms), tuple(correct))
 
 
 def decoding_cpu_s(stream: Path, seconds: float) -> float:

@@ -194,7 +194,7 @@ def test_a_mode_counts_its_answers_and_those_of_whole_windows(
 
 
 def test_the_decoding_is_taken_from_the_time_of_a_mode() -> None:
-    run = ModeRun(10.0, 3.0, (2.0,) * 40, (True,) * 32)
+    run = ModeRun(10.0, 3.0, (2.0,) * 40, (1.5,) * 40, (True,) * 32)
     assert run.cpu_ms_per_s() == 300 and run.cpu_ms_per_s(1.0) == 200
     assert run.cpu_ms_per_answer() == 75 and run.cpu_ms_per_answer(1.0) == 50
 
@@ -278,7 +278,11 @@ def test_the_page_stands_alone_and_holds_what_was_measured(
         verified=verify(exported_causal, synthetic_clips(causal.input, causal.frame_counts, 1)),
         profile=dataclasses.replace(profile, latencies={"fp32": {4: Latency((0.25,) * 3)}}),
         decoding_s=1.0,
-        runs={"frame by frame": ModeRun(10.0, 3.0, (2.0,) * 40, (True,) * 24 + (False,) * 8)},
+        runs={
+            "frame by frame": ModeRun(
+                10.0, 3.0, (2.0,) * 40, (1.5,) * 40, (True,) * 24 + (False,) * 8
+            )
+        },
     )
     demo = DemoResult(
         folder=tmp_path,
