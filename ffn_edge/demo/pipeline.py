@@ -54,7 +54,7 @@ REHEARSAL_SECONDS = 30.0
 # The deadline is at least so many times what the highest frame count takes on an idle machine.
 LEAST_DEADLINE = 1.5
 # Of the recipe's epochs, for the causal network, which starts from one that is trained.
-CAUSAL_SHARE = 1 / 3
+CAUSAL_SHARE = 0.4
 # The causal network's runs over the stream, by name: the default, as many answers as there are
 # steps, and the steps.
 MODES: dict[str, dict[str, Any]] = {

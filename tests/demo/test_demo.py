@@ -174,7 +174,7 @@ def test_every_frame_count_runs_beside_the_adaptive_run_with_its_deadline() -> N
     assert {limits.latency_ms for limits in runs.values()} == {7.0}
 
 
-def test_the_causal_network_starts_from_the_first_and_trains_for_a_third_of_the_time() -> None:
+def test_the_causal_network_starts_from_the_first_and_trains_for_less_time() -> None:
     recipe = pipeline.causal_recipe(load_recipe("demo").replace(epochs=4), Path("ffn.pt"))
     assert recipe.causal and recipe.teacher == "ffn.pt" and recipe.epochs == 2
 
