@@ -402,25 +402,25 @@ def _frame_by_frame(rows: dict[str, list[Row]], streamed: Streamed) -> str:
         "what it has computed: each new frame is one step, and the answer is the mean over the "
         "last two seconds. This one started from the network above and learnt from it too. At "
         f"{' / '.join(map(str, accuracies))} frames it is right for {causal} % of the test clips; "
-        f"the network that looks both ways, for {both_ways} %. Its steps equal its clips: no logit "
-        f"is off by more than {off:.0e} of a clip's largest.</p>"
+        f"the network that looks both ways, for {both_ways} %. On test clips, the mean over its "
+        f"steps is off its answer to the whole clip by {off:.1g} of the largest logit at most.</p>"
         + table(
             (
                 "mode",
-                "answers a second",
+                "answers / s",
                 "right",
-                "CPU, ms a second",
-                "CPU, ms an answer",
-                "to the answer, p50, ms",
+                "CPU, ms / s",
+                "CPU, ms / answer",
+                "latency p50, ms",
                 "p95, ms",
             ),
             modes,
             f"The causal network at {most} frames a window, in both modes over the same stream, on "
             "one thread of the processor, without a background load. Right: the top class is the "
-            "action that filled most of the window. CPU: the time of this process, a second of the "
-            "stream and an answer, without the decoding of the video, which takes "
-            f"{decoding_ms:.1f} ms a second in each mode. To the answer: from the arrival of the "
-            "newest frame in it. A step of the engine alone takes "
+            "action that filled most of the window. CPU: the time of this process, for a second of "
+            "the stream and for an answer, without the decoding of the video, which takes "
+            f"{decoding_ms:.1f} ms a second in each mode. Latency: from the arrival of an answer's "
+            "newest frame to the answer. A step of the engine alone takes "
             f"{streamed.profile.latencies['fp32'][most].median_ms:.2f} ms (p50).",
         )
     )
