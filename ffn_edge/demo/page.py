@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import itertools
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -18,11 +14,13 @@ from matplotlib import pyplot
 
 import ffn_edge
 from ffn_edge.bundle.bundle import Accuracy, Precision, standard_error
+from ffn_edge.demo.markup import STYLE, data_url, svg, table, text
 from ffn_edge.demo.pipeline import (
     LEAST_DEADLINE,
     MISS_RATE,
     REHEARSAL_SECONDS,
     DemoResult,
+    Streamed,
     TimelineRun,
 )
 from ffn_edge.errors import counted
@@ -32,13 +30,14 @@ from ffn_edge.media.opencv import opencv
 from ffn_edge.runtime.machine.machine import this_machine
 from ffn_edge.train.evaluate import Row
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 _SIZE = (6.0, 3.4)  # inches: on a phone the text of a drawing shrinks with it
-_COLOURS = {"ffn": "#0b7285", "naive": "#c92a2a"}
+_COLOURS = {"ffn": "#0b7285", "naive": "#c92a2a", "causal": "#5f3dc4"}
 _FIXED = ("#495057", "#868e96", "#ced4da")  # of the runs with a fixed frame count
-_NAMES = {"ffn": "Frame Flexible Network", "naive": "naive: trained at 16 frames alone"}
+_NAMES = {
+    "ffn": "Frame Flexible Network",
+    "naive": "naive: trained at 16 frames alone",
+    "causal": "causal: takes from the past alone",
+}
 
 _MOST_VIDEO_BYTES = 32 << 20
 # How many changes of the frame count are explained, from the load's begin on and from its end on.
@@ -50,29 +49,11 @@ _GLOSSARY = """<details open><summary>The terms</summary><dl>
 <dt>FFN</dt><dd>Frame Flexible Network: shared weights, and for each frame count a normalisation and
 a small weight alteration of its own</dd>
 <dt>naive</dt><dd>the same network, trained at one frame count as people do today</dd>
+<dt>causal</dt><dd>taking from past frames alone, so that each new frame is computed once</dd>
 <dt>GMAC</dt><dd>a thousand million multiply-adds: the arithmetic of one clip</dd>
 <dt>deadline, late</dt><dd>the time an answer may take; it is late if it takes longer</dd>
 <dt>in time</dt><dd>right, and not late</dd>
 </dl></details>"""
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-       color: #212529; background: #fff }
-h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.5rem }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
-th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #dee2e6;
-         white-space: nowrap }
-th:first-child, td:first-child { text-align: left } tr.trained { font-weight: 600 }
-table.words th, table.words td { text-align: left; vertical-align: top; white-space: normal;
-                                 min-width: 5rem }
-svg { width: 100%; height: auto } .note { color: #555 } .lead { color: #0b7285 }
-h1 { line-height: 1.25 } video { width: 100%; max-width: 40rem; background: #000 }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem }
-figure { margin: 0 } figure img { width: 100%; image-rendering: pixelated }
-figcaption { font-size: .85rem } figcaption span { white-space: nowrap }
-dt { font-weight: 600 } dd { margin: 0 0 .4rem 1rem }
-pre { background: #f1f3f5; padding: .8rem; overflow-x: auto }
-"""
 
 
 def write_page(demo: DemoResult, path: Path) -> Path:
@@ -97,29 +78,30 @@ def write_page(demo: DemoResult, path: Path) -> Path:
         _timeline_plot(demo.runs),
         _runs_table(demo),
         *(_moves_table(run) for run in demo.runs if run.moves(run.load_s[0])),
+        "" if demo.streamed is None else _frame_by_frame(demo.rows, demo.streamed),
         "<h2>One weight file, and engines that equal the network</h2>",
         _bundle_table(demo),
         _verify_table(demo),
         "<h2>INT8: the same weight file, with other graphs</h2>",
         _precision_table(demo),
         "<h2>How long it took</h2>",
-        _table(
+        table(
             ("stage", "seconds"),
             [(name, f"{seconds:.0f}") for name, seconds in demo.seconds.items()]
             + [("in all", f"{sum(demo.seconds.values()):.0f}")],
             "Of this call: where an interrupted demo went on, only what was left to do.",
         ),
         _next_steps(),
-        f"<p class=note>ffn-edge {ffn_edge.__version__}, {_text(machine.cpu)}, "
-        f"{counted(machine.cores, 'core')}, {_text(machine.system)}, Python "
-        f"{_text(machine.python)}; {now}. Every figure on this page was measured by this demo.</p>",
+        f"<p class=note>ffn-edge {ffn_edge.__version__}, {text(machine.cpu)}, "
+        f"{counted(machine.cores, 'core')}, {text(machine.system)}, Python "
+        f"{text(machine.python)}; {now}. Every figure on this page was measured by this demo.</p>",
     ]
     body = "\n".join(sections)
     write_text(
         path,
         "<!doctype html>\n<html lang=en><meta charset=utf-8><title>ffn-edge demo</title>"
         '<meta name=viewport content="width=device-width">'
-        f"<style>{_STYLE}</style>\n<body>\n{body}\n</body></html>\n",
+        f"<style>{STYLE}</style>\n<body>\n{body}\n</body></html>\n",
     )
     return path
 
@@ -147,15 +129,15 @@ def _gallery(demo: DemoResult) -> str:
         )
         _, encoded = opencv().imencode(".png", scaled)
         answers = " · ".join(
-            f"<span>{frames} frames: {_text(best.class_name)} {best.probability:.2f} "
+            f"<span>{frames} frames: {text(best.class_name)} {best.probability:.2f} "
             f"{'✓' if best.class_name == clip.action else '✗'}</span>"
             for frames, best in clip.answers.items()
         )
         figures.append(
-            f"<figure><img alt='four frames of a clip' src='{_data('image/png', encoded)}'>"
-            f"<figcaption><b>{_text(clip.action)}</b><br>{answers}</figcaption></figure>"
+            f"<figure><img alt='four frames of a clip' src='{data_url('image/png', encoded)}'>"
+            f"<figcaption><b>{text(clip.action)}</b><br>{answers}</figcaption></figure>"
         )
-    video = _data("video/mp4", read_bytes(demo.annotated, _MOST_VIDEO_BYTES))
+    video = data_url("video/mp4", read_bytes(demo.annotated, _MOST_VIDEO_BYTES))
     return (
         "<h2>What it sees</h2><p>The first test clips, four frames of each, with the answers of "
         "the one network at each of its frame counts. They are synthetic: motion rendered over "
@@ -164,10 +146,6 @@ def _gallery(demo: DemoResult) -> str:
         "<p>The beginning of the long stream of the adaptive run, with each answer, the frames it "
         f"took and its latency:</p><video controls muted playsinline src='{video}'></video>"
     )
-
-
-def _data(kind: str, content: Any) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _next_steps() -> str:
@@ -211,7 +189,7 @@ def _accuracy_plot(demo: DemoResult) -> str:
     )
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right")
-    return _svg(figure)
+    return svg(figure)
 
 
 def _plateau_note(ffn: Sequence[Row], naive: Sequence[Row]) -> str:
@@ -240,7 +218,7 @@ def _accuracy_table(ffn: Sequence[Row], naive: Sequence[Row]) -> str:
         for ours, theirs in zip(ffn, naive, strict=True)
     ]
     bold = {i for i, row in enumerate(ffn) if row.frames == row.sub_network}
-    return _table(
+    return table(
         ("frames", "GMACs", "FFN, top-1 %", "naive, top-1 %", "difference"),
         rows,
         f"{ffn[0].clips} test clips of a fresh seed; ± one standard error. Bold: trained in the "
@@ -252,7 +230,7 @@ def _accuracy_table(ffn: Sequence[Row], naive: Sequence[Row]) -> str:
 def _bundle_table(demo: DemoResult) -> str:
     assert demo.bundle is not None
     files = demo.bundle.manifest.files
-    return _table(
+    return table(
         ("file of the bundle", "kB"),
         [(name, f"{record.bytes / 1000:.1f}") for name, record in files.items()]
         + [("in all", f"{sum(record.bytes for record in files.values()) / 1000:.1f}")],
@@ -272,7 +250,7 @@ def _verify_table(demo: DemoResult) -> str:
         for found in demo.verified
         for each in found.comparisons
     ]
-    return _table(
+    return table(
         ("frames", "clips", "compared", "largest difference", "allowed", "passed"),
         rows,
         "Differences of logits, relative to a clip's largest, on test clips.",
@@ -305,7 +283,7 @@ def _precision_table(demo: DemoResult) -> str:
                     f"{latency.quantile_ms(0.95):.2f}",
                 )
             )
-    return _table(
+    return table(
         ("frames", "runs", "top-1", "p50, ms", "same class", "graph, kB", "p95, ms"),
         rows,
         f"Accuracy on {counted(int8.compared_on, 'test clip')}; the scales of INT8 come from "
@@ -348,7 +326,7 @@ def _timeline_plot(runs: Sequence[TimelineRun]) -> str:
     frames_axis.set(ylabel="frames", title="frames per inference (shaded: background load)")
     frames_axis.legend(loc="lower left")
     axes[-1, 0].set_xlabel("seconds of the stream (dashed: the deadline)")
-    return _svg(figure)
+    return svg(figure)
 
 
 def _runs_table(demo: DemoResult) -> str:
@@ -376,12 +354,75 @@ def _runs_table(demo: DemoResult) -> str:
         "late, under load",
         "right, late or not",
     )
-    return _table(
+    return table(
         headings,
         rows,
         f"Shares of the {len(demo.runs[0].results)} answers of each run. In time: right, and not "
         "late. Late: after the deadline. Right: the top class is the action that filled most of "
         "the two-second window. A window that spans two actions is harder than a test clip.",
+    )
+
+
+def _frame_by_frame(rows: dict[str, list[Row]], streamed: Streamed) -> str:
+    """Hold the two modes of the causal network against each other."""
+    accuracies = {
+        row.frames: (row.top1, theirs.top1)
+        for row in rows["causal"]
+        for theirs in rows["ffn"]
+        if theirs.frames == row.frames
+    }
+    most = max(accuracies)
+    off = max(
+        each.relative
+        for found in streamed.verified
+        for each in found.comparisons
+        if each.pair == "graph = steps"
+    )
+    causal, both_ways = (
+        " / ".join(f"{100 * top1:.1f}" for top1 in each)
+        for each in zip(*accuracies.values(), strict=True)
+    )
+    decoding_s = streamed.decoding_s
+    modes = [
+        (
+            name,
+            f"{run.answers_per_s:.1f}",
+            f"{statistics.fmean(run.correct):.1%}",
+            f"{run.cpu_ms_per_s(decoding_s):.1f}",
+            f"{run.cpu_ms_per_answer(decoding_s):.2f}",
+            f"{statistics.median(run.answered_ms):.2f}",
+            f"{statistics.quantiles(run.answered_ms, n=20)[-1]:.2f}",
+        )
+        for name, run in streamed.runs.items()
+    ]
+    decoding_ms = 1e3 * decoding_s / next(iter(streamed.runs.values())).seconds
+    return (
+        f"<h2>Frame by frame</h2><p>A clip of {most} frames that moves on by two computes "
+        f"{most - 2} of them anew. A causal network takes from the past alone, so it can keep "
+        "what it has computed: each new frame is one step, and the answer is the mean over the "
+        "last two seconds. This one started from the network above and learnt from it too. At "
+        f"{' / '.join(map(str, accuracies))} frames it is right for {causal} % of the test clips; "
+        f"the network that looks both ways, for {both_ways} %. On test clips, the mean over its "
+        f"steps is off its answer to the whole clip by {off:.1g} of the largest logit at most.</p>"
+        + table(
+            (
+                "mode",
+                "answers / s",
+                "right",
+                "CPU, ms / s",
+                "CPU, ms / answer",
+                "latency p50, ms",
+                "p95, ms",
+            ),
+            modes,
+            f"The causal network at {most} frames a window, in both modes over the same stream, on "
+            "one thread of the processor, without a background load. Right: the top class is the "
+            "action that filled most of the window. CPU: the time of this process, for a second of "
+            "the stream and for an answer, without the decoding of the video, which takes "
+            f"{decoding_ms:.1f} ms a second in each mode. Latency: from the arrival of an answer's "
+            "newest frame to the answer. A step of the engine alone takes "
+            f"{streamed.profile.latencies['fp32'][most].median_ms:.2f} ms (p50).",
+        )
     )
 
 
@@ -423,13 +464,13 @@ def _verdict(runs: Sequence[TimelineRun]) -> str:
             )
             if lost > 0:
                 words += f" “{run.name}” was {lost:.1f} points better {when}."
-    return f"<p><b>{_text(words)}</b> One run each: a point or two are chance.</p>"
+    return f"<p><b>{text(words)}</b> One run each: a point or two are chance.</p>"
 
 
 def _moves_table(run: TimelineRun) -> str:
     begin, end = run.load_s
     moves = [*run.moves(begin, end)[:_EXPLAINED], *run.moves(end)[:_EXPLAINED]]
-    return _table(
+    return table(
         ("second", "frames", "why", "why not as before"),
         [
             (
@@ -445,36 +486,3 @@ def _moves_table(run: TimelineRun) -> str:
         "on, when it ended.",
         words=True,
     )
-
-
-def _table(
-    headings: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    caption: str = "",
-    bold: set[int] | frozenset[int] = frozenset(),
-    *,
-    words: bool = False,
-) -> str:
-    head = "".join(f"<th>{_text(heading)}</th>" for heading in headings)
-    body = "\n".join(
-        f"<tr{' class=trained' if i in bold else ''}>"
-        + "".join(f"<td>{_text(cell)}</td>" for cell in row)
-        + "</tr>"
-        for i, row in enumerate(rows)
-    )
-    kind = " class=words" if words else ""
-    # Not a <caption>: on a phone the table scrolls sideways, and its words should not.
-    note = f"<p class=note>{_text(caption)}</p>" if caption else ""
-    return f"{note}<table{kind}><tr>{head}</tr>\n{body}</table>"
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
-
-
-def _svg(figure: Figure) -> str:
-    """Return a figure as an inline drawing."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg")
-    pyplot.close(figure)
-    return text.getvalue()[text.getvalue().index("<svg") :]

@@ -9,15 +9,17 @@ import statistics
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.demo.clips import Action, render_clips, render_stream
 from ffn_edge.demo.gallery import CLIPS, ShownClip, shown_clips
 from ffn_edge.demo.load import BackgroundLoad
+from ffn_edge.demo.modes import ModeRun, decoding_cpu_s, is_correct, run_mode
 from ffn_edge.device.cpu_threads import fixed_threads
 from ffn_edge.errors import ExportError, FfnEdgeError
 from ffn_edge.export.bundle_files import add_int8
@@ -27,7 +29,8 @@ from ffn_edge.export.quantize import compare_int8, quantize_bundle
 from ffn_edge.export.verify import Verified, verify
 from ffn_edge.files.atomic import write_text
 from ffn_edge.media.video_list import read_list, videos_of
-from ffn_edge.network.checkpoint import load_checkpoint
+from ffn_edge.network import family_of
+from ffn_edge.network.checkpoint import Checkpoint, load_checkpoint
 from ffn_edge.progress import NowAndThen
 from ffn_edge.runtime.classifier import Result
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
@@ -50,6 +53,15 @@ MISS_RATE = 0.05
 REHEARSAL_SECONDS = 30.0
 # The deadline is at least so many times what the highest frame count takes on an idle machine.
 LEAST_DEADLINE = 1.5
+# Of the recipe's epochs, for the causal network, which starts from one that is trained.
+CAUSAL_SHARE = 0.4
+# The causal network's runs over the stream, by name: the default, as many answers as there are
+# steps, and the steps.
+MODES: dict[str, dict[str, Any]] = {
+    "a clip every 0.25 s": {},
+    "a clip every 0.125 s": {"hop_s": 0.125},
+    "frame by frame": {"stream": True},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,25 @@ class TimelineRun:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A causal network's run over the stream, clip by clip and frame by frame.
+
+    Attributes:
+        bundle: with steps.
+        verified: of that bundle.
+        profile: of its steps.
+        decoding_s: the CPU time of reading the stream, which is a part of every run's.
+        runs: by the names of `MODES`, at the most frames.
+    """
+
+    bundle: Bundle
+    verified: tuple[Verified, ...]
+    profile: Profile
+    decoding_s: float
+    runs: dict[str, ModeRun]
+
+
 @dataclass(slots=True)
 class DemoResult:
     """All that the page shows. Every figure was measured in this run of the demo."""
@@ -109,6 +140,7 @@ class DemoResult:
     profile: Profile | None = None
     shown: list[ShownClip] = field(default_factory=list)
     runs: list[TimelineRun] = field(default_factory=list)
+    streamed: Streamed | None = None  # of an architecture that can be causal
 
     @property
     def annotated(self) -> Path:
@@ -170,12 +202,17 @@ def run_demo(
         _train(recipe, folder / "ffn")
     with stage(f"train the naive network at {highest} frames alone"):
         _train(method_of("naive", recipe).runs[0].recipe, folder / "naive")
+    evaluated: dict[str, Sequence[int]] = {"ffn": EVALUATED, "naive": EVALUATED}
+    if family_of(recipe.architecture).build_causal is not None:
+        evaluated["causal"] = recipe.frame_counts
+        with stage("train a causal network, which starts from the first and learns from it too"):
+            _train(causal_recipe(recipe, folder / "ffn" / BEST), folder / "causal")
 
-    with stage(f"evaluate both at {len(EVALUATED)} frame counts on clips of a fresh seed"):
-        for name in ("ffn", "naive"):
+    with stage(f"evaluate them at up to {len(EVALUATED)} frame counts on clips of a fresh seed"):
+        for name, counts in evaluated.items():
             demo.rows[name] = evaluate_checkpoint(
                 str(folder / name / BEST),
-                EVALUATED,
+                counts,
                 list_file=str(clips / "test.txt"),
                 workers=0,
                 precision="auto",
@@ -185,22 +222,20 @@ def run_demo(
         checkpoint = load_checkpoint(folder / "ffn" / BEST)
         demo.bundle = export_bundle(checkpoint.network, checkpoint.card, folder / "bundle")
     with stage("verify it on test clips"):
-        contract, counts = demo.bundle.manifest.input, demo.bundle.manifest.frame_counts
-        videos = clips_from_videos(videos_of(clips / "test.txt"), contract, counts, 16)
-        demo.verified = verify(demo.bundle, videos, checkpoint=checkpoint)
-        if not all(found.passed for found in demo.verified):
-            raise ExportError("the bundle is not the network", "see `ffn-edge verify` on it.")
+        demo.verified = _verified(demo.bundle, checkpoint, clips)
     with stage("quantise it to INT8, and compare on clips of a fresh seed"):
         demo.bundle = quantized_and_compared(demo.bundle, clips)
     with stage("profile its engines"):
         demo.profile = profile_bundle(demo.bundle, engine_options(), runs=100)
     with stage("run on the stream with a background load, adaptively and with fixed frames"):
         deadline_ms = rehearsed_deadline(demo.bundle, stream, demo.profile)
-        runs = limits_of_runs(deadline_ms, counts)
+        runs = limits_of_runs(deadline_ms, demo.bundle.manifest.frame_counts)
         demo.runs = [
             run_on_stream(demo.bundle, stream, actions, name, limits)
             for name, limits in runs.items()
         ]
+    if "causal" in evaluated:
+        demo.streamed = _streamed(folder, actions, stage)
     with stage("show some clips with their answers"):
         options = RunOptions(engines=engine_options(), max_seconds=EXCERPT_SECONDS)
         classes = demo.bundle.manifest.classes
@@ -217,6 +252,46 @@ def run_demo(
         )
     write_text(folder / "demo.json", json.dumps(_figures(demo), indent=1) + "\n")
     return demo
+
+
+def causal_recipe(recipe: Recipe, teacher: Path) -> Recipe:
+    """Return how a causal network is trained that starts from another and learns from it too."""
+    epochs = math.ceil(CAUSAL_SHARE * recipe.epochs)
+    return recipe.replace(causal=True, teacher=str(teacher), epochs=epochs)
+
+
+def _verified(bundle: Bundle, checkpoint: Checkpoint, clips: Path) -> tuple[Verified, ...]:
+    contract, counts = bundle.manifest.input, bundle.manifest.frame_counts
+    videos = clips_from_videos(videos_of(clips / "test.txt"), contract, counts, 16)
+    verified = verify(bundle, videos, checkpoint=checkpoint)
+    if not all(found.passed for found in verified):
+        raise ExportError("the bundle is not the network", "see `ffn-edge verify` on it.")
+    return verified
+
+
+def _streamed(
+    folder: Path,
+    actions: Sequence[Action],
+    stage: Callable[[str], AbstractContextManager[None]],
+) -> Streamed:
+    """Export the causal network, and run it over the stream in each mode."""
+    stream = folder / "stream.mp4"
+    with stage("export and verify the causal network, and profile its steps"):
+        checkpoint = load_checkpoint(folder / "causal" / BEST)
+        bundle = export_bundle(checkpoint.network, checkpoint.card, folder / "stream-bundle")
+        verified = _verified(bundle, checkpoint, folder / "clips")
+        steps = dataclasses.replace(engine_options(), stream=True)
+        profile = profile_bundle(bundle, steps, runs=100)
+    with stage("run it on the stream, clip by clip and frame by frame"):
+        highest = bundle.manifest.frame_counts[-1]
+        runs = {
+            name: run_mode(
+                bundle, stream, actions, highest, RunOptions(engines=engine_options(), **mode)
+            )
+            for name, mode in MODES.items()
+        }
+        decoding_s = decoding_cpu_s(stream, actions[-1].end_s)
+    return Streamed(bundle, verified, profile, decoding_s, runs)
 
 
 def quantized_and_compared(bundle: Bundle, clips: Path) -> Bundle:
@@ -290,7 +365,7 @@ def run_on_stream(
     length_s = actions[-1].end_s
     load_s = (LOAD_FROM * length_s, LOAD_UNTIL * length_s)
     results = _results(bundle, stream, limits, length_s, load_s)
-    correct = tuple(_is_correct(result, actions) for result in results)
+    correct = tuple(is_correct(result, actions) for result in results)
     return TimelineRun(name, limits.latency_ms or math.inf, load_s, results, correct)
 
 
@@ -310,16 +385,6 @@ def _results(
     if not results:
         raise FfnEdgeError("the run gave no result", "look at the stream in the demo's folder.")
     return tuple(results)
-
-
-def _is_correct(result: Result, actions: Sequence[Action], window_s: float = 2.0) -> bool:
-    """Whether the top class is the action that filled most of the window before the result."""
-    begin = result.elapsed_s - window_s
-
-    def overlap(action: Action) -> float:
-        return min(action.end_s, result.elapsed_s) - max(action.start_s, begin)
-
-    return result.top[0].class_name == max(actions, key=overlap).label
 
 
 def _figures(demo: DemoResult) -> dict[str, object]:
@@ -350,6 +415,19 @@ def _figures(demo: DemoResult) -> dict[str, object]:
             }
             for run in demo.runs
         ],
+        "modes": {}
+        if demo.streamed is None
+        else {
+            name: {
+                "answers_per_s": run.answers_per_s,
+                "correct": statistics.fmean(run.correct),
+                "cpu_ms_per_s": run.cpu_ms_per_s(),
+                "cpu_ms_per_answer": run.cpu_ms_per_answer(),
+                "decoding_cpu_s": demo.streamed.decoding_s,
+                "answered_ms": statistics.median(run.answered_ms),
+            }
+            for name, run in demo.streamed.runs.items()
+        },
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import multiprocessing
 import os
 import re
@@ -22,8 +23,9 @@ from ffn_edge.demo import load, page, pipeline
 from ffn_edge.demo.clips import Action, render_stream
 from ffn_edge.demo.gallery import ShownClip
 from ffn_edge.demo.load import BackgroundLoad
+from ffn_edge.demo.modes import ModeRun, TimedVideo, is_correct, run_mode
 from ffn_edge.demo.page import _verdict, write_page
-from ffn_edge.demo.pipeline import DemoResult, TimelineRun, _is_correct, run_on_stream
+from ffn_edge.demo.pipeline import DemoResult, Streamed, TimelineRun, run_on_stream
 from ffn_edge.export.bundle_files import add_int8
 from ffn_edge.export.clips import synthetic_clips
 from ffn_edge.export.verify import verify
@@ -31,7 +33,9 @@ from ffn_edge.runtime.classifier import Prediction, Result
 from ffn_edge.runtime.engines.engine import cpu_backend
 from ffn_edge.runtime.policy.interface import Decision, Limits, Observation
 from ffn_edge.runtime.profile.profile import Latency, save_profile
+from ffn_edge.runtime.run import RunOptions
 from ffn_edge.train.evaluate import Row
+from ffn_edge.train.recipe import load_recipe
 
 FOUR = Decision(frames=4, reason="asked for")
 
@@ -105,9 +109,9 @@ def test_the_load_rests_for_the_other_share_of_the_time(monkeypatch: pytest.Monk
 
 def test_correct_is_the_action_that_fills_most_of_the_window() -> None:
     actions = [Action(0, 2, "left"), Action(2, 4, "up")]
-    assert _is_correct(result_at(2.9, "left"), actions)
-    assert not _is_correct(result_at(3.1, "left"), actions)
-    assert _is_correct(result_at(3.1, "up"), actions)
+    assert is_correct(result_at(2.9, "left"), actions)
+    assert not is_correct(result_at(3.1, "left"), actions)
+    assert is_correct(result_at(3.1, "up"), actions)
 
 
 def test_misses_are_counted_apart_under_load() -> None:
@@ -170,6 +174,31 @@ def test_every_frame_count_runs_beside_the_adaptive_run_with_its_deadline() -> N
     assert {limits.latency_ms for limits in runs.values()} == {7.0}
 
 
+def test_the_causal_network_starts_from_the_first_and_trains_for_less_time() -> None:
+    recipe = pipeline.causal_recipe(load_recipe("demo").replace(epochs=4), Path("ffn.pt"))
+    assert recipe.causal and recipe.teacher == "ffn.pt" and recipe.epochs == 2
+
+
+def test_a_mode_counts_its_answers_and_those_of_whole_windows(
+    exported_causal: Bundle, tmp_path: Path
+) -> None:
+    stream = tmp_path / "stream.mp4"
+    actions = render_stream(stream, seconds=6, seed=3)
+    clips = run_mode(exported_causal, stream, actions, 4, RunOptions(hop_s=0.5))
+    steps = run_mode(exported_causal, stream, actions, 4, RunOptions(stream=True))
+    assert len(clips.answered_ms) == len(clips.correct) == 9
+    assert (len(steps.answered_ms), len(steps.correct)) == (12, 8)
+    assert steps.answers_per_s == 2.0
+    with TimedVideo(stream) as video:
+        assert [frame.time_s for frame in video] == list(video.arrived)
+
+
+def test_the_decoding_is_taken_from_the_time_of_a_mode() -> None:
+    run = ModeRun(10.0, 3.0, (2.0,) * 40, (1.5,) * 40, (True,) * 32)
+    assert run.cpu_ms_per_s() == 300 and run.cpu_ms_per_s(1.0) == 200
+    assert run.cpu_ms_per_answer() == 75 and run.cpu_ms_per_answer(1.0) == 50
+
+
 @pytest.mark.parametrize(
     ("late", "words"),
     [((), "did not pay: it lost 0.0 points"), ((2, 3), "did not pay: it lost 50.0 points")],
@@ -209,7 +238,7 @@ def test_a_move_is_where_the_frame_count_changed_within_a_span() -> None:
 
 
 def test_the_page_stands_alone_and_holds_what_was_measured(
-    bundle_copy: Path, tmp_path: Path
+    bundle_copy: Path, exported_causal: Bundle, tmp_path: Path
 ) -> None:
     bundle, stream = Bundle.load(bundle_copy), tmp_path / "stream.mp4"
     actions = render_stream(stream, seconds=6, seed=3)
@@ -243,10 +272,22 @@ def test_the_page_stands_alone_and_holds_what_was_measured(
         },
         disturbance="a game",
     )
+    causal = exported_causal.manifest
+    streamed = Streamed(
+        bundle=exported_causal,
+        verified=verify(exported_causal, synthetic_clips(causal.input, causal.frame_counts, 1)),
+        profile=dataclasses.replace(profile, latencies={"fp32": {4: Latency((0.25,) * 3)}}),
+        decoding_s=1.0,
+        runs={
+            "frame by frame": ModeRun(
+                10.0, 3.0, (2.0,) * 40, (1.5,) * 40, (True,) * 24 + (False,) * 8
+            )
+        },
+    )
     demo = DemoResult(
         folder=tmp_path,
         seconds={"train": 12.0},
-        rows={"ffn": [row], "naive": [row]},
+        rows={"ffn": [row], "naive": [row], "causal": [dataclasses.replace(row, top1=0.75)]},
         bundle=bundle,
         verified=verify(bundle, synthetic_clips(bundle.manifest.input, counts, 2)),
         profile=profile,
@@ -258,6 +299,7 @@ def test_the_page_stands_alone_and_holds_what_was_measured(
             )
         ],
         runs=[moved, run],
+        streamed=streamed,
     )
     demo.annotated.write_bytes(b"a video")
     text = write_page(demo, tmp_path / "report.html").read_text()
@@ -273,4 +315,7 @@ def test_the_page_stands_alone_and_holds_what_was_measured(
     why = ("2.00", "16 → 4", "2 ms &lt;= 3 ms", "9 ms &gt; 3 ms")
     assert "".join(f"<td>{cell}</td>" for cell in why) in text
     assert "4 → 16" not in text  # before the load began
+    modes = ("frame by frame", "4.0", "75.0%", "200.0", "50.00", "2.00", "2.00")
+    assert "".join(f"<td>{cell}</td>" for cell in modes) in text
+    assert "right for 75.0 % of the test clips" in text and "takes 0.25 ms" in text
     HTMLParser().feed(text)
