@@ -403,7 +403,7 @@ def _frame_by_frame(rows: dict[str, list[Row]], streamed: Streamed) -> str:
         "last two seconds. This one started from the network above and learnt from it too. At "
         f"{' / '.join(map(str, accuracies))} frames it is right for {causal} % of the test clips; "
         f"the network that looks both ways, for {both_ways} %. On test clips, the mean over its "
-        f"steps is off its answer to the whole clip by {off:.1g} of the largest logit at most.</p>"
+        f"steps differs from the answer to the whole clip by {off:.1g} of the largest logit.</p>"
         + table(
             (
                 "mode",
