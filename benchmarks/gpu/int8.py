@@ -1,4 +1,4 @@
-"""INT8 engines against float16 and float32: build, refit, known answers, latency.
+"""INT8 engines against float16 and float32, of clips and of steps: build, refit, answers, latency.
 
 For TensorRT and TensorRT-RTX, whichever is installed and takes the card. In a dry run, on the
 tests' emulator. None of this has run on a GPU.
@@ -41,17 +41,20 @@ def main(report: Report) -> None:
         if not targets:
             report.row("TensorRT", None, "is not installed, and no wheels were carried along")
         name, size = ("tsm_tiny", 32) if report.dry_run else ("tsm_resnet50", 224)
-        plain = example_bundle(example_network(name), size, folder / name)
+        plain = example_bundle(example_network(name, causal=True), size, folder / name)
         bundle = quantized(plain, folder / "int8")
         for target in targets:
-            _target(report, name, bundle, target, folder / "cache")
+            for stream in (False, True):
+                _target(report, name, bundle, target, folder / "cache", stream=stream)
 
 
-def _target(report: Report, name: str, bundle: Bundle, target: Target, cache: Path) -> None:
-    title = f"{target}, {name}: "
+def _target(
+    report: Report, name: str, bundle: Bundle, target: Target, cache: Path, *, stream: bool
+) -> None:
+    title = f"{target}, {name}: {'a step at ' if stream else ''}"
     for precision in _PRECISIONS:
         try:
-            for frames, figure in _engines(bundle, target, precision, cache):
+            for frames, figure in _engines(bundle, target, precision, cache, stream=stream):
                 report.row(f"{title}{frames} frames, {precision}", True, figure)
         except (EngineError, ExportError) as error:
             # A card that is not supported is not, with the first engine.
@@ -63,17 +66,17 @@ def _target(report: Report, name: str, bundle: Bundle, target: Target, cache: Pa
 
 
 def _engines(
-    bundle: Bundle, target: Target, precision: Precision, cache: Path
+    bundle: Bundle, target: Target, precision: Precision, cache: Path, *, stream: bool
 ) -> Iterator[tuple[int, str]]:
     """Build, prove and time; yield each frame count, and what to say of it."""
-    options = BuildOptions(target=target, precision=precision)
+    options = BuildOptions(target=target, precision=precision, stream=stream)
     built = build_plans(bundle, PlanCache(cache), options, prove=partial(prove, bundle=bundle))
     sizes = {each.plan.sidecar.key.frames: each.plan.sidecar.plan.bytes for each in built}
     precisions = dict.fromkeys(bundle.manifest.frame_counts, precision)
-    with TensorRTGroup(bundle, target, precisions, cache=cache) as group:
+    with TensorRTGroup(bundle, target, precisions, cache=cache, stream=stream) as group:
         for frames, engine in group.engines.items():
             side = bundle.manifest.input.height
-            clip = np.zeros((1, frames, side, side, 3), np.uint8)
+            clip = np.zeros((1, 1 if stream else frames, side, side, 3), np.uint8)
             times = []
             for _ in range(_RUNS):
                 engine.infer(clip)

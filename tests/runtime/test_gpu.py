@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle, Precision
+from ffn_edge.bundle.known_answer import mean_of_steps
 from ffn_edge.device.gpu import Device, find_gpu
 from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.device.tensorrt_api import Target, is_installed, load
@@ -126,3 +128,32 @@ def test_closing_gives_the_device_memory_back(options: EngineOptions, tested: Bu
         with open_engines(tested, options):
             pass
     assert free_bytes() >= before - (8 << 20)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_steps_of_a_stream_are_its_clips(
+    precision: Precision, target: Target, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    named = os.environ.get("FFN_EDGE_TEST_BUNDLE")
+    bundle = Bundle.load(named) if named else request.getfixturevalue("exported_causal")
+    if not bundle.manifest.causal:
+        pytest.skip("the bundle's network looks into the future")
+    choice = BuildOptions(target=target, precision=precision, stream=True)
+    opened = functools.partial(prove, bundle=bundle)
+    build_plans(bundle, PlanCache(tmp_path), choice, prove=opened)
+    options = EngineOptions(backend=target, cache=tmp_path, precision=precision, stream=True)
+    with open_engines(bundle, options) as engines:
+        for frames, engine in engines.items():
+            clip = clip_of(bundle, frames)
+            session = onnxruntime.InferenceSession(
+                str(bundle.graph_path(frames)), providers=["CPUExecutionProvider"]
+            )
+            expected = session.run(None, {"frames": clip})[0]
+            assert (
+                np.abs(mean_of_steps(engine.infer, clip) - expected).max()
+                < 2e-2 * np.abs(expected).max()
+            )
+            kept = engine.state()
+            again = engine.infer(clip[:, :1])
+            engine.restart(kept)
+            assert np.array_equal(engine.infer(clip[:, :1]), again)
