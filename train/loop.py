@@ -144,7 +144,7 @@ class Run:
             )
 
         self.card = _card(recipe, classes)
-        self.learner = _learner(recipe, classes, processes, epoch_steps, resume=resume)
+        self.learner = _learner(recipe, len(classes), processes, epoch_steps, resume=resume)
         self.state = RunState(epoch_steps=epoch_steps)
         if resume:
             self.state = load_run(folder / LAST, self.learner, self.card, recipe, epoch_steps)
@@ -382,47 +382,13 @@ def _card(recipe: Recipe, classes: tuple[str, ...]) -> ModelCard:
     )
 
 
-def _guide(recipe: Recipe, classes: tuple[str, ...]) -> FrameFlexibleNetwork:
-    """Return the recipe's teacher, which does not learn."""
-    assert recipe.teacher is not None
-    teacher = load_checkpoint(recipe.teacher)
-    if teacher.card.classes != classes:
-        raise RecipeError(
-            f"the teacher {recipe.teacher} knows other classes than are to be learnt",
-            "name a checkpoint that was trained with the same class names, in the same order.",
-        )
-    return teacher.network.requires_grad_(False).eval()
-
-
-def _start(
-    network: FrameFlexibleNetwork, recipe: Recipe, guide: FrameFlexibleNetwork | None
-) -> None:
-    """Put the tensors into a network that the recipe starts from, if there are any."""
-    if recipe.start_from is not None:
-        other = load_checkpoint(recipe.start_from).network
-    elif guide is not None and guide.architecture == network.architecture:
-        other = guide
-    else:
-        return
-    start_from(network, other)
-    if recipe.causal and not other.causal:
-        _log.info(
-            "starting from a network that looks both ways: what it took from the next frame stays"
-        )
-
-
 def _learner(
-    recipe: Recipe,
-    classes: tuple[str, ...],
-    processes: Processes,
-    epoch_steps: int,
-    *,
-    resume: bool,
+    recipe: Recipe, num_classes: int, processes: Processes, epoch_steps: int, *, resume: bool
 ) -> Learner:
     """Return the recipe's network with what teaches it, as at the start of a run."""
     network = build(
         recipe.architecture,
-        len(classes),
+        num_classes,
         trained_frame_counts(recipe),
         # A resumed run takes its weights from the checkpoint; the image weights may be gone.
         weights=None if resume else recipe.weights,
@@ -430,16 +396,17 @@ def _learner(
         without=recipe.without,
         causal=recipe.causal,
     )
-    guide = None if recipe.teacher is None else _guide(recipe, classes)
-    if not resume:
-        _start(network, recipe, guide)
+    if recipe.start_from is not None and not resume:
+        other = load_checkpoint(recipe.start_from).network
+        start_from(network, other)
+        if recipe.causal and not other.causal:
+            _log.info(
+                "starting from a network that looks both ways: what it took from the next frame "
+                "stays where it is"
+            )
     network = network.to(processes.device)
-    if guide is not None:
-        guide = guide.to(processes.device)
     if recipe.channels_last:
         to_channels_last(network)
-        if guide is not None:
-            to_channels_last(guide)
     if recipe.sync_norm and processes.world_size > 1:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     distils = "td" not in recipe.without
@@ -458,7 +425,6 @@ def _learner(
         processes=processes,
         dtype=dtype,
         order=_order(recipe, processes, dtype),
-        guide=guide,
         warm_share=recipe.warm_share,
         accumulate=recipe.accumulate,
         clip_gradient=recipe.clip_gradient,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,15 +17,13 @@ class LossTerms:
     """One step's loss, as scalars.
 
     `total` = `cross_entropy` + weight · (the sum of `distillation`, by frame count)
-    + the sum of `extra_cross_entropy` + weight · (the sum of `guidance`), by frame count (both
-    empty in the paper's objective).
+    + the sum of `extra_cross_entropy`, by frame count (empty in the paper's objective).
     """
 
     total: Tensor
     cross_entropy: Tensor
     distillation: dict[int, Tensor]
     extra_cross_entropy: dict[int, Tensor]
-    guidance: dict[int, Tensor] = field(default_factory=dict)
 
     def detached(self) -> LossTerms:
         """Return the terms without gradient."""
@@ -34,7 +32,6 @@ class LossTerms:
             self.cross_entropy.detach(),
             {t: term.detach() for t, term in self.distillation.items()},
             {t: term.detach() for t, term in self.extra_cross_entropy.items()},
-            {t: term.detach() for t, term in self.guidance.items()},
         )
 
     def flat(self) -> dict[str, Tensor]:
@@ -44,7 +41,6 @@ class LossTerms:
             "cross_entropy": self.cross_entropy,
             **{f"distillation/{t}": term for t, term in self.distillation.items()},
             **{f"extra_cross_entropy/{t}": term for t, term in self.extra_cross_entropy.items()},
-            **{f"guidance/{t}": term for t, term in self.guidance.items()},
         }
 
     def plus(self, other: LossTerms) -> LossTerms:
@@ -54,7 +50,6 @@ class LossTerms:
             self.cross_entropy + other.cross_entropy,
             self.distillation | other.distillation,
             self.extra_cross_entropy | other.extra_cross_entropy,
-            self.guidance | other.guidance,
         )
 
 
@@ -83,33 +78,22 @@ class MultiFrequencyLoss:
         self.label_smoothing = label_smoothing
         self.supervise_all = supervise_all
 
-    def __call__(
-        self, logits: Mapping[int, Tensor], target: Tensor, guide: Tensor | None = None
-    ) -> LossTerms:
+    def __call__(self, logits: Mapping[int, Tensor], target: Tensor) -> LossTerms:
         """Compute the terms.
 
         Args:
             logits: (B, classes) by frame count; the highest key is the teacher.
             target: int64 (B,).
-            guide: (B, classes), of another network, from which every frame count learns too.
         """
         highest = max(logits)
         cross_entropy = self._cross_entropy(logits[highest], target)
         terms = LossTerms(cross_entropy, cross_entropy, {}, {})
-        terms = terms.plus(self._guided(highest, logits[highest], guide))
         for frames, student in logits.items():
             if frames != highest:
-                terms = terms.plus(self.student(frames, student, logits[highest], target, guide))
+                terms = terms.plus(self.student(frames, student, logits[highest], target))
         return terms
 
-    def student(
-        self,
-        frames: int,
-        logits: Tensor,
-        teacher: Tensor,
-        target: Tensor,
-        guide: Tensor | None = None,
-    ) -> LossTerms:
+    def student(self, frames: int, logits: Tensor, teacher: Tensor, target: Tensor) -> LossTerms:
         """Compute the terms of one lower frame count.
 
         Args:
@@ -117,32 +101,18 @@ class MultiFrequencyLoss:
             logits: (B, classes), its.
             teacher: (B, classes), the highest frame count's; detached here.
             target: int64 (B,).
-            guide: see `__call__`.
         """
-        distillation = _divergence(logits, teacher)
+        distillation = F.kl_div(
+            logits.float().log_softmax(1),
+            teacher.detach().float().log_softmax(1),
+            reduction="batchmean",
+            log_target=True,
+        )
         total, extra = self.weight * distillation, {}
         if self.supervise_all:
             extra[frames] = self._cross_entropy(logits, target)
             total = total + extra[frames]
-        terms = LossTerms(total, torch.zeros_like(total), {frames: distillation}, extra)
-        return terms.plus(self._guided(frames, logits, guide))
-
-    def _guided(self, frames: int, logits: Tensor, guide: Tensor | None) -> LossTerms:
-        zero = torch.zeros((), device=logits.device)
-        if guide is None:
-            return LossTerms(zero, zero, {}, {})
-        divergence = _divergence(logits, guide)
-        return LossTerms(self.weight * divergence, zero, {}, {}, {frames: divergence})
+        return LossTerms(total, torch.zeros_like(total), {frames: distillation}, extra)
 
     def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)
-
-
-def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return KL(teacher ‖ student) of logits (B, classes), the mean over the batch."""
-    return F.kl_div(
-        student.float().log_softmax(1),
-        teacher.detach().float().log_softmax(1),
-        reduction="batchmean",
-        log_target=True,
-    )

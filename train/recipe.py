@@ -35,9 +35,8 @@ class Recipe:
 
     `causal` makes a network that takes from the past alone and can go frame by frame; in
     `warm_share` of the steps it learns each clip with the state that the one before left, as in a
-    stream, and not from an empty one. `teacher` is
-    a checkpoint of another network of the same classes, from whose highest frame count every one
-    learns too; one of the same architecture is also where training starts, unless `start_from` is.
+    stream, and not from an empty one. It learns fastest from a network that looks both ways:
+    `start_from`.
     `without` names what is left out of the method, as in the paper's ablations: "sn", "wa", "td",
     "ws" (see `ffn_edge.network.ABLATIONS`). `start_from` is a checkpoint whose tensors training
     starts with, whatever its frame counts and class names. `sampling` is for the methods that FFN
@@ -62,7 +61,6 @@ class Recipe:
     frame_counts: tuple[int, ...] = (4, 8, 16)
     weights: str | None = None
     start_from: str | None = None
-    teacher: str | None = None
     dropout: Share = 0.5
     without: tuple[str, ...] = ()
     causal: bool = False
@@ -202,7 +200,7 @@ class Recipe:
 
 
 DATA = ("train_list", "val_list", "classes")
-PATHS = (*DATA, "root", "start_from", "teacher", "weights")
+PATHS = (*DATA, "root", "start_from", "weights")
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 

@@ -34,8 +34,6 @@ class Learner:
         dtype: what the forward pass computes in.
         order: of the frame counts' passes; see `backward`.
         teacher: see `backward`.
-        guide: another network, which does not learn, and from whose logits for the highest frame
-            count every one learns too.
         warm_share: of the steps of a causal network, those whose clips are joined; see `Route`.
         accumulate: parts of a batch.
         clip_gradient: the largest norm of the gradient; None for any.
@@ -50,7 +48,6 @@ class Learner:
     dtype: torch.dtype
     order: Order = "each"
     teacher: int | None = None
-    guide: FrameFlexibleNetwork | None = None
     warm_share: float = 0.0
     accumulate: int = 1
     clip_gradient: float | None = None
@@ -92,7 +89,6 @@ class Learner:
                     autocast=self.autocast,
                     scale=lambda loss: self.scaler.scale(loss / self.accumulate),
                     teacher=self.teacher,
-                    guide=self._guidance(clips),
                 )
             for name, value in terms.flat().items():
                 means[name] = means.get(name, 0) + value / self.accumulate
@@ -107,13 +103,6 @@ class Learner:
         if self.average is not None:
             self.average.update_parameters(self.network)
         return means
-
-    def _guidance(self, clips: Mapping[int, Tensor]) -> Tensor | None:
-        if self.guide is None:
-            return None
-        with torch.no_grad(), self.autocast():
-            answers: Tensor = self.guide(clips[max(clips)])
-            return answers
 
     def _exchange(self, enabled: bool) -> AbstractContextManager[None]:
         """Exchange gradients between processes only with the last part of a batch."""
@@ -133,7 +122,6 @@ def backward(
     autocast: Callable[[], AbstractContextManager[object]],
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
     teacher: int | None = None,
-    guide: Tensor | None = None,
 ) -> LossTerms:
     """Add the gradients of the objective to the network's parameters.
 
@@ -150,7 +138,6 @@ def backward(
         scale: is applied to a loss before its backward pass; linear.
         teacher: the frame count, with order "each", from whose logits the others learn: one whose
             parameters are frozen, so that labels are not read. None: the highest, which learns too.
-        guide: (B, classes), of another network; see `MultiFrequencyLoss`.
 
     Returns:
         The terms, without gradient.
@@ -158,14 +145,14 @@ def backward(
     if order != "each":
         with autocast():
             logits = forward(clips, together=order == "together")
-        terms = objective(logits, target, guide)
+        terms = objective(logits, target)
         _backward(scale(terms.total))
         return terms.detached()
     first = max(clips) if teacher is None else teacher
     with autocast():
         answers = forward(clips[first], first)
     if teacher is None:
-        terms = objective({first: answers}, target, guide)
+        terms = objective({first: answers}, target)
         _backward(scale(terms.total))
         terms = terms.detached()
     else:
@@ -173,7 +160,7 @@ def backward(
     for frames in sorted(clips.keys() - {first}, reverse=True):
         with autocast():
             student = forward(clips[frames], frames)
-        term = objective.student(frames, student, answers, target, guide)
+        term = objective.student(frames, student, answers, target)
         _backward(scale(term.total))
         terms = terms.plus(term.detached())
     return terms

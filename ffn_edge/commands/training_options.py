@@ -77,10 +77,9 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Look into the past alone, so that `run --stream` goes frame by frame.",
             ),
             click.option(
-                "--teacher",
+                "--start-from",
                 type=FILE,
-                help="Learn from this checkpoint too, and start from it: one that looks both ways "
-                "teaches a causal one.",
+                help="Start from this checkpoint: one that looks both ways for a causal network.",
             ),
             click.option("--weights", help="A name such as IMAGENET1K_V1, or a file."),
             click.option("--epochs", type=Whole(), help="Passes over the training list."),

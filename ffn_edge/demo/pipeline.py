@@ -205,7 +205,7 @@ def run_demo(
     evaluated: dict[str, Sequence[int]] = {"ffn": EVALUATED, "naive": EVALUATED}
     if family_of(recipe.architecture).build_causal is not None:
         evaluated["causal"] = recipe.frame_counts
-        with stage("train a causal network, which starts from the first and learns from it too"):
+        with stage("train a causal network, which starts from the first"):
             _train(causal_recipe(recipe, folder / "ffn" / BEST), folder / "causal")
 
     with stage(f"evaluate them at up to {len(EVALUATED)} frame counts on clips of a fresh seed"):
@@ -254,10 +254,10 @@ def run_demo(
     return demo
 
 
-def causal_recipe(recipe: Recipe, teacher: Path) -> Recipe:
-    """Return how a causal network is trained that starts from another and learns from it too."""
+def causal_recipe(recipe: Recipe, start: Path) -> Recipe:
+    """Return how a causal network is trained that starts from one that looks both ways."""
     epochs = math.ceil(CAUSAL_SHARE * recipe.epochs)
-    return recipe.replace(causal=True, teacher=str(teacher), epochs=epochs)
+    return recipe.replace(causal=True, start_from=str(start), epochs=epochs)
 
 
 def _verified(bundle: Bundle, checkpoint: Checkpoint, clips: Path) -> tuple[Verified, ...]:

@@ -176,7 +176,7 @@ def test_every_frame_count_runs_beside_the_adaptive_run_with_its_deadline() -> N
 
 def test_the_causal_network_starts_from_the_first_and_trains_for_less_time() -> None:
     recipe = pipeline.causal_recipe(load_recipe("demo").replace(epochs=4), Path("ffn.pt"))
-    assert recipe.causal and recipe.teacher == "ffn.pt" and recipe.epochs == 2
+    assert recipe.causal and recipe.start_from == "ffn.pt" and recipe.epochs == 2
 
 
 def test_a_mode_counts_its_answers_and_those_of_whole_windows(

@@ -562,29 +562,17 @@ def test_a_step_never_waits_for_the_gpu(
     assert train(chosen, tmp_path, device="cuda").finished
 
 
-def test_a_network_that_looks_both_ways_starts_and_teaches_a_causal_one(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_network_that_looks_both_ways_starts_a_causal_one(recipe: Recipe, tmp_path: Path) -> None:
     train(recipe, tmp_path / "two-sided")
-    teacher = str(tmp_path / "two-sided" / BEST)
-    causal = recipe.replace(causal=True, teacher=teacher, epochs=1, learning_rate=1e-9)
+    first = str(tmp_path / "two-sided" / BEST)
 
-    train(causal, tmp_path / "causal")
+    train(
+        recipe.replace(causal=True, start_from=first, epochs=1, learning_rate=1e-9),
+        tmp_path / "causal",
+    )
 
-    taught = load_checkpoint(tmp_path / "causal" / LAST)
-    before = load_checkpoint(teacher)
-    assert taught.network.causal
+    started, before = load_checkpoint(tmp_path / "causal" / LAST), load_checkpoint(first)
+    assert started.network.causal
     assert not before.network.causal
-    for name, tensor in taught.network.named_parameters():
+    for name, tensor in started.network.named_parameters():
         torch.testing.assert_close(tensor, before.network.get_parameter(name), atol=1e-5, rtol=0)
-    assert set(steps_of(tmp_path / "causal")[0]["guidance"]) == set(map(str, recipe.frame_counts))
-    assert all(parameter.grad is None for parameter in before.network.parameters())
-
-
-def test_a_teacher_of_other_classes_is_refused(recipe: Recipe, tmp_path: Path) -> None:
-    train(recipe, tmp_path / "first")
-    names = tmp_path / "classes.txt"
-    names.write_text("else\nother\n")
-    other = recipe.replace(classes=str(names), teacher=str(tmp_path / "first" / BEST))
-    with pytest.raises(RecipeError, match="classes"):
-        train(other, tmp_path / "second")

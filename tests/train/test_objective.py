@@ -52,23 +52,6 @@ def test_the_total_is_the_weighted_sum_of_the_terms(weight: float, supervise_all
     assert set(terms.extra_cross_entropy) == ({4, 8} if supervise_all else set())
 
 
-def test_another_network_teaches_every_frame_count() -> None:
-    logits, guide = random_logits(), torch.randn(3, 5)
-    alone, guided = (
-        MultiFrequencyLoss(0.5)(logits, TARGET),
-        MultiFrequencyLoss(0.5)(logits, TARGET, guide),
-    )
-
-    q = guide.double().softmax(1)
-    expected = {
-        t: (q * (q / z.detach().double().softmax(1)).log()).sum(1).mean().item()
-        for t, z in logits.items()
-    }
-    assert {t: term.item() for t, term in guided.guidance.items()} == pytest.approx(expected)
-    added = guided.total.item() - alone.total.item()
-    assert added == pytest.approx(0.5 * sum(expected.values()), rel=1e-5)
-
-
 def test_the_highest_frame_count_teaches_whatever_the_order() -> None:
     logits = random_logits((2, 6))
     reverse = dict(reversed(logits.items()))

@@ -17,13 +17,11 @@ from ffn_edge.train.step import Learner, Order, backward
 
 
 @pytest.mark.parametrize("supervise_all", [False, True])
-@pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("order", ["each", "together"])
 def test_every_order_gives_the_gradients_of_the_joint_loss(
-    order: Order, supervise_all: bool, guided: bool
+    order: Order, supervise_all: bool
 ) -> None:
     torch.manual_seed(0)
-    guide = torch.randn(4, 3, dtype=torch.float64) if guided else None
     network = build("tsm_tiny", 3, (2, 3, 5), dropout=0.0).double().train()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -36,7 +34,7 @@ def test_every_order_gives_the_gradients_of_the_joint_loss(
     def run(chosen: Order) -> tuple[LossTerms, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         model = copy.deepcopy(network)
         options = {"autocast": nullcontext, "scale": lambda x: 3 * x}
-        terms = backward(model, clips, target, objective, order=chosen, guide=guide, **options)
+        terms = backward(model, clips, target, objective, order=chosen, **options)
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         return terms, gradients, dict(model.named_buffers())
 
@@ -46,7 +44,6 @@ def test_every_order_gives_the_gradients_of_the_joint_loss(
     assert terms.total.item() == pytest.approx(expected.total.item())
     assert set(terms.distillation) == {2, 3}
     assert set(terms.extra_cross_entropy) == ({2, 3} if supervise_all else set())
-    assert set(terms.guidance) == ({2, 3, 5} if guided else set())
     for t, term in terms.distillation.items():
         assert term.item() == pytest.approx(expected.distillation[t].item())
     assert gradients.keys() == expected_gradients.keys()
