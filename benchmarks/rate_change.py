@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from itertools import permutations
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import click
@@ -144,8 +144,9 @@ def compare_windows(recording: Recording, checkpoint: Checkpoint) -> Table:
 @torch.inference_mode()
 def change_rates(recording: Recording, checkpoint: Checkpoint) -> Table:
     """Change from every rate to every other, in each of the ways."""
-    table = Table(caption="right answers in %, in the seconds after a change of rate, at every ...")
-    for heading in ("change", "state", *(f"to {end_s:g} s" for end_s in ENDS_S)):
+    table = Table(caption="right answers in %, in parts of the seconds after a change of rate")
+    parts = [f"{begin_s:g}–{end_s:g} s" for begin_s, end_s in pairwise((0.0, *ENDS_S))]
+    for heading in ("change", "state", *parts):
         table.add_column(heading, justify="right")
     for old, new in permutations(checkpoint.network.frame_counts, 2):
         first = MEMORY * recording.window // min(old, new)

@@ -281,9 +281,11 @@ def after_changes(
     with open_engines(bundle, options) as engines:
         first: dict[int, list[float]] = {frames: [] for frames in engines}
         usual: dict[int, list[float]] = {frames: [] for frames in engines}
+        last = next(reversed(engines.values()))
         for number in range(-1, rounds):
             for frames in (*engines, *reversed(engines)):
-                taken_ms = [infer_ms(engines[frames], step, restart=k == 0) for k in range(6)]
+                before, last = last, engines[frames]
+                taken_ms = [infer_ms(last, step, before if k == 0 else None) for k in range(6)]
                 if number >= 0:
                     first[frames].append(taken_ms[0])
                     usual[frames] += taken_ms[1:]
@@ -292,11 +294,11 @@ def after_changes(
         yield str(frames), f"{usual_ms:.2f}", f"{first_ms:.2f}", f"{first_ms / usual_ms:.2f}"
 
 
-def infer_ms(engine: Engine, clip: npt.NDArray[np.uint8], *, restart: bool = False) -> float:
-    """Return the milliseconds of an inference, and of beginning anew where that is asked for."""
+def infer_ms(engine: Engine, clip: npt.NDArray[np.uint8], before: Engine | None = None) -> float:
+    """Return the milliseconds of an inference, and of taking over the state of an engine before."""
     start = time.perf_counter()
-    if restart:
-        engine.restart()
+    if before is not None:
+        engine.restart(before.state())
     engine.infer(clip)
     return (time.perf_counter() - start) * 1e3
 

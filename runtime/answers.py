@@ -1,5 +1,7 @@
 """What each video of a run showed: one answer from all its windows, and when it showed what.
 
+In a stream the first answers speak of less than a window, and count for less.
+
 Legend: C classes.
 """
 
@@ -95,16 +97,15 @@ class Answers:
         on_answer: is given each of them at once.
     """
 
-    def __init__(self, classes: Sequence[str], window_s: float) -> None:
+    def __init__(self, classes: Sequence[str]) -> None:
         self.all: list[Answer] = []
         self.on_answer: Callable[[Answer], None] | None = None
         self._classes = classes
-        self._window_s = window_s
         self._last: Result | None = None  # of the video at hand
         self._sum: Probabilities = np.zeros(len(classes))
-        self._windows = 0
+        self._weight = 0.0
         self._spans: list[Span] = []
-        self._in_span = 0  # windows
+        self._in_span = 0.0  # weight
 
     def write(self, result: Result) -> None:
         """Take a result. One of another video, or of an earlier time, begins a video."""
@@ -117,28 +118,28 @@ class Answers:
             start_s = 0.0
             if last is not None:
                 # A window speaks of its middle: the change is half-way between two middles.
-                middle_s = (last.time_s + result.time_s - self._window_s) / 2
-                start_s = self._spans[-1].end_s = max(middle_s, self._spans[-1].start_s)
+                middles_s = [each.time_s - each.covers_s / 2 for each in (last, result)]
+                start_s = self._spans[-1].end_s = max(sum(middles_s) / 2, self._spans[-1].start_s)
             self._spans.append(Span(start_s, start_s, self._classes[best], 0.0))
-            self._in_span = 0
-        span = self._spans[-1]
-        self._in_span += 1
+            self._in_span = 0.0
+        span, weight = self._spans[-1], result.weight
+        self._in_span += weight
         span.end_s = result.time_s
-        span.probability += (result.probabilities[best] - span.probability) / self._in_span
-        self._sum += result.probabilities
-        self._windows += 1
+        span.probability += (result.probabilities[best] - span.probability) * weight / self._in_span
+        self._sum += weight * result.probabilities
+        self._weight += weight
         self._last = result
 
     def end_video(self) -> None:
         """Answer for the video at hand, if there is one."""
         if self._last is None:
             return
-        mean = self._sum / self._windows
+        mean = self._sum / self._weight
         best = int(mean.argmax())
         answer = Answer(self._last.source, self._classes[best], float(mean[best]), self._spans)
         self._last = None
         self._sum = np.zeros(len(self._classes))
-        self._windows = 0
+        self._weight = 0.0
         self._spans = []
         self.all.append(answer)
         if self.on_answer is not None:

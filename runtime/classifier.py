@@ -67,6 +67,8 @@ class Result:
         precision: of the engine that answered.
         restart: why the engine of a stream forgot the frames before this one; None where it did
             not, and of clips.
+        covers_s: the time before its newest frame that it speaks of.
+        weight: among the answers for a video.
         probabilities: of all classes, float64 (C,), in the manifest's order.
     """
 
@@ -81,6 +83,8 @@ class Result:
     top: tuple[Prediction, ...]
     precision: Precision
     restart: Restart | None = None
+    covers_s: float
+    weight: float = 1.0
     probabilities: Probabilities = field(
         default_factory=lambda: np.empty(0), repr=False, compare=False
     )
@@ -218,6 +222,8 @@ class Classifier:
             top=top_classes(logits, probabilities, self._classes),
             precision=self._engines.precisions[ran[-1][0]],
             restart=window.restart,
+            covers_s=window.covers_s,
+            weight=window.weight,
             probabilities=probabilities,
         )
 

@@ -202,7 +202,7 @@ def run(
         until_s=None if until_s is None else time.monotonic() + until_s,
     )
     to_stdout = output is None and (as_json or not sys.stdout.isatty())
-    answers = Answers(loaded.manifest.classes, run_options.window_s)
+    answers = Answers(loaded.manifest.classes)
     try:
         with ExitStack() as stack:
             sinks: list[Sink] = []

@@ -22,13 +22,15 @@ from ffn_edge.runtime.stream.window import Timing, Window
 # is more than uneven timestamps make of one spacing, and less than a frame of that rate is left
 # out for.
 _MOST_SPACINGS = 1.5
+# How far apart frames lately were is forgotten by so much with each of them.
+_FORGET = 0.9
 
 
 class _Output(NamedTuple):
-    """What an engine said of a frame; due at a time, and for so long. Logits are (C,)."""
+    """What an engine said of a frame; due at a time, and worth so much. Logits are (C,)."""
 
     due_s: float
-    spacing_s: float
+    stands_s: float
     logits: Logits
 
 
@@ -36,9 +38,10 @@ class StepWindow(Window):
     """A window of which engines see the newest frame alone, and remember those before.
 
     T frames a window are a rate. Due are the frames on its grid, which begins with the stream's
-    first frame, and anew after an interruption; points of the grid that are past are left out.
-    Frames that are not due are not even prepared. An answer is the mean of what was said of the
-    last window's frames, each weighted by its rate's spacing.
+    first frame, and anew after an interruption or at a change of rate; points of the grid that are
+    past are left out. Frames that are not due are not even prepared. An answer is the mean of what
+    was said of the last window's frames, each weighted by its rate's spacing, or by the time since
+    the frame before where that is less.
     """
 
     def __init__(
@@ -56,15 +59,16 @@ class StepWindow(Window):
         of_one_frame = Timing(window_s=1 / stream.fps)
         super().__init__(stream, ring, contract, of_one_frame, start_s, on_frame)
         self._window_s = timing.window_s
-        # Times of equal spacing are not exact in binary.
-        self._tolerance_s = 0.5 / stream.fps
+        # Times of equal spacing are not exact in binary. A source may be slower than the window.
+        self._tolerance_s = min(0.5 / stream.fps, 0.25 * timing.window_s)
         self._slowest_s = timing.window_s / fewest
-        self._apart_s = 1 / stream.fps  # the last two frames of the source
+        self._apart_s = 1 / stream.fps  # frames of the source, lately and at most
         self._times: deque[float] = deque()  # of the source's frames in the last window
         self._began_s = math.inf  # the first frame since the start, or since an interruption
-        # The same of the last frame that was used, where the grid begins; its point of the grid.
-        self._origin_s = self._on_grid_s = math.inf
+        self._origin_s = math.inf  # where the grid begins
+        self._on_grid_s = math.inf  # the point of the grid of the last frame that was used
         self._frames = 0  # the rate that it was used for
+        self.source_frames = timing.window_s * stream.fps
         self._engine: Engine | None = None  # whose state is the stream's
         self._outputs: deque[_Output] = deque()
 
@@ -82,13 +86,14 @@ class StepWindow(Window):
             times.clear()
             self._began_s = time_s
         if apart_s < math.inf:
-            self._apart_s = apart_s
+            self._apart_s = max(apart_s, _FORGET * self._apart_s)
         times.append(time_s)
         while times[0] <= time_s - self._window_s + self._tolerance_s:
             times.popleft()
-        self.source_frames = self._window_s * self.stream.fps
+        given = self._window_s * self.stream.fps
         if time_s - self._began_s >= self._window_s - 3 * self._tolerance_s:
-            self.source_frames = min(self.source_frames, len(times))
+            given = min(given, len(times))
+        self.source_frames = given  # at once: the thread that classifies reads it
 
     def clip(self, frames: int) -> Clip:
         """Return the newest frame, for the rate of T frames a window; it sets what is due next.
@@ -102,6 +107,8 @@ class StepWindow(Window):
             self.restart = "start"
             self._origin_s = self._began_s
             self._outputs.clear()
+        elif frames != self._frames:
+            self._origin_s = self.used_s
         self._frames = frames
         spacing_s = self._window_s / frames
         since_s = self.used_s + self._tolerance_s - self._origin_s
@@ -128,11 +135,15 @@ class StepWindow(Window):
             self.restart = "not finite"
             engine.restart()
             logits = engine.infer(clip)[0]
-        spacing_s = self._window_s / self._frames
-        self._outputs.append(_Output(self._on_grid_s, spacing_s, logits.copy()))
+        stands_s = self._window_s / self._frames
+        if self._outputs:
+            stands_s = min(stands_s, self._on_grid_s - self._outputs[-1].due_s)
+        self._outputs.append(_Output(self._on_grid_s, stands_s, logits.copy()))
         while self._outputs[0].due_s <= self._on_grid_s - self._window_s + self._tolerance_s:
             self._outputs.popleft()
-        weights = np.array([each.spacing_s for each in self._outputs])
+        weights = np.array([each.stands_s for each in self._outputs])
+        self.covers_s = float(weights.sum())
+        self.weight = stands_s * self.covers_s
         total = weights @ np.stack([each.logits for each in self._outputs])
-        mean: Logits = (total / weights.sum()).astype(np.float32)
+        mean: Logits = (total / self.covers_s).astype(np.float32)
         return mean

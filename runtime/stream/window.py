@@ -17,8 +17,8 @@ from ffn_edge.runtime.engines.engine import Engine, Logits
 from ffn_edge.runtime.stream.clip_buffer import Clip, ClipBuffer, Ring
 from ffn_edge.runtime.stream.sources import Frame, Stream
 
-# Why an engine that remembers began anew: with a stream or after an interruption, at a change of
-# rate, or since what it said was not finite.
+# Why an engine that remembers began anew: with a stream or after an interruption, or since what it
+# said was not finite.
 Restart = Literal["start", "not finite"]
 
 
@@ -63,8 +63,11 @@ class Window:
         due_s: a frame of this time or later completes the next clip.
         restart: why the engine of the last clip began anew; None where it did not.
         source_frames: see `Sensed`.
+        covers_s: the time that the last answer speaks of, before its newest frame.
+        weight: of that answer among others.
     """
 
+    weight = 1.0
     restart: Restart | None = None
     source_frames: float | None = None
 
@@ -84,6 +87,7 @@ class Window:
         # The first window is full one frame before its end. Half a frame of tolerance: times of
         # equal spacing are not exact in binary.
         self.due_s = timing.window_s - 1.5 / stream.fps
+        self.covers_s = timing.window_s
         self._hop_s = timing.hop_s
         self._contract = contract
         self._on_frame = on_frame

@@ -16,7 +16,13 @@ from ffn_edge.runtime.policy.interface import Decision, Limits, Observation
 CLASSES = ("wave", "clap", "none")
 
 
-def result(time_s: float, *probabilities: float, source: str = "a.mp4") -> Result:
+def result(
+    time_s: float,
+    *probabilities: float,
+    source: str = "a.mp4",
+    covers_s: float = 2.0,
+    weight: float = 1.0,
+) -> Result:
     values = np.asarray(probabilities, np.float64)
     best = int(values.argmax())
     return Result(
@@ -29,13 +35,15 @@ def result(time_s: float, *probabilities: float, source: str = "a.mp4") -> Resul
         device_ms=None,
         precision="fp32",
         overhead_ms=0.1,
+        covers_s=covers_s,
+        weight=weight,
         top=(Prediction(CLASSES[best], float(values[best])),),
         probabilities=values,
     )
 
 
-def answers_of(*results: Result, window_s: float = 2.0) -> list[Answer]:
-    answers = Answers(CLASSES, window_s)
+def answers_of(*results: Result) -> list[Answer]:
+    answers = Answers(CLASSES)
     for each in results:
         answers.write(each)
     answers.end_video()
@@ -117,3 +125,17 @@ def test_a_table_has_a_row_for_each_span_and_quotes_what_needs_it(tmp_path: Path
         "probability": "0.9",
     }
     assert (second["class"], second["end_s"], second["video_class"]) == ("größer", "7", "wave")
+
+
+def test_the_first_answers_of_a_stream_speak_of_little_and_count_for_little() -> None:
+    # Frame by frame at two a second: the first says "clap" of itself alone.
+    first = result(0.0, 0.0, 1.0, 0.0, covers_s=0.5, weight=0.25)
+    others = [
+        result(0.5 * k, 1.0, 0.0, 0.0, covers_s=0.5 * min(k + 1, 4), weight=0.25 * min(k + 1, 4))
+        for k in range(1, 6)
+    ]
+    (answer,) = answers_of(first, *others)
+    assert answer.class_name == "wave"
+    assert answer.probability == pytest.approx(1 - 0.25 / (0.25 * (1 + 2 + 3 + 4 + 4 + 4)))
+    assert [span.class_name for span in answer.spans] == ["clap", "wave"]
+    assert answer.spans[0].end_s == pytest.approx(0.0)  # between -0.25 and 0

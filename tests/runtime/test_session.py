@@ -382,7 +382,7 @@ def test_a_camera_has_no_answer_and_a_video_has_one(
     bundle: Bundle, write_video: Callable[..., Path], realtime: bool
 ) -> None:
     video = VideoStream(write_video("a.mp4", ["blue"] * 5, fps=10.0), realtime=realtime)
-    answers = Answers(bundle.manifest.classes, window_s=0.2)
+    answers = Answers(bundle.manifest.classes)
     summary = Summary()
     source = Source(streams=(video, Live(["red"] * 60)))
     options = RunOptions(window_s=0.2, hop_s=0.1, engines=ENGINES)

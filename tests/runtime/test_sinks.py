@@ -56,6 +56,7 @@ def new_result() -> NewResult:
             "device_ms": None,
             "precision": "fp32",
             "overhead_ms": 1.1,
+            "covers_s": 2.0,
             "top": (Prediction("öffnen", 0.75), Prediction("schließen", 0.25)),
         }
         return Result(**{**fields, **changes})  # type: ignore[arg-type]

@@ -39,6 +39,7 @@ def result(
         device_ms=None,
         precision="fp32",
         overhead_ms=0.5,
+        covers_s=2.0,
         top=(Prediction("red", 1.0),),
     )
 

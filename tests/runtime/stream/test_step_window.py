@@ -78,6 +78,7 @@ class Played:
         self.used: list[int] = []  # the numbers of the frames
         self.answers: list[float] = []
         self.restarts: dict[int, str] = {}  # by the frame's number
+        self.covers_s: list[float] = []
         for number, time_s in enumerate(times_s):
             image = np.full((SIZE, SIZE, 3), number % 256, np.uint8)
             self.window.add(Frame(image, time_s))
@@ -86,6 +87,7 @@ class Played:
                 clip = self.window.clip(frames)
                 self.answers += self.window.answer(self.engines[frames], clip).tolist()
                 self.used.append(number)
+                self.covers_s.append(self.window.covers_s)
                 if self.window.restart is not None:
                     self.restarts[number] = self.window.restart
 
@@ -245,3 +247,26 @@ def test_the_grid_does_not_drift_over_a_day() -> None:
             used.append(number - first)
     assert len(used) == 160
     assert max(abs(number - 3.75 * k) for k, number in enumerate(used)) <= 0.51
+
+
+def test_each_answer_stands_for_no_more_than_the_window_however_rates_change() -> None:
+    rng = np.random.default_rng(0)
+    rates = rng.choice(COUNTS, 400)
+    engines = {frames: Engine([float(frames)] * 400) for frames in COUNTS}
+    played = Played(at(16.0, 400), lambda s: int(rates[round(16 * s)]), fps=16.0, engines=engines)
+    assert max(played.covers_s) <= 2.0 + 1e-9
+    # A slower rate begins with the frame at which it was chosen, and not on a grid of its own.
+    slow = Played(at(16.0, 64), lambda s: 16 if s < 2.3 else 4, fps=16.0)
+    assert [number / 16 for number in slow.used[-4:]] == [2.375, 2.875, 3.375, 3.875]
+
+
+@pytest.mark.parametrize(("fps", "window_s"), [(0.2, 2.0), (24.0, 0.02), (1.0, 2.0)])
+def test_a_window_may_be_shorter_than_a_frame_of_the_source(fps: float, window_s: float) -> None:
+    played = Played(at(fps, 12), fps=fps, window_s=window_s)
+    assert played.used == list(range(12))
+    assert played.answers == pytest.approx(range(12)) or fps == 1.0
+
+
+def test_a_source_that_is_slow_and_uneven_is_one_stream() -> None:
+    times_s = np.cumsum([0.2, 1.0] * 8)
+    assert list(Played(times_s, fps=8.0).restarts) == [0, 1]
