@@ -97,7 +97,7 @@ class Result:
 
     @property
     def missed(self) -> bool:
-        """Whether that was more than the deadline."""
+        """Whether that was more than the deadline, or in a stream than the time between frames."""
         return self.observation.missed
 
 
@@ -201,6 +201,7 @@ class Classifier:
             limits=limits,
             sensed=dataclasses.replace(self._sense(end), source_frames=window.source_frames),
             ran=() if as_decided else ran,
+            pace_s=self._controller.points[decision.frames].period_s,
         )
         self._controller.observe(observation)
         if window.restart == "not finite":

@@ -183,22 +183,20 @@ class Adaptive:
             latency_ms = max(latency_ms - engines.switch_ms, usual_ms)
         updates_engine = stepped_up and since <= _UPDATES and not observation.ran
         alpha = limits.miss_rate if state.alpha is None else state.alpha
-        deadline_ms = engines.points[index].deadline_ms(limits)
-        missed = deadline_ms is not None and observation.latency_ms > deadline_ms
         latency = state.latency.observe(
             usual_ms,
             latency_ms,
-            missed=missed,
+            missed=observation.missed,
             updates_engine=index if updates_engine else None,
             has_backlog=alpha < 0,
         )
-        if deadline_ms is not None:
+        if observation.deadline_ms is not None:
             # What the fewest frames alone missed, no other choice would have kept.
             had_choice = index > 0 or len(observation.ran) > 1
-            alpha += _FEEDBACK * (limits.miss_rate - (missed and had_choice))
+            alpha += _FEEDBACK * (limits.miss_rate - (observation.missed and had_choice))
         heat = state.heat.observe(observation.now, sensed.temperature_c)
         alarm = "the board reported over-current" if sensed.over_current else heat.alarm
-        streaks = _streaks(state, observation, latency, alarm, missed=missed)
+        streaks = _streaks(state, observation, latency, alarm)
         return dataclasses.replace(
             state,
             latency=latency,
@@ -218,7 +216,7 @@ class Adaptive:
             ),
             heat=heat,
             fault=sensed.fault,
-            alarm=alarm or _why_cooling(state, observation, streaks, missed=missed),
+            alarm=alarm or _why_cooling(state, observation, streaks),
             source_frames=sensed.source_frames,
         )
 
@@ -386,12 +384,10 @@ def _usual(state: AdaptiveState, observation: Observation) -> tuple[float, float
     return usual_ms, engine_j
 
 
-def _why_cooling(
-    state: AdaptiveState, observation: Observation, streaks: tuple[int, ...], *, missed: bool
-) -> str:
+def _why_cooling(state: AdaptiveState, observation: Observation, streaks: tuple[int, ...]) -> str:
     """Say what the latest cooldown answers, where there is one."""
     seen = f"{observation.latency_ms:.3g} ms with {observation.frames} frames"
-    if missed:
+    if observation.missed:
         return f"a miss of {seen}"
     if any(now == 0 < before for now, before in zip(streaks, state.streaks, strict=True)):
         return f"after {seen}, more would have been late"
@@ -399,12 +395,7 @@ def _why_cooling(
 
 
 def _streaks(
-    state: AdaptiveState,
-    observation: Observation,
-    latency: LatencyModel,
-    alarm: str,
-    *,
-    missed: bool,
+    state: AdaptiveState, observation: Observation, latency: LatencyModel, alarm: str
 ) -> tuple[int, ...]:
     """Count on, for each engine, the inferences in a row that would have kept the deadline.
 
@@ -415,7 +406,7 @@ def _streaks(
     if alarm:
         return (0,) * len(state.streaks)
     headroom = 1.0
-    if missed:
+    if observation.missed:
         if not (state.latency.in_trouble or latency.bursts_are_likely):
             return state.streaks
         headroom = _HEADROOM

@@ -46,10 +46,8 @@ class OperatingPoint:
     period_s: NotNegative | None = None
 
     def deadline_ms(self, limits: Limits) -> float | None:
-        """Return what an inference may take: until the deadline, or the next frame of a stream."""
-        if not self.period_s:
-            return limits.latency_ms
-        return min(self.period_s * 1e3, limits.latency_ms or math.inf)
+        """Return what an inference with it may take; None is no deadline."""
+        return limits.deadline_ms(self.period_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +131,16 @@ class Limits:
         """Whether the power must be known to keep them."""
         return self.power_w is not None or self.battery_j is not None
 
+    def deadline_ms(self, pace_s: float | None) -> float | None:
+        """Return what an inference may take: until the deadline, or the next frame of a stream.
+
+        Args:
+            pace_s: the time from one frame to the next; None is no stream.
+        """
+        if not pace_s:
+            return self.latency_ms
+        return min(pace_s * 1e3, self.latency_ms or math.inf)
+
     def saving_s(self, now: float) -> float:
         """Return how many seconds' worth of the budget may be saved and spent later.
 
@@ -196,6 +204,7 @@ class Observation:
         limits: that held when it was decided.
         sensed: what the sensors said at its end.
         ran: the engines that ran and their milliseconds, where it was not the one decided alone.
+        pace_s: in a stream, the time between frames that it must be done within; None elsewhere.
     """
 
     frames: int
@@ -204,12 +213,17 @@ class Observation:
     limits: Limits
     sensed: Sensed = NOTHING_SENSED
     ran: tuple[tuple[int, float], ...] = ()
+    pace_s: float | None = None
+
+    @property
+    def deadline_ms(self) -> float | None:
+        """What it might take, by the limits and, in a stream, its rate; None is no deadline."""
+        return self.limits.deadline_ms(self.pace_s)
 
     @property
     def missed(self) -> bool:
-        """Whether it took longer than the deadline."""
-        deadline_ms = self.limits.latency_ms
-        return deadline_ms is not None and self.latency_ms > deadline_ms
+        """Whether it took longer than that."""
+        return self.deadline_ms is not None and self.latency_ms > self.deadline_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,10 +288,16 @@ class Policy(Protocol[StateT]):
 
 
 class Controller:
-    """A policy with its state: what the session and the simulator drive."""
+    """A policy with its state: what the session and the simulator drive.
+
+    Attributes:
+        policy: what it drives.
+        points: the engines, by frame count.
+    """
 
     def __init__(self, policy: Policy[Any], setting: Setting) -> None:
         self.policy = policy
+        self.points = {point.frames: point for point in setting.points}
         self._state = policy.start(setting)
 
     def decide(self, limits: Limits, now: float) -> Decision:

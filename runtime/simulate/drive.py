@@ -59,7 +59,7 @@ class Step:
         end_s: when the next one may.
         latency_ms: how long it took.
         limits: that held.
-        deadline_ms: how long it might take, by them and its rate; None is no deadline.
+        deadline_ms: how long it might take; see `Observation`.
         energy_j: drawn from the start of the run to `end_s`.
         decision_us: how long deciding and observing took, for real.
     """
@@ -105,6 +105,7 @@ def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterato
             now=end,
             limits=limits,
             sensed=device.sense(end),
+            pace_s=points[index].period_s,
         )
         start = clock()
         chooser.observe(observation)
@@ -120,7 +121,7 @@ def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterato
             end_s=after,
             latency_ms=latency_ms,
             limits=limits,
-            deadline_ms=points[index].deadline_ms(limits),
+            deadline_ms=observation.deadline_ms,
             energy_j=device.energy_j,
             decision_us=decision_s * 1e6,
         )

@@ -106,6 +106,25 @@ def test_of_deadline_and_spacing_the_shorter_holds() -> None:
     assert decision.reason.endswith("<= 125 ms between frames")
 
 
+@pytest.mark.parametrize(
+    ("deadline_ms", "pace_s", "latency_ms", "missed"),
+    [
+        (None, None, 1000.0, False),
+        (None, 0.125, 120.0, False),
+        (None, 0.125, 130.0, True),
+        (200.0, 0.125, 130.0, True),
+        (100.0, 0.125, 120.0, True),
+        (200.0, None, 130.0, False),
+    ],
+)
+def test_a_miss_is_later_than_the_shorter_of_deadline_and_spacing(
+    deadline_ms: float | None, pace_s: float | None, latency_ms: float, missed: bool
+) -> None:
+    limits = Limits(latency_ms=deadline_ms)
+    seen = Observation(frames=16, latency_ms=latency_ms, now=1.0, limits=limits, pace_s=pace_s)
+    assert seen.missed is missed
+
+
 def test_a_rates_power_is_idle_and_its_engines_for_a_share_of_the_spacing() -> None:
     state = Adaptive().start(setting())
     expected = [IDLE_W + ENGINE_W * 0.05 / spacing_s for spacing_s in (0.5, 0.25, 0.125)]

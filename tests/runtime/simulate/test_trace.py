@@ -282,6 +282,7 @@ def test_a_stream_is_replayed_with_each_rate_at_its_own_spacing(tmp_path: Path) 
     trace = read_trace(file)
     assert trace.setting == replace(streamed, points=list(streamed.points))
     assert trace.observations[0].sensed.source_frames == 60.0
+    assert {(seen.frames, seen.pace_s) for seen in trace.observations} <= {(4, 0.5), (8, 0.25)}
     for frames in (4, 8):
         begun = [step.begin_s for step in steps(trace, frames=frames)]
         assert begun[:4] == pytest.approx([k * 2.0 / frames for k in range(4)])
