@@ -104,7 +104,6 @@ class AdaptiveState:
         heat: how hot it is.
         fault: why the power is not known.
         alarm: why the last cooldown began.
-        source_frames: of the last inference; see `Sensed`.
     """
 
     engines: Engines
@@ -119,7 +118,6 @@ class AdaptiveState:
     heat: HeatModel
     fault: str | None = None
     alarm: str = ""
-    source_frames: float | None = None
 
     def power_w(self, index: int) -> float | None:
         """Return the mean power with an engine, from one inference to the next; None unknown."""
@@ -217,14 +215,15 @@ class Adaptive:
             heat=heat,
             fault=sensed.fault,
             alarm=alarm or _why_cooling(state, observation, streaks),
-            source_frames=sensed.source_frames,
         )
 
-    def decide(self, state: AdaptiveState, limits: Limits, now: float) -> Decision:
+    def decide(
+        self, state: AdaptiveState, limits: Limits, now: float, source_frames: float | None = None
+    ) -> Decision:
         """Choose the frame count of the next inference.
 
         A step down is immediate. A step up waits for several inferences in a row that would
-        have kept the deadline, and needs a margin.
+        have kept the deadline, and needs a margin. See `Policy.decide`.
 
         Raises:
             FrameCountError: `limits.frames` is none of the engines'.
@@ -251,7 +250,7 @@ class Adaptive:
                 continue
             step_up = state.current is not None and engines.is_better(index, state.current)
             alpha_here, tail_here = up if step_up else stay
-            demands = list(_demands(state, index, limits, alpha_here, tail_here))
+            demands = list(_demands(state, index, limits, alpha_here, tail_here, source_frames))
             if budget_w is not None:
                 saving_j = budget_w * limits.saving_s(now) if step_up else 0.0
                 demands.append(_power_demand(state, index, budget_w, saving_j))
@@ -304,7 +303,12 @@ class _Demand(NamedTuple):
 
 
 def _demands(
-    state: AdaptiveState, index: int, limits: Limits, alpha: float, tail: float
+    state: AdaptiveState,
+    index: int,
+    limits: Limits,
+    alpha: float,
+    tail: float,
+    source_frames: float | None,
 ) -> Iterator[_Demand]:
     """Yield what an engine would take of the deadline: its tail has the chance alpha of more.
 
@@ -319,8 +323,8 @@ def _demands(
         words = f"{100 * (1 - alpha):.4g} % latency {predicted_ms:.3g} ms"
         of_what = "" if limit_ms == limits.latency_ms else " between frames"
         yield _Demand(predicted_ms / limit_ms, words, f"{limit_ms:.4g} ms{of_what}")
-    if state.source_frames is not None and point.frames > _SOURCE_TOLERANCE * state.source_frames:
-        given = f"{state.source_frames:.3g} that the source gives"
+    if source_frames is not None and point.frames > _SOURCE_TOLERANCE * source_frames:
+        given = f"{source_frames:.3g} that the source gives"
         yield _Demand(math.inf, f"{point.frames} frames a window", given)
 
 

@@ -177,7 +177,6 @@ class Sensed:
         zones_c: of each, by name.
         over_current: how many over-current events came since the observation before.
         throttled: what holds the clocks down now, in words.
-        source_frames: how many frames a stream's source gives in the time of a window.
     """
 
     power_w: NotNegative | None = None
@@ -187,7 +186,6 @@ class Sensed:
     zones_c: Mapping[str, float] = field(default_factory=dict)
     over_current: Count = 0
     throttled: str | None = None
-    source_frames: NotNegative | None = None
 
 
 NOTHING_SENSED = Sensed()
@@ -204,6 +202,7 @@ class Observation:
         limits: that held when it was decided.
         sensed: what the sensors said at its end.
         ran: the engines that ran and their milliseconds, where it was not the one decided alone.
+        source_frames: what was known of a stream's source when it was decided; see `Policy.decide`.
         pace_s: in a stream, the time between frames that it must be done within; None elsewhere.
     """
 
@@ -213,6 +212,7 @@ class Observation:
     limits: Limits
     sensed: Sensed = NOTHING_SENSED
     ran: tuple[tuple[int, float], ...] = ()
+    source_frames: float | None = None
     pace_s: float | None = None
 
     @property
@@ -279,8 +279,17 @@ class Policy(Protocol[StateT]):
     def observe(self, state: StateT, observation: Observation) -> StateT:
         """Return the state after an inference."""
 
-    def decide(self, state: StateT, limits: Limits, now: float) -> Decision:
+    def decide(
+        self, state: StateT, limits: Limits, now: float, source_frames: float | None = None
+    ) -> Decision:
         """Choose the frame count of the next inference.
+
+        Args:
+            state: before it.
+            limits: what to keep.
+            now: on the clock of the observations.
+            source_frames: how many frames a stream's source gives in the time of a window; None
+                is not known, and of clips.
 
         Raises:
             FrameCountError: `limits.frames` is none of the engines'.
@@ -300,9 +309,9 @@ class Controller:
         self.points = {point.frames: point for point in setting.points}
         self._state = policy.start(setting)
 
-    def decide(self, limits: Limits, now: float) -> Decision:
+    def decide(self, limits: Limits, now: float, source_frames: float | None = None) -> Decision:
         """Choose the frame count of the next inference. See `Policy.decide`."""
-        return self.policy.decide(self._state, limits, now)
+        return self.policy.decide(self._state, limits, now, source_frames)
 
     def observe(self, observation: Observation) -> None:
         """Learn from an inference."""

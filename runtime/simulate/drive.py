@@ -23,6 +23,10 @@ class SimulatedDevice(Protocol):
         """What the user asks for since the latest `begin`."""
 
     @property
+    def source_frames(self) -> float | None:
+        """What a stream's source gives since the latest `begin`; see `Policy.decide`."""
+
+    @property
     def energy_j(self) -> float:
         """Truly drawn since the start; stays 0 where no power is known."""
 
@@ -42,7 +46,7 @@ class SimulatedDevice(Protocol):
 class Chooser(Protocol):
     """What chooses: a `Controller`, or something that knows more."""
 
-    def decide(self, limits: Limits, now: float) -> Decision:
+    def decide(self, limits: Limits, now: float, source_frames: float | None = None) -> Decision:
         """Choose the frame count of the next inference."""
 
     def observe(self, observation: Observation) -> None:
@@ -92,9 +96,9 @@ def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterato
     now = 0.0
     while now < length_s:
         latencies_ms = device.begin(now)
-        limits = device.limits
+        limits, source_frames = device.limits, device.source_frames
         start = clock()
-        index = index_of[chooser.decide(limits, now).frames]
+        index = index_of[chooser.decide(limits, now, source_frames).frames]
         decision_s = clock() - start
         latency_ms = latencies_ms[index]
         end = now + latency_ms / 1e3
@@ -105,6 +109,7 @@ def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterato
             now=end,
             limits=limits,
             sensed=device.sense(end),
+            source_frames=source_frames,
             pace_s=points[index].period_s,
         )
         start = clock()

@@ -35,18 +35,16 @@ def setting(step_ms: float = STEP_MS, **changes: float) -> Setting:
 class Device:
     """A machine whose steps take a time that follows from when they begin."""
 
-    energy_j = 0.0
+    energy_j, source_frames = 0.0, None
 
     def __init__(
         self,
         step_ms: Callable[[float], float] = lambda now: STEP_MS,
         limits: Limits | None = None,
-        sensed: Sensed | None = None,
     ) -> None:
         self.setting = setting()
         self.limits = limits or Limits()
         self._step_ms = step_ms
-        self._sensed = sensed or Sensed()
 
     def begin(self, now: float) -> list[float]:  # noqa: D102
         return [self._step_ms(now)] * len(COUNTS)
@@ -54,7 +52,7 @@ class Device:
     def work(self, index: int, until: float) -> None: ...  # noqa: D102
     def rest(self, until: float) -> None: ...  # noqa: D102
     def sense(self, now: float) -> Sensed:  # noqa: D102
-        return self._sensed
+        return Sensed()
 
 
 def ran(device: Device, length_s: float) -> list[tuple[float, int, float]]:
@@ -66,13 +64,9 @@ def ran(device: Device, length_s: float) -> list[tuple[float, int, float]]:
     ]
 
 
-def after(sensed: Sensed, limits: Limits | None = None) -> Decision:
-    """Return what is decided after one usual step at the highest rate."""
-    limits = limits or Limits()
-    chooser = Controller(Adaptive(), setting())
-    seen = Observation(frames=16, latency_ms=STEP_MS, now=0.05, limits=limits, sensed=sensed)
-    chooser.observe(seen)
-    return chooser.decide(limits, 0.125)
+def decided(source_frames: float, limits: Limits | None = None) -> Decision:
+    """Return the first decision of a stream."""
+    return Controller(Adaptive(), setting()).decide(limits or Limits(), 0.0, source_frames)
 
 
 def test_frames_of_a_window_are_a_spacing() -> None:
@@ -140,15 +134,25 @@ def test_a_file_in_its_own_time_has_no_spacing_to_keep() -> None:
 
 
 def test_a_rate_that_the_source_does_not_give_is_not_used() -> None:
-    decision = after(Sensed(source_frames=10))
+    decision = decided(10)
     assert decision.frames == 8
     assert decision.rejected[16] == "16 frames a window > 10 that the source gives"
     assert decision.warning is None
-    assert after(Sensed(source_frames=15)).frames == 16  # a camera's rate is not exact
+    assert decided(15).frames == 16  # a camera's rate is not exact
+
+
+def test_what_one_source_gives_says_nothing_of_the_next() -> None:
+    chooser = Controller(Adaptive(), setting())
+    assert chooser.decide(Limits(), 0.0, 10).frames == 8
+    chooser.observe(
+        Observation(frames=8, latency_ms=STEP_MS, now=0.05, limits=Limits(), source_frames=10)
+    )
+    assert "source" in chooser.decide(Limits(), 0.25, 10).rejected[16]
+    assert not any("source" in why for why in chooser.decide(Limits(), 0.25, 60).rejected.values())
 
 
 def test_of_a_source_that_gives_less_than_the_fewest_one_is_warned() -> None:
-    decision = after(Sensed(source_frames=2))
+    decision = decided(2)
     assert decision.frames == 4
     assert decision.warning is not None and "source" in decision.warning
 

@@ -278,10 +278,13 @@ def test_a_stream_is_replayed_with_each_rate_at_its_own_spacing(tmp_path: Path) 
     with TraceWriter(file) as writer:
         writer.begin(streamed, LIMITS, {})
         for seen in observations():
-            writer.write(replace(seen, sensed=replace(seen.sensed, source_frames=60.0)))
+            writer.write(replace(seen, source_frames=6.0))
     trace = read_trace(file)
     assert trace.setting == replace(streamed, points=list(streamed.points))
-    assert trace.observations[0].sensed.source_frames == 60.0
+    assert trace.observations[0].source_frames == 6.0
+    device = Replay(trace, {})
+    chosen = [step.index for step in drive(device, Controller(Adaptive(), device.setting), 2.0)]
+    assert set(chosen) == {0}  # 8 frames a window are more than the source gave, from the first on
     assert {(seen.frames, seen.pace_s) for seen in trace.observations} <= {(4, 0.5), (8, 0.25)}
     for frames in (4, 8):
         begun = [step.begin_s for step in steps(trace, frames=frames)]
