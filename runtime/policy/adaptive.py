@@ -261,9 +261,9 @@ class Adaptive:
                 rejected[frames] = words
         if chosen is None or why_chosen is None:
             why = rejected[points[0].frames]
-            return _fewest(
-                state, f"nothing keeps every limit, so the fewest frames: {why}", rejected
-            )
+            asked = limits.latency_ms is not None or budget_w is not None
+            what = "nothing keeps every limit" if asked else "no rate can be kept"
+            return _fewest(state, f"{what}, so the fewest frames: {why}", rejected)
         return Decision(
             frames=chosen,
             reason=why_chosen,

@@ -157,6 +157,18 @@ def test_of_a_source_that_gives_less_than_the_fewest_one_is_warned() -> None:
     assert decision.warning is not None and "source" in decision.warning
 
 
+def test_a_limit_is_spoken_of_only_where_there_is_one() -> None:
+    slow = Controller(Adaptive(), setting(step_ms=600.0)).decide(Limits(), 0.0)
+    for decision, asked in (
+        (decided(2), False),
+        (slow, False),
+        (decided(2, Limits(latency_ms=80.0)), True),
+        (decided(2, Limits(power_w=80.0)), True),
+    ):
+        assert decision.frames == 4
+        assert decision.warning is not None and ("limit" in decision.warning) is asked
+
+
 def test_a_slower_precision_of_fewer_frames_is_believed() -> None:
     points = [
         OperatingPoint(frames=4, base_ms=80.0, precision="fp32"),
