@@ -231,7 +231,9 @@ class Adaptive:
         engines = state.engines
         points = engines.points
         if limits.frames is not None:
-            return fixed(points, limits.frames)
+            decision = fixed(points, limits.frames)
+            why_not = _why_behind(state, limits.frames, source_frames)
+            return dataclasses.replace(decision, warning=why_not)
         budget_w = limits.budget_w(state.power.spent_j, now)
         if budget_w is not None and (why := _unknown_power(state)):
             return _fewest(state, f"the power is not known, so the fewest frames: {why}")
@@ -326,6 +328,17 @@ def _demands(
     if source_frames is not None and point.frames > _SOURCE_TOLERANCE * source_frames:
         given = f"{source_frames:.3g} that the source gives"
         yield _Demand(math.inf, f"{point.frames} frames a window", given)
+
+
+def _why_behind(state: AdaptiveState, frames: int, source_frames: float | None) -> str | None:
+    """Say why a stream cannot be followed at a rate that was asked for; None if it can."""
+    index = state.engines.index_of(frames)
+    # Whatever the user's limits are: the rate was asked for above them.
+    demands = _demands(state, index, Limits(), 0.5, 1.0, source_frames)
+    behind = [f"{words} > {limit}" for share, words, limit in demands if share > 1]
+    if not behind:
+        return None
+    return f"the rate that was asked for cannot be kept: {', '.join(behind)}"
 
 
 def _power_demand(state: AdaptiveState, index: int, budget_w: float, saving_j: float) -> _Demand:

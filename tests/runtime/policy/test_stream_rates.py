@@ -157,6 +157,49 @@ def test_of_a_source_that_gives_less_than_the_fewest_one_is_warned() -> None:
     assert decision.warning is not None and "source" in decision.warning
 
 
+@pytest.mark.parametrize(
+    ("step_ms", "source_frames", "said"),
+    [
+        (STEP_MS, None, ""),
+        (STEP_MS, 60, ""),
+        (STEP_MS, 15, ""),
+        (STEP_MS, 10, "16 frames a window > 10 that the source gives"),
+        (130.0, 60, "130 ms > 125 ms between frames"),
+        (120.0, 60, ""),
+    ],
+)
+def test_a_rate_that_was_asked_for_and_cannot_be_kept_is_warned_of(
+    step_ms: float, source_frames: float | None, said: str
+) -> None:
+    chooser = Controller(Adaptive(), setting(step_ms=step_ms))
+    decision = chooser.decide(Limits(frames=16, latency_ms=60.0), 0.0, source_frames)
+    assert (decision.frames, decision.reason) == (16, "asked for")
+    assert (decision.warning or "").endswith(said) and (decision.warning is not None) is bool(said)
+
+
+def test_a_fixed_rate_that_falls_behind_is_warned_of_when_it_does() -> None:
+    limits = Limits(frames=16)
+    chooser = Controller(Adaptive(), setting())
+    for number in range(10):
+        now = number / 8
+        assert chooser.decide(limits, now).warning is None
+        chooser.observe(
+            Observation(frames=16, latency_ms=STEP_MS, now=now + 0.05, limits=limits, pace_s=0.125)
+        )
+    for number in range(10, 20):
+        chooser.observe(
+            Observation(frames=16, latency_ms=150.0, now=number / 4, limits=limits, pace_s=0.125)
+        )
+    warning = chooser.decide(limits, 5.0).warning
+    assert warning is not None and "between frames" in warning
+
+
+def test_a_fixed_count_of_clips_is_not_warned_of() -> None:
+    points = [OperatingPoint(frames=frames, base_ms=600.0) for frames in COUNTS]
+    chooser = Controller(Adaptive(), Setting(points=points, period_s=0.25))
+    assert chooser.decide(Limits(frames=16, latency_ms=60.0), 0.0).warning is None
+
+
 def test_a_limit_is_spoken_of_only_where_there_is_one() -> None:
     slow = Controller(Adaptive(), setting(step_ms=600.0)).decide(Limits(), 0.0)
     for decision, asked in (
