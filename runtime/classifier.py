@@ -202,7 +202,7 @@ class Classifier:
             sensed=self._sense(end),
             ran=() if as_decided else ran,
             source_frames=source_frames,
-            pace_s=self._controller.points[decision.frames].period_s,
+            pace_s=self._controller.points[decision.frames].pace_s,
         )
         self._controller.observe(observation)
         if window.restart == "not finite":

@@ -109,16 +109,16 @@ def read_trace(path: Path) -> Trace:
     if of_all in get_args(Precision):
         points = [dataclasses.replace(point, precision=of_all) for point in points]
     setting, limits = dataclasses.replace(head.setting, points=points), head.limits
-    periods_s = {point.frames: point.period_s for point in setting.points}
+    paces_s = {point.frames: point.pace_s for point in setting.points}
     observations: list[Observation] = []
     broken = []
     for number, line in enumerate(lines[1:], start=2):
         try:
             observation = schema.parse(_Line, schema.load(line)).observation(limits)
             for frames in (observation.frames, *(frames for frames, _ in observation.ran)):
-                if frames not in periods_s:
+                if frames not in paces_s:
                     raise ValueError(f"there is no engine for {frames} frames")
-            pace_s = periods_s[observation.frames]
+            pace_s = paces_s[observation.frames]
             observation = dataclasses.replace(observation, pace_s=pace_s)
             if observations and observation.now <= observations[-1].now:
                 raise ValueError("time does not go forward")

@@ -33,8 +33,8 @@ class OperatingPoint:
         accuracy: of its sub-network, in 0..1; None if it was not measured.
         clips: that it was measured on; None is not known, and then every difference counts.
         power_w: what it draws while it works, above the idle machine; None if it was not measured.
-        period_s: in a stream, the time from one frame to the next at its rate, within which it must
-            be done; None is the setting's, within which it need not.
+        period_s: in a stream, the time from one frame to the next at its rate; None elsewhere.
+        live: whether a stream's frames come at that pace; of a file they wait for each other.
     """
 
     frames: Positive
@@ -44,10 +44,16 @@ class OperatingPoint:
     clips: Count | None = None
     power_w: NotNegative | None = None
     period_s: NotNegative | None = None
+    live: bool = True
+
+    @property
+    def pace_s(self) -> float | None:
+        """In a live stream, the time between frames, within which it must be done; else None."""
+        return self.period_s if self.live else None
 
     def deadline_ms(self, limits: Limits) -> float | None:
         """Return what an inference with it may take; None is no deadline."""
-        return limits.deadline_ms(self.period_s)
+        return limits.deadline_ms(self.pace_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +77,13 @@ class Setting:
 
     def period_of(self, point: OperatingPoint) -> float:
         """Return the time from the start of an inference with a point to that of the next."""
-        return self.period_s if point.period_s is None else point.period_s
+        return self.period_s if point.pace_s is None else point.pace_s
 
-    def streamed(self, window_s: float) -> Setting:
+    def streamed(self, window_s: float, *, live: bool = True) -> Setting:
         """Return the same for a stream, where T frames a window of so many seconds are a rate."""
-        points = [replace(point, period_s=window_s / point.frames) for point in self.points]
+        points = [
+            replace(point, period_s=window_s / point.frames, live=live) for point in self.points
+        ]
         return replace(self, points=points)
 
 
@@ -203,7 +211,7 @@ class Observation:
         sensed: what the sensors said at its end.
         ran: the engines that ran and their milliseconds, where it was not the one decided alone.
         source_frames: what was known of a stream's source when it was decided; see `Policy.decide`.
-        pace_s: in a stream, the time between frames that it must be done within; None elsewhere.
+        pace_s: of the engine that was decided; see `OperatingPoint`.
     """
 
     frames: int

@@ -87,7 +87,7 @@ def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterato
     """Let something choose on a device, for so long.
 
     The next inference begins at the next hop, or at once where one took longer than the hop. In a
-    stream the hop is the chosen rate's.
+    live stream the hop is the chosen rate's.
     """
     points = device.setting.points
     frames_of = [point.frames for point in points]
@@ -110,7 +110,7 @@ def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterato
             limits=limits,
             sensed=device.sense(end),
             source_frames=source_frames,
-            pace_s=points[index].period_s,
+            pace_s=points[index].pace_s,
         )
         start = clock()
         chooser.observe(observation)

@@ -226,18 +226,20 @@ def test_a_camera_that_was_lost_starts_anew_and_is_counted(bundle: Bundle, steps
     assert summary.fields()["interruptions"] == 1
 
 
-def test_a_trace_of_a_live_stream_knows_each_rates_spacing(
+def test_a_trace_of_a_stream_knows_each_rates_spacing(
     bundle: Bundle, steps: Steps, tmp_path: Path, write_video: Callable[..., Path]
 ) -> None:
     video = write_video("a.mp4", ["red"] * 20, fps=20.0)
-    for realtime, periods in ((True, [1.0, 0.5, 0.25]), (False, [None] * 3)):
+    for realtime, pace_s in ((True, 0.25), (False, None)):
         with TraceWriter(tmp_path / "trace.jsonl") as trace:
             fields = {"stream": True, "realtime": realtime, "trace": trace}
             with open_session(bundle, video, **fields) as session:  # type: ignore[arg-type]
                 for result in session:
                     trace.write(result.observation)
         found = read_trace(tmp_path / "trace.jsonl")
-        assert [point.period_s for point in found.setting.points] == periods
+        assert [point.period_s for point in found.setting.points] == [1.0, 0.5, 0.25]
+        assert found.observations[-1].frames == 8
+        assert result.observation.pace_s == found.observations[-1].pace_s == pace_s
         assert found.observations[0].source_frames == pytest.approx(40)
 
 

@@ -129,8 +129,11 @@ def test_a_rates_power_is_idle_and_its_engines_for_a_share_of_the_spacing() -> N
 
 
 def test_a_file_in_its_own_time_has_no_spacing_to_keep() -> None:
-    points = [replace(point, period_s=None) for point in setting(step_ms=600.0).points]
-    assert Controller(Adaptive(), Setting(points=points)).decide(Limits(), 0.0).frames == 16
+    file = replace(setting(step_ms=600.0), period_s=0.0).streamed(2.0, live=False)
+    assert Controller(Adaptive(), file).decide(Limits(), 0.0).frames == 16
+    assert [file.period_of(point) for point in file.points] == [0.0] * 3
+    state = Adaptive().start(file)
+    assert [state.power_w(index) for index in range(3)] == [IDLE_W + ENGINE_W] * 3
 
 
 def test_a_rate_that_the_source_does_not_give_is_not_used() -> None:
