@@ -72,10 +72,12 @@ class Timed:
         self.observe_us.append((time.perf_counter() - start) * 1e6)
         return after
 
-    def decide(self, state: Any, limits: Limits, now: float) -> Decision:
+    def decide(
+        self, state: Any, limits: Limits, now: float, source_frames: float | None = None
+    ) -> Decision:
         """Choose the frame count of the next inference."""
         start = time.perf_counter()
-        decision = self.policy.decide(state, limits, now)
+        decision = self.policy.decide(state, limits, now, source_frames)
         self.decide_us.append((time.perf_counter() - start) * 1e6)
         return decision
 

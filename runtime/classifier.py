@@ -5,7 +5,6 @@ Legend: C classes.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -101,7 +100,7 @@ class Result:
 
     @property
     def missed(self) -> bool:
-        """Whether that was more than the deadline."""
+        """Whether that was more than the deadline, or in a stream than the time between frames."""
         return self.observation.missed
 
 
@@ -157,12 +156,12 @@ class Classifier:
     def _host_ring(self, capacity: int) -> Iterator[Ring]:
         yield HostRing(capacity, max(self._engines), self._contract.height, self._contract.width)
 
-    def decide(self, limits: Limits, now: float) -> Decision:
+    def decide(self, limits: Limits, now: float, source_frames: float | None = None) -> Decision:
         """Pick a frame count, and warn of a limit that cannot be kept.
 
-        Of each kind, for the same limits, once a minute.
+        Of each kind, for the same limits, once a minute. See `Policy.decide`.
         """
-        decision = self._controller.decide(limits, now)
+        decision = self._controller.decide(limits, now, source_frames)
         if decision.warning is not None:
             # Behind the colon there are numbers, which change.
             self._warn((decision.warning.partition(":")[0], limits), decision.warning, now)
@@ -182,7 +181,8 @@ class Classifier:
             EngineError: an engine failed, or its logits are not numbers.
         """
         start = time.monotonic()
-        decision = self.decide(limits, start)
+        source_frames = window.source_frames
+        decision = self.decide(limits, start, source_frames)
 
         def infer(frames: int) -> tuple[Logits, float]:
             clip = window.clip(frames)
@@ -203,8 +203,10 @@ class Classifier:
             latency_ms=(end - start) * 1e3,
             now=end,
             limits=limits,
-            sensed=dataclasses.replace(self._sense(end), source_frames=window.source_frames),
+            sensed=self._sense(end),
             ran=() if as_decided else ran,
+            source_frames=source_frames,
+            pace_s=self._controller.points[decision.frames].pace_s,
         )
         self._controller.observe(observation)
         if window.restart == "not finite":

@@ -152,8 +152,8 @@ def open_session(
             period_s=options.hop_s if is_live else 0.0,
             stream=options.stream,
         )
-        if options.stream and is_live:
-            setting = setting.streamed(options.window_s)
+        if options.stream:
+            setting = setting.streamed(options.window_s, live=is_live)
         cascade = None
         if options.escalate:
             cascade = CascadeController(load_calibration(bundle), engines, setting)

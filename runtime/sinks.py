@@ -107,7 +107,8 @@ class LiveView:
         if result is None:
             return Text("waiting for the first window of frames ...")
         limits, sensed = result.observation.limits, result.observation.sensed
-        deadline = f" of {limits.latency_ms:g} ms" if limits.latency_ms else ""
+        deadline_ms = result.observation.deadline_ms
+        deadline = f" of {deadline_ms:.4g} ms" if deadline_ms else ""
         budget = f" of {limits.power_w:g} W" if limits.power_w else ""
         heat = "" if sensed.temperature_c is None else f"   {sensed.temperature_c:.0f} °C"
         head = Text.assemble(

@@ -136,8 +136,10 @@ class Summary:
         ]
         if self._deadline_ms:
             title.append(f"deadline {self._deadline_ms:g} ms missed by {figures['miss_rate']:.1%}")
-            if figures["longest_burst"] > 1:
-                title.append(f"at most {figures['longest_burst']} in a row")
+        elif figures["misses"]:
+            title.append(f"later than the next frame: {figures['miss_rate']:.1%}")
+        if figures["longest_burst"] > 1:
+            title.append(f"at most {figures['longest_burst']} in a row")
         for each in ("clip", "frame"):
             if figures.get(f"energy_per_{each}_j") is not None:
                 title.append(f"{figures[f'energy_per_{each}_j']:.3g} J a {each}")
@@ -163,6 +165,6 @@ class Summary:
                 str(at["inferences"]),
                 f"{at['seconds']:.1f} s",
                 *(f"{at[key]:.1f} ms" for key in ("p50_ms", "p95_ms", "max_ms")),
-                str(at["misses"]) if self._deadline_ms else "–",
+                str(at["misses"]) if self._deadline_ms or figures["misses"] else "–",
             )
         return table

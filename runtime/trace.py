@@ -22,7 +22,7 @@ from ffn_edge.bundle.bundle import Precision
 from ffn_edge.errors import FfnEdgeError, reason_of
 from ffn_edge.files import schema
 from ffn_edge.files.regular_file import read_bytes
-from ffn_edge.files.schema import Above0, Format, Positive
+from ffn_edge.files.schema import Above0, Format, NotNegative, Positive
 from ffn_edge.runtime.line_file import LineFile
 from ffn_edge.runtime.policy.interface import (
     Limits,
@@ -63,6 +63,8 @@ class TraceWriter(LineFile):
             "latency_ms": round(observation.latency_ms, 3),
             **dataclasses.asdict(observation.sensed),
         }
+        if observation.source_frames is not None:
+            fields["source_frames"] = observation.source_frames
         if observation.ran:
             fields["ran"] = [[frames, round(ms, 3)] for frames, ms in observation.ran]
         if observation.limits != self._limits:
@@ -107,15 +109,17 @@ def read_trace(path: Path) -> Trace:
     if of_all in get_args(Precision):
         points = [dataclasses.replace(point, precision=of_all) for point in points]
     setting, limits = dataclasses.replace(head.setting, points=points), head.limits
-    served = {point.frames for point in setting.points}
+    paces_s = {point.frames: point.pace_s for point in setting.points}
     observations: list[Observation] = []
     broken = []
     for number, line in enumerate(lines[1:], start=2):
         try:
             observation = schema.parse(_Line, schema.load(line)).observation(limits)
             for frames in (observation.frames, *(frames for frames, _ in observation.ran)):
-                if frames not in served:
+                if frames not in paces_s:
                     raise ValueError(f"there is no engine for {frames} frames")
+            pace_s = paces_s[observation.frames]
+            observation = dataclasses.replace(observation, pace_s=pace_s)
             if observations and observation.now <= observations[-1].now:
                 raise ValueError("time does not go forward")
         except (ValueError, FfnEdgeError) as error:
@@ -158,6 +162,7 @@ class _Line(Sensed):
     latency_ms: Above0
     limits: Limits | None = None
     ran: tuple[tuple[Positive, Above0], ...] = ()
+    source_frames: NotNegative | None = None
 
     def observation(self, limits: Limits) -> Observation:
         """Return what the policy saw; `limits` are those before."""
@@ -169,6 +174,7 @@ class _Line(Sensed):
             limits=self.limits or limits,
             sensed=Sensed(**sensed),
             ran=self.ran,
+            source_frames=self.source_frames,
         )
 
 

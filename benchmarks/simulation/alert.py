@@ -124,7 +124,9 @@ class Alert:
             spent_j=state.spent_j + (power_w or 0.0) * seconds,
         )
 
-    def decide(self, state: Filters, limits: Limits, now: float) -> Decision:
+    def decide(
+        self, state: Filters, limits: Limits, now: float, source_frames: float | None = None
+    ) -> Decision:
         """Choose the most accurate of those that keep the deadline and the mean power."""
         if limits.frames is not None:
             return fixed(state.ranked, limits.frames)

@@ -53,7 +53,13 @@ class Static:
         """Learn nothing."""
         return state
 
-    def decide(self, state: tuple[OperatingPoint, ...], limits: Limits, now: float) -> Decision:
+    def decide(
+        self,
+        state: tuple[OperatingPoint, ...],
+        limits: Limits,
+        now: float,
+        source_frames: float | None = None,
+    ) -> Decision:
         """Choose the one frame count."""
         return fixed(state, limits.frames or self.frames)
 
@@ -143,7 +149,9 @@ class Hysteresis:
             )
         return dataclasses.replace(state, calm=calm)
 
-    def decide(self, state: Ladder, limits: Limits, now: float) -> Decision:
+    def decide(
+        self, state: Ladder, limits: Limits, now: float, source_frames: float | None = None
+    ) -> Decision:
         """Choose the present rung."""
         return state.decision(limits)
 
@@ -178,7 +186,9 @@ class Pid:
         rung = min(max(round(output), 0), highest)
         return dataclasses.replace(state, rung=rung, total=total, error=error)
 
-    def decide(self, state: Ladder, limits: Limits, now: float) -> Decision:
+    def decide(
+        self, state: Ladder, limits: Limits, now: float, source_frames: float | None = None
+    ) -> Decision:
         """Choose the present rung."""
         return state.decision(limits)
 

@@ -174,6 +174,7 @@ class Board:
         """
         self.setting = spec.setting()
         self.energy_j = 0.0
+        self.source_frames = None  # enough for every rate
         self.throttle_step = 0
         self._spec = spec
         self._phases = phases

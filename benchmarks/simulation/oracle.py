@@ -44,7 +44,7 @@ class Oracle:
         order = {frames: index for index, frames in enumerate(self._frames)}
         self._ranked = [order[point.frames] for point in by_accuracy(points)]
 
-    def decide(self, limits: Limits, now: float) -> Decision:
+    def decide(self, limits: Limits, now: float, source_frames: float | None = None) -> Decision:
         """Choose the frame count to run now."""
         latencies_ms, sustained_w = self._device.latencies_ms, self._device.sustained_w()
         budget_w = limits.budget_w(self._device.energy_j, now)

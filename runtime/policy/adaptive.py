@@ -104,7 +104,6 @@ class AdaptiveState:
         heat: how hot it is.
         fault: why the power is not known.
         alarm: why the last cooldown began.
-        source_frames: of the last inference; see `Sensed`.
     """
 
     engines: Engines
@@ -119,7 +118,6 @@ class AdaptiveState:
     heat: HeatModel
     fault: str | None = None
     alarm: str = ""
-    source_frames: float | None = None
 
     def power_w(self, index: int) -> float | None:
         """Return the mean power with an engine, from one inference to the next; None unknown."""
@@ -183,22 +181,20 @@ class Adaptive:
             latency_ms = max(latency_ms - engines.switch_ms, usual_ms)
         updates_engine = stepped_up and since <= _UPDATES and not observation.ran
         alpha = limits.miss_rate if state.alpha is None else state.alpha
-        deadline_ms = engines.points[index].deadline_ms(limits)
-        missed = deadline_ms is not None and observation.latency_ms > deadline_ms
         latency = state.latency.observe(
             usual_ms,
             latency_ms,
-            missed=missed,
+            missed=observation.missed,
             updates_engine=index if updates_engine else None,
             has_backlog=alpha < 0,
         )
-        if deadline_ms is not None:
+        if observation.deadline_ms is not None:
             # What the fewest frames alone missed, no other choice would have kept.
             had_choice = index > 0 or len(observation.ran) > 1
-            alpha += _FEEDBACK * (limits.miss_rate - (missed and had_choice))
+            alpha += _FEEDBACK * (limits.miss_rate - (observation.missed and had_choice))
         heat = state.heat.observe(observation.now, sensed.temperature_c)
         alarm = "the board reported over-current" if sensed.over_current else heat.alarm
-        streaks = _streaks(state, observation, latency, alarm, missed=missed)
+        streaks = _streaks(state, observation, latency, alarm)
         return dataclasses.replace(
             state,
             latency=latency,
@@ -218,15 +214,16 @@ class Adaptive:
             ),
             heat=heat,
             fault=sensed.fault,
-            alarm=alarm or _why_cooling(state, observation, streaks, missed=missed),
-            source_frames=sensed.source_frames,
+            alarm=alarm or _why_cooling(state, observation, streaks),
         )
 
-    def decide(self, state: AdaptiveState, limits: Limits, now: float) -> Decision:
+    def decide(
+        self, state: AdaptiveState, limits: Limits, now: float, source_frames: float | None = None
+    ) -> Decision:
         """Choose the frame count of the next inference.
 
         A step down is immediate. A step up waits for several inferences in a row that would
-        have kept the deadline, and needs a margin.
+        have kept the deadline, and needs a margin. See `Policy.decide`.
 
         Raises:
             FrameCountError: `limits.frames` is none of the engines'.
@@ -234,7 +231,9 @@ class Adaptive:
         engines = state.engines
         points = engines.points
         if limits.frames is not None:
-            return fixed(points, limits.frames)
+            decision = fixed(points, limits.frames)
+            why_not = _why_behind(state, limits.frames, source_frames)
+            return dataclasses.replace(decision, warning=why_not)
         budget_w = limits.budget_w(state.power.spent_j, now)
         if budget_w is not None and (why := _unknown_power(state)):
             return _fewest(state, f"the power is not known, so the fewest frames: {why}")
@@ -253,7 +252,7 @@ class Adaptive:
                 continue
             step_up = state.current is not None and engines.is_better(index, state.current)
             alpha_here, tail_here = up if step_up else stay
-            demands = list(_demands(state, index, limits, alpha_here, tail_here))
+            demands = list(_demands(state, index, limits, alpha_here, tail_here, source_frames))
             if budget_w is not None:
                 saving_j = budget_w * limits.saving_s(now) if step_up else 0.0
                 demands.append(_power_demand(state, index, budget_w, saving_j))
@@ -264,9 +263,9 @@ class Adaptive:
                 rejected[frames] = words
         if chosen is None or why_chosen is None:
             why = rejected[points[0].frames]
-            return _fewest(
-                state, f"nothing keeps every limit, so the fewest frames: {why}", rejected
-            )
+            asked = limits.latency_ms is not None or budget_w is not None
+            what = "nothing keeps every limit" if asked else "no rate can be kept"
+            return _fewest(state, f"{what}, so the fewest frames: {why}", rejected)
         return Decision(
             frames=chosen,
             reason=why_chosen,
@@ -306,7 +305,12 @@ class _Demand(NamedTuple):
 
 
 def _demands(
-    state: AdaptiveState, index: int, limits: Limits, alpha: float, tail: float
+    state: AdaptiveState,
+    index: int,
+    limits: Limits,
+    alpha: float,
+    tail: float,
+    source_frames: float | None,
 ) -> Iterator[_Demand]:
     """Yield what an engine would take of the deadline: its tail has the chance alpha of more.
 
@@ -321,9 +325,20 @@ def _demands(
         words = f"{100 * (1 - alpha):.4g} % latency {predicted_ms:.3g} ms"
         of_what = "" if limit_ms == limits.latency_ms else " between frames"
         yield _Demand(predicted_ms / limit_ms, words, f"{limit_ms:.4g} ms{of_what}")
-    if state.source_frames is not None and point.frames > _SOURCE_TOLERANCE * state.source_frames:
-        given = f"{state.source_frames:.3g} that the source gives"
+    if source_frames is not None and point.frames > _SOURCE_TOLERANCE * source_frames:
+        given = f"{source_frames:.3g} that the source gives"
         yield _Demand(math.inf, f"{point.frames} frames a window", given)
+
+
+def _why_behind(state: AdaptiveState, frames: int, source_frames: float | None) -> str | None:
+    """Say why a stream cannot be followed at a rate that was asked for; None if it can."""
+    index = state.engines.index_of(frames)
+    # Whatever the user's limits are: the rate was asked for above them.
+    demands = _demands(state, index, Limits(), 0.5, 1.0, source_frames)
+    behind = [f"{words} > {limit}" for share, words, limit in demands if share > 1]
+    if not behind:
+        return None
+    return f"the rate that was asked for cannot be kept: {', '.join(behind)}"
 
 
 def _power_demand(state: AdaptiveState, index: int, budget_w: float, saving_j: float) -> _Demand:
@@ -386,12 +401,10 @@ def _usual(state: AdaptiveState, observation: Observation) -> tuple[float, float
     return usual_ms, engine_j
 
 
-def _why_cooling(
-    state: AdaptiveState, observation: Observation, streaks: tuple[int, ...], *, missed: bool
-) -> str:
+def _why_cooling(state: AdaptiveState, observation: Observation, streaks: tuple[int, ...]) -> str:
     """Say what the latest cooldown answers, where there is one."""
     seen = f"{observation.latency_ms:.3g} ms with {observation.frames} frames"
-    if missed:
+    if observation.missed:
         return f"a miss of {seen}"
     if any(now == 0 < before for now, before in zip(streaks, state.streaks, strict=True)):
         return f"after {seen}, more would have been late"
@@ -399,12 +412,7 @@ def _why_cooling(
 
 
 def _streaks(
-    state: AdaptiveState,
-    observation: Observation,
-    latency: LatencyModel,
-    alarm: str,
-    *,
-    missed: bool,
+    state: AdaptiveState, observation: Observation, latency: LatencyModel, alarm: str
 ) -> tuple[int, ...]:
     """Count on, for each engine, the inferences in a row that would have kept the deadline.
 
@@ -415,7 +423,7 @@ def _streaks(
     if alarm:
         return (0,) * len(state.streaks)
     headroom = 1.0
-    if missed:
+    if observation.missed:
         if not (state.latency.in_trouble or latency.bursts_are_likely):
             return state.streaks
         headroom = _HEADROOM

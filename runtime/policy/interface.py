@@ -33,8 +33,8 @@ class OperatingPoint:
         accuracy: of its sub-network, in 0..1; None if it was not measured.
         clips: that it was measured on; None is not known, and then every difference counts.
         power_w: what it draws while it works, above the idle machine; None if it was not measured.
-        period_s: in a stream, the time from one frame to the next at its rate, within which it must
-            be done; None is the setting's, within which it need not.
+        period_s: in a stream, the time from one frame to the next at its rate; None elsewhere.
+        live: whether a stream's frames come at that pace; of a file they wait for each other.
     """
 
     frames: Positive
@@ -44,12 +44,16 @@ class OperatingPoint:
     clips: Count | None = None
     power_w: NotNegative | None = None
     period_s: NotNegative | None = None
+    live: bool = True
+
+    @property
+    def pace_s(self) -> float | None:
+        """In a live stream, the time between frames, within which it must be done; else None."""
+        return self.period_s if self.live else None
 
     def deadline_ms(self, limits: Limits) -> float | None:
-        """Return what an inference may take: until the deadline, or the next frame of a stream."""
-        if not self.period_s:
-            return limits.latency_ms
-        return min(self.period_s * 1e3, limits.latency_ms or math.inf)
+        """Return what an inference with it may take; None is no deadline."""
+        return limits.deadline_ms(self.pace_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +77,13 @@ class Setting:
 
     def period_of(self, point: OperatingPoint) -> float:
         """Return the time from the start of an inference with a point to that of the next."""
-        return self.period_s if point.period_s is None else point.period_s
+        return self.period_s if point.pace_s is None else point.pace_s
 
-    def streamed(self, window_s: float) -> Setting:
+    def streamed(self, window_s: float, *, live: bool = True) -> Setting:
         """Return the same for a stream, where T frames a window of so many seconds are a rate."""
-        points = [replace(point, period_s=window_s / point.frames) for point in self.points]
+        points = [
+            replace(point, period_s=window_s / point.frames, live=live) for point in self.points
+        ]
         return replace(self, points=points)
 
 
@@ -133,6 +139,16 @@ class Limits:
         """Whether the power must be known to keep them."""
         return self.power_w is not None or self.battery_j is not None
 
+    def deadline_ms(self, pace_s: float | None) -> float | None:
+        """Return what an inference may take: until the deadline, or the next frame of a stream.
+
+        Args:
+            pace_s: the time from one frame to the next; None is no stream.
+        """
+        if not pace_s:
+            return self.latency_ms
+        return min(pace_s * 1e3, self.latency_ms or math.inf)
+
     def saving_s(self, now: float) -> float:
         """Return how many seconds' worth of the budget may be saved and spent later.
 
@@ -169,7 +185,6 @@ class Sensed:
         zones_c: of each, by name.
         over_current: how many over-current events came since the observation before.
         throttled: what holds the clocks down now, in words.
-        source_frames: how many frames a stream's source gives in the time of a window.
     """
 
     power_w: NotNegative | None = None
@@ -179,7 +194,6 @@ class Sensed:
     zones_c: Mapping[str, float] = field(default_factory=dict)
     over_current: Count = 0
     throttled: str | None = None
-    source_frames: NotNegative | None = None
 
 
 NOTHING_SENSED = Sensed()
@@ -196,6 +210,8 @@ class Observation:
         limits: that held when it was decided.
         sensed: what the sensors said at its end.
         ran: the engines that ran and their milliseconds, where it was not the one decided alone.
+        source_frames: what was known of a stream's source when it was decided; see `Policy.decide`.
+        pace_s: of the engine that was decided; see `OperatingPoint`.
     """
 
     frames: int
@@ -204,12 +220,18 @@ class Observation:
     limits: Limits
     sensed: Sensed = NOTHING_SENSED
     ran: tuple[tuple[int, float], ...] = ()
+    source_frames: float | None = None
+    pace_s: float | None = None
+
+    @property
+    def deadline_ms(self) -> float | None:
+        """What it might take, by the limits and, in a stream, its rate; None is no deadline."""
+        return self.limits.deadline_ms(self.pace_s)
 
     @property
     def missed(self) -> bool:
-        """Whether it took longer than the deadline."""
-        deadline_ms = self.limits.latency_ms
-        return deadline_ms is not None and self.latency_ms > deadline_ms
+        """Whether it took longer than that."""
+        return self.deadline_ms is not None and self.latency_ms > self.deadline_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,8 +287,17 @@ class Policy(Protocol[StateT]):
     def observe(self, state: StateT, observation: Observation) -> StateT:
         """Return the state after an inference."""
 
-    def decide(self, state: StateT, limits: Limits, now: float) -> Decision:
+    def decide(
+        self, state: StateT, limits: Limits, now: float, source_frames: float | None = None
+    ) -> Decision:
         """Choose the frame count of the next inference.
+
+        Args:
+            state: before it.
+            limits: what to keep.
+            now: on the clock of the observations.
+            source_frames: how many frames a stream's source gives in the time of a window; None
+                is not known, and of clips.
 
         Raises:
             FrameCountError: `limits.frames` is none of the engines'.
@@ -274,15 +305,21 @@ class Policy(Protocol[StateT]):
 
 
 class Controller:
-    """A policy with its state: what the session and the simulator drive."""
+    """A policy with its state: what the session and the simulator drive.
+
+    Attributes:
+        policy: what it drives.
+        points: the engines, by frame count.
+    """
 
     def __init__(self, policy: Policy[Any], setting: Setting) -> None:
         self.policy = policy
+        self.points = {point.frames: point for point in setting.points}
         self._state = policy.start(setting)
 
-    def decide(self, limits: Limits, now: float) -> Decision:
+    def decide(self, limits: Limits, now: float, source_frames: float | None = None) -> Decision:
         """Choose the frame count of the next inference. See `Policy.decide`."""
-        return self.policy.decide(self._state, limits, now)
+        return self.policy.decide(self._state, limits, now, source_frames)
 
     def observe(self, observation: Observation) -> None:
         """Learn from an inference."""

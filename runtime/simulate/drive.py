@@ -23,6 +23,10 @@ class SimulatedDevice(Protocol):
         """What the user asks for since the latest `begin`."""
 
     @property
+    def source_frames(self) -> float | None:
+        """What a stream's source gives since the latest `begin`; see `Policy.decide`."""
+
+    @property
     def energy_j(self) -> float:
         """Truly drawn since the start; stays 0 where no power is known."""
 
@@ -42,7 +46,7 @@ class SimulatedDevice(Protocol):
 class Chooser(Protocol):
     """What chooses: a `Controller`, or something that knows more."""
 
-    def decide(self, limits: Limits, now: float) -> Decision:
+    def decide(self, limits: Limits, now: float, source_frames: float | None = None) -> Decision:
         """Choose the frame count of the next inference."""
 
     def observe(self, observation: Observation) -> None:
@@ -59,7 +63,7 @@ class Step:
         end_s: when the next one may.
         latency_ms: how long it took.
         limits: that held.
-        deadline_ms: how long it might take, by them and its rate; None is no deadline.
+        deadline_ms: how long it might take; see `Observation`.
         energy_j: drawn from the start of the run to `end_s`.
         decision_us: how long deciding and observing took, for real.
     """
@@ -83,7 +87,7 @@ def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterato
     """Let something choose on a device, for so long.
 
     The next inference begins at the next hop, or at once where one took longer than the hop. In a
-    stream the hop is the chosen rate's.
+    live stream the hop is the chosen rate's.
     """
     points = device.setting.points
     frames_of = [point.frames for point in points]
@@ -92,9 +96,9 @@ def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterato
     now = 0.0
     while now < length_s:
         latencies_ms = device.begin(now)
-        limits = device.limits
+        limits, source_frames = device.limits, device.source_frames
         start = clock()
-        index = index_of[chooser.decide(limits, now).frames]
+        index = index_of[chooser.decide(limits, now, source_frames).frames]
         decision_s = clock() - start
         latency_ms = latencies_ms[index]
         end = now + latency_ms / 1e3
@@ -105,6 +109,8 @@ def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterato
             now=end,
             limits=limits,
             sensed=device.sense(end),
+            source_frames=source_frames,
+            pace_s=points[index].pace_s,
         )
         start = clock()
         chooser.observe(observation)
@@ -120,7 +126,7 @@ def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterato
             end_s=after,
             latency_ms=latency_ms,
             limits=limits,
-            deadline_ms=points[index].deadline_ms(limits),
+            deadline_ms=observation.deadline_ms,
             energy_j=device.energy_j,
             decision_us=decision_s * 1e6,
         )

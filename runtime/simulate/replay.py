@@ -113,6 +113,7 @@ class Replay:
         self.latencies_ms = [point.base_ms * slowdown for point in self.setting.points]
         self._over_current += seen.sensed.over_current
         self.limits = self._shifted(seen.limits)
+        self.source_frames = seen.source_frames
         if self._has_power and seen.sensed.power_w is not None and self._number > 0:
             elapsed_ms = (seen.now - self._observations[self._number - 1].now) * 1e3
             engine_w = dict(zip(self._base_ms, self._engine_w, strict=True))

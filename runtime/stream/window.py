@@ -62,7 +62,7 @@ class Window:
         used_s: when the newest frame of the last clip was taken.
         due_s: a frame of this time or later completes the next clip.
         restart: why the engine of the last clip began anew; None where it did not.
-        source_frames: see `Sensed`.
+        source_frames: see `Policy.decide`.
         covers_s: the time that the last answer speaks of, before its newest frame.
         weight: of that answer among others.
     """

@@ -141,10 +141,14 @@ def test_each_video_of_a_list_is_a_stream_of_its_own(
 def test_a_rate_that_a_file_does_not_give_is_not_used(
     bundle: Bundle, steps: Steps, write_video: Callable[..., Path]
 ) -> None:
-    results = watch(bundle, write_video("a.mp4", ["red"] * 12, fps=3.0))
-    later = results[-1].decision
-    assert later.frames == 4
-    assert "6 that the source gives" in later.rejected[8]
+    slow, fast = (write_video(f"{fps:g}.mp4", ["red"] * 12, fps=fps) for fps in (3.0, 20.0))
+    results = watch(bundle, [slow, fast])
+    by_source = {
+        name: {result.frames for result in results if result.source == str(name)}
+        for name in (slow, fast)
+    }
+    assert by_source == {slow: {4}, fast: {8}}
+    assert "6 that the source gives" in results[0].decision.rejected[8]
 
 
 def test_of_a_source_that_is_too_slow_for_the_fewest_one_is_warned_once(
@@ -222,19 +226,21 @@ def test_a_camera_that_was_lost_starts_anew_and_is_counted(bundle: Bundle, steps
     assert summary.fields()["interruptions"] == 1
 
 
-def test_a_trace_of_a_live_stream_knows_each_rates_spacing(
+def test_a_trace_of_a_stream_knows_each_rates_spacing(
     bundle: Bundle, steps: Steps, tmp_path: Path, write_video: Callable[..., Path]
 ) -> None:
     video = write_video("a.mp4", ["red"] * 20, fps=20.0)
-    for realtime, periods in ((True, [1.0, 0.5, 0.25]), (False, [None] * 3)):
+    for realtime, pace_s in ((True, 0.25), (False, None)):
         with TraceWriter(tmp_path / "trace.jsonl") as trace:
             fields = {"stream": True, "realtime": realtime, "trace": trace}
             with open_session(bundle, video, **fields) as session:  # type: ignore[arg-type]
                 for result in session:
                     trace.write(result.observation)
         found = read_trace(tmp_path / "trace.jsonl")
-        assert [point.period_s for point in found.setting.points] == periods
-        assert found.observations[0].sensed.source_frames == pytest.approx(40)
+        assert [point.period_s for point in found.setting.points] == [1.0, 0.5, 0.25]
+        assert found.observations[-1].frames == 8
+        assert result.observation.pace_s == found.observations[-1].pace_s == pace_s
+        assert found.observations[0].source_frames == pytest.approx(40)
 
 
 def test_a_stream_is_not_looked_at_again() -> None:

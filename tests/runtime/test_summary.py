@@ -22,6 +22,8 @@ def result(
     latency_ms: float,
     energy_j: float | None = None,
     fault: str | None = None,
+    limits: Limits = Limits(latency_ms=50.0),  # noqa: B008 - frozen
+    pace_s: float | None = None,
 ) -> Result:
     return Result(
         time_s=elapsed_s,
@@ -32,8 +34,9 @@ def result(
             frames=frames,
             latency_ms=latency_ms,
             now=elapsed_s,
-            limits=Limits(latency_ms=50.0),
+            limits=limits,
             sensed=Sensed(energy_j=energy_j, fault=fault),
+            pace_s=pace_s,
         ),
         engine_ms=latency_ms,
         device_ms=None,
@@ -148,3 +151,15 @@ def test_of_a_stream_frames_interruptions_and_lost_states_are_told() -> None:
     text = " ".join(capture.get().split())
     assert text.startswith("6 frames") and "J a frame" in text
     assert "1 interruption · 1 state not finite" in text
+
+
+def test_misses_of_a_stream_are_shown_without_a_deadline() -> None:
+    for late, expected in ((True, "1"), (False, "–")):
+        summary = Summary()
+        for number in range(4):
+            latency_ms = 300.0 if late and number == 2 else 40.0
+            summary.write(result(number / 4, 8, latency_ms, limits=Limits(), pace_s=0.25))
+        assert summary.fields()["misses"] == int(late)
+        table = summary.table()
+        assert list(table.columns[-1].cells) == [expected]
+        assert ("25.0%" in str(table.title)) is late

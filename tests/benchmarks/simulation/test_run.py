@@ -38,7 +38,9 @@ class Alternating:
         self.seen.append(observation)
         return state + 1
 
-    def decide(self, state: int, limits: Limits, now: float) -> Decision:  # noqa: D102
+    def decide(  # noqa: D102
+        self, state: int, limits: Limits, now: float, source_frames: float | None = None
+    ) -> Decision:
         point = self.setting.points[state % len(self.setting.points)]
         return Decision(frames=point.frames, reason="its turn")
 

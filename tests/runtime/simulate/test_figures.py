@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from ffn_edge.runtime.policy.interface import Limits, OperatingPoint
+from ffn_edge.runtime.policy.interface import Limits, OperatingPoint, Setting
 from ffn_edge.runtime.simulate.drive import Step
 from ffn_edge.runtime.simulate.figures import Figures, Tally
 
@@ -22,9 +23,10 @@ def figures(
     powers_w: list[float] | None = None,
     budgets_w: list[float | None] | None = None,
     limits: Limits = Limits(latency_ms=50.0),  # noqa: B008 - frozen
+    points: Sequence[OperatingPoint] = POINTS,
 ) -> Figures:
     """Tally one inference a second; an x in `misses` is a miss."""
-    tally = Tally(POINTS)
+    tally = Tally(points)
     energy_j = 0.0
     for second, index in enumerate(choices):
         energy_j += powers_w[second] if powers_w else 1.0
@@ -57,6 +59,14 @@ def test_accuracy_share_and_switches_follow_from_the_choices() -> None:
     assert found.share == {4: 0.5, 8: 0.5}
     assert found.switches_per_min == pytest.approx(2 * 60 / 6)
     assert found.mean_power_w == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_in_a_stream_accuracy_is_of_its_time_and_not_of_its_frames(live: bool) -> None:
+    streamed = Setting(points=POINTS).streamed(2.0, live=live)
+    # Two seconds at each rate.
+    found = figures([0] * 4 + [1] * 8, points=streamed.points)
+    assert found.accuracy == pytest.approx((0.4 + 0.6) / 2)
 
 
 def test_the_worst_window_of_ten_seconds_is_found() -> None:

@@ -221,6 +221,18 @@ def test_a_file_is_replayed_at_the_pace_that_was_recorded(tmp_path: Path) -> Non
     )
 
 
+def test_a_stream_of_a_file_is_so_too_and_keeps_its_rates(tmp_path: Path) -> None:
+    file = tmp_path / "trace.jsonl"
+    with TraceWriter(file) as writer:
+        writer.begin(replace(SETTING, period_s=0.0).streamed(2.0, live=False), LIMITS, {})
+        for seen in observations():
+            writer.write(seen)
+    trace = read_trace(file)
+    assert [point.period_s for point in trace.setting.points] == [0.5, 0.25]
+    assert {seen.pace_s for seen in trace.observations} == {None}
+    assert [step.begin_s for step in steps(trace, frames=4)][:3] == pytest.approx([0.0, 0.25, 0.5])
+
+
 def test_a_replay_draws_what_was_measured_over_what_was_expected(path: Path) -> None:
     energy_j = [step.energy_j for step in steps(read_trace(path), frames=8)]
     powers_w = [4 * (after - before) for before, after in pairwise(energy_j)]
@@ -278,10 +290,14 @@ def test_a_stream_is_replayed_with_each_rate_at_its_own_spacing(tmp_path: Path) 
     with TraceWriter(file) as writer:
         writer.begin(streamed, LIMITS, {})
         for seen in observations():
-            writer.write(replace(seen, sensed=replace(seen.sensed, source_frames=60.0)))
+            writer.write(replace(seen, source_frames=6.0))
     trace = read_trace(file)
     assert trace.setting == replace(streamed, points=list(streamed.points))
-    assert trace.observations[0].sensed.source_frames == 60.0
+    assert trace.observations[0].source_frames == 6.0
+    device = Replay(trace, {})
+    chosen = [step.index for step in drive(device, Controller(Adaptive(), device.setting), 2.0)]
+    assert set(chosen) == {0}  # 8 frames a window are more than the source gave, from the first on
+    assert {(seen.frames, seen.pace_s) for seen in trace.observations} <= {(4, 0.5), (8, 0.25)}
     for frames in (4, 8):
         begun = [step.begin_s for step in steps(trace, frames=frames)]
         assert begun[:4] == pytest.approx([k * 2.0 / frames for k in range(4)])
