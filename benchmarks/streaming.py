@@ -33,7 +33,7 @@ from benchmarks.example import example_bundle, example_network, quantized
 from benchmarks.machine import describe_machine
 from benchmarks.soak import sample
 from ffn_edge.bundle.bundle import Bundle, Precision
-from ffn_edge.bundle.graph_check import STATE
+from ffn_edge.bundle.stream_state import STATE
 from ffn_edge.demo.clips import Action
 from ffn_edge.demo.modes import ModeRun, decoding_cpu_s, run_mode
 from ffn_edge.demo.pipeline import MODES, STREAM_SECONDS, engine_options

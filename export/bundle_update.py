@@ -35,6 +35,7 @@ from ffn_edge.errors import ExportError
 from ffn_edge.export.bundle_files import changing, free_name, with_sub_networks
 from ffn_edge.export.bundle_writer import (
     check_before_use,
+    check_steps,
     input_contract,
     kinds_of_graphs,
     known_answer,
@@ -178,6 +179,9 @@ def _own(
 ) -> dict[str, Tensor]:
     """Return the tensors of one frame count alone, and its known answers."""
     answer = known_answer(sub, manifest.input, network.layout, stored)
+    if network.causal:
+        answered = {**stored, answer_name(sub.frames): answer}
+        check_steps(sub, manifest.input, network.layout, answered)
     own = {name: stored[name] for name in sub.tensors if name.startswith("frames/")}
     return {**own, answer_name(sub.frames): answer}
 

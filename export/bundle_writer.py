@@ -28,11 +28,11 @@ from ffn_edge.bundle.bundle import (
     read_manifest,
 )
 from ffn_edge.bundle.compose import S_OUT, Array, compose, composed_sha256, vector_name
-from ffn_edge.bundle.known_answer import answer_name, known_clips
+from ffn_edge.bundle.known_answer import TOLERANCES, answer_name, fault, known_clips
 from ffn_edge.bundle.weight_file import WeightFile, read_header
 from ffn_edge.errors import BundleError, ExportError, reason_of
 from ffn_edge.export.fold import FoldedNetwork, fold
-from ffn_edge.export.graph import GraphModule, graph_from_folded, save_graph
+from ffn_edge.export.graph import GraphModule, StepModule, graph_from_folded, save_graph
 from ffn_edge.files.atomic import atomic_folder
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.network import FrameFlexibleNetwork
@@ -118,6 +118,8 @@ def export_bundle(
             for sub in folded:
                 answer = known_answer(sub, contract, network.layout, stored)
                 stored[answer_name(sub.frames)] = answer
+                if network.causal:
+                    check_steps(sub, contract, network.layout, stored)
             save_tensors(stored, folder / WEIGHTS)
             entries = read_header(folder / WEIGHTS)
             tensors = WeightFile(folder / WEIGHTS)
@@ -239,6 +241,34 @@ def known_answer(
     clips = torch.from_numpy(known_clips(contract, sub.frames))
     with torch.inference_mode():
         return torch.stack([module(clip, *tensors) for clip in clips])
+
+
+def check_steps(
+    sub: FoldedNetwork, contract: InputContract, layout: Layout, stored: Mapping[str, Tensor]
+) -> None:
+    """Raise an ExportError unless the known clips, frame by frame, give their known answer.
+
+    A layer of a network's own may look along time, or be called twice in a frame.
+    """
+    module = StepModule(sub, contract, layout).eval()
+    tensors = [stored[name] for name in sub.tensors]
+    found = []
+    with torch.inference_mode():
+        for clip in torch.from_numpy(known_clips(contract, sub.frames)):
+            states: Sequence[Tensor] = ()
+            logits = []
+            for frame in clip.split(1, dim=1):
+                memory = dict(zip(module.shifts, states, strict=False))
+                answer, *states = module.stepped(frame, memory, tensors)
+                logits.append(answer)
+            found.append(torch.stack(logits).mean(0))
+    expected = stored[answer_name(sub.frames)].numpy()
+    if fault(torch.stack(found).numpy(), expected, TOLERANCES["fp32"]):
+        raise ExportError(
+            f"frame by frame, the network does not say of {sub.frames} frames what it says of "
+            "them as a clip",
+            "a causal network has one temporal shift in each place, and no other layer along time.",
+        )
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ffn_edge.bundle.bundle import InputContract
-from ffn_edge.bundle.graph_check import NEXT, STATE
+from ffn_edge.bundle.stream_state import NEXT, STATE
 from ffn_edge.bundle.weight_file import TensorEntry
 from ffn_edge.errors import ExportError
 from ffn_edge.export.composed_graph import INPUT, OUTPUT
@@ -85,7 +85,12 @@ class StepModule(GraphModule):
     def forward(self, frames: Tensor, *given: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Classify uint8 (N, 1, H, W, 3); `given` are the states and the tensors."""
         states, tensors = given[: len(self.shifts)], given[len(self.shifts) :]
-        memory = dict(zip(self.shifts, states, strict=True))
+        return self.stepped(frames, dict(zip(self.shifts, states, strict=True)), tensors)
+
+    def stepped(
+        self, frames: Tensor, memory: dict[TemporalShift, Tensor], tensors: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Classify; `memory` has the states, or nothing at the start of a stream."""
         for shift in self.shifts:
             shift.route.memory = memory
         try:
@@ -94,18 +99,6 @@ class StepModule(GraphModule):
             for shift in self.shifts:
                 shift.route.memory = None
         return (logits, *(memory[shift] for shift in self.shifts))
-
-    def start(self, frames: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Return the states at the start of a stream: zeros of the sizes that frames lead to."""
-        memory: dict[TemporalShift, Tensor] = {}
-        for shift in self.shifts:
-            shift.route.memory = memory
-        try:
-            self._called(self._normalised(frames).flatten(0, 1), tensors)
-        finally:
-            for shift in self.shifts:
-                shift.route.memory = None
-        return [torch.zeros_like(memory[shift]) for shift in self.shifts]
 
 
 def graph_from_folded(
@@ -149,8 +142,8 @@ def graph_from_folded(
     states: list[Tensor] = []
     if step:
         module = StepModule(folded, contract, layout)
-        with torch.no_grad():
-            states = module.eval().start(example, tensors)
+        with torch.no_grad():  # for their sizes
+            _, *states = module.eval().stepped(example, {}, tensors)
     inputs = [INPUT, *(f"{STATE}{i}" for i in range(len(states)))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notes on its own internals

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from ffn_edge.bundle.graph_check import NEXT, STATE
+from ffn_edge.bundle.stream_state import NEXT, STATE
 from ffn_edge.errors import ExportError
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}

@@ -27,7 +27,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from ffn_edge.bundle.compose import Array
-from ffn_edge.bundle.graph_check import NEXT, STATE
+from ffn_edge.bundle.stream_state import NEXT, STATE
 from ffn_edge.export.composed_graph import layer_of
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -123,10 +123,6 @@ class _Flow:
                 self.fixed.update(node.output)
         # What a stream has kept of the frames before: values of another time.
         self.kept = {each.name for each in model.graph.input if each.name.startswith(STATE)}
-        for node in self.nodes:
-            moved = set(filter(None, node.input)) - self.fixed
-            if only_moves(node) and moved and self.kept.issuperset(moved):
-                self.kept.update(node.output)
         self.makes = {name: i for i, node in enumerate(self.nodes) for name in node.output}
         self.readers: dict[str, list[int]] = {}
         for i, node in enumerate(self.nodes):

@@ -45,6 +45,7 @@ from ffn_edge.train.processes import (
     require_one_process,
     to_channels_last,
 )
+from ffn_edge.train.recipe import WARM_SHARE
 from ffn_edge.train.step import Learner
 
 # Measured on the demo's clips; see benchmarks/adaptation.py.
@@ -228,6 +229,7 @@ def _distil(
     learner = Learner(
         network=network,
         objective=MultiFrequencyLoss(),
+        warm_share=WARM_SHARE,
         optimizer=optimizer,
         schedule=LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2),
         processes=processes,

@@ -401,8 +401,8 @@ def _learner(
         start_from(network, other)
         if recipe.causal and not other.causal:
             _log.info(
-                "starting from a network that looks both ways: what it took from the next frame "
-                "stays where it is"
+                "starting from a network that looks both ways: channels that came from the next "
+                "frame are no longer shifted"
             )
     network = network.to(processes.device)
     if recipe.channels_last:

@@ -19,6 +19,8 @@ from ffn_edge.frames import check_frame_counts
 from ffn_edge.network.ablations import ABLATIONS
 from ffn_edge.train.augment import MULTI_SCALE
 
+WARM_SHARE = 0.5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -64,7 +66,7 @@ class Recipe:
     dropout: Share = 0.5
     without: tuple[str, ...] = ()
     causal: bool = False
-    warm_share: Share = 0.5
+    warm_share: Share = WARM_SHARE
 
     train_list: str | None = None
     val_list: str | None = None

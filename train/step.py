@@ -34,7 +34,8 @@ class Learner:
         dtype: what the forward pass computes in.
         order: of the frame counts' passes; see `backward`.
         teacher: see `backward`.
-        warm_share: of the steps of a causal network, those whose clips are joined; see `Route`.
+        warm_share: of the steps of a causal network, of each process, those whose clips are joined;
+            see `Route`.
         accumulate: parts of a batch.
         clip_gradient: the largest norm of the gradient; None for any.
         average: of the weights; it follows each step.
@@ -48,7 +49,7 @@ class Learner:
     dtype: torch.dtype
     order: Order = "each"
     teacher: int | None = None
-    warm_share: float = 0.0
+    warm_share: float
     accumulate: int = 1
     clip_gradient: float | None = None
     average: MovingAverage | None = None
@@ -74,10 +75,16 @@ class Learner:
         Returns:
             The means of the loss's terms over the parts, on the device; see `LossTerms.flat`.
         """
-        means: dict[str, Tensor] = {}
-        number = 0
         # On the host's generator, which the loop seeds for each step.
         self.network.route.joined = self.network.causal and bool(torch.rand(()) < self.warm_share)
+        try:
+            return self._step(parts)
+        finally:
+            self.network.route.joined = False
+
+    def _step(self, parts: Iterable[tuple[Mapping[int, Tensor], Tensor]]) -> dict[str, Tensor]:
+        means: dict[str, Tensor] = {}
+        number = 0
         for number, (clips, target) in enumerate(parts, start=1):
             with self._measured(), self._exchange(number == self.accumulate):
                 terms = backward(
@@ -92,7 +99,6 @@ class Learner:
                 )
             for name, value in terms.flat().items():
                 means[name] = means.get(name, 0) + value / self.accumulate
-        self.network.route.joined = False
         assert number == self.accumulate  # else processes never exchanged gradients
         if self.clip_gradient is not None:
             # Gradients are scaled under float16; clip what the optimiser will see.

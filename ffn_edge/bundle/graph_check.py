@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ffn_edge.bundle.stream_state import NEXT, STATE, kept_by
 from ffn_edge.errors import BundleError
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from ffn_edge.bundle.weight_file import TensorEntry
 
 INPUT, OUTPUT = "frames", "logits"
-# Of a stream: what one step gives as NEXT0, the following one takes as STATE0.
-STATE, NEXT = "state_", "next_"
 
 # Ours have 20 to 130 kB and up to 1000 nodes.
 MOST_BYTES = 4 << 20
@@ -173,6 +172,7 @@ class _Check:
         tensor = self.onnx.TensorProto
         output = (contract.batch, len(manifest.classes))
         states = [each.type for each in graph.input[1:]] if has_state else []
+        self._check_states(graph, states)
         for ports, first, others in (
             (graph.input, (INPUT, self._type(tensor.UINT8, clip)), STATE),
             (graph.output, (OUTPUT, self._type(tensor.FLOAT, output)), NEXT),
@@ -190,6 +190,22 @@ class _Check:
         for i, kind in enumerate(states):
             if self.types[f"{NEXT}{i}"].tensor_type.elem_type != kind.tensor_type.elem_type:
                 raise _RefusedError(f"its {NEXT}{i} is of another type than {STATE}{i}")
+
+    def _check_states(self, graph: Any, states: list[Any]) -> None:
+        """Refuse what no engine of ours keeps from step to step."""
+        tensor = self.onnx.TensorProto
+        for kind in states:
+            types = (tensor.FLOAT, tensor.INT8)
+            if kind.tensor_type.elem_type not in types or len(_dimensions(kind) or ()) != 4:
+                raise _RefusedError("a state is not four-dimensional in float32 or INT8")
+        inside = {each.name: each for each in graph.initializer if not each.external_data}
+        for node in kept_by(graph).values():
+            if node is not None and node.op_type == "QuantizeLinear":
+                known = [inside.get(name) for name in node.input[1:3]]
+                if len(known) < 2 or any(each is None or each.dims for each in known):
+                    raise _RefusedError("the scale of a state is no number in the graph")
+                if not 0 < float(self.onnx.numpy_helper.to_array(known[0])) < math.inf:
+                    raise _RefusedError("the scale of a state is not positive")
 
     def _check_ports(self, ports: Any, expected: list[tuple[str, Any]]) -> None:
         if [(each.name, each.type) for each in ports] != expected:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ffn_edge.bundle.graph_check import NEXT, STATE
+from ffn_edge.bundle.stream_state import kept_by
 
 # What is never negative stays so.
 _KEEP = {"MaxPool", "Concat", "Split", "Slice", "Pad", "Reshape", "Flatten", "Transpose"}
@@ -41,7 +41,10 @@ def for_onnxruntime(content: bytes) -> bytes:
         return -np.inf if least is None else float(numpy_helper.to_array(least))
 
     scalars = {each.name for each in graph.initializer if not each.dims}
-    states = _states(graph)
+    states: dict[str, list[str]] = {}  # by the tensor that they keep
+    for state, node in kept_by(graph).items():
+        if node is not None:
+            states.setdefault(node.output[0], []).append(state)
     positive: set[str] = set()
     zero_points: dict[str, str] = {}  # of quantised activations
     nodes: list[Any] = []
@@ -111,20 +114,6 @@ def for_onnxruntime(content: bytes) -> bytes:
             port.type.tensor_type.elem_type = onnx.TensorProto.UINT8
     model.opset_import.append(helper.make_operatorsetid("com.microsoft", 1))
     return bytes(model.SerializeToString())
-
-
-def _states(graph: Any) -> dict[str, list[str]]:
-    """Return the states of a stream by the quantised tensor whose values they keep."""
-    makes = {name: node for node in graph.node for name in node.output}
-    found: dict[str, list[str]] = {}
-    for port in graph.output:
-        if port.name.startswith(NEXT):
-            name = port.name
-            while name in makes and makes[name].op_type in _KEEP - _QUANTISE:
-                # What is joined to the values of this time, which come last, is of an earlier one.
-                name = makes[name].input[-1 if makes[name].op_type == "Concat" else 0]
-            found.setdefault(name, []).append(STATE + port.name.removeprefix(NEXT))
-    return found
 
 
 def _dimensions(pool: Any) -> int:

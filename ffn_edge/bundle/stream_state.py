@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.bundle.graph_check import NEXT, STATE
-
+# Of a stream: what one step gives as NEXT0, the following one takes as STATE0.
+STATE, NEXT = "state_", "next_"
 # Of each temporal shift, float32, in the order of a graph's inputs.
 State = tuple[npt.NDArray[np.float32], ...]
-_MOVES = {"Concat", "Flatten", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Split"}
+_MOVES = {"Flatten", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Split"}
 _MOVES |= {"NhwcMaxPool", "Squeeze", "Transpose", "Unsqueeze"}
 
 
@@ -49,14 +49,25 @@ def stored_states(content: bytes) -> dict[str, Stored]:
 
     graph = onnx.load_model_from_string(content).graph
     stored = {each.name: each for each in graph.initializer}
+    found = {}
+    for state, node in kept_by(graph).items():
+        found[state] = Stored()
+        if node is not None and node.op_type == "QuantizeLinear":
+            scale, zero = (onnx.numpy_helper.to_array(stored[name]) for name in node.input[1:3])
+            found[state] = Stored(float(scale), int(zero))
+    return found
+
+
+def kept_by(graph: Any) -> dict[str, Any]:
+    """Return for each state of a graph of steps the node that computes what it keeps.
+
+    None where that is no node's.
+    """
     makes = {name: node for node in graph.node for name in node.output}
     found = {}
     for state in (each.name for each in graph.input if each.name.startswith(STATE)):
         node = makes.get(state.replace(STATE, NEXT))
         while node is not None and node.op_type in _MOVES:
             node = makes.get(node.input[0])
-        found[state] = Stored()
-        if node is not None and node.op_type == "QuantizeLinear":
-            scale, zero = (onnx.numpy_helper.to_array(stored[name]) for name in node.input[1:3])
-            found[state] = Stored(float(scale), int(zero))
+        found[state] = node
     return found

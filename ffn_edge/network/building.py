@@ -74,6 +74,11 @@ def build(
             f"{arch} looks into the future, and cannot be causal", f"choose {', '.join(able)}."
         )
 
+    if causal and "ws" in without:
+        raise NetworkError(
+            "a network without weight sharing cannot be causal", "leave out one of the two."
+        )
+
     def built(counts: Sequence[int]) -> FrameFlexibleNetwork:
         return builder(arch, num_classes, counts, weights=weights, dropout=dropout, without=without)
 

@@ -103,7 +103,8 @@ class FrameFlexibleNetwork(nn.Module):
                 logits, state = network.step(frame, state, sub_network=8)
 
         Args:
-            frames: float32 (B, k, 3, H, W), normalised: the next k frames of B streams.
+            frames: float32 (B, k, 3, H, W), normalised: the next k frames, at least one, of B
+                streams.
             state: what the step before gave; None at the start.
             sub_network: a trained frame count.
 
@@ -120,14 +121,13 @@ class FrameFlexibleNetwork(nn.Module):
                 "a network that looks into the future cannot go frame by frame",
                 "train a causal one: `ffn-edge train … --causal`, or build(…, causal=True).",
             )
-        network = self.serving(sub_network)
-        segment = network._segment(frames, sub_network)
-        shifts = [each for each in network.body.modules() if isinstance(each, TemporalShift)]
-        route = network.route
+        segment = self._segment(frames, sub_network)
+        shifts = [each for each in self.body.modules() if isinstance(each, TemporalShift)]
+        route = self.route
         route.segments = (Segment(frames.shape[0], segment.sub_network, 1),)
         route.memory = {} if state is None else dict(zip(shifts, state, strict=True))
         try:
-            logits = [network._logits(frame) for frame in frames.unbind(1)]
+            logits = [self._logits(frame) for frame in frames.unbind(1)]
             return torch.stack(logits, 1), tuple(route.memory[each] for each in shifts)
         finally:
             route.memory = None

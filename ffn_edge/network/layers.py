@@ -251,7 +251,7 @@ class FixedFrames(nn.Module):
         return self.layer.along_time(x, self.frames)
 
 
-# From how many frames before the first and the next C/n channels of a shift come.
+# How many frames late the first and the next C/n channels of a shift are.
 TWO_SIDED, CAUSAL = (-1, 1), (0, 1)
 
 
@@ -314,13 +314,11 @@ def temporal_shift(
 
 
 def _delayed(x: Tensor, delay: int) -> Tensor:
-    """Return ([B,] T, ...) so many frames later, or earlier; zero where there is none."""
+    """Return ([B,] T, ...) one frame later (1), earlier (-1) or as it is; zeros come in."""
     if not delay:
         return x
-    frames = x.shape[-4]
-    by = min(abs(delay), frames)
-    first, pad = (0, (by, 0)) if delay > 0 else (by, (0, by))
-    return F.pad(x.narrow(-4, first, frames - by), (0, 0, 0, 0, 0, 0, *pad))
+    first, pad = (0, (1, 0)) if delay > 0 else (1, (0, 1))
+    return F.pad(x.narrow(-4, first, x.shape[-4] - 1), (0, 0, 0, 0, 0, 0, *pad))
 
 
 class _Shift(torch.autograd.Function):
@@ -365,11 +363,11 @@ def _moved(x: Tensor, frames: int, fold: int, delays: tuple[int, int]) -> Tensor
         if not delay:
             after.copy_(before)
         elif delay > 0:
-            after[:, delay:] = before[:, :-delay]
-            after[:, :delay] = 0
+            after[:, 1:] = before[:, :-1]
+            after[:, 0] = 0
         else:
-            after[:, :delay] = before[:, -delay:]
-            after[:, delay:] = 0
+            after[:, :-1] = before[:, 1:]
+            after[:, -1] = 0
     targets[2].copy_(sources[2])
     return moved
 

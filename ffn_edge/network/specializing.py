@@ -19,6 +19,7 @@ from ffn_edge.network.layers import (
     BranchStart,
     Route,
     SpecializedNorm,
+    TemporalLayer,
     TemporalShift,
     WeightAlteration,
     can_be_specialized,
@@ -123,6 +124,11 @@ def specialize(
             found = residual_branches(network)
             branches = [branch.start for branch in found if not branch.reason]
     # First all is made, then it is put in place: a network that is refused stays as it was.
+    if causal and any(isinstance(each, TemporalLayer) for each in module.modules()):
+        raise NetworkError(
+            f"{type(module).__name__} has temporal layers of its own, which look into the future",
+            "make a causal network of one that has none.",
+        )
     starts = [_first_linear(module, name) for name in branches]
     made: dict[nn.Module, nn.Module] = {}
     if "sn" not in without:

@@ -33,7 +33,6 @@ class UnsharedNetwork(FrameFlexibleNetwork):
             num_classes=some.num_classes,
             layout=some.layout,
             without=without,
-            causal=some.causal,
         )
 
     def forward(  # type: ignore[override]

@@ -74,7 +74,7 @@ class Engine(Protocol):
         """
 
     def state(self) -> State:
-        """Return what a stream's frames so far have left."""
+        """Return what a stream's frames so far have left; of the engine that ran last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,8 +39,7 @@ import numpy.typing as npt
 
 from ffn_edge.bundle.bundle import Manifest
 from ffn_edge.bundle.compose import Array
-from ffn_edge.bundle.graph_check import NEXT, STATE
-from ffn_edge.bundle.stream_state import State, Stored, stored_states
+from ffn_edge.bundle.stream_state import NEXT, STATE, State, Stored, stored_states
 from ffn_edge.device.int8_instructions import int8_instructions
 from ffn_edge.errors import EngineError
 from ffn_edge.runtime.stream.clip_buffer import Clip, check_clip

@@ -23,8 +23,7 @@ import numpy.typing as npt
 
 from ffn_edge.bundle.bundle import Manifest
 from ffn_edge.bundle.compose import Array, ComposedHash, blocks, compose
-from ffn_edge.bundle.graph_check import NEXT, STATE
-from ffn_edge.bundle.stream_state import State, Stored
+from ffn_edge.bundle.stream_state import NEXT, STATE, State, Stored
 from ffn_edge.bundle.weight_file import WeightFile
 from ffn_edge.device.gpu import Device, aligned, out_of_memory_hint
 from ffn_edge.device.plan_cache import Plan, PlanWeight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,19 +12,22 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 from benchmarks.example import quantized
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.bundle.graph_check import check_graph, external_tensors
 from ffn_edge.bundle.known_answer import known_clips, known_logits
 from ffn_edge.bundle.onnxruntime_graph import for_onnxruntime
-from ffn_edge.bundle.stream_state import Stored, stored_states
+from ffn_edge.bundle.stream_state import Stored, kept_by, stored_states
 from ffn_edge.errors import BundleError, ExportError
 from ffn_edge.export.bundle_update import update_bundle
 from ffn_edge.export.bundle_writer import export_bundle
-from ffn_edge.network import FrameFlexibleNetwork, build
+from ffn_edge.export.quantize import QuantizeOptions, quantize_bundle
+from ffn_edge.network import FrameFlexibleNetwork, build, specialize
 from ffn_edge.network.checkpoint import ModelCard
 from tests.conftest import Randomise
+from tests.export.test_quantize import waves, write_clips
 
 CausalNetwork = Callable[..., FrameFlexibleNetwork]
 CARD = ModelCard(classes=("a", "b", "c"), size=64, short_side=64)
@@ -171,7 +175,15 @@ def _crossed(graph: onnx.GraphProto) -> None:
     graph.input[1].name, graph.input[2].name = graph.input[2].name, graph.input[1].name
 
 
-@pytest.mark.parametrize("damage", [_without_next, _of_another_size, _of_another_type, _crossed])
+def _of_whole_numbers(graph: onnx.GraphProto) -> None:
+    for port in (graph.input[1], graph.output[1]):
+        port.type.tensor_type.elem_type = onnx.TensorProto.INT64
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_without_next, _of_another_size, _of_another_type, _of_whole_numbers, _crossed],
+)
 def test_a_graph_whose_state_is_not_its_next_is_refused(
     damage: object, causal_network: CausalNetwork, tmp_path: Path
 ) -> None:
@@ -187,3 +199,82 @@ def test_a_graph_whose_state_is_not_its_next_is_refused(
             entries=bundle.tensors().entries,
             has_state=True,
         )
+
+
+def _scale(graph: onnx.GraphProto) -> onnx.TensorProto:
+    """Return the scale of the first state."""
+    node = kept_by(graph)["state_0"]
+    assert node is not None
+    return next(each for each in graph.initializer if each.name == node.input[1])
+
+
+def _no_scale(graph: onnx.GraphProto) -> None:
+    _scale(graph).CopyFrom(onnx.numpy_helper.from_array(np.float32(0), _scale(graph).name))
+
+
+def _a_scale_of_many(graph: onnx.GraphProto) -> None:
+    _scale(graph).CopyFrom(onnx.numpy_helper.from_array(np.ones(1, np.float32), _scale(graph).name))
+
+
+def _a_computed_scale(graph: onnx.GraphProto) -> None:
+    scale = _scale(graph)
+    graph.node.insert(0, onnx.helper.make_node("Abs", [scale.name], ["computed"]))
+    for node in graph.node[1:]:
+        node.input[:] = ["computed" if name == scale.name else name for name in node.input]
+
+
+@pytest.mark.parametrize("damage", [_no_scale, _a_scale_of_many, _a_computed_scale])
+def test_a_state_of_unknown_scale_is_refused(
+    damage: Callable[[onnx.GraphProto], None], causal_int8: Bundle
+) -> None:
+    model = onnx.load_model_from_string(causal_int8.read_graph(4, "int8", step=True))
+    damage(model.graph)
+    with pytest.raises(BundleError, match="scale of a state"):
+        check_graph(
+            model.SerializeToString(),
+            "step_4.int8.onnx",
+            frames=1,
+            manifest=causal_int8.manifest,
+            entries=causal_int8.tensors().entries,
+            has_state=True,
+        )
+
+
+def test_quantize_gives_a_causal_bundle_steps_that_are_its_clips(
+    exported_causal: Bundle, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported_causal.path, tmp_path / "bundle"))
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{name}\n" for name in write_clips(tmp_path, waves)))
+    bundle = quantize_bundle(folder, listed, QuantizeOptions(clips=8))
+    for frames in bundle.manifest.frame_counts:
+        graphs = [bundle.read_graph(frames, "int8", step=step) for step in (False, True)]
+        whole, step = (_session(graph, bundle, fused=False) for graph in graphs)
+        for clip in known_clips(bundle.manifest.input, frames):
+            (expected,) = whole.run(None, {"frames": clip})
+            found = _mean_of_steps(step, clip, stored_states(graphs[1]))
+            np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+class Twice(nn.Module):
+    """An image network with one convolution in two places of a frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Give logits."""
+        x = self.norm(self.stem(x))
+        x = x + self.conv(x)
+        x = x + self.conv(x)
+        return self.fc(x.mean((2, 3)))
+
+
+def test_a_network_whose_steps_are_not_its_clip_is_not_exported(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = specialize(Twice(), (2, 4), branches=["conv"], shift_fraction=4, causal=True).eval()
+    with pytest.raises(ExportError, match="frame by frame"):
+        export_bundle(network, CARD, tmp_path / "bundle")

@@ -113,6 +113,8 @@ def test_a_step_leaves_whole_clips_as_they_were() -> None:
         _, state = network.step(clip, None, sub_network=4)
         with pytest.raises(NetworkError, match="shape"):
             network.step(clip[0], state, sub_network=4)
+        with pytest.raises(NetworkError, match="sub-network"):
+            network.step(clip, state, sub_network=5)
         assert torch.equal(network(clip), before)
 
 
@@ -133,6 +135,8 @@ def test_what_looks_into_the_future_is_refused() -> None:
         build("tea_resnet50", 5, COUNTS, causal=True)
     with pytest.raises(NetworkError, match="future"):
         specialize(nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4)), COUNTS, causal=True)
+    with pytest.raises(NetworkError, match="sharing"):
+        build("tsm_tiny", 5, COUNTS, causal=True, without=("ws",))
     two_sided = network_of("tsm_tiny", causal=False)
     with pytest.raises(NetworkError, match="future"):
         two_sided.step(torch.randn(1, 1, 3, 64, 64), None, sub_network=4)
