@@ -13,10 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ffn_edge.bundle.bundle import InputContract
-from ffn_edge.runtime.engines.engine import Engine, Logits
 from ffn_edge.runtime.stream.clip_buffer import Clip, Ring
 from ffn_edge.runtime.stream.sources import Frame, Stream
-from ffn_edge.runtime.stream.window import Timing, Window
+from ffn_edge.runtime.stream.window import Engine, Logits, Timing, Window
 
 # Frames that are further apart than so many spacings of the slowest rate are no one stream: that
 # is more than uneven timestamps make of one spacing, and less than a frame of that rate is left

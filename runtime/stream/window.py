@@ -8,18 +8,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from ffn_edge.bundle.bundle import InputContract
+from ffn_edge.bundle.stream_state import State
 from ffn_edge.errors import FfnEdgeError
 from ffn_edge.media.picture import prepare_frame
-from ffn_edge.runtime.engines.engine import Engine, Logits
 from ffn_edge.runtime.stream.clip_buffer import Clip, ClipBuffer, Ring
 from ffn_edge.runtime.stream.sources import Frame, Stream
 
 # Why an engine that remembers began anew: with a stream or after an interruption, or since what it
 # said was not finite.
 Restart = Literal["start", "not finite"]
+
+
+Logits = npt.NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """What answers for a clip; see `ffn_edge.runtime.engines.engine.Engine`."""
+
+    def infer(self, frames: Clip) -> Logits: ...  # noqa: D102
+    def restart(self, state: State | None = None) -> None: ...  # noqa: D102
+    def state(self) -> State: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

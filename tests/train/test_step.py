@@ -81,6 +81,7 @@ def test_a_step_never_waits_for_a_value(order: Order) -> None:
         schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0),
         processes=Processes(0, 1, torch.device("cpu")),
         dtype=torch.bfloat16,
+        warm_share=0.0,
         order=order,
         accumulate=2,
         clip_gradient=1.0,
