@@ -130,9 +130,10 @@ def quantized_summary(bundle: Bundle, *, graphs: bool) -> str:
         lines.append(
             f"`run` will not choose INT8 at {', '.join(refused)} frames by itself: at most half a "
             f"point may be lost, by labels of {ENOUGH_CLIPS} clips or more. To measure it on more: "
-            "ffn-edge verify --precision int8 --source LIST --labels --clips 1000"
+            f"ffn-edge verify {bundle.path} --precision int8 --source LIST --labels --clips 1000"
         )
-    files = [*(each.graph for each in quantized.values() if graphs), MANIFEST]
+    new = [name for each in quantized.values() for name in (each.graph, each.step) if name]
+    files = [*(new if graphs else ()), MANIFEST]
     lines.append(f"to copy to where it is deployed, in this order: {', '.join(files)}")
     lines.append("then ffn-edge profile it again, and calibrate if you use --escalate")
     return "\n".join(lines)

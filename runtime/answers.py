@@ -136,7 +136,9 @@ class Answers:
             return
         mean = self._sum / self._weight
         best = int(mean.argmax())
-        answer = Answer(self._last.source, self._classes[best], float(mean[best]), self._spans)
+        # What a stream's first answers, of a frame or two, said of no time at all is no span.
+        spans = [span for span in self._spans if span.end_s > span.start_s] or self._spans[-1:]
+        answer = Answer(self._last.source, self._classes[best], float(mean[best]), spans)
         self._last = None
         self._sum = np.zeros(len(self._classes))
         self._weight = 0.0

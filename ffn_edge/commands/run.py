@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.commands.engine_options import (
@@ -188,6 +189,9 @@ def run(
         {"--limits": run_options.limits_file},
         {"--source": videos, "BUNDLE": [bundle]},
     )
+    hop_from = click.get_current_context().get_parameter_source("hop_s")
+    if run_options.stream and hop_from is not ParameterSource.DEFAULT:
+        raise click.UsageError("--hop is of clips; with --stream each due frame is a step.")
     if frames is not None and run_options.escalate:
         raise click.UsageError("--escalate chooses frame counts, and --frames fixes one.")
     console = Terminal(stderr=True)

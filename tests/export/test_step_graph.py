@@ -24,6 +24,7 @@ from ffn_edge.errors import BundleError, ExportError
 from ffn_edge.export.bundle_update import update_bundle
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.quantize import QuantizeOptions, quantize_bundle
+from ffn_edge.export.report import quantized_summary
 from ffn_edge.network import FrameFlexibleNetwork, build, specialize
 from ffn_edge.network.checkpoint import ModelCard
 from tests.conftest import Randomise
@@ -247,6 +248,7 @@ def test_quantize_gives_a_causal_bundle_steps_that_are_its_clips(
     listed = tmp_path / "list.txt"
     listed.write_text("".join(f"{name}\n" for name in write_clips(tmp_path, waves)))
     bundle = quantize_bundle(folder, listed, QuantizeOptions(clips=8))
+    assert "step_4.int8.onnx" in quantized_summary(bundle, graphs=True)
     for frames in bundle.manifest.frame_counts:
         graphs = [bundle.read_graph(frames, "int8", step=step) for step in (False, True)]
         whole, step = (_session(graph, bundle, fused=False) for graph in graphs)

@@ -262,6 +262,14 @@ def test_run_tells_of_frames_and_of_what_was_left_behind(
     assert "energy_per_frame_j" in summary and "energy_per_clip_j" not in summary
 
 
+def test_a_hop_is_refused_with_stream(bundle: Bundle, write_video: Callable[..., Path]) -> None:
+    video = write_video("a.mp4", ["blue"] * 5, fps=10.0)
+    arguments = [str(bundle.path), "--source", str(video), "--stream", "--hop", "0.5"]
+    found = CliRunner().invoke(run, arguments)
+    assert found.exit_code == 2
+    assert "--hop" in found.output
+
+
 def test_a_stream_has_a_profile_of_its_own_that_its_runs_go_by(
     bundle: Bundle,
     steps: Steps,
