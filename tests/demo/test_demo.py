@@ -62,6 +62,7 @@ def result_at(
         device_ms=None,
         precision="fp32",
         overhead_ms=0.5,
+        covers_s=2.0,
         top=(Prediction(class_name, 1.0),),
     )
 

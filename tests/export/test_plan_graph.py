@@ -273,7 +273,7 @@ def test_scales_of_two_weights_are_refused(
     del model.graph.node[:]
     model.graph.node.extend([*nodes[:place], *more, *nodes[place:]])
     content = model.SerializeToString()
-    monkeypatch.setattr(Bundle, "read_graph", lambda *_: content)
+    monkeypatch.setattr(Bundle, "read_graph", lambda *_, **__: content)
     with pytest.raises(ExportError, match="one weight") as caught:
         write_plan_graph(exported_int8, 4, "int8", tmp_path)
     assert "ffn-edge quantize" in caught.value.hint
