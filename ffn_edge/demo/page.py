@@ -400,7 +400,7 @@ def _frame_by_frame(rows: dict[str, list[Row]], streamed: Streamed) -> str:
         f"<h2>Frame by frame</h2><p>A clip of {most} frames that moves on by two computes "
         f"{most - 2} of them anew. A causal network takes from the past alone, so it can keep "
         "what it has computed: each new frame is one step, and the answer is the mean over the "
-        "last two seconds. This one started from the network above and learnt from it too. At "
+        "last two seconds. This one started from the network above. At "
         f"{' / '.join(map(str, accuracies))} frames it is right for {causal} % of the test clips; "
         f"the network that looks both ways, for {both_ways} %. On test clips, the mean over its "
         f"steps differs from the answer to the whole clip by {off:.1g} of the largest logit.</p>"
