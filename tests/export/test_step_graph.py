@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.example import quantized
-from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.bundle.graph_check import check_graph, external_tensors
 from ffn_edge.bundle.known_answer import known_clips, known_logits
 from ffn_edge.bundle.onnxruntime_graph import for_onnxruntime
@@ -31,6 +31,7 @@ from tests.conftest import Randomise
 from tests.export.test_quantize import waves, write_clips
 
 CausalNetwork = Callable[..., FrameFlexibleNetwork]
+Damage = Callable[[onnx.GraphProto], None]
 CARD = ModelCard(classes=("a", "b", "c"), size=64, short_side=64)
 
 
@@ -158,6 +159,20 @@ def test_a_two_sided_network_is_not_added_to_a_causal_bundle(
         update_bundle(build("tsm_tiny", 3, (2, 4)), CARD, bundle.path, (2,))
 
 
+def check_damaged(bundle: Bundle, precision: Precision, damage: Damage) -> None:
+    """Check a step graph of a bundle that was damaged."""
+    model = onnx.load_model_from_string(bundle.read_graph(4, precision, step=True))
+    damage(model.graph)
+    check_graph(
+        model.SerializeToString(),
+        "step_4.onnx",
+        frames=1,
+        manifest=bundle.manifest,
+        entries=bundle.tensors().entries,
+        has_state=True,
+    )
+
+
 def _without_next(graph: onnx.GraphProto) -> None:
     del graph.output[-1]
 
@@ -186,20 +201,11 @@ def _of_whole_numbers(graph: onnx.GraphProto) -> None:
     [_without_next, _of_another_size, _of_another_type, _of_whole_numbers, _crossed],
 )
 def test_a_graph_whose_state_is_not_its_next_is_refused(
-    damage: object, causal_network: CausalNetwork, tmp_path: Path
+    damage: Damage, causal_network: CausalNetwork, tmp_path: Path
 ) -> None:
     bundle = export_bundle(causal_network("tsm_tiny"), CARD, tmp_path / "bundle")
-    model = onnx.load_model_from_string(bundle.read_graph(4, step=True))
-    damage(model.graph)  # type: ignore[operator]
     with pytest.raises(BundleError, match="not a graph of a bundle"):
-        check_graph(
-            model.SerializeToString(),
-            "step_4.onnx",
-            frames=1,
-            manifest=bundle.manifest,
-            entries=bundle.tensors().entries,
-            has_state=True,
-        )
+        check_damaged(bundle, "fp32", damage)
 
 
 def _scale(graph: onnx.GraphProto) -> onnx.TensorProto:
@@ -225,20 +231,9 @@ def _a_computed_scale(graph: onnx.GraphProto) -> None:
 
 
 @pytest.mark.parametrize("damage", [_no_scale, _a_scale_of_many, _a_computed_scale])
-def test_a_state_of_unknown_scale_is_refused(
-    damage: Callable[[onnx.GraphProto], None], causal_int8: Bundle
-) -> None:
-    model = onnx.load_model_from_string(causal_int8.read_graph(4, "int8", step=True))
-    damage(model.graph)
+def test_a_state_of_unknown_scale_is_refused(damage: Damage, causal_int8: Bundle) -> None:
     with pytest.raises(BundleError, match="scale of a state"):
-        check_graph(
-            model.SerializeToString(),
-            "step_4.int8.onnx",
-            frames=1,
-            manifest=causal_int8.manifest,
-            entries=causal_int8.tensors().entries,
-            has_state=True,
-        )
+        check_damaged(causal_int8, "int8", damage)
 
 
 def test_quantize_gives_a_causal_bundle_steps_that_are_its_clips(
