@@ -53,10 +53,18 @@ def main(report: Report) -> None:
             lambda: _resumes(recipe, folder, device),
         )
         report.run(
+            "so does a causal one, half of whose steps are streams",
+            lambda: _resumes(recipe.replace(causal=True), folder / "causal", device),
+        )
+        report.run(
             "a checkpoint evaluates as on the CPU",
             lambda: _evaluates(recipe, folder / "whole" / BEST, device),
         )
         report.run("logits are those of the CPU", lambda: _same_logits(report.dry_run, device))
+        report.run(
+            "a causal network frame by frame is itself on a clip",
+            lambda: _steps(report.dry_run, device),
+        )
 
 
 def _recipe(folder: Path, dry_run: bool) -> Recipe:
@@ -156,6 +164,25 @@ def _same_logits(dry_run: bool, device: str) -> str:
                 network.to(place)(to_model_input(clip.to(place), family.mean, family.std)).cpu()
                 for place in ("cpu", device)
             )
+        worst = max(worst, float((found - expected).abs().max() / expected.abs().max()))
+    text = f"{architecture}, float32: {worst:.1e} of the largest logit at most"
+    assert worst <= _TF32, text
+    return text
+
+
+def _steps(dry_run: bool, device: str) -> str:
+    torch.manual_seed(0)
+    architecture, size = ("tsm_tiny", 32) if dry_run else ("tsm_resnet50", 224)
+    network = build(architecture, 174, causal=True).eval().to(device)
+    worst = 0.0
+    for frames in network.frame_counts:
+        clip = torch.rand(1, frames, 3, size, size, device=device)
+        with torch.inference_mode():
+            expected, state, logits = network(clip), None, []
+            for frame in clip.unbind(1):
+                answer, state = network.step(frame[:, None], state, sub_network=frames)
+                logits.append(answer[:, 0])
+        found = torch.cat(logits).mean(0, keepdim=True)
         worst = max(worst, float((found - expected).abs().max() / expected.abs().max()))
     text = f"{architecture}, float32: {worst:.1e} of the largest logit at most"
     assert worst <= _TF32, text
