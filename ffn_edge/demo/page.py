@@ -14,7 +14,6 @@ from matplotlib import pyplot
 
 import ffn_edge
 from ffn_edge.bundle.bundle import Accuracy, Precision, standard_error
-from ffn_edge.demo.markup import STYLE, data_url, svg, table, text
 from ffn_edge.demo.pipeline import (
     LEAST_DEADLINE,
     MISS_RATE,
@@ -25,6 +24,7 @@ from ffn_edge.demo.pipeline import (
 )
 from ffn_edge.errors import counted
 from ffn_edge.files.atomic import write_text
+from ffn_edge.files.markup import STYLE, data_url, svg, table, text
 from ffn_edge.files.regular_file import read_bytes
 from ffn_edge.media.opencv import opencv
 from ffn_edge.runtime.machine.machine import this_machine

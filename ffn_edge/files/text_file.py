@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 
 from ffn_edge.errors import DataError, FfnEdgeError, reason_of
@@ -25,6 +26,37 @@ def read_lines(
     Raises:
         FfnEdgeError: `error`: it is missing, cannot be read, or is no text in UTF-8.
     """
+    return [line.strip() for line in _text(path, what, form, error).splitlines()]
+
+
+def read_table(
+    path: str | os.PathLike[str], what: str, form: str, error: type[FfnEdgeError] = DataError
+) -> list[list[str]]:
+    """Return the lines of a table in text (CSV, TSV), each in stripped cells, an empty one in none.
+
+    Cells are separated by tabs, semicolons or commas, the first of these that the first line has,
+    and may be quoted, as spreadsheets write them.
+
+    Args:
+        path: of the file.
+        what: see `read_lines`.
+        form: the same.
+        error: the same.
+
+    Raises:
+        FfnEdgeError: see `read_lines`.
+    """
+    lines = _text(path, what, form, error).splitlines()
+    first = next(filter(str.strip, lines), "")
+    separator = next((each for each in "\t;," if each in first), ",")
+    # Line by line: a quote that is never closed spoils one line, and numbers stay right.
+    cells = (
+        next(csv.reader([line], delimiter=separator)) if line.strip() else [] for line in lines
+    )
+    return [[cell.strip() for cell in row] for row in cells]
+
+
+def _text(path: str | os.PathLike[str], what: str, form: str, error: type[FfnEdgeError]) -> str:
     try:
         text = read_text(path, MOST_LIST_BYTES)
         if "\0" in text:  # UTF-16, mostly
@@ -38,4 +70,4 @@ def read_lines(
     except UnicodeError as failure:
         reason, hint = "it is no text in UTF-8", f"save it as text in UTF-8: {form}."
         raise error(f"{path} cannot be read as {what}: {reason}", hint) from failure
-    return [line.strip() for line in text.splitlines()]
+    return text

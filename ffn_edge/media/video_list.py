@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -30,17 +31,21 @@ _UNLABELLED_LINE = "`path` for a video file, `path num_frames` for a frame folde
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """One line of a list file.
+    """One line of a list file: a video, the part of it that is meant, and a label.
 
     Attributes:
         path: a video file, or a folder with one image a frame.
         label: the number of its class, or `UNLABELLED` where labels are not read.
         num_frames: of a frame folder; None for a video file, which states its own.
+        start_s: where the part begins, in seconds from the video's first frame.
+        end_s: where it ends: the first time that is no longer part of it. Infinity is the end.
     """
 
     path: Path
     label: int
     num_frames: int | None
+    start_s: float = 0.0
+    end_s: float = math.inf
 
 
 def read_video_list(path: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What the demo's page is made of: text, tables and drawings, with nothing outside the file."""
+"""What pages are made of: text, tables and drawings, with nothing outside the file."""
 
 from __future__ import annotations
 
