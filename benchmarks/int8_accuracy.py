@@ -74,7 +74,7 @@ def answers(
 ) -> tuple[Answers, npt.NDArray[np.int64]]:
     """Classify the videos of a list in each way; return the labels, too."""
     manifest = bundle.manifest
-    videos = read_list(list_file, num_classes=len(manifest.classes))
+    videos = read_list(list_file, classes=manifest.classes)
     found: dict[tuple[str, int], list[npt.NDArray[np.float32]]] = {way: [] for way in sessions}
     labels = []
     for video, clips in centre_clips(

@@ -102,7 +102,7 @@ class VideoDataset:
         facts.check_classes(classes)
         self.videos = read_checked_list(
             list_file,
-            num_classes=len(classes) if labelled else None,
+            classes=classes if labelled else None,
             root=root,
             frame_pattern=facts.frame_pattern,
         )

@@ -216,7 +216,7 @@ def _verify_int8(
     videos: list[Video] = []
     for source in sources:
         if labels:
-            videos += read_checked_list(source, num_classes=len(bundle.manifest.classes))
+            videos += read_checked_list(source, classes=bundle.manifest.classes)
         else:
             videos += find_videos(source)
     with (

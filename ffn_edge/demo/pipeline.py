@@ -239,7 +239,7 @@ def run_demo(
     with stage("show some clips with their answers"):
         options = RunOptions(engines=engine_options(), max_seconds=EXCERPT_SECONDS)
         classes = demo.bundle.manifest.classes
-        listed = read_list(clips / "test.txt", num_classes=len(classes))[:CLIPS]
+        listed = read_list(clips / "test.txt", classes=classes)[:CLIPS]
         named = [(video.path, classes[video.label]) for video in listed]
         demo.shown = shown_clips(demo.bundle, named, options)
         run_session(
@@ -297,7 +297,7 @@ def _streamed(
 def quantized_and_compared(bundle: Bundle, clips: Path) -> Bundle:
     """Quantise on unlabelled validation clips, and measure the accuracy on the test clips."""
     bundle = quantize_bundle(bundle.path, clips / "val.txt")
-    labelled = read_list(clips / "test.txt", num_classes=len(bundle.manifest.classes))
+    labelled = read_list(clips / "test.txt", classes=bundle.manifest.classes)
     options = dataclasses.replace(engine_options(), backend="onnxruntime", precision="int8")
     with open_engines(bundle, options) as engines:
         infer = {frames: engine.infer for frames, engine in engines.items()}

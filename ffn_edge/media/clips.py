@@ -43,7 +43,7 @@ def open_video(video: Video, *, frame_pattern: str | None = None) -> VideoReader
 def read_checked_list(
     list_file: str | os.PathLike[str],
     *,
-    num_classes: int | None,
+    classes: Sequence[str] | None,
     root: str | os.PathLike[str] | None = None,
     frame_pattern: str | None = None,
 ) -> tuple[Video, ...]:
@@ -54,14 +54,14 @@ def read_checked_list(
 
     Args:
         list_file: see `read_list`.
-        num_classes: the same.
+        classes: the same.
         root: the same.
         frame_pattern: see `open_video`.
 
     Raises:
         DataError: see `read_list`; or more than half of those few cannot be read.
     """
-    videos = read_list(list_file, num_classes=num_classes, root=root)
+    videos = read_list(list_file, classes=classes, root=root)
     few = videos[:: math.ceil(len(videos) / _OPENED)]
     broken = []
     for video in few:
