@@ -155,7 +155,7 @@ def _videos_of_list(path: Path) -> list[Video]:
 
 def _videos_of_pattern(pattern: str) -> list[Video]:
     found: dict[Video, None] = {}  # "**" matches a folder, and what is in it
-    for path in sorted(map(Path, glob.glob(pattern, recursive=True)), key=_natural):
+    for path in sorted(map(Path, glob.glob(pattern, recursive=True)), key=natural_order):
         if path.is_dir():
             found.update(dict.fromkeys(_look_in(path)))
         elif path.suffix.lower() in VIDEO_SUFFIXES:
@@ -188,10 +188,10 @@ def _look_in(folder: Path) -> list[Video]:
 def _files_in_folder(folder: Path, suffixes: set[str]) -> list[Path]:
     paths = [folder / name for name in files_in(folder) if not name.startswith(".")]
     found = [path for path in paths if path.suffix.lower() in suffixes and not path.is_dir()]
-    return sorted(found, key=_natural)
+    return sorted(found, key=natural_order)
 
 
-def _natural(path: Path) -> tuple[list[str | int], str]:
+def natural_order(path: str | Path) -> tuple[list[str | int], str]:
     """Return a key that orders "9" before "10", and "a" beside "A"."""
     parts = re.split(r"(\d+)", str(path).lower())
     return [int(part) if number % 2 else part for number, part in enumerate(parts)], str(path)
