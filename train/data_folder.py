@@ -44,6 +44,10 @@ class DataFacts:
     frame_counts: tuple[Positive, ...]
     mirror: tuple[tuple[str, str], ...] | None
 
+    def __post_init__(self) -> None:
+        if not {"train", "val"} <= self.clips.keys():
+            raise ValueError("clips have no train and val")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFolder:

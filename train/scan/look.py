@@ -211,7 +211,9 @@ class _File(VideoReader):
         stated_s = self._stated_s
         if stated_s == math.inf and len(self._container.streams) == 1 and self._container.duration:
             stated_s = self._container.duration / pyav().time_base
-        self.stated_s = stated_s if stated_s < math.inf else 0.0
+        self.stated_s = max(
+            stated_s if stated_s < math.inf else 0.0, self._stated_frames / self.fps
+        )
         if not self._seek(0.0):
             self._reopen()
 
@@ -278,19 +280,11 @@ class _File(VideoReader):
         """
         wanted_s = share * self.span_s
         now_s = self._before[0] if self._before else 0.0
-        if wanted_s - now_s > _SKIP_S or not self._before:
-            self._seek(wanted_s)
         near_s = self._step_s / 4
-        before = self._before
-        if before is not None and before[0] > wanted_s + near_s:
-            return self._grey_of(before[1])
-        after = None
-        for pair in self._pictures:
-            if pair[0] <= wanted_s + near_s or before is None:
-                before = pair
-            if pair[0] >= wanted_s - near_s:
-                after = pair
-                break
+        before, after = self._around(wanted_s, near_s, seek=wanted_s - now_s > _SKIP_S or not now_s)
+        if before is None or before[0] > wanted_s + near_s:  # seeking is not exact everywhere
+            self._reopen()
+            before, after = self._around(wanted_s, near_s, seek=False)
         if before is None:
             raise VideoError(
                 f"{self.path} holds no frame that can be decoded as {self._codec}",
@@ -302,6 +296,24 @@ class _File(VideoReader):
             return self._grey_of(before[1])
         mean: Grey = np.stack([self._grey_of(each[1]) for each in (before, after)]).mean(axis=0)
         return mean
+
+    def _around(self, wanted_s: float, near_s: float, *, seek: bool) -> tuple[Any, Any]:
+        """Return the pictures, each with its time, before and after a time; None for none.
+
+        One that is nearly at the time is both.
+        """
+        if seek:
+            self._seek(wanted_s)
+        before, after = self._before, None
+        if before is not None and before[0] >= wanted_s - near_s:
+            return before, before
+        for pair in self._pictures:
+            if pair[0] <= wanted_s + near_s or before is None:
+                before = pair
+            if pair[0] >= wanted_s - near_s:
+                after = pair
+                break
+        return before, after
 
     @property
     def size(self) -> tuple[int, int]:

@@ -113,9 +113,16 @@ def scan(
         looked.append(replace(each, thumbnail=b"") if each.thumbnail else each)
     readable = [i for i, each in enumerate(looked) if not each.reason]
     videos_read, looked_read = [videos[i] for i in readable], [looked[i] for i in readable]
-    union = _joined(videos_read, looked_read, found.folders, workers, starts)
+    union = joined(videos_read, looked_read, found.folders, workers, starts)
     by_video = dict(zip(videos, looked, strict=True))
     _fit_parts(found, by_video)
+    if not found.lines:
+        why = [each.reason for each in looked if each.reason]
+        raise DataError(
+            f"of {counted(len(videos), 'video')} in {source} not one can be used: "
+            + "; ".join(why[:3] or (finding.text for finding in found.findings)),
+            "copy them again, or correct the times in the list.",
+        )
     groups = _groups(videos_read, union, source)
     _split(found, groups, output, val_share, seed)
     copies: dict[int, list[str]] = defaultdict(list)
@@ -224,10 +231,22 @@ def _chosen(lines: Sequence[Line]) -> set[str]:
     return chosen
 
 
-def _joined(
-    videos: Sequence[str], looked: Sequence[Looked], folders: set[str], workers: int, starts: Starts
+def joined(
+    videos: Sequence[str],
+    looked: Sequence[Looked],
+    folders: set[str],
+    workers: int,
+    starts: Starts = _silent,
 ) -> Union:
-    """Return which videos show the same."""
+    """Return which videos show the same.
+
+    Args:
+        videos: their paths.
+        looked: what was seen of each; all can be read.
+        folders: those of the videos that are folders of images.
+        workers: see `scan`.
+        starts: the same.
+    """
     union = Union(len(videos))
     for a, b in identical_files(videos, looked):
         union.join(a, b)
@@ -261,7 +280,7 @@ def _fit_parts(found: Found, looked: dict[str, Looked]) -> None:
         where = f"{os.path.basename(line.video)} {line.start_s:g}..{line.end_s:g} s"
         if each.length_s and (line.start_s > 0 or line.end_s < math.inf):
             span_s = line.end_s - line.start_s
-            if line.end_s > each.length_s + 1 and abs(span_s - each.length_s) < 1:
+            if line.end_s > each.length_s + 1 and abs(span_s - each.length_s) <= 0.1 * span_s:
                 whole.append(where)
                 line = replace(line, start_s=0.0, end_s=math.inf)
             elif line.start_s >= min(line.end_s, each.length_s):

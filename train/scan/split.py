@@ -54,6 +54,13 @@ def split_by_group(
     def can_give(group: str) -> bool:
         return all(left[label] > 1 for label in of_group[group])
 
+    def farther(group: str) -> float:
+        """Return by how many items its classes would be farther from their shares."""
+        return sum(
+            abs(given[label] + more - share * size[label]) - abs(given[label] - share * size[label])
+            for label, more in of_group[group].items()
+        )
+
     before = before or {}
     for group in sorted(of_group.keys() & before.keys()):
         if before[group] and can_give(group):
@@ -61,12 +68,10 @@ def split_by_group(
     order = {group: _drawn(seed, group) for group in of_group}
     # The rarest first: a group of several classes then serves where there is least choice.
     for label in sorted(of_class, key=lambda label: (size[label], natural_order(str(label)))):
-        wanted = share * size[label]
         for group in sorted(of_class[label], key=order.__getitem__):
             if group in chosen or group in before or not can_give(group) or not share:
                 continue
-            more = of_group[group][label]
-            if not given[label] or abs(given[label] + more - wanted) < abs(given[label] - wanted):
+            if not given[label] or farther(group) < 0:
                 give(group)
     return {number for group in chosen for number in items[group]}
 
