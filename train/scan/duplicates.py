@@ -39,6 +39,7 @@ _MOST_OF_BLOCK = 18.0  # levels of 255 by which the mean of a block may differ
 _MOST_APART, _LEAST_MOTION = 0.35, 0.02
 # Of the motion; of two motions that have nothing in common it is 1, and of copies 0.1.
 _MOST_MOTION_APART = 0.42
+_LEAST_CORRELATION = 0.75  # of a picture and a crop that may lie beside its place
 _LEAST_MATCH = 0.7  # the correlation of a crop and its place
 _AROUND = 2  # half pixels, to look for a better place
 _BYTES = 1 << 20
@@ -102,6 +103,9 @@ def candidates(looked: Sequence[Looked]) -> list[tuple[int, int, int]]:
         whole = crop == 0
         keep = np.ones(len(a), bool)
         keep[whole] = _alike(pictures[a[whole]], pictures[b[whole]])
+        for each in np.unique(crop[~whole]):
+            here = np.flatnonzero(crop == each)
+            keep[here] = _correlated(pictures[a[here]], pictures[b[here]], int(each))
         for i, j, c, distance in zip(a[keep], b[keep], crop[keep], bits[keep], strict=True):
             # A whole that agrees says more than a crop does.
             rank = (int(distance) + (0 if c == 0 else 4), int(c))
@@ -173,7 +177,7 @@ def _compared(hashes: Any, flat: Any, order: Any, low: Any, high: Any) -> Iterat
     """Yield the near ones among each video and the places low..high of the sorted hashes."""
     sizes = high - low
     ends = np.cumsum(sizes)
-    step = 4_000_000
+    step = 1_000_000
     start = 0
     while start < len(sizes):
         stop = int(np.searchsorted(ends, (ends[start - 1] if start else 0) + step, "right"))
@@ -310,6 +314,30 @@ def _agree(a: Pictures, b: Pictures) -> bool:
         return True
     motion = np.sqrt(np.mean(motion_a**2) + np.mean(motion_b**2))
     return bool(np.sqrt(np.mean((motion_a - motion_b) ** 2)) < _MOST_MOTION_APART * motion)
+
+
+def _correlated(first: Any, second: Any, crop: int) -> Any:
+    """Tell of pairs of small pictures, uint8 (P, 32, 32), whether one is a crop of the other."""
+    rows, columns = (
+        _resampling(*(place * SMALL // 16 for place in INTERVALS[i]))
+        for i in divmod(crop, len(INTERVALS))
+    )
+    a = first.reshape(-1, SMALL // 2, 2, SMALL // 2, 2).mean(axis=(2, 4), dtype=np.float32)
+    b = rows @ second.astype(np.float32) @ columns.T
+    a, b = (each - each.mean(axis=(1, 2), keepdims=True) for each in (a, b))
+    energy = (a**2).sum(axis=(1, 2)) * (b**2).sum(axis=(1, 2))
+    return (a * b).sum(axis=(1, 2)) > _LEAST_CORRELATION * np.sqrt(energy)
+
+
+def _resampling(start: int, end: int) -> npt.NDArray[np.float32]:
+    """Return what scales the pixels start..end of a small picture to half its side."""
+    side = SMALL // 2
+    edges = start + (end - start) * np.arange(side + 1) / side
+    pixels = np.arange(SMALL)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    weights = np.maximum(overlap, 0)
+    made: npt.NDArray[np.float32] = (weights * side / (end - start)).astype(np.float32)
+    return made
 
 
 def _blocks(pictures: Pictures) -> Pictures:
