@@ -36,7 +36,7 @@ def page_of(report: Report, lines: Sequence[Line], pictures: Mapping[str, bytes]
     parts = [
         f"<h1>Videos of {text(os.path.basename(report.source) or report.source)}</h1>",
         f"<p class=note>{text(report.source)}</p>",
-        "".join(f"<p>{text(line)}.</p>" for line in report.summary()),
+        f"<ul>{''.join(f'<li>{text(line)}</li>' for line in report.summary())}</ul>",
         _findings(report),
         f"<h2>Train on them</h2><pre>{text(report.next_command)}</pre>",
         "<h2>Classes</h2>",

@@ -105,9 +105,9 @@ def scan(
     tasks = [(video, video in found.folders, video in thumbnails) for video in videos]
     looked: list[Looked] = []
     pictures: dict[str, bytes] = {}
-    for video, each in zip(
-        videos, shared(look, tasks, workers, starts("looking at videos")), strict=True
-    ):
+    lost = Looked(reason="its decoder ended the process that looked at it")
+    results = shared(look, tasks, workers, starts("looking at videos"), lost=lost)
+    for video, each in zip(videos, results, strict=True):
         if each.thumbnail:
             pictures[video] = each.thumbnail
         looked.append(replace(each, thumbnail=b"") if each.thumbnail else each)
@@ -256,7 +256,7 @@ def joined(
     if pairs:
         numbers = sorted({number for a, b, _ in pairs for number in (a, b)})
         tasks = [(videos[i], videos[i] in folders) for i in numbers]
-        made = shared(signature, tasks, workers, starts("comparing likely copies"))
+        made = shared(signature, tasks, workers, starts("comparing likely copies"), lost=None)
         pictures = {i: each for i, each in zip(numbers, made, strict=True) if each is not None}
         join_same(pairs, pictures, union)
     return union
