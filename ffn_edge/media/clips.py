@@ -36,7 +36,7 @@ def open_video(video: Video, *, frame_pattern: str | None = None) -> VideoReader
         VideoError: the frame folder cannot be used.
     """
     if video.num_frames is None:
-        return VideoReader(video.path, threads=1)
+        return VideoReader(video.path, threads=1, start_s=video.start_s, end_s=video.end_s)
     return FrameFolder(video.path, num_frames=video.num_frames, pattern=frame_pattern)
 
 

@@ -25,7 +25,8 @@ from ffn_edge.export.verify import (
 )
 from ffn_edge.frames import segment_centres
 from ffn_edge.media.picture import prepare_frame
-from ffn_edge.media.video import VideoReader, VideoWriter
+from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.network import build
 from ffn_edge.network.checkpoint import Checkpoint, load_checkpoint
 

@@ -16,8 +16,9 @@ from ffn_edge.demo.clips import render_clips
 from ffn_edge.errors import DataError, FrameCountError
 from ffn_edge.frames import segment_centres
 from ffn_edge.media.classes import read_classes
-from ffn_edge.media.video import VideoReader, VideoWriter
+from ffn_edge.media.video import VideoReader
 from ffn_edge.media.video_list import UNLABELLED
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.train.data import Sample, VideoDataset
 from ffn_edge.train.datasets import DatasetFacts, dataset_facts
 from ffn_edge.train.loop import _dataset as training_videos
