@@ -107,14 +107,13 @@ class VideoReader:
         pictures = self._decode()
         first = next(pictures, None)
         if first is None:
-            part = f" from {self._start_s:g} s to {self._end_s:g} s" if self._is_part else ""
-            raise VideoError(
-                f"{self.path} holds no frame{part} that can be decoded as {self._codec}",
-                f"copy or record it again; {self._probe} tells what is wrong with it."
-                if not part
-                else "correct the part, which may lie beyond the video's end.",
-            )
+            raise self._no_frame()
         self._first_pass: Iterator[Any] | None = itertools.chain([first], pictures)
+        stamp_s = self._stamp_s(first)
+        if not self._is_part:
+            self._origin_s = stamp_s
+        elif stamp_s is not None and self._origin_s is not None:
+            self._start_s = stamp_s - self._origin_s  # a part begins with its first frame
         # Asked of one picture only: one that was asked lives until Python looks for cycles.
         matrix = first.side_data.get("DISPLAYMATRIX")
         self._matrix = None if matrix is None else np.frombuffer(matrix, np.int32).copy()
@@ -148,6 +147,19 @@ class VideoReader:
             if not self._is_part:
                 return sum(packet.size > 0 for packet in container.demux(stream))
             return self._packets_of_part(container, stream)
+
+    def narrow(self, window_s: float, place: float) -> None:
+        """Read only a window of what was to be read, unless that is shorter.
+
+        Args:
+            window_s: its length in seconds.
+            place: where it lies in the room that it has: 0 at the beginning, 1 at the end.
+        """
+        room_s = self.stated_frames / self.fps - window_s
+        if room_s > 0.5 / self.fps:
+            self._start_s += place * room_s
+            self._end_s = self._start_s + window_s
+            self._num_frames = self._first_pass = None
 
     def __iter__(self) -> Iterator[Images]:
         """Yield every frame: uint8 (H, W, 3), BGR. A file may change its size on the way."""
@@ -194,12 +206,14 @@ class VideoReader:
             By the keys of `choose`, what `prepare` made of the frames: uint8 (*indices, H, W, 3).
 
         Raises:
-            VideoError: what `prepare` returns differs in size.
+            VideoError: what `prepare` returns differs in size, or there is no frame.
         """
         while True:
             count = self.stated_frames if self._num_frames is None else self._num_frames
             wanted = choose(count)
             frames = self._prepared(wanted, prepare)
+            if not self._num_frames:
+                raise self._no_frame()
             if self._num_frames == count:
                 return stacked(frames, wanted, self.path)
 
@@ -291,6 +305,17 @@ class VideoReader:
     def _probe(self) -> str:
         """The command that tells more of the file."""
         return f"`ffprobe {shlex.quote(str(self.path))}`"
+
+    def _no_frame(self) -> VideoError:
+        if self._is_part:
+            return VideoError(
+                f"{self.path} holds no frame from {self._start_s:g} s to {self._end_s:g} s",
+                "correct the part, which may lie beyond the video's end.",
+            )
+        return VideoError(
+            f"{self.path} holds no frame that can be decoded as {self._codec}",
+            f"copy or record it again; {self._probe} tells what is wrong with it.",
+        )
 
     def _unreadable(self) -> VideoError:
         return VideoError(
