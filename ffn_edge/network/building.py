@@ -14,7 +14,10 @@ from ffn_edge.network.unshared import UnsharedNetwork
 
 _FAMILIES = {
     name: family
-    for family in (tsm.FAMILY, tsm.EDGE_FAMILY, tea.FAMILY, slowfast.FAMILY, uniformer.FAMILY)
+    for family in (
+        *(tsm.FAMILY, tsm.EDGE_FAMILY, tsm.TINY_FAMILY),
+        *(tea.FAMILY, slowfast.FAMILY, uniformer.FAMILY),
+    )
     for name in family.architectures
 }
 ARCHITECTURES = tuple(_FAMILIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import re
@@ -18,7 +19,12 @@ from torchvision.models import (  # type: ignore[import-untyped]
 from torchvision.models.resnet import BasicBlock  # type: ignore[import-untyped]
 
 from ffn_edge.errors import NetworkError
-from ffn_edge.network.families.family import Family, PublishedNames, in_base_model
+from ffn_edge.network.families.family import (
+    RESNET_STAGES,
+    Family,
+    PublishedNames,
+    in_base_model,
+)
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.pretrained import load_start
 from ffn_edge.network.specializing import specialize
@@ -153,8 +159,14 @@ FAMILY = Family(
         norm=r"base_model\.bn1_(\d+)\.weight",
         classifier="new_fc.weight",
     ),
+    stages=RESNET_STAGES,
 )
 # Those that the paper does not have.
 EDGE_FAMILY = Family(
-    architectures=(*_MOBILENETS, _TINY), build=build, build_causal=_CAUSAL, published=None
+    architectures=_MOBILENETS,
+    build=build,
+    build_causal=_CAUSAL,
+    published=None,
+    stages=tuple(rf"features\.{i}\." for i in range(17)),  # the large one's; each a block
 )
+TINY_FAMILY = dataclasses.replace(EDGE_FAMILY, architectures=(_TINY,), stages=RESNET_STAGES)
