@@ -78,6 +78,8 @@ class Family:
         architectures: their names.
         build: the function.
         published: how the paper's code names their tensors; None if it has no such network.
+        plain: our name of a tensor -> torchvision's in the plain network, or None where that has
+            none; None if plain networks trained for actions are not read.
         frame_counts: those of the paper.
         size: the pixels of a test frame's side in the paper.
         short_side: what a frame's short side is scaled to before its centre is cut out.
@@ -93,6 +95,7 @@ class Family:
     build: Builder
     published: PublishedNames | None
     stages: tuple[str, ...]
+    plain: Callable[[str], str | None] | None = None
     frame_counts: tuple[int, ...] = (4, 8, 16)
     size: int = 224
     short_side: int = 256

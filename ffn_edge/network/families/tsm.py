@@ -149,6 +149,13 @@ def _published(name: str) -> str:
     return in_base_model(name.replace(".conv1.conv.", ".conv1."))
 
 
+def _plain(name: str) -> str | None:
+    if ".phi." in name:
+        return None
+    name = re.sub(r"\.norms\.\d+\.", ".", name.removeprefix("body."))
+    return name.replace(".conv1.conv.", ".conv1.").replace("fc.linear.", "fc.")
+
+
 _CAUSAL = functools.partial(build, causal=True)
 FAMILY = Family(
     architectures=_RESNETS,
@@ -159,6 +166,7 @@ FAMILY = Family(
         norm=r"base_model\.bn1_(\d+)\.weight",
         classifier="new_fc.weight",
     ),
+    plain=_plain,
     stages=RESNET_STAGES,
 )
 # Those that the paper does not have.
