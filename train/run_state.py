@@ -28,7 +28,7 @@ DEFAULTS = {f.name: f.default for f in dataclasses.fields(Recipe) if f.default i
 FREE_ON_RESUME = {
     *("train_list", "val_list", "classes", "root", "weights", "start_from"),
     *("cache_gib", "together", "max_broken_share"),
-    *("validate_every", "checkpoint_minutes", "log_every"),
+    *("validate_every", "checkpoint_minutes", "log_every", "patience"),
 }
 
 _START_ANEW = "start anew in another folder."
@@ -66,6 +66,7 @@ class RunState:
         epoch: whole epochs done, with their validation.
         epoch_steps: of an epoch.
         epoch_step: done of the epoch in progress.
+        stale: validations since the one with the best mean top-1.
     """
 
     step: Count = 0
@@ -74,6 +75,7 @@ class RunState:
     epoch_step: Count = 0
     accuracy: dict[int, Accuracy] = field(default_factory=dict)
     best_mean_top1: float = -1.0
+    stale: Count = 0
     seconds: NotNegative = 0.0
     cpu_seconds: NotNegative = 0.0
 

@@ -81,7 +81,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
                 type=FILE,
                 help="Start from this checkpoint: one that looks both ways for a causal network.",
             ),
-            click.option("--weights", help="A name such as IMAGENET1K_V1, or a file."),
+            click.option("--weights", help="A name such as IMAGENET1K_V1, or a published file."),
             click.option("--epochs", type=Whole(), help="Passes over the training list."),
             click.option("--batch-size", type=Whole(), help="Videos per optimiser step, in all."),
             click.option(
