@@ -82,6 +82,7 @@ def answers(
         manifest.frame_counts,
         short_side=manifest.input.short_side,
         size=manifest.input.height,
+        window_s=manifest.input.window_s,
     ):
         labels.append(video.label)
         for (name, t), session in sessions.items():

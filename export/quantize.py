@@ -189,6 +189,7 @@ def _clips(
         frame_counts,
         short_side=bundle.manifest.input.short_side,
         size=bundle.manifest.input.height,
+        window_s=bundle.manifest.input.window_s,
         on_video=lambda done, total: on_step(what, done, total),
     )
 

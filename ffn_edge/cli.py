@@ -38,7 +38,7 @@ _COMMANDS = {
     "evaluate": ("train", "Measure accuracy at any frame count."),
     "compare": ("train", "Train methods under one recipe and compare them."),
     "deviation": ("train", "Show how activations and output move with the frame count."),
-    "import": ("train", "Read a checkpoint of the paper's code."),
+    "import": ("train", "Read a published checkpoint."),
     "adapt": ("train", "Add a frame count to a trained network, or take its statistics anew."),
     "export": ("export", "Fold a checkpoint into a bundle."),
     "verify": ("export", "Compare PyTorch, graph, composition and engine."),

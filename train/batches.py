@@ -45,6 +45,7 @@ def videos_for(
         draw_frames=draw_frames,
         size=card.size,
         short_side=card.short_side,
+        window_s=card.window_s,
         labelled=labelled,
     )
 

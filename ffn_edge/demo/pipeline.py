@@ -28,7 +28,7 @@ from ffn_edge.export.clips import clips_from_videos
 from ffn_edge.export.quantize import compare_int8, quantize_bundle
 from ffn_edge.export.verify import Verified, verify
 from ffn_edge.files.atomic import write_text
-from ffn_edge.media.video_list import read_list, videos_of
+from ffn_edge.media.video_list import find_videos, read_list
 from ffn_edge.network import family_of
 from ffn_edge.network.checkpoint import Checkpoint, load_checkpoint
 from ffn_edge.progress import NowAndThen
@@ -262,7 +262,7 @@ def causal_recipe(recipe: Recipe, start: Path) -> Recipe:
 
 def _verified(bundle: Bundle, checkpoint: Checkpoint, clips: Path) -> tuple[Verified, ...]:
     contract, counts = bundle.manifest.input, bundle.manifest.frame_counts
-    videos = clips_from_videos(videos_of(clips / "test.txt"), contract, counts, 16)
+    videos = clips_from_videos(find_videos(clips / "test.txt"), contract, counts, 16)
     verified = verify(bundle, videos, checkpoint=checkpoint)
     if not all(found.passed for found in verified):
         raise ExportError("the bundle is not the network", "see `ffn-edge verify` on it.")

@@ -209,7 +209,8 @@ def read_list(
     for a frame folder. A table, *.csv or *.tsv, has columns `video`, `label` and, as they are
     needed, `start_s`, `end_s` and `num_frames`; see `list_lines` for both. A label is the name of a
     class, or its number: from 0, or from 1 where the class file counts so, or where every video
-    lies in a folder with the name of the class that it then has.
+    lies in a folder with the name of the class that it then has. A line without a label has that of
+    its video's folder, if this is the name of a class.
 
     Where labels are not read, a line may be `path` for a video file and `path num_frames` for a
     frame folder, or as above with any label.
@@ -238,8 +239,10 @@ def read_list(
 def _labelled(line: ListLine, numbers: Mapping[str, int], first: int) -> Video:
     """Return a line as a video, with the number of its class."""
     text, num_frames = line.label, line.num_frames
-    if text not in numbers and (match := re.fullmatch(r"(-?\d{1,12})\s+(.+)", text)):
-        num_frames, text = int(match[1]), match[2]
+    if text not in numbers:
+        text, num_frames = label_of(line)
+    if not text and line.path.parent.name in numbers:
+        text = line.path.parent.name
     if not text:
         raise DataError(
             f"{line.where}: {line.path.name!r:.80} is followed by no label",
@@ -263,6 +266,13 @@ def _labelled(line: ListLine, numbers: Mapping[str, int], first: int) -> Video:
     if num_frames is None and line.entry is not None and line.entry.is_dir():
         num_frames = len(images_in_folder(line.path)) or None
     return _checked(line, label, num_frames)
+
+
+def label_of(line: ListLine) -> tuple[str, int | None]:
+    """Return what a line gives as its label, and the number of frames before it, if one is."""
+    if match := re.fullmatch(r"(-?\d{1,12})\s+(.+)", line.label):
+        return match[2], int(match[1])
+    return line.label, line.num_frames
 
 
 def _checked(line: ListLine, label: int, num_frames: int | None) -> Video:

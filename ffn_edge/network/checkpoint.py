@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -20,10 +19,10 @@ from ffn_edge.bundle.bundle import MOST_SHORT_SIDE, Accuracy
 from ffn_edge.errors import CheckpointError, FfnEdgeError, reason_of
 from ffn_edge.files import schema
 from ffn_edge.files.atomic import atomic_file
-from ffn_edge.files.schema import Between, Positive, Rgb, RgbAbove0
-from ffn_edge.frames import nearest_frame_count
+from ffn_edge.files.schema import Above0, Between, Positive, Rgb, RgbAbove0
 from ffn_edge.media.classes import read_classes
-from ffn_edge.network.building import ARCHITECTURES, build, family_of
+from ffn_edge.network.building import build, import_published
+from ffn_edge.network.families import ARCHITECTURES, family_of
 from ffn_edge.network.families.family import IMAGENET_MEAN, IMAGENET_STD
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.pretrained import (
@@ -33,11 +32,9 @@ from ffn_edge.network.pretrained import (
     load_tensors,
     load_torch_file,
 )
-from ffn_edge.network.published import import_published
+from ffn_edge.network.published import OWN, nearest_of
 
 SCHEMA_VERSION = 1
-# The vectors of a frame count: ….norms.16.weight, ….phi.16.
-_OWN = re.compile(r"\.(norms|phi)\.(\d+)(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +42,9 @@ class ModelCard:
     """What a network was trained for: class names, and how its input is prepared.
 
     A frame's short side is scaled to `short_side` pixels, the centre `size`×`size` is cut out, and
-    values in [0, 1] are normalised by `mean` and `std`. `dataset` names the facts of the training's
-    data set. `accuracy` is by frame count.
+    values in [0, 1] are normalised by `mean` and `std`. A clip spans `window_s` seconds of a video;
+    None is all of it. `dataset` names the facts of the training's data set. `accuracy` is by frame
+    count.
     """
 
     classes: tuple[str, ...]
@@ -54,10 +52,13 @@ class ModelCard:
     short_side: Annotated[int, Between(1, MOST_SHORT_SIDE)] = 256
     mean: Rgb = IMAGENET_MEAN
     std: RgbAbove0 = IMAGENET_STD
+    window_s: Above0 | None = None
     dataset: str = "custom"
     accuracy: dict[int, Accuracy] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # What is saved is plain values, and names of a file may know more than names.
+        object.__setattr__(self, "classes", tuple(self.classes))
         if not self.classes or self.short_side < self.size:
             raise CheckpointError(
                 f"a network has a class at least, and frames of short_side {self.short_side} have "
@@ -207,19 +208,13 @@ def start_from(network: FrameFlexibleNetwork, other: FrameFlexibleNetwork) -> No
         CheckpointError: the two are not of one kind.
     """
     theirs = other.state_dict()
-
-    def source(name: str) -> str:
-        return _OWN.sub(
-            lambda m: f".{m[1]}.{nearest_frame_count(int(m[2]), other.frame_counts)}", name
-        )
-
     ours = network.state_dict()
-    wanted = {name: source(name) for name in ours}
+    wanted = {name: nearest_of(name, other.frame_counts) for name in ours}
     # Of their frame counts, those that none of ours is nearest to are not read.
     read = {
         name: tensor
         for name, tensor in theirs.items()
-        if name in wanted.values() or not _OWN.search(name)
+        if name in wanted.values() or not OWN.search(name)
     }
     if differ := differences({key: ours[name] for name, key in wanted.items()}, read):
         raise CheckpointError(
@@ -237,10 +232,10 @@ def import_file(
     output: str | os.PathLike[str],
     classes: str | os.PathLike[str] | None = None,
 ) -> FrameFlexibleNetwork:
-    """Read a checkpoint file of the paper's code and write it as one of ours.
+    """Read a published checkpoint file and write it as one of ours.
 
     Args:
-        path: a file of the paper's code; see `load_tensors`.
+        path: a file of the paper's code, or of a plain TSM network; see `import_published`.
         architecture: which network it is.
         output: the file to write.
         classes: class names, one per line; left out, the classes are named by their number.

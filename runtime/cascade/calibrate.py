@@ -81,6 +81,7 @@ def answer_videos(
         engines,
         short_side=contract.short_side,
         size=contract.height,
+        window_s=contract.window_s,
         on_video=on_video,
     ):
         for frames, clip in clips.items():

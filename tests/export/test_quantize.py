@@ -24,8 +24,8 @@ from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.int8_graph import Placement
 from ffn_edge.export.quantize import QuantizeOptions, compare_int8, quantize_bundle
 from ffn_edge.files.atomic import write_text
-from ffn_edge.media.video import VideoWriter
 from ffn_edge.media.video_list import read_list
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines

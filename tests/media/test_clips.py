@@ -15,7 +15,7 @@ from ffn_edge.frames import segment_centres
 from ffn_edge.media import clips
 from ffn_edge.media.clips import read_checked_list
 from ffn_edge.media.images import Images
-from ffn_edge.media.video import VideoWriter
+from ffn_edge.media.video_writer import VideoWriter
 
 
 @pytest.fixture
