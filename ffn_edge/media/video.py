@@ -443,10 +443,10 @@ class VideoReader:
         # More threads than one cost more than they save in all but the largest pictures.
         converted = self._reformatter.reformat(picture, format="bgr24", threads=1)
         image: Images = converted.to_ndarray()
-        return image if self._matrix is None else _upright(image, self._matrix)
+        return image if self._matrix is None else upright(image, self._matrix)
 
 
-def _upright(image: Images, matrix: npt.NDArray[np.int32]) -> Images:
+def upright(image: npt.NDArray[Any], matrix: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
     """Turn and mirror a picture as its display matrix says, by whole quarter turns.
 
     The matrix is ISO 14496-12's: a pixel at (x, y) is shown at (a x + c y, b x + d y).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ffn_edge.errors import FfnEdgeError, VideoError, reason_of
+from ffn_edge.errors import FfnEdgeError, reason_of
 from ffn_edge.media.frame_folder import FrameFolder
 from ffn_edge.media.images import Images, check_file
 from ffn_edge.media.opencv import opencv
 from ffn_edge.media.pyav import pyav
-from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video import VideoReader, upright
 from ffn_edge.train.scan.hashes import SIDE, crop_hashes, small
 
 Grey = npt.NDArray[np.float32]  # (SIDE, SIDE)
@@ -159,7 +159,7 @@ class _File(VideoReader):
         """
         check_file(self.path, "video")
         self._reformatter = pyav().video.reformatter.VideoReformatter()
-        self._matrix = None
+        self._is_seen = False
         self._last: Any = None
         self._opened()
         # One demuxer may be of several formats: "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm".
@@ -175,7 +175,7 @@ class _File(VideoReader):
 
     def _opened(self) -> None:
         self._container, self._stream = self._open()
-        self._pictures = self._decoded(-math.inf)
+        self._timed = self._decoded()
         self._before: Any = None
 
     def _read_times(self, *, is_indexed: bool) -> None:
@@ -193,10 +193,7 @@ class _File(VideoReader):
         if not times:
             times = self._packet_times()
         if not times and not tail:
-            raise VideoError(
-                f"{self.path} holds no frame that can be decoded as {self._codec}",
-                f"copy or record it again; {self._probe} tells what is wrong with it.",
-            )
+            raise self._no_frame()
         first = stream.start_time if tail and stream.start_time is not None else min(times)
         span_s = (max(times) - first) * unit
         known = [stamp for stamp in times if stamp is not None]
@@ -240,7 +237,7 @@ class _File(VideoReader):
         except pyav().FFmpegError:
             return False
         self._stream.codec_context.flush_buffers()
-        self._pictures, self._before = self._decoded(time_s), None
+        self._timed, self._before = self._decoded(), None
         return True
 
     def _reopen(self) -> None:
@@ -249,28 +246,18 @@ class _File(VideoReader):
         self._opened()
         self._has_times = has_times
 
-    def _decoded(self, until_s: float) -> Any:
-        """Yield (time in seconds from the first frame, picture) from where the file is."""
-        av = pyav()
-        packets = self._container.demux(self._stream)
-        ended, number = False, 0
-        while not ended:
-            try:
-                packet = next(packets, None)
-            except av.FFmpegError:
-                packet = None
-            ended = packet is None or packet.size == 0
-            try:
-                pictures = self._stream.decode(packet)
-            except av.FFmpegError:
-                continue
-            for picture in pictures:
-                stamp = picture.dts if picture.pts is None else picture.pts
-                if not self._has_times or stamp is None:
-                    yield number * self._step_s, picture
-                else:
-                    yield (stamp - self._first) * self._unit, picture
-                number += 1
+    def _decoded(self) -> Iterator[tuple[float, Any]]:
+        """Yield each picture from where the file is, with its time from the first frame."""
+        for number, picture in enumerate(self._pictures(self._container, self._stream)):
+            if not self._is_seen:  # asked of one only, see VideoReader
+                matrix = picture.side_data.get("DISPLAYMATRIX")
+                self._matrix = None if matrix is None else np.frombuffer(matrix, np.int32).copy()
+                self._is_seen = True
+            stamp = picture.dts if picture.pts is None else picture.pts
+            if not self._has_times or stamp is None:
+                yield number * self._step_s, picture
+            else:
+                yield (stamp - self._first) * self._unit, picture
 
     def picture_at(self, share: float) -> Grey:
         """Return the picture at a share of the length, later than the one before.
@@ -286,10 +273,7 @@ class _File(VideoReader):
             self._reopen()
             before, after = self._around(wanted_s, near_s, seek=False)
         if before is None:
-            raise VideoError(
-                f"{self.path} holds no frame that can be decoded as {self._codec}",
-                f"copy or record it again; {self._probe} tells what is wrong with it.",
-            )
+            raise self._no_frame()
         self._before = after or before
         self._last = before[1]
         if after is None or after is before:
@@ -307,7 +291,7 @@ class _File(VideoReader):
         before, after = self._before, None
         if before is not None and before[0] >= wanted_s - near_s:
             return before, before
-        for pair in self._pictures:
+        for pair in self._timed:
             if pair[0] <= wanted_s + near_s or before is None:
                 before = pair
             if pair[0] >= wanted_s - near_s:
@@ -323,8 +307,6 @@ class _File(VideoReader):
 
     def image(self) -> Images:
         """Return the last picture: uint8 (H, W, 3), BGR."""
-        matrix = self._last.side_data.get("DISPLAYMATRIX")
-        self._matrix = None if matrix is None else np.frombuffer(matrix, np.int32).copy()
         return self._image(self._last)
 
     def _grey_of(self, picture: Any) -> Grey:
@@ -332,4 +314,4 @@ class _File(VideoReader):
             picture, width=SIDE, height=SIDE, format="gray", interpolation="AREA", threads=1
         )
         grey: Grey = made.to_ndarray().astype(np.float32)
-        return grey
+        return grey if self._matrix is None else upright(grey, self._matrix)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -75,6 +77,18 @@ def test_a_copy_is_found_among_clips_of_one_tripod(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{i}.mp4", frames_of(1, action=i)) for i in range(8)]
     paths.append(write(tmp_path / "copy.webm", frames_of(1, action=3)[::-1]))
     assert groups_of(paths) == [{"3.mp4", "copy.webm"}]
+
+
+def test_an_upright_copy_of_a_video_that_is_stored_on_its_side_is_found(tmp_path: Path) -> None:
+    frames = frames_of(0)
+    stored = write(tmp_path / "stored.mp4", [np.rot90(frame, -1) for frame in frames])
+    turned = tmp_path / "turned.mp4"
+    turn = ("-display_rotation", "90", "-i", stored, "-c", "copy", turned)
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *turn], check=True)
+    found = look(str(turned), False, False)
+    assert (found.height, found.width) == (HEIGHT, WIDTH)
+    paths = [turned, write(tmp_path / "upright.webm", frames)]
+    assert groups_of(paths) == [{"turned.mp4", "upright.webm"}]
 
 
 def test_equal_files_are_copies_and_so_is_what_cannot_be_compared_otherwise(
