@@ -41,7 +41,7 @@ _MOST_APART, _LEAST_MOTION = 0.35, 0.02
 _MOST_MOTION_APART = 0.42
 _LEAST_CORRELATION = 0.75  # of a picture and a crop that may lie beside its place
 _LEAST_MATCH = 0.7  # the correlation of a crop and its place
-_AROUND = 2  # half pixels, to look for a better place
+_AROUND = 3  # pixels, to look for a better place
 _BYTES = 1 << 20
 
 
@@ -248,33 +248,39 @@ def _aligned(middle: Any, other: Signature, crop: int) -> Signature | None:
     """Cut out of each picture what looks most like `middle`, near a crop; None if nothing does."""
     cv2 = opencv()
     centre = other[len(other) // 2]
-    spans = [last - first for first, last in (INTERVALS[i] for i in divmod(crop, len(INTERVALS)))]
-    sizes = [
-        sorted({min(SIDE, round(span * SIDE / 16) + more) for more in (-3, 0, 3)}) for span in spans
+    # At half the size first, and then near by: twice as fine, and twice again.
+    box: Sequence[int] = [0, 0] + [
+        (last - first) * SMALL // 16
+        for first, last in (INTERVALS[i] for i in divmod(crop, len(INTERVALS)))
     ]
-    value, box = _best_match(middle, centre, *sizes)
-    if value < _LEAST_MATCH:
-        return None
-    # Once more, in half pixels, near by.
-    doubled = [cv2.resize(each, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR) for each in other]
-    up, before = (max(0, 2 * place - _AROUND) for place in box[:2])
-    near = doubled[len(other) // 2][up:, before:][
-        : 2 * box[2] + 2 * _AROUND, : 2 * box[3] + 2 * _AROUND
-    ]
-    sizes = [
-        sorted({min(side, 2 * size + more) for more in (-2, 0, 2)})
-        for side, size in zip(near.shape, box[2:], strict=True)
-    ]
-    _, (top, left, height, width) = _best_match(middle, near, *sizes)
-    top, left = top + up, left + before
+    for side in (SMALL, SIDE, 2 * SIDE):
+        method = cv2.INTER_AREA if side < SIDE else cv2.INTER_LINEAR
+        within = cv2.resize(centre, (side, side), interpolation=method)
+        around = side if side == SMALL else _AROUND
+        if side > SMALL:
+            box = [2 * each for each in box]
+        up, before = (max(0, place - around) for place in box[:2])
+        near = within[up : box[0] + box[2] + around, before : box[1] + box[3] + around]
+        sizes = [
+            sorted({min(most, size + more) for more in (-2, 0, 2)})
+            for most, size in zip(near.shape, box[2:], strict=True)
+        ]
+        value, (top, left, height, width) = _best_match(middle, near, *sizes)
+        if value < _LEAST_MATCH:
+            return None
+        box = [top + up, left + before, height, width]
+    top, left, height, width = box
+    rows, columns = slice(top, top + height), slice(left, left + width)
     return np.stack(
         [
             cv2.resize(
-                each[top : top + height, left : left + width],
+                cv2.resize(each, (2 * SIDE, 2 * SIDE), interpolation=cv2.INTER_LINEAR)[
+                    rows, columns
+                ],
                 (SIDE, SIDE),
                 interpolation=cv2.INTER_AREA,
             )
-            for each in doubled
+            for each in other
         ]
     )
 
@@ -290,7 +296,7 @@ def _best_match(
     best_value, box = -1.0, (0, 0, heights[0], widths[0])
     for height in heights:
         for width in widths:
-            template = cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
+            template = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
             match = cv2.matchTemplate(within, template, cv2.TM_CCOEFF_NORMED)
             _, value, _, (left, top) = cv2.minMaxLoc(match)
             if value > best_value:
