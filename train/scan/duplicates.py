@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -210,23 +210,6 @@ def _alike(first: Any, second: Any) -> Any:
     b = (b - b.mean(axis=(1, 2), keepdims=True)) * gain[:, None, None]
     apart = a - a.mean(axis=(1, 2), keepdims=True) - b
     return np.abs(_blocks(apart)).max(axis=(1, 2)) < _MOST_OF_BLOCK
-
-
-def join_same(
-    pairs: Sequence[tuple[int, int, int]], pictures: Mapping[int, Signature], union: Union
-) -> None:
-    """Join the candidates that do show the same.
-
-    Args:
-        pairs: of `candidates`.
-        pictures: of the videos with these numbers, at `SHARES`; without those that have none.
-        union: of the videos.
-    """
-    for a, b, crop in pairs:
-        if union.of(a) == union.of(b) or a not in pictures or b not in pictures:
-            continue
-        if same_content(pictures[a], pictures[b], crop):
-            union.join(a, b)
 
 
 def same_content(whole: Signature, other: Signature, crop: int) -> bool:

@@ -31,7 +31,7 @@ from ffn_edge.train.scan.duplicates import (
     Union,
     candidates,
     identical_files,
-    join_same,
+    same_content,
 )
 from ffn_edge.train.scan.folders import LIST_SUFFIXES, Folder, by_folders, walk
 from ffn_edge.train.scan.found import Found, Line, group_of, merge_spellings
@@ -256,9 +256,14 @@ def joined(
     if pairs:
         numbers = sorted({number for a, b, _ in pairs for number in (a, b)})
         tasks = [(videos[i], videos[i] in folders) for i in numbers]
-        made = shared(signature, tasks, workers, starts("comparing likely copies"), lost=None)
+        made = shared(signature, tasks, workers, starts("looking at likely copies"), lost=None)
         pictures = {i: each for i, each in zip(numbers, made, strict=True) if each is not None}
-        join_same(pairs, pictures, union)
+        pairs = [each for each in pairs if each[0] in pictures and each[1] in pictures]
+        compared = [(pictures[a], pictures[b], crop) for a, b, crop in pairs]
+        same = shared(same_content, compared, workers, starts("comparing them"), lost=False)
+        for (a, b, _), is_same in zip(pairs, same, strict=True):
+            if is_same:
+                union.join(a, b)
     return union
 
 
