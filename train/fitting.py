@@ -201,11 +201,8 @@ def fit_recipe(
             if cost is not None and cost.clip_s * clips * candidate.epochs[0] <= time_s:
                 break
     assert cost is not None  # of the smallest
-    batch = min(
-        2 ** int(math.log2(max(1, clips // _LEAST_STEPS))),
-        2 ** int(math.log2(max(1.0, _MEMORY_SHARE * cost.device_bytes / cost.clip_bytes))),
-    )
-    batch = max(_LEAST_BATCH, min(_MOST_BATCH, batch))
+    most = min(clips // _LEAST_STEPS, _MEMORY_SHARE * cost.device_bytes / cost.clip_bytes)
+    batch = min(_MOST_BATCH, max(_LEAST_BATCH, 2 ** int(math.log2(max(1.0, most)))))
     rate = recipe.learning_rate * (batch / _MOST_BATCH) ** (
         0.5 if recipe.optimizer == "adamw" else 1.0
     )

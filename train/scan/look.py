@@ -175,7 +175,7 @@ class _File(VideoReader):
 
     def _opened(self) -> None:
         self._container, self._stream = self._open()
-        self._pictures = self._decoded(-math.inf)
+        self._coming = self._decoded(-math.inf)
         self._before: Any = None
 
     def _read_times(self, *, is_indexed: bool) -> None:
@@ -238,7 +238,7 @@ class _File(VideoReader):
         except pyav().FFmpegError:
             return False
         self._stream.codec_context.flush_buffers()
-        self._pictures, self._before = self._decoded(time_s), None
+        self._coming, self._before = self._decoded(time_s), None
         return True
 
     def _reopen(self) -> None:
@@ -285,7 +285,7 @@ class _File(VideoReader):
         if before is not None and before[0] > wanted_s + near_s:
             return self._grey_of(before[1])
         after = None
-        for pair in self._pictures:
+        for pair in self._coming:
             if pair[0] <= wanted_s + near_s or before is None:
                 before = pair
             if pair[0] >= wanted_s - near_s:
