@@ -27,7 +27,8 @@ from rich.table import Table
 
 from benchmarks.machine import describe_machine
 from ffn_edge.demo.clips import render_clips
-from ffn_edge.media.video import VideoReader, VideoWriter
+from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.train.adapt import EPOCHS, LEARNING_RATE, adapt, recalibrate
 from ffn_edge.train.batches import Clips
 from ffn_edge.train.evaluate import evaluate_checkpoint

@@ -37,7 +37,7 @@ def main(demo: Path, clip: int, output: str) -> None:
 
     bundle = Bundle.load(demo / "bundle")
     classes = bundle.manifest.classes
-    video = read_list(demo / "clips/test.txt", num_classes=len(classes))[clip]
+    video = read_list(demo / "clips/test.txt", classes=classes)[clip]
     with VideoReader(video.path) as reader:
         frames = reader.sample(
             lambda count: {0: segment_centres(count, _SHOWN)},

@@ -36,7 +36,7 @@ from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.clips import ClipSet, clips_from_videos
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.export.verify import verify
-from ffn_edge.media.video_list import videos_of
+from ffn_edge.media.video_list import find_videos
 from ffn_edge.network.checkpoint import import_file, load_checkpoint
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
 from ffn_edge.runtime.engines.tensorrt_group import prove
@@ -115,7 +115,7 @@ def examine(architecture: str, clips: Path, size: int, folder: Path) -> Row:
 
     def two_clips() -> ClipSet:
         contract = Bundle.load(folder / "bundle").manifest.input
-        return clips_from_videos(videos_of(clips / "val.txt"), contract, frame_counts, 2)
+        return clips_from_videos(find_videos(clips / "val.txt"), contract, frame_counts, 2)
 
     def verified() -> str:
         bundle = Bundle.load(folder / "bundle")

@@ -287,9 +287,7 @@ def main(
     bundle = Bundle.load(folder)
     manifest = bundle.manifest
     counts = manifest.frame_counts
-    clips = read_clips(
-        read_list(list_file, num_classes=len(manifest.classes)), manifest.input, counts
-    )
+    clips = read_clips(read_list(list_file, classes=manifest.classes), manifest.input, counts)
     names = (*baselines.NAMES, *(f"static-{frames}" for frames in counts))
     options = EngineOptions(backend="onnxruntime", threads=threads)
     with open_engines(bundle, options) as engines:

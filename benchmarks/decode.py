@@ -28,7 +28,8 @@ from ffn_edge.media.classes import read_classes
 from ffn_edge.media.images import Images
 from ffn_edge.media.opencv import opencv, use_one_thread
 from ffn_edge.media.picture import prepare_frame
-from ffn_edge.media.video import VideoReader, VideoWriter
+from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
 

@@ -209,7 +209,7 @@ def main(folder: Path, val: Path, test: Path, threads: int | None) -> None:
     answered = []
     with open_engines(bundle, EngineOptions(threads=threads)) as engines:
         for list_file in (val, test):
-            videos = read_list(list_file, num_classes=len(manifest.classes))
+            videos = read_list(list_file, classes=manifest.classes)
             answered.append(Clips(*answer_videos(engines, manifest.input, videos)))
     known, unknown = answered
     calibration = calibrate(bundle, known.logits, known.labels)

@@ -74,7 +74,7 @@ def answers(
 ) -> tuple[Answers, npt.NDArray[np.int64]]:
     """Classify the videos of a list in each way; return the labels, too."""
     manifest = bundle.manifest
-    videos = read_list(list_file, num_classes=len(manifest.classes))
+    videos = read_list(list_file, classes=manifest.classes)
     found: dict[tuple[str, int], list[npt.NDArray[np.float32]]] = {way: [] for way in sessions}
     labels = []
     for video, clips in centre_clips(
@@ -82,6 +82,7 @@ def answers(
         manifest.frame_counts,
         short_side=manifest.input.short_side,
         size=manifest.input.height,
+        window_s=manifest.input.window_s,
     ):
         labels.append(video.label)
         for (name, t), session in sessions.items():

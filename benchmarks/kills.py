@@ -46,7 +46,8 @@ from ffn_edge.errors import FfnEdgeError
 from ffn_edge.export.bundle_update import update_bundle
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
-from ffn_edge.media.video import VideoReader, VideoWriter
+from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.runtime.engines.engine import cpu_backend
 from ffn_edge.runtime.profile.profile import Latency, load_profile, save_profile

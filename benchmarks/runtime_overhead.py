@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.machine import describe_machine
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.device.cores import usable_cores
-from ffn_edge.media.video import VideoWriter
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.runtime.classifier import Classifier, class_probabilities, top_classes
 from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, cpu_backend, open_engines
 from ffn_edge.runtime.policy.adaptive import Adaptive

@@ -71,6 +71,7 @@ VIDEOS = {
     "h264.mp4": "libx264", "mpeg4.avi": "mpeg4", "ffv1.mkv": "ffv1", "mjpeg.mkv": "mjpeg",
     "vp8.webm": "libvpx", "mpeg2.ts": "mpeg2video",
 }  # fmt: skip
+_TWELVE = tuple(map(str, range(12)))  # names of classes
 _ENGINE = EngineOptions(backend="onnxruntime", threads=1)
 _KEY = PlanKey(
     target="tensorrt", tensorrt_version="10.3.0", sm="87", gpu="Orin", board=None,
@@ -233,7 +234,7 @@ def read_all(samples: Path, folder: Path) -> None:
     load_checkpoint(records / "checkpoint.pt")
     read_trace(records / "trace.jsonl")
     read_classes(records / "classes.txt")
-    read_list(records / "list.txt", num_classes=12)
+    read_list(records / "list.txt", classes=_TWELVE)
     find_videos(records / "list.txt")
     LimitsFile(records / "limits.json", Limits())()
     PlanCache(records / "cache").find(_KEY)
@@ -493,7 +494,7 @@ def _list(records: Path, folder: Path, rng: Random) -> Case:
         "",
         said,
         (
-            ("read_list", lambda: read_list(path, num_classes=12 if labelled else None)),
+            ("read_list", lambda: read_list(path, classes=_TWELVE if labelled else None)),
             ("find_videos", lambda: find_videos(path)),
         ),
     )

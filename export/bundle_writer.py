@@ -195,6 +195,7 @@ def input_contract(card: ModelCard, batch: int) -> InputContract:
         short_side=card.short_side,
         mean=card.mean,
         std=card.std,
+        window_s=card.window_s,
     )
 
 

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +16,9 @@ import numpy.typing as npt
 from ffn_edge.bundle.bundle import InputContract
 from ffn_edge.errors import counted
 from ffn_edge.frames import segment_centres
-from ffn_edge.media.clips import clips_at, spread
+from ffn_edge.media.clips import clips_at, open_video, spread
 from ffn_edge.media.picture import prepare_frame
-from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_list import Video
 
 Clips = npt.NDArray[np.uint8]
 
@@ -54,7 +53,7 @@ def synthetic_clips(
 
 
 def clips_from_videos(
-    videos: Sequence[Path], contract: InputContract, frame_counts: Sequence[int], count: int
+    videos: Sequence[Video], contract: InputContract, frame_counts: Sequence[int], count: int
 ) -> ClipSet:
     """Read about `count` clips for each frame count, spread evenly over the videos.
 
@@ -69,9 +68,9 @@ def clips_from_videos(
     spans = -(-count // len(used))
     prepare = partial(prepare_frame, short_side=contract.short_side, size=contract.height)
     clips: dict[int, list[Clips]] = {frames: [] for frames in frame_counts}
-    for path in used:
-        with VideoReader(path, threads=1) as video:
-            found = clips_at(video, frame_counts, partial(_span_centres, spans=spans), prepare)
+    for video in used:
+        with open_video(video) as reader:
+            found = clips_at(reader, frame_counts, partial(_span_centres, spans=spans), prepare)
         for frames, clip in found.items():
             clips[frames].append(clip)
     return ClipSet(

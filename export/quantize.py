@@ -103,8 +103,8 @@ def quantize_bundle(
         ExportError: nothing in this network can be computed in INT8, or the disk is full.
     """
     bundle = Bundle.load(path)
-    num_classes = len(bundle.manifest.classes) if options.labels else None
-    videos = read_checked_list(list_file, num_classes=num_classes, root=options.root)
+    classes = bundle.manifest.classes if options.labels else None
+    videos = read_checked_list(list_file, classes=classes, root=options.root)
     chosen = spread(videos, options.clips)
     tensors = dict(bundle.tensors())  # read once, for all frame counts
     graphs = {frames: bundle.read_graph(frames) for frames in bundle.manifest.frame_counts}
@@ -189,6 +189,7 @@ def _clips(
         frame_counts,
         short_side=bundle.manifest.input.short_side,
         size=bundle.manifest.input.height,
+        window_s=bundle.manifest.input.window_s,
         on_video=lambda done, total: on_step(what, done, total),
     )
 

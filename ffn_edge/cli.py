@@ -33,6 +33,7 @@ _TO_STDERR = _ToStderr()
 # stands here, so that `ffn-edge --help` imports neither torch nor onnx; tests/test_cli.py holds it
 # against the command.
 _COMMANDS = {
+    "data": ("video", "Look at videos, and make lists of them to train on."),
     "train": ("train", "Train a Frame Flexible Network on videos."),
     "evaluate": ("train", "Measure accuracy at any frame count."),
     "compare": ("train", "Train methods under one recipe and compare them."),

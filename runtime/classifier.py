@@ -144,7 +144,7 @@ class Classifier:
     ) -> Iterator[Window]:
         """Yield an empty window for a stream that was just opened. See `Window`."""
         contract = self._contract
-        capacity = 1 if timing.stream else window_capacity(timing.window_s, stream.fps)
+        capacity = 1 if timing.stream else window_capacity(timing.clip_s, stream.fps)
         with self._new_ring(capacity) as ring:
             if timing.stream:
                 fewest = min(self._frame_counts)

@@ -128,6 +128,7 @@ def open_session(
         bundle = Bundle.load(bundle)
     manifest = bundle.manifest
     manifest.input.check_streamable()
+    options = _with_window(options, manifest.input.window_s)
     limits_now = _limits_now(limits, options)
     opened = source_for(manifest.input, source, options, whole=hooks.on_frame is not None)
     wanted = None if limits.frames is None else (limits.frames,)
@@ -153,7 +154,7 @@ def open_session(
             stream=options.stream,
         )
         if options.stream:
-            setting = setting.streamed(options.window_s, live=is_live)
+            setting = setting.streamed(options.clip_s, live=is_live)
         cascade = None
         if options.escalate:
             cascade = CascadeController(load_calibration(bundle), engines, setting)
@@ -164,6 +165,19 @@ def open_session(
         controller = Controller(options.policy, setting)
         classifier = Classifier(engines, manifest, controller, sampler.sense, cascade)
         yield Session(opened, classifier, limits_now, options, hooks)
+
+
+def _with_window(options: RunOptions, trained_s: float | None) -> RunOptions:
+    """Let clips span what they did in training, unless the user has said otherwise."""
+    if trained_s is None:
+        return options
+    if options.window_s is None:
+        return dataclasses.replace(options, window_s=trained_s)
+    if options.window_s != trained_s:
+        _log.warning(
+            "clips span %g s; the network was trained on clips of %g s", options.clip_s, trained_s
+        )
+    return options
 
 
 def source_for(

@@ -17,7 +17,7 @@ from rich.text import Text
 from ffn_edge.errors import printable
 from ffn_edge.media.opencv import opencv
 from ffn_edge.media.picture import draw_label
-from ffn_edge.media.video import VideoWriter
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.progress import NowAndThen
 from ffn_edge.runtime.classifier import Result
 from ffn_edge.runtime.line_file import LineFile

@@ -45,6 +45,7 @@ def videos_for(
         draw_frames=draw_frames,
         size=card.size,
         short_side=card.short_side,
+        window_s=card.window_s,
         labelled=labelled,
     )
 
@@ -139,7 +140,7 @@ class Clips:
         if self.val_list is not None:  # a bad one should not be found after all the learning
             read_checked_list(
                 self.val_list,
-                num_classes=len(card.classes),
+                classes=card.classes,
                 root=self.root,
                 frame_pattern=dataset_facts(card.dataset).frame_pattern,
             )

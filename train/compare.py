@@ -357,11 +357,11 @@ def _checked_videos(recipe: Recipe, list_file: str) -> str:
     if recipe.classes is not None:  # a bad list should not be found after all the training
         read_checked_list(
             list_file,
-            num_classes=len(read_classes(recipe.classes)),
+            classes=read_classes(recipe.classes),
             root=recipe.root,
             frame_pattern=pattern,
         )
-    videos = read_list(list_file, num_classes=None, root=recipe.root)
+    videos = read_list(list_file, classes=None, root=recipe.root)
     digest = hashlib.sha256(read_bytes(list_file, MOST_LIST_BYTES))
     for video in videos:
         digest.update(f" {_bytes_of(video, pattern)}".encode())

@@ -22,10 +22,10 @@ from ffn_edge.frames import (
     segment_centres,
     segment_random,
 )
-from ffn_edge.media.clips import clips_at, open_video, read_checked_list
+from ffn_edge.media.clips import at_window, clips_at, open_video, read_checked_list
 from ffn_edge.media.images import Choose, Images, Key, sample_frames
 from ffn_edge.media.picture import crop_resize, prepare_frame
-from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video import Frame, VideoReader
 from ffn_edge.media.video_list import UNLABELLED, Video
 from ffn_edge.train.augment import MULTI_SCALE, Variation, draw_variation
 from ffn_edge.train.datasets import DatasetFacts
@@ -60,7 +60,7 @@ class VideoDataset:
 
     def __init__(
         self,
-        list_file: str | os.PathLike[str],
+        listed: str | os.PathLike[str] | Sequence[Video],
         frame_counts: Iterable[int],
         *,
         classes: Sequence[str],
@@ -70,15 +70,16 @@ class VideoDataset:
         draw_frames: DrawFrames = segment_random,
         size: int,
         short_side: int,
+        window_s: float | None = None,
         scales: tuple[float, ...] = MULTI_SCALE,
         seed: int = 0,
         cache_bytes: int = 0,
         labelled: bool = True,
     ) -> None:
-        """Read the list file, and open a few of its videos.
+        """Read the list file and open a few of its videos, or take those of one that was read.
 
         Args:
-            list_file: see `read_checked_list`.
+            listed: a list file, see `read_checked_list`, or its videos.
             frame_counts: of every video a clip of each is made.
             classes: the names of the classes, see `ffn_edge.media.classes.read_classes`.
             facts: of the data set.
@@ -89,6 +90,8 @@ class VideoDataset:
             size: S.
             short_side: a frame's short side is scaled to this before its centre is cropped; in
                 testing.
+            window_s: the seconds that clips span: at random in a longer video in training, and in
+                its middle in testing; None for whole videos.
             scales: of the random crop, over the frame's short side; in training.
             seed: not negative.
             cache_bytes: keep decoded videos in memory up to this size, in each loader process.
@@ -100,12 +103,15 @@ class VideoDataset:
             FrameCountError: the frame counts are not positive and ascending.
         """
         facts.check_classes(classes)
-        self.videos = read_checked_list(
-            list_file,
-            num_classes=len(classes) if labelled else None,
-            root=root,
-            frame_pattern=facts.frame_pattern,
-        )
+        if isinstance(listed, str | os.PathLike):
+            self.videos = read_checked_list(
+                listed,
+                classes=classes if labelled else None,
+                root=root,
+                frame_pattern=facts.frame_pattern,
+            )
+        else:
+            self.videos = tuple(listed)
         self.frame_counts = check_frame_counts(frame_counts)
         self.train = train
         self._draw_frames = draw_frames
@@ -113,6 +119,7 @@ class VideoDataset:
         self._symmetries = facts.symmetries(classes)
         self._size = size
         self._short_side = short_side
+        self._window_s = window_s
         self._scales = scales
         self._seed = seed
         self._cache: dict[Video, _Decoded] = {}
@@ -144,6 +151,7 @@ class VideoDataset:
     def _training_clips(
         self, video: Video, rng: np.random.Generator
     ) -> tuple[dict[int, Clip], int]:
+        place = 0.5 if self._window_s is None else rng.random()
         variations: dict[tuple[int, ...], Variation] = {}
         drawn = rng
 
@@ -170,7 +178,7 @@ class VideoDataset:
                 upside_down=variation.upside_down,
             )
 
-        clips = self._clips(video, choose, prepare)
+        clips = self._clips(video, place, choose, prepare)
         variation = next(iter(variations.values()))
         if variation.backwards:
             clips = {t: clip[::-1] for t, clip in clips.items()}
@@ -181,6 +189,7 @@ class VideoDataset:
     def _test_clips(self, video: Video) -> dict[int, Clip]:
         return self._clips(
             video,
+            0.5,
             segment_centres,
             lambda frame: prepare_frame(frame, self._short_side, self._size),
         )
@@ -188,6 +197,7 @@ class VideoDataset:
     def _clips(
         self,
         video: Video,
+        place: float,
         choose: Callable[[int, int], Indices],
         prepare: Callable[[Images], Images],
     ) -> dict[int, Clip]:
@@ -198,21 +208,38 @@ class VideoDataset:
                 if self._cache_room and isinstance(reader, VideoReader):
                     size = reader.stated_frames * reader.height * reader.width * 3
                 if size > self._cache_room:
+                    reader = at_window(reader, self._window_s, place)
                     return clips_at(reader, self.frame_counts, choose, prepare)
-                self._cache[video] = _Decoded(list(reader), video.path)
+                assert isinstance(reader, VideoReader)
+                self._cache[video] = _Decoded(list(reader.timed()), reader.fps, video.path)
                 self._cache_room -= size
-        return clips_at(self._cache[video], self.frame_counts, choose, prepare)
+        decoded = self._cache[video]
+        if self._window_s is not None:
+            decoded = decoded.narrowed(self._window_s, place)
+        return clips_at(decoded, self.frame_counts, choose, prepare)
 
 
 @dataclass(frozen=True, slots=True)
 class _Decoded:
     """The frames of a video in memory, which are sampled as those of a file are."""
 
-    images: list[Images]
+    frames: list[Frame]
+    fps: float
     path: Path
+
+    def narrowed(self, window_s: float, place: float) -> _Decoded:
+        """Return the frames of a window; see `VideoReader.narrow`."""
+        room_s = len(self.frames) / self.fps - window_s
+        if room_s <= 0.5 / self.fps:
+            return self
+        start_s = place * room_s
+        inside = [f for f in self.frames if -1e-6 <= f.time_s - start_s < window_s - 1e-6]
+        return _Decoded(inside, self.fps, self.path)
 
     def sample(
         self, choose: Choose[Key], prepare: Callable[[Images], Images] | None = None
     ) -> dict[Key, Images]:
         """Return several choices of frames; see `VideoReader.sample`."""
-        return sample_frames(len(self.images), self.images.__getitem__, choose, prepare, self.path)
+        return sample_frames(
+            len(self.frames), lambda index: self.frames[index].image, choose, prepare, self.path
+        )

@@ -19,13 +19,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ffn_edge.bundle.bundle import Accuracy, standard_error
 from ffn_edge.errors import DataError, RecipeError, counted
-from ffn_edge.media.classes import read_classes
 from ffn_edge.network import FrameFlexibleNetwork, build, family_of
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint, start_from
 from ffn_edge.signals import ending_signals, on_signals
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.evaluate import evaluate
+from ffn_edge.train.lists import TrainingLists, training_lists
 from ffn_edge.train.loading import Batch, BrokenVideos, Loader, ResumableSampler, model_inputs
 from ffn_edge.train.log import RunLog
 from ffn_edge.train.mixing import mixed, rand_augmented
@@ -120,9 +120,10 @@ class Run:
         self.recipe, self.folder, self.processes = recipe, folder, processes
         self.stop, self.stopping = threading.Event(), False
 
-        classes = read_classes(recipe.data_path("classes"))
-        videos = _dataset(recipe, classes, training=True)
-        val_videos = _dataset(recipe, classes, training=False)
+        lists = training_lists(recipe)
+        classes = lists.classes
+        videos = _dataset(recipe, lists, training=True)
+        val_videos = _dataset(recipe, lists, training=False)
         _warn_of_absent_classes(classes, videos)
         batch_size = _micro_batch(recipe, processes)
         self.videos_per_step = batch_size * recipe.accumulate  # of this process
@@ -378,17 +379,20 @@ def _seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 
-def _dataset(recipe: Recipe, classes: tuple[str, ...], *, training: bool) -> VideoDataset:
+def _dataset(recipe: Recipe, lists: TrainingLists, *, training: bool) -> VideoDataset:
+    facts = dataset_facts(recipe.dataset)
+    if recipe.mirror is not None:
+        facts = dataclasses.replace(facts, mirror=recipe.mirror)
     return VideoDataset(
-        recipe.data_path("train_list" if training else "val_list"),
+        lists.train if training else lists.val,
         sampled_frame_counts(recipe) if training else recipe.frame_counts,
-        classes=classes,
-        facts=dataset_facts(recipe.dataset),
-        root=recipe.root,
+        classes=lists.classes,
+        facts=facts,
         train=training,
         draw_frames=family_of(recipe.architecture).draw_frames,
         size=recipe.size,
         short_side=recipe.scaled_to,
+        window_s=recipe.window_s,
         seed=recipe.seed,
         scales=recipe.crop_scales,
         cache_bytes=int(recipe.cache_gib * 2**30),
@@ -432,6 +436,7 @@ def _card(recipe: Recipe, classes: tuple[str, ...]) -> ModelCard:
         short_side=recipe.scaled_to,
         mean=family.mean,
         std=family.std,
+        window_s=recipe.window_s,
         dataset=recipe.dataset,
     )
 

@@ -26,12 +26,17 @@ WARM_SHARE = 0.5
 class Recipe:
     """How to train one network. Frozen, and checked when it is made.
 
-    Data: paths may be left out here and given on the command line. `dataset` names the facts of
-    a data set (is a flip allowed, …). Paths in a recipe file start from its folder, on the command
+    Data: paths may be left out here and given on the command line. Without `classes`, names come
+    from the training list, and without `val_list` a fifth of it is for validation; see
+    `ffn_edge.train.lists`. `dataset` names the facts of a data set (is a flip allowed, …); `mirror`
+    says for your own which classes become each other when left and right are swapped: () is none,
+    and None never swaps. Paths in a recipe file start from its folder, on the command
     line from the current one. `short_side` left out is 8/7 of `size`, the papers' 256 for 224.
-    `crop_scales` are the sizes of the random crop as shares of
-    the short side. `cache_gib` of decoded videos stay in the memory of each loading process.
-    `batch_size` counts videos over all processes together; `epochs` are passes over the list.
+    `crop_scales` are the sizes of the random crop as shares of the short side. `window_s` are the
+    seconds that a clip spans: in a longer video, a window at random; None is whole videos. It goes
+    with the network, up to `run`. `cache_gib` of decoded videos stay in the memory of each loading
+    process. `batch_size` counts videos over all processes together; `epochs` are passes over the
+    list.
 
     Small data: `balanced` draws each class equally often in an epoch, which stays as long.
     `rand_augment` is the magnitude, up to 30, of torchvision's RandAugment of two operations, the
@@ -86,6 +91,8 @@ class Recipe:
     crop_scales: tuple[Annotated[float, Between(1e-3, 1)], ...] = MULTI_SCALE
     cache_gib: Annotated[float, Between(0, 1e6)] = 0.0
     max_broken_share: Share = 0.05
+    window_s: Above0 | None = None
+    mirror: tuple[tuple[str, str], ...] | None = None
 
     balanced: bool = False
     rand_augment: Annotated[int, Between(0, 30)] = 0

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.report import Report, run_part
-from ffn_edge.media.video import VideoWriter
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.network import build, family_of
 from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint
 from ffn_edge.train.evaluate import evaluate_checkpoint

@@ -40,6 +40,7 @@ from ffn_edge.bundle.weight_file import EXPORT_AGAIN, RENAME, WeightFile
 from ffn_edge.errors import BundleError, reason_of
 from ffn_edge.files.regular_file import MOST_TEXT_BYTES, open_regular, read_bytes
 from ffn_edge.files.schema import (
+    Above0,
     Between,
     Count,
     Format,
@@ -78,7 +79,8 @@ class InputContract:
 
     The graph itself casts, normalises with `mean` and `std` (of values in [0, 1]) and
     transposes. A frame is prepared by scaling its short side to `short_side` pixels and
-    cropping the centre.
+    cropping the centre. `window_s` is the seconds that a clip spanned in training, which `run`
+    takes up; None where that was a whole video, however long.
     """
 
     batch: Positive
@@ -87,6 +89,7 @@ class InputContract:
     short_side: Annotated[int, Between(1, MOST_SHORT_SIDE)]
     mean: Rgb
     std: RgbAbove0
+    window_s: Above0 | None = None
 
     def check_streamable(self) -> None:
         """Raise a BundleError unless it takes what a stream gives: one square clip at a time."""

@@ -57,7 +57,7 @@ def profile(
     if as_json:
         click.echo(measured.to_json(), nl=False)
     else:
-        window_s = Timing().window_s if stream else None
+        window_s = Timing(window_s=loaded.manifest.input.window_s).clip_s if stream else None
         Terminal().print(_profile_table(measured, loaded.manifest.sub_networks, window_s))
 
 

@@ -27,6 +27,7 @@ from ffn_edge.runtime.answers import Answers, AnswersCsv
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.run import RunOptions, run_session, source_for
 from ffn_edge.runtime.sinks import JsonLines, LiveView, ProgressLines, Sink
+from ffn_edge.runtime.stream.sources import FolderStream, VideoStream
 from ffn_edge.runtime.summary import Summary
 from ffn_edge.terminal import Terminal
 
@@ -93,9 +94,7 @@ from ffn_edge.terminal import Terminal
     "--window",
     "window_s",
     type=Number(3600),
-    default=2.0,
-    show_default=True,
-    help="The seconds that a clip spans.",
+    help="The seconds that a clip spans.  [default: as in training, or else 2]",
 )
 @click.option(
     "--hop",
@@ -181,7 +180,7 @@ def run(
     loaded = Bundle.load(bundle)
     run_options = RunOptions(engines=take_engine_options(options), **options)
     source = source_for(loaded.manifest.input, sources, run_options, whole=annotate is not None)
-    videos = [Path(stream.name) for stream in source.streams if not stream.comes_back]
+    videos = [each.path for each in source.streams if isinstance(each, VideoStream | FolderStream)]
     if csv_file is not None and not videos:
         raise click.UsageError("--csv is for answers to videos, and a camera has no end.")
     _check_files(

@@ -66,13 +66,10 @@ def train(
       ffn-edge train my_recipe.py -o runs/separate --method separate
       torchrun --nproc-per-node 4 -m ffn_edge train my_recipe.py -o runs/four
     """
-    from ffn_edge.train.recipe import DATA
-
     chosen = chosen_recipe(recipe, **options)
     if without:
         chosen = chosen.replace(without=tuple(part.strip() for part in without.split(",")))
-    for name in DATA:
-        chosen.data_path(name)
+    chosen.data_path("train_list")
     # Imported after what is quickly found wrong: PyTorch takes seconds.
     from ffn_edge.train.loop import BEST
     from ffn_edge.train.methods import method_of, train_method

@@ -19,7 +19,7 @@ from ffn_edge.cli import say
 from ffn_edge.commands.engine_options import engine_options, take_engine_options
 from ffn_edge.commands.option_types import Number, UserPath, Whole
 from ffn_edge.errors import ExportError, counted
-from ffn_edge.media.video_list import videos_of
+from ffn_edge.media.video_list import find_videos
 from ffn_edge.runtime.engines.engine import (
     Engine,
     EngineOptions,
@@ -121,7 +121,7 @@ def verify(
     contract, frame_counts = opened.manifest.input, opened.manifest.frame_counts
     opened.graph_path(frame_counts[0], step=stream)  # raises for one that is not for streams
     if sources:
-        videos = [video for source in sources for video in videos_of(source)]
+        videos = [video for source in sources for video in find_videos(source)]
         say(f"reading {counted(len(videos), 'video')}")
         clip_set = clips_from_videos(videos, contract, frame_counts, clips)
     else:
@@ -216,7 +216,7 @@ def _verify_int8(
     videos: list[Video] = []
     for source in sources:
         if labels:
-            videos += read_checked_list(source, num_classes=len(bundle.manifest.classes))
+            videos += read_checked_list(source, classes=bundle.manifest.classes)
         else:
             videos += find_videos(source)
     with (

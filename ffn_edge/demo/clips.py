@@ -27,7 +27,7 @@ from ffn_edge.files import schema
 from ffn_edge.files.atomic import atomic_folder, write_text
 from ffn_edge.files.regular_file import read_text
 from ffn_edge.media.opencv import use_one_thread
-from ffn_edge.media.video import VideoWriter
+from ffn_edge.media.video_writer import VideoWriter
 
 FPS = 24.0
 CLIP = Canvas(64, 64, scale=1.0)

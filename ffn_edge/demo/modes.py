@@ -77,8 +77,8 @@ def run_mode(
             answered_ms.append((time.monotonic() - video.arrived[result.time_s]) * 1e3)
             engine_ms.append(result.engine_ms)
             # The first window is full one frame before its end.
-            if result.elapsed_s > options.window_s - 1.5 / video.fps:
-                correct.append(is_correct(result, actions, options.window_s))
+            if result.elapsed_s > options.clip_s - 1.5 / video.fps:
+                correct.append(is_correct(result, actions, options.clip_s))
         cpu_s = time.process_time() - begin_s
     return ModeRun(seconds, cpu_s, tuple(answered_ms), tuple(engine_ms), tuple(correct))
 

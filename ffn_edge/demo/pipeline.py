@@ -28,7 +28,7 @@ from ffn_edge.export.clips import clips_from_videos
 from ffn_edge.export.quantize import compare_int8, quantize_bundle
 from ffn_edge.export.verify import Verified, verify
 from ffn_edge.files.atomic import write_text
-from ffn_edge.media.video_list import read_list, videos_of
+from ffn_edge.media.video_list import find_videos, read_list
 from ffn_edge.network import family_of
 from ffn_edge.network.checkpoint import Checkpoint, load_checkpoint
 from ffn_edge.progress import NowAndThen
@@ -239,7 +239,7 @@ def run_demo(
     with stage("show some clips with their answers"):
         options = RunOptions(engines=engine_options(), max_seconds=EXCERPT_SECONDS)
         classes = demo.bundle.manifest.classes
-        listed = read_list(clips / "test.txt", num_classes=len(classes))[:CLIPS]
+        listed = read_list(clips / "test.txt", classes=classes)[:CLIPS]
         named = [(video.path, classes[video.label]) for video in listed]
         demo.shown = shown_clips(demo.bundle, named, options)
         run_session(
@@ -262,7 +262,7 @@ def causal_recipe(recipe: Recipe, start: Path) -> Recipe:
 
 def _verified(bundle: Bundle, checkpoint: Checkpoint, clips: Path) -> tuple[Verified, ...]:
     contract, counts = bundle.manifest.input, bundle.manifest.frame_counts
-    videos = clips_from_videos(videos_of(clips / "test.txt"), contract, counts, 16)
+    videos = clips_from_videos(find_videos(clips / "test.txt"), contract, counts, 16)
     verified = verify(bundle, videos, checkpoint=checkpoint)
     if not all(found.passed for found in verified):
         raise ExportError("the bundle is not the network", "see `ffn-edge verify` on it.")
@@ -297,7 +297,7 @@ def _streamed(
 def quantized_and_compared(bundle: Bundle, clips: Path) -> Bundle:
     """Quantise on unlabelled validation clips, and measure the accuracy on the test clips."""
     bundle = quantize_bundle(bundle.path, clips / "val.txt")
-    labelled = read_list(clips / "test.txt", num_classes=len(bundle.manifest.classes))
+    labelled = read_list(clips / "test.txt", classes=bundle.manifest.classes)
     options = dataclasses.replace(engine_options(), backend="onnxruntime", precision="int8")
     with open_engines(bundle, options) as engines:
         infer = {frames: engine.infer for frames, engine in engines.items()}

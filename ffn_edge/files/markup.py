@@ -8,8 +8,6 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from matplotlib import pyplot
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -65,6 +63,8 @@ def text(value: Any) -> str:
 
 def svg(figure: Figure) -> str:
     """Return a figure as an inline drawing."""
+    from matplotlib import pyplot  # which a page without drawings does not need
+
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg")
     pyplot.close(figure)

@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 
 from ffn_edge.errors import DataError, printable
 from ffn_edge.files.text_file import read_lines
 
 
-def read_classes(class_file: str | os.PathLike[str]) -> tuple[str, ...]:
+class ClassNames(tuple[str, ...]):
+    """The names of classes, and whether lists number the first of them 0 or 1.
+
+    Attributes:
+        first: the number.
+    """
+
+    first: int
+
+    def __new__(cls, names: Iterable[str], first: int = 0) -> ClassNames:
+        """Return the names as a tuple."""
+        made = super().__new__(cls, names)
+        made.first = first
+        return made
+
+    def __reduce__(self) -> tuple[type[ClassNames], tuple[tuple[str, ...], int]]:
+        return ClassNames, (tuple(self), self.first)
+
+
+def read_classes(class_file: str | os.PathLike[str]) -> ClassNames:
     """Read the names of the classes, one a line; the first is class 0.
+
+    The lines may be numbered, from 0 or from 1, as in UCF101's `1 ApplyEyeMakeup`.
 
     Raises:
         DataError: the file cannot be read or is empty, or a name comes twice.
@@ -19,6 +42,12 @@ def read_classes(class_file: str | os.PathLike[str]) -> tuple[str, ...]:
         names.pop()
     if not names:
         raise DataError(f"{class_file} names no class", "one class name a line.")
+    first = 0
+    numbered = [re.fullmatch(r"(\d{1,9})\s+(.+)", name) for name in names]
+    for start in (0, 1):
+        if all(match and int(match[1]) == i for i, match in enumerate(numbered, start)):
+            names, first = [match[2] for match in numbered if match], start
+            break
     seen: set[str] = set()
     for number, name in enumerate(names, start=1):
         if not name or name in seen or printable(name) != name:
@@ -28,4 +57,4 @@ def read_classes(class_file: str | os.PathLike[str]) -> tuple[str, ...]:
                 "one class name a line, each different.",
             )
         seen.add(name)
-    return tuple(names)
+    return ClassNames(names, first)

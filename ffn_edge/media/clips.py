@@ -36,14 +36,14 @@ def open_video(video: Video, *, frame_pattern: str | None = None) -> VideoReader
         VideoError: the frame folder cannot be used.
     """
     if video.num_frames is None:
-        return VideoReader(video.path, threads=1)
+        return VideoReader(video.path, threads=1, start_s=video.start_s, end_s=video.end_s)
     return FrameFolder(video.path, num_frames=video.num_frames, pattern=frame_pattern)
 
 
 def read_checked_list(
     list_file: str | os.PathLike[str],
     *,
-    num_classes: int | None,
+    classes: Sequence[str] | None,
     root: str | os.PathLike[str] | None = None,
     frame_pattern: str | None = None,
 ) -> tuple[Video, ...]:
@@ -54,14 +54,14 @@ def read_checked_list(
 
     Args:
         list_file: see `read_list`.
-        num_classes: the same.
+        classes: the same.
         root: the same.
         frame_pattern: see `open_video`.
 
     Raises:
         DataError: see `read_list`; or more than half of those few cannot be read.
     """
-    videos = read_list(list_file, num_classes=num_classes, root=root)
+    videos = read_list(list_file, classes=classes, root=root)
     few = videos[:: math.ceil(len(videos) / _OPENED)]
     broken = []
     for video in few:
@@ -79,6 +79,18 @@ def read_checked_list(
             f"frames if, and only if, it names a folder of images{named}.",
         )
     return videos
+
+
+def at_window(
+    reader: VideoReader | FrameFolder, window_s: float | None, place: float
+) -> VideoReader | FrameFolder:
+    """Let an open reader read a window alone; see `VideoReader.narrow`. None is no window.
+
+    A folder of frames, which have no times, is read whole.
+    """
+    if window_s is not None and isinstance(reader, VideoReader):
+        reader.narrow(window_s, place)
+    return reader
 
 
 class Sampled(Protocol):
@@ -127,6 +139,7 @@ def centre_clips(
     *,
     short_side: int,
     size: int,
+    window_s: float | None,
     on_video: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[Video, dict[int, Images]]]:
     """Yield videos with their clips at the segments' centres, as `ffn-edge evaluate` takes them.
@@ -138,6 +151,7 @@ def centre_clips(
         frame_counts: the T that are wanted.
         short_side: what a frame's is scaled to, and ...
         size: ... the S of its centre.
+        window_s: the seconds that a clip spans, in the video's middle; None for all of it.
         on_video: is called with (videos done, videos in all).
 
     Yields:
@@ -152,7 +166,8 @@ def centre_clips(
     for number, video in enumerate(videos, start=1):
         try:
             with open_video(video) as reader:
-                clips = clips_at(reader, counts, segment_centres, prepare)
+                middle = at_window(reader, window_s, 0.5)
+                clips = clips_at(middle, counts, segment_centres, prepare)
         except VideoError as error:
             _log.warning("skipped: %s", error.message)
         except OSError as error:

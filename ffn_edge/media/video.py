@@ -1,4 +1,4 @@
-"""Video files in, frame by frame with their times, and MP4 files out.
+"""Video files, or parts of them, frame by frame with their times.
 
 What a header states of a file's frames, rate and length is not believed: what counts is what is
 decoded, and the timestamps that go with it. So these are the frames that FFmpeg and players show.
@@ -15,17 +15,15 @@ import math
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
-from fractions import Fraction
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ffn_edge.device.cores import usable_processors
-from ffn_edge.errors import VideoError, WriteError, reason_of
-from ffn_edge.files.atomic import atomic_file
+from ffn_edge.errors import VideoError
 from ffn_edge.media.frame_folder import read_frame_folder as read_frame_folder
 from ffn_edge.media.images import Choose, Images, Indices, Key, check_file, distinct, stacked
 from ffn_edge.media.opencv import opencv
@@ -41,8 +39,9 @@ _MOST_PIXELS = 8192 * 4608
 _PLAYLISTS = {"concat", "concatf", "dash", "hls", "image2", "imf", "sdp"}
 _MOST_THREADS = 16  # of a decoder, as in FFmpeg
 _DECODER = {"max_pixels": str(_MOST_PIXELS)}
-# Of a second, in files that are written: whole ticks for 24, 25, 29.97 and 30 frames.
-_TICKS = 60_000
+# A part that begins earlier is reached as fast without a seek.
+_SEEK_FROM_S = 1.0
+_ROUNDING_S = 1e-6  # of times that are compared
 
 
 class Frame(NamedTuple):
@@ -72,7 +71,14 @@ class VideoReader:
     height: int
     width: int
 
-    def __init__(self, path: str | os.PathLike[str], *, threads: int = 0) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int = 0,
+        start_s: float = 0.0,
+        end_s: float = math.inf,
+    ) -> None:
         """Remember the file.
 
         Args:
@@ -80,9 +86,13 @@ class VideoReader:
             threads: of the decoder. 0 is what FFmpeg would choose if it knew of a container's
                 quota, best for one large video; 1 is faster for small ones, and where several are
                 read at once.
+            start_s: of the part that is read, in seconds from the file's first frame; everything
+                that is said of frames is said of the part's.
+            end_s: the first time that is no longer part of it.
         """
         self.path = Path(path)
         self._threads = threads
+        self._start_s, self._end_s = start_s, end_s
 
     def __enter__(self) -> VideoReader:
         """Open the file, and decode its first frame.
@@ -97,11 +107,13 @@ class VideoReader:
         pictures = self._decode()
         first = next(pictures, None)
         if first is None:
-            raise VideoError(
-                f"{self.path} holds no frame that can be decoded as {self._codec}",
-                f"copy or record it again; {self._probe} tells what is wrong with it.",
-            )
+            raise self._no_frame()
         self._first_pass: Iterator[Any] | None = itertools.chain([first], pictures)
+        stamp_s = self._stamp_s(first)
+        if not self._is_part:
+            self._origin_s = stamp_s
+        elif stamp_s is not None and self._origin_s is not None:
+            self._start_s = stamp_s - self._origin_s  # a part begins with its first frame
         # Asked of one picture only: one that was asked lives until Python looks for cycles.
         matrix = first.side_data.get("DISPLAYMATRIX")
         self._matrix = None if matrix is None else np.frombuffer(matrix, np.int32).copy()
@@ -128,11 +140,26 @@ class VideoReader:
 
         At once or nearly so; but hidden, empty and damaged frames are counted.
         """
-        if abs(self._stated_s * self.fps - self._stated_frames) <= 1:
+        if not self._is_part and abs(self._stated_s * self.fps - self._stated_frames) <= 1:
             return self._stated_frames
         container, stream = self._open()
         with container:
-            return sum(packet.size > 0 for packet in container.demux(stream))
+            if not self._is_part:
+                return sum(packet.size > 0 for packet in container.demux(stream))
+            return self._packets_of_part(container, stream)
+
+    def narrow(self, window_s: float, place: float) -> None:
+        """Read only a window of what was to be read, unless that is shorter.
+
+        Args:
+            window_s: its length in seconds.
+            place: where it lies in the room that it has: 0 at the beginning, 1 at the end.
+        """
+        room_s = self.stated_frames / self.fps - window_s
+        if room_s > 0.5 / self.fps:
+            self._start_s += place * room_s
+            self._end_s = self._start_s + window_s
+            self._num_frames = self._first_pass = None
 
     def __iter__(self) -> Iterator[Images]:
         """Yield every frame: uint8 (H, W, 3), BGR. A file may change its size on the way."""
@@ -148,10 +175,9 @@ class VideoReader:
         start_s: float | None = None
         previous_s = -math.inf
         for index, picture in enumerate(self._from_start()):
-            stamp = picture.dts if picture.pts is None else picture.pts
+            stamped_s = self._stamp_s(picture)
             time_s = index / self.fps
-            if stamp is not None and self._has_times:
-                stamped_s = float(stamp * picture.time_base)
+            if stamped_s is not None:
                 start_s = stamped_s - time_s if start_s is None else start_s
                 time_s = stamped_s - start_s
             if time_s <= previous_s:
@@ -180,12 +206,14 @@ class VideoReader:
             By the keys of `choose`, what `prepare` made of the frames: uint8 (*indices, H, W, 3).
 
         Raises:
-            VideoError: what `prepare` returns differs in size.
+            VideoError: what `prepare` returns differs in size, or there is no frame.
         """
         while True:
             count = self.stated_frames if self._num_frames is None else self._num_frames
             wanted = choose(count)
             frames = self._prepared(wanted, prepare)
+            if not self._num_frames:
+                raise self._no_frame()
             if self._num_frames == count:
                 return stacked(frames, wanted, self.path)
 
@@ -278,35 +306,132 @@ class VideoReader:
         """The command that tells more of the file."""
         return f"`ffprobe {shlex.quote(str(self.path))}`"
 
+    def _no_frame(self) -> VideoError:
+        if self._is_part:
+            return VideoError(
+                f"{self.path} holds no frame from {self._start_s:g} s to {self._end_s:g} s",
+                "correct the part, which may lie beyond the video's end.",
+            )
+        return VideoError(
+            f"{self.path} holds no frame that can be decoded as {self._codec}",
+            f"copy or record it again; {self._probe} tells what is wrong with it.",
+        )
+
     def _unreadable(self) -> VideoError:
         return VideoError(
             f"{self.path} cannot be read as a video: it is cut off, damaged, or no video",
             f"copy or download it again; {self._probe} tells what is wrong with it.",
         )
 
+    @property
+    def _is_part(self) -> bool:
+        return (self._start_s, self._end_s) != (0.0, math.inf)
+
     def _decode(self) -> Iterator[Any]:
         """Yield every picture that can be decoded, as players do.
 
         From a file that is opened anew, since seeking is not exact; it is closed with the iterator.
         """
-        av = pyav()
-        container, stream = self._open()
-        count, ended = 0, False
-        with container:
-            packets = container.demux(stream)
-            while not ended:
-                try:
-                    packet = next(packets, None)
-                except av.FFmpegError:  # what comes after is lost
-                    packet = None
-                ended = packet is None or packet.size == 0
-                try:
-                    pictures = stream.decode(packet)
-                except av.FFmpegError:
-                    continue
-                count += len(pictures)
-                yield from pictures
+        count = 0
+        for picture in self._pictures_of_part() if self._is_part else self._all_pictures():
+            count += 1
+            yield picture
         self._num_frames = count
+
+    def _all_pictures(self) -> Iterator[Any]:
+        container, stream = self._open()
+        with container:
+            yield from self._pictures(container, stream)
+
+    def _pictures_of_part(self) -> Iterator[Any]:
+        """Yield the pictures of the part; a seek is used where it proves to have come far enough.
+
+        What a decoder gives before the first whole picture after a seek lies before the part, too.
+        """
+        container, stream = self._open()
+        with container:
+            pictures = self._pictures(container, stream)
+            first = next(pictures, None)
+            if first is None:
+                return
+            origin_s = self._origin_s = self._stamp_s(first)
+            if origin_s is not None and self._seeks(container):
+                with suppress(pyav().FFmpegError):
+                    offset = int((origin_s + self._start_s) / stream.time_base)
+                    container.seek(offset, stream=stream)
+                    sought = self._pictures(container, stream)
+                    first = next(sought, None)
+                    if first is not None and self._is_before(first, origin_s):
+                        yield from self._within(itertools.chain([first], sought), origin_s)
+                        return
+        yield from self._within(self._all_pictures(), origin_s)
+
+    def _seeks(self, container: Any) -> bool:
+        """Whether a seek to the part may spare decoding.
+
+        Not in a program stream (*.mpg), where few pictures have a time: those of the others, which
+        FFmpeg counts on from where it begins, would differ.
+        """
+        return self._start_s >= _SEEK_FROM_S and container.format.name != "mpeg"
+
+    def _is_before(self, picture: Any, origin_s: float) -> bool:
+        """Whether a picture's time is before the part, or is its beginning."""
+        stamp_s = self._stamp_s(picture)
+        return stamp_s is not None and stamp_s - origin_s <= self._start_s + _ROUNDING_S
+
+    def _within(self, pictures: Iterator[Any], origin_s: float | None) -> Iterator[Any]:
+        """Yield those of the part; a picture without a time follows the one before it."""
+        time_s = -1 / self.fps
+        for picture in pictures:
+            stamp_s = self._stamp_s(picture)
+            time_s += 1 / self.fps
+            if stamp_s is not None and origin_s is not None:
+                time_s = stamp_s - origin_s
+            if time_s >= self._end_s - _ROUNDING_S:
+                return
+            if time_s >= self._start_s - _ROUNDING_S:
+                yield picture
+
+    def _packets_of_part(self, container: Any, stream: Any) -> int:
+        """Count the part's packets; where they have no times, its frames by their rate."""
+        origin_s = self._origin_s
+        if origin_s is None:
+            frames = round((min(self._end_s, self._stated_s) - self._start_s) * self.fps)
+            return max(1, frames)
+        count = 0
+        with suppress(pyav().FFmpegError):
+            if self._seeks(container):
+                container.seek(int((origin_s + self._start_s) / stream.time_base), stream=stream)
+            for packet in container.demux(stream):
+                stamp_s = self._stamp_s(packet)
+                if packet.size and stamp_s is not None:
+                    count += self._start_s <= stamp_s - origin_s + _ROUNDING_S < self._end_s
+                    # Later ones may be shown earlier, but none before it is decoded.
+                    decoded_s = float((packet.dts or 0) * packet.time_base)
+                    if decoded_s - origin_s >= self._end_s:
+                        break
+        return max(1, count)
+
+    def _stamp_s(self, picture: Any) -> float | None:
+        """Return a picture's own time in seconds; None where it, or the file, states none."""
+        stamp = picture.dts if picture.pts is None else picture.pts
+        return float(stamp * picture.time_base) if stamp is not None and self._has_times else None
+
+    def _pictures(self, container: Any, stream: Any) -> Iterator[Any]:
+        """Yield what can be decoded from where the container stands to its end."""
+        av = pyav()
+        packets, ended = container.demux(stream), False
+        while not ended:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:  # what comes after is lost
+                packet = None
+            ended = packet is None or packet.size == 0
+            try:
+                pictures = stream.decode(packet)
+            except av.FFmpegError:
+                continue
+            yield from pictures
 
     def _from_start(self) -> Iterator[Any]:
         """Yield every picture; the first time, with the one that was decoded to open the file."""
@@ -319,143 +444,6 @@ class VideoReader:
         converted = self._reformatter.reformat(picture, format="bgr24", threads=1)
         image: Images = converted.to_ndarray()
         return image if self._matrix is None else _upright(image, self._matrix)
-
-
-class VideoWriter:
-    """An MP4 file that appears whole or not at all, and that browsers play.
-
-    with VideoWriter("out.mp4", fps=24, width=64, height=64) as writer:
-        writer.write(frame)
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        fps: float,
-        width: int,
-        height: int,
-        *,
-        codec: Literal["h264", "mpeg4"] = "h264",
-    ) -> None:
-        """Remember what to write.
-
-        Args:
-            path: ends in .mp4.
-            fps: frames a second, of frames without a time of their own.
-            width: of every frame, in pixels. H.264 leaves out the last column of an odd one.
-            height: of every frame, in pixels; likewise.
-            codec: MPEG-4 part 2 is decoded several times faster, but by no browser.
-        """
-        self.path = Path(path)
-        self._fps = fps
-        self._size = (width, height)
-        self._codec = codec
-
-    def __enter__(self) -> VideoWriter:
-        """Open a file beside `path`.
-
-        Raises:
-            VideoError: the name does not end in .mp4, or the folder cannot be written.
-        """
-        if self.path.suffix.lower() != ".mp4":
-            raise VideoError(
-                f"{self.path} is no name for an MP4 file", f"write {self.path.with_suffix('.mp4')}."
-            )
-        av = pyav()
-        width, height = self._size
-        self._next = 0  # the earliest tick of the next frame
-        self._reformatter = av.video.reformatter.VideoReformatter()
-        with ExitStack() as stack:
-            try:
-                self._temporary = stack.enter_context(atomic_file(self.path))
-                self._container: Any = av.open(
-                    f"file:{self._temporary}", "w", format="mp4", options={"movflags": "faststart"}
-                )
-            except OSError as error:
-                raise self._unwritten(reason_of(error)) from error
-            rate = Fraction(self._fps).limit_denominator(1001)
-            stream = self._container.add_stream(self._codec, rate=rate)
-            stream.pix_fmt = "yuv420p"
-            stream.width, stream.height = (
-                (width // 2 * 2, height // 2 * 2) if self._codec == "h264" else self._size
-            )
-            if self._codec == "h264":
-                stream.options = {"preset": "veryfast", "crf": "20"}
-            else:
-                stream.bit_rate = round(4 * width * height * self._fps)
-            stream.codec_context.time_base = Fraction(1, _TICKS)
-            stream.codec_context.thread_count = 1  # the other cores have work of their own
-            self._stream: Any = stream
-            self._stack = stack.pop_all()
-        return self
-
-    def write(self, frame: Images, time_s: float | None = None) -> None:
-        """Append `frame`.
-
-        Args:
-            frame: uint8 (H, W, 3), BGR.
-            time_s: when it is shown; later than the one before. None is 1 / fps later.
-
-        Raises:
-            ValueError: the frame is not of the file's size.
-            VideoError: the disk is full.
-        """
-        width, height = self._size
-        if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
-            raise ValueError(
-                f"expected a uint8 frame of {(height, width, 3)}; got {frame.dtype} {frame.shape}"
-            )
-        even = np.ascontiguousarray(frame[: self._stream.height, : self._stream.width])
-        picture = pyav().VideoFrame.from_ndarray(even, "bgr24")
-        picture = self._reformatter.reformat(picture, format="yuv420p", threads=1)
-        picture.pts = self._next if time_s is None else max(round(time_s * _TICKS), self._next)
-        picture.time_base = Fraction(1, _TICKS)
-        picture.duration = round(_TICKS / self._fps)
-        self._next = picture.pts + (picture.duration if time_s is None else 1)
-        self._mux(picture)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: Any
-    ) -> None:
-        """Put the file in place, or remove it if the block failed.
-
-        Raises:
-            VideoError: the disk is full, or no frame was written.
-        """
-        failure = self._finish() if error is None else error
-        with suppress(pyav().FFmpegError):  # of a file that is removed
-            self._container.close()
-        try:
-            self._stack.__exit__(type(failure) if failure else None, failure, trace)
-        except WriteError as full:
-            raise self._unwritten(reason_of(full)) from full
-        if error is None and failure is not None:
-            raise failure
-
-    def _finish(self) -> VideoError | None:
-        """Write what is left; return what went wrong."""
-        try:
-            if self._next == 0:
-                raise self._unwritten("it was given no frame")
-            self._mux(None)
-            self._container.close()
-        except VideoError as error:
-            return error
-        except pyav().FFmpegError as error:
-            return self._unwritten(reason_of(error))
-        return None
-
-    def _mux(self, picture: Any) -> None:
-        try:
-            self._container.mux(self._stream.encode(picture))
-        except pyav().FFmpegError as error:
-            raise self._unwritten(reason_of(error)) from error
-
-    def _unwritten(self, reason: str) -> VideoError:
-        return VideoError(
-            f"{self.path} could not be written: {reason}",
-            "check that the disk has room and that the folder may be written.",
-        )
 
 
 def _upright(image: Images, matrix: npt.NDArray[np.int32]) -> Images:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ffn_edge.errors import DataError, VideoError
-from ffn_edge.files.text_file import read_lines
+from ffn_edge.media.classes import ClassNames
+from ffn_edge.media.list_lines import ListLine, list_lines
 
 UNLABELLED = -1
 # What is looked for where a user names a folder or a pattern. A file that is named may be any.
@@ -20,12 +22,13 @@ VIDEO_SUFFIXES = {
     *(".3gp", ".mts", ".m2ts", ".ogv", ".gif"),
 }
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+_LISTS = {".txt", ".csv", ".tsv"}
 _REASONS = 3  # that are told of several broken videos
 _LOOKED_FOR = (
     f"looked for videos ({', '.join(sorted(VIDEO_SUFFIXES))}) and for images "
     f"({', '.join(sorted(IMAGE_SUFFIXES))}), but not for hidden ones."
 )
-_LABELLED_LINE = "`path label` for a video file, `path num_frames label` for a frame folder"
+_LABELLED_LINE = "`path label`, the label a class's name or its number"
 _UNLABELLED_LINE = "`path` for a video file, `path num_frames` for a frame folder"
 
 
@@ -69,9 +72,9 @@ def find_videos(source: str | os.PathLike[str]) -> list[Video]:
     """Return the videos that a user names by one text. Labels are not read.
 
     Args:
-        source: a *.txt list, see `read_video_list`; a folder, for the videos in it, or, where there
-            is none, for its images as the frames of one video; a pattern, such as "day?/*.mp4" or
-            "**/*.mp4", for the videos and folders that match; else a video file, which is not
+        source: a list, *.txt, *.csv or *.tsv, see `read_list`; a folder, for the videos in it, or,
+            where there is none, for its images as the frames of one video; a pattern, such as
+            "day?/*.mp4", for the videos and folders that match; else a video file, which is not
             looked at. It may begin with "~".
 
     Returns:
@@ -86,7 +89,7 @@ def find_videos(source: str | os.PathLike[str]) -> list[Video]:
         return _videos_in_folder(path)
     if glob.has_magic(text) and not os.path.exists(path):
         return _videos_of_pattern(text)
-    if path.suffix.lower() == ".txt":
+    if path.suffix.lower() in _LISTS:
         return _videos_of_list(path)
     return [Video(path, UNLABELLED, None)]
 
@@ -136,16 +139,15 @@ def none_could_be_read(broken: Sequence[tuple[str, VideoError]]) -> VideoError:
 
 
 def _videos_of_list(path: Path) -> list[Video]:
-    lines = read_lines(path, "a list of videos", _UNLABELLED_LINE, VideoError)
-    find = _finder()
     videos: list[Video] = []
-    for line in filter(None, lines):
-        name, numbers, is_folder = _longest(line, path.parent, find)
-        video = path.parent / name
-        if is_folder and not numbers:
-            videos += _videos_in_folder(video)
+    for line in list_lines(
+        path, path.parent, labelled=False, form=_UNLABELLED_LINE, error=VideoError
+    ):
+        num_frames = _num_frames(line)
+        if line.entry is not None and line.entry.is_dir() and num_frames is None:
+            videos += _videos_in_folder(line.path)
         else:
-            videos.append(Video(video, UNLABELLED, numbers[0] if is_folder else None))
+            videos.append(Video(line.path, UNLABELLED, num_frames, line.start_s, line.end_s))
     if not videos:
         raise VideoError(f"{path} names no video", f"write one a line: {_UNLABELLED_LINE}.")
     return videos
@@ -153,7 +155,7 @@ def _videos_of_list(path: Path) -> list[Video]:
 
 def _videos_of_pattern(pattern: str) -> list[Video]:
     found: dict[Video, None] = {}  # "**" matches a folder, and what is in it
-    for path in sorted(map(Path, glob.glob(pattern, recursive=True)), key=_natural):
+    for path in sorted(map(Path, glob.glob(pattern, recursive=True)), key=natural_order):
         if path.is_dir():
             found.update(dict.fromkeys(_look_in(path)))
         elif path.suffix.lower() in VIDEO_SUFFIXES:
@@ -186,10 +188,10 @@ def _look_in(folder: Path) -> list[Video]:
 def _files_in_folder(folder: Path, suffixes: set[str]) -> list[Path]:
     paths = [folder / name for name in files_in(folder) if not name.startswith(".")]
     found = [path for path in paths if path.suffix.lower() in suffixes and not path.is_dir()]
-    return sorted(found, key=_natural)
+    return sorted(found, key=natural_order)
 
 
-def _natural(path: Path) -> tuple[list[str | int], str]:
+def natural_order(path: str | Path) -> tuple[list[str | int], str]:
     """Return a key that orders "9" before "10", and "a" beside "A"."""
     parts = re.split(r"(\d+)", str(path).lower())
     return [int(part) if number % 2 else part for number, part in enumerate(parts)], str(path)
@@ -198,21 +200,24 @@ def _natural(path: Path) -> tuple[list[str | int], str]:
 def read_list(
     list_file: str | os.PathLike[str],
     *,
-    num_classes: int | None,
+    classes: Sequence[str] | None,
     root: str | os.PathLike[str] | None = None,
 ) -> tuple[Video, ...]:
-    """Read a list of videos, one a line: `path label`, or `path num_frames label`.
+    """Read a list of videos with their labels.
 
-    The first form is for video files (as for Kinetics, UCF101 and HMDB51), the second for frame
-    folders (as for Something-Something and Jester). Paths may hold spaces.
+    A line of a text is `path label` for a video file, and `path num_frames label` or `path label`
+    for a frame folder. A table, *.csv or *.tsv, has columns `video`, `label` and, as they are
+    needed, `start_s`, `end_s` and `num_frames`; see `list_lines` for both. A label is the name of a
+    class, or its number: from 0, or from 1 where the class file counts so, or where every video
+    lies in a folder with the name of the class that it then has. A line without a label has that of
+    its video's folder, if this is the name of a class.
 
     Where labels are not read, a line may be `path` for a video file and `path num_frames` for a
-    frame folder, or as above with any label. Of a line that ends in numbers, the longest path
-    that exists is meant.
+    frame folder, or as above with any label.
 
     Args:
-        list_file: a text file.
-        num_classes: labels are 0..num_classes-1; None where they are not read.
+        list_file: the text or the table.
+        classes: their names, see `read_classes`; None where labels are not read.
         root: the folder that paths are relative to; the list file's own if None.
 
     Raises:
@@ -220,104 +225,103 @@ def read_list(
     """
     list_file = Path(list_file)
     root = list_file.parent if root is None else Path(root)
-    form = _UNLABELLED_LINE if num_classes is None else _LABELLED_LINE
-    videos: list[Video] = []
-    find = _finder()
-    for number, line in enumerate(read_lines(list_file, "a list of videos", form), start=1):
-        if not line:
-            continue
-        where = f"{list_file}, line {number}"
-        if num_classes is None:
-            video = _unlabelled(line, where, root, find)
-        else:
-            video = _labelled(line, where, num_classes, root)
-        if find(video.path) is None:
-            raise DataError(
-                f"{where}: there is nothing at {video.path}",
-                "correct the line, or name the folder that the paths are relative to.",
-            )
-        videos.append(video)
-    if not videos:
+    form = _UNLABELLED_LINE if classes is None else _LABELLED_LINE
+    lines = [*list_lines(list_file, root, labelled=classes is not None, form=form)]
+    if not lines:
         raise DataError(f"{list_file} lists no video", f"write one a line: {form}.")
-    return tuple(videos)
+    if classes is None:
+        return tuple(_checked(line, UNLABELLED, _num_frames(line)) for line in lines)
+    numbers = {name: number for number, name in enumerate(classes)}
+    first = 1 if _counts_from_one(lines, classes) else 0
+    return tuple(_labelled(line, numbers, first) for line in lines)
 
 
-def _labelled(line: str, where: str, num_classes: int, root: Path) -> Video:
-    path, numbers = _split(line)
-    if not numbers:
+def _labelled(line: ListLine, numbers: Mapping[str, int], first: int) -> Video:
+    """Return a line as a video, with the number of its class."""
+    text, num_frames = line.label, line.num_frames
+    if text not in numbers:
+        text, num_frames = label_of(line)
+    if not text and line.path.parent.name in numbers:
+        text = line.path.parent.name
+    if not text:
         raise DataError(
-            f"{where}: {line!r:.80} does not end in a label", f"write {_LABELLED_LINE}."
+            f"{line.where}: {line.path.name!r:.80} is followed by no label",
+            f"write {_LABELLED_LINE}.",
         )
-    *num_frames, label = numbers
-    if not 0 <= label < num_classes:
+    label = numbers.get(text)
+    if label is None and _is_number(text):
+        label = int(text) - first
+        if not 0 <= label < len(numbers):
+            raise DataError(
+                f"{line.where}: label {text} is not in {first}..{len(numbers) - 1 + first}",
+                f"there are {len(numbers)} classes, the first is {first}; do list file and "
+                "class-name file belong together?",
+            )
+    if label is None:
+        near = difflib.get_close_matches(text, numbers, n=1)
         raise DataError(
-            f"{where}: label {label} is not in 0..{num_classes - 1}",
-            f"there are {num_classes} classes, the first is 0; do list file and class-name file "
-            "belong together?",
+            f"{line.where}: the label {text!r:.80} is none of the {len(numbers)} classes",
+            f"did you mean {near[0]!r}?" if near else f"write {_LABELLED_LINE}.",
         )
-    return _video(root, path, label, num_frames[0] if num_frames else None, where)
+    if num_frames is None and line.entry is not None and line.entry.is_dir():
+        num_frames = len(images_in_folder(line.path)) or None
+    return _checked(line, label, num_frames)
 
 
-def _unlabelled(line: str, where: str, root: Path, find: _Find) -> Video:
-    path, numbers, is_folder = _longest(line, root, find)
-    if not is_folder:
-        return _video(root, path, UNLABELLED, None, where)
-    if not numbers:
+def label_of(line: ListLine) -> tuple[str, int | None]:
+    """Return what a line gives as its label, and the number of frames before it, if one is."""
+    if match := re.fullmatch(r"(-?\d{1,12})\s+(.+)", line.label):
+        return match[2], int(match[1])
+    return line.label, line.num_frames
+
+
+def _checked(line: ListLine, label: int, num_frames: int | None) -> Video:
+    if line.entry is None:
         raise DataError(
-            f"{where}: {path} is a folder, and its number of frames is not said",
+            f"{line.where}: there is nothing at {line.path}",
+            "correct the line, or name the folder that the paths are relative to.",
+        )
+    if num_frames is None and line.entry.is_dir():
+        raise DataError(
+            f"{line.where}: {line.path} is a folder, and its number of frames is not said",
             f"write {_UNLABELLED_LINE}.",
         )
-    return _video(root, path, UNLABELLED, numbers[0], where)
-
-
-def _longest(line: str, root: Path, find: _Find) -> tuple[str, list[int], bool]:
-    """Return the longest path that a line begins with, the numbers behind it, whether a folder."""
-    path, numbers = _split(line)
-    for count in range(len(numbers) + 1):
-        longer = line.rsplit(maxsplit=count)[0]
-        if entry := find(root / longer):
-            return longer, numbers[len(numbers) - count :], entry.is_dir()
-    return path, numbers, False
-
-
-def _video(root: Path, path: str, label: int, num_frames: int | None, where: str) -> Video:
     if num_frames is not None and num_frames < 1:
-        raise DataError(f"{where}: {path} has {num_frames} frames", "remove the line.")
-    return Video(root / path, label, num_frames)
+        raise DataError(f"{line.where}: {line.path} has {num_frames} frames", "remove the line.")
+    if line.start_s >= line.end_s:
+        raise DataError(
+            f"{line.where}: a part from {line.start_s:g} s to {line.end_s:g} s is empty",
+            "its end comes after its start.",
+        )
+    if num_frames is not None and (line.start_s, line.end_s) != (0.0, math.inf):
+        raise DataError(
+            f"{line.where}: {line.path} is a folder of frames, which have no times",
+            "leave start_s and end_s empty, and keep the frames of a part in a folder.",
+        )
+    return Video(line.path, label, num_frames, line.start_s, line.end_s)
 
 
-def _split(line: str) -> tuple[str, list[int]]:
-    """Return a line's path, and the one or two numbers that follow it, if any do."""
-    path, *numbers = line.rsplit(maxsplit=2)
-    if len(numbers) == 2 and not _is_number(numbers[0]):  # a path with a space, and a label
-        path, *numbers = line.rsplit(maxsplit=1)
-    if not numbers or not _is_number(numbers[-1]):
-        return line, []
-    return path, [int(number) for number in numbers]
+def _num_frames(line: ListLine) -> int | None:
+    """Return how many frames a folder has by its line, of which a label is not read."""
+    if line.entry is None or not line.entry.is_dir():
+        return None
+    number = line.label.partition(" ")[0]
+    if line.num_frames is None and _is_number(number):
+        return int(number)
+    return line.num_frames
+
+
+def _counts_from_one(lines: Sequence[ListLine], classes: Sequence[str]) -> bool:
+    """Tell whether labels are numbers from 1, as in the lists of UCF101."""
+    if isinstance(classes, ClassNames) and classes.first == 1:
+        return True
+    return all(
+        _is_number(line.label)
+        and 1 <= int(line.label) <= len(classes)
+        and line.path.parent.name == classes[int(line.label) - 1]
+        for line in lines
+    )
 
 
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"-?\d{1,12}", text) is not None
-
-
-_Find = Callable[[Path], "os.DirEntry[str] | None"]
-
-
-def _finder() -> _Find:
-    """Return a function that finds a path; one listing a folder is far cheaper than a look each."""
-    listings: dict[Path, dict[str, os.DirEntry[str]]] = {}
-
-    def find(path: Path) -> os.DirEntry[str] | None:
-        if path.parent not in listings:
-            listings[path.parent] = _listing(path.parent)
-        return listings[path.parent].get(path.name)
-
-    return find
-
-
-def _listing(folder: Path) -> dict[str, os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name: entry for entry in entries}
-    except OSError:
-        return {}

@@ -19,7 +19,7 @@ from ffn_edge.bundle.bundle import MOST_SHORT_SIDE, Accuracy
 from ffn_edge.errors import CheckpointError, FfnEdgeError, reason_of
 from ffn_edge.files import schema
 from ffn_edge.files.atomic import atomic_file
-from ffn_edge.files.schema import Between, Positive, Rgb, RgbAbove0
+from ffn_edge.files.schema import Above0, Between, Positive, Rgb, RgbAbove0
 from ffn_edge.media.classes import read_classes
 from ffn_edge.network.building import build, import_published
 from ffn_edge.network.families import ARCHITECTURES, family_of
@@ -42,8 +42,9 @@ class ModelCard:
     """What a network was trained for: class names, and how its input is prepared.
 
     A frame's short side is scaled to `short_side` pixels, the centre `size`×`size` is cut out, and
-    values in [0, 1] are normalised by `mean` and `std`. `dataset` names the facts of the training's
-    data set. `accuracy` is by frame count.
+    values in [0, 1] are normalised by `mean` and `std`. A clip spans `window_s` seconds of a video;
+    None is all of it. `dataset` names the facts of the training's data set. `accuracy` is by frame
+    count.
     """
 
     classes: tuple[str, ...]
@@ -51,10 +52,13 @@ class ModelCard:
     short_side: Annotated[int, Between(1, MOST_SHORT_SIDE)] = 256
     mean: Rgb = IMAGENET_MEAN
     std: RgbAbove0 = IMAGENET_STD
+    window_s: Above0 | None = None
     dataset: str = "custom"
     accuracy: dict[int, Accuracy] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # What is saved is plain values, and names of a file may know more than names.
+        object.__setattr__(self, "classes", tuple(self.classes))
         if not self.classes or self.short_side < self.size:
             raise CheckpointError(
                 f"a network has a class at least, and frames of short_side {self.short_side} have "

@@ -50,7 +50,7 @@ def calibrate_bundle(
     """
     contract = bundle.manifest.input
     contract.check_streamable()
-    videos = read_checked_list(list_file, num_classes=len(bundle.manifest.classes), root=root)
+    videos = read_checked_list(list_file, classes=bundle.manifest.classes, root=root)
     with open_engines(bundle, options, precisions=precisions) as engines:
         logits, labels = answer_videos(engines, contract, videos, on_video=on_video)
     calibration = calibrate(bundle, logits, labels, engines.precisions)
@@ -81,6 +81,7 @@ def answer_videos(
         engines,
         short_side=contract.short_side,
         size=contract.height,
+        window_s=contract.window_s,
         on_video=on_video,
     ):
         for frames, clip in clips.items():

@@ -6,6 +6,7 @@ their time.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -51,10 +52,21 @@ class VideoStream:
 
     comes_back = False
 
-    def __init__(self, path: Path, *, realtime: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        realtime: bool = False,
+        start_s: float = 0.0,
+        end_s: float = math.inf,
+    ) -> None:
+        """Open nothing yet; for `start_s` and `end_s` see `VideoReader`."""
+        self.path = path
         self.name = str(path)
+        if (start_s, end_s) != (0.0, math.inf):  # as a media fragment's address says it
+            self.name += f"#t={start_s:g}" + (f",{end_s:g}" if math.isfinite(end_s) else "")
         self.live = realtime
-        self._reader = VideoReader(path)
+        self._reader = VideoReader(path, start_s=start_s, end_s=end_s)
 
     @property
     def fps(self) -> float:
@@ -81,6 +93,7 @@ class FolderStream:
     def __init__(
         self, folder: Path, num_frames: int, *, fps: float = UNSTATED_FPS, realtime: bool = False
     ) -> None:
+        self.path = folder
         self.name = str(folder)
         self.live = realtime
         self.fps = fps
@@ -191,7 +204,7 @@ def open_source(
             continue
         for video in _videos_named(each):
             streams.append(
-                VideoStream(video.path, realtime=realtime)
+                VideoStream(video.path, realtime=realtime, start_s=video.start_s, end_s=video.end_s)
                 if video.num_frames is None
                 else FolderStream(video.path, video.num_frames, fps=fps, realtime=realtime)
             )

@@ -57,17 +57,17 @@ class StepWindow(Window):
         """Start empty, with a ring of one row; `fewest` frames a window are the slowest rate."""
         of_one_frame = Timing(window_s=1 / stream.fps)
         super().__init__(stream, ring, contract, of_one_frame, start_s, on_frame)
-        self._window_s = timing.window_s
+        self._window_s = timing.clip_s
         # Times of equal spacing are not exact in binary. A source may be slower than the window.
-        self._tolerance_s = min(0.5 / stream.fps, 0.25 * timing.window_s)
-        self._slowest_s = timing.window_s / fewest
+        self._tolerance_s = min(0.5 / stream.fps, 0.25 * timing.clip_s)
+        self._slowest_s = timing.clip_s / fewest
         self._apart_s = 1 / stream.fps  # frames of the source, lately and at most
         self._times: deque[float] = deque()  # of the source's frames in the last window
         self._began_s = math.inf  # the first frame since the start, or since an interruption
         self._origin_s = math.inf  # where the grid begins
         self._on_grid_s = math.inf  # the point of the grid of the last frame that was used
         self._frames = 0  # the rate that it was used for
-        self.source_frames = timing.window_s * stream.fps
+        self.source_frames = timing.clip_s * stream.fps
         self._engine: Engine | None = None  # whose state is the stream's
         self._outputs: deque[_Output] = deque()
 

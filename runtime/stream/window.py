@@ -23,7 +23,7 @@ from ffn_edge.runtime.stream.sources import Frame, Stream
 # Why an engine that remembers began anew: with a stream or after an interruption, or since what it
 # said was not finite.
 Restart = Literal["start", "not finite"]
-
+_WINDOW_S = 2.0  # of a network that was trained on whole videos
 
 Logits = npt.NDArray[np.float32]
 
@@ -41,7 +41,8 @@ class Timing:
     """When to classify what.
 
     Attributes:
-        window_s: the time that a clip spans.
+        window_s: the time that a clip spans; None for that of the network's training, if it had
+            one, and else 2 s.
         hop_s: the time from one inference to the next.
         max_seconds: end after so much of the source.
         stream: follow the source frame by frame, and hop by each frame count's own rate: T frames
@@ -51,19 +52,24 @@ class Timing:
         FfnEdgeError: one of them is not positive.
     """
 
-    window_s: float = 2.0
+    window_s: float | None = None
     hop_s: float = 0.25
     max_seconds: float = math.inf
     stream: bool = False
 
     def __post_init__(self) -> None:
-        finite = all(0 < seconds < math.inf for seconds in (self.window_s, self.hop_s))
+        finite = all(0 < seconds < math.inf for seconds in (self.clip_s, self.hop_s))
         if not (finite and self.max_seconds > 0):
             raise FfnEdgeError(
-                f"window, hop and maximum must be longer than 0 s; got {self.window_s:g}, "
+                f"window, hop and maximum must be longer than 0 s; got {self.clip_s:g}, "
                 f"{self.hop_s:g} and {self.max_seconds:g}",
                 "the defaults are --window 2.0 --hop 0.25, and no maximum.",
             )
+
+    @property
+    def clip_s(self) -> float:
+        """The time that a clip spans."""
+        return _WINDOW_S if self.window_s is None else self.window_s
 
 
 class Window:
@@ -94,18 +100,18 @@ class Window:
         start_s: float,
         on_frame: Callable[[Frame, Stream], None] | None = None,
     ) -> None:
-        """Start empty, with a ring of `window_capacity(timing.window_s, stream.fps)` rows."""
+        """Start empty, with a ring of `window_capacity(timing.clip_s, stream.fps)` rows."""
         self.stream = stream
         self.start_s = start_s
         self.newest_s = self.used_s = -math.inf
         # The first window is full one frame before its end. Half a frame of tolerance: times of
         # equal spacing are not exact in binary.
-        self.due_s = timing.window_s - 1.5 / stream.fps
-        self.covers_s = timing.window_s
+        self.due_s = timing.clip_s - 1.5 / stream.fps
+        self.covers_s = timing.clip_s
         self._hop_s = timing.hop_s
         self._contract = contract
         self._on_frame = on_frame
-        self._buffer = ClipBuffer(ring, window_s=timing.window_s, fps=stream.fps)
+        self._buffer = ClipBuffer(ring, window_s=timing.clip_s, fps=stream.fps)
 
     def add(self, frame: Frame) -> None:
         """Prepare a frame, once, whatever clips it becomes a part of."""

@@ -38,7 +38,7 @@ from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.fold import FoldedNetwork, fold
 from ffn_edge.export.graph import graph_from_folded
 from ffn_edge.files.atomic import write_text
-from ffn_edge.media.video import VideoWriter
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import Checkpoint, save_checkpoint, start_from
 from ffn_edge.network.ffn import Layout

@@ -17,7 +17,7 @@ from ffn_edge.commands.verify import verify
 from ffn_edge.errors import BundleError, CheckpointError, ExportError
 from ffn_edge.export.report import export_table
 from ffn_edge.export.verify import NETWORK_TOLERANCE
-from ffn_edge.media.video import VideoWriter
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.network.checkpoint import load_checkpoint, save_checkpoint
 from ffn_edge.terminal import Terminal
 

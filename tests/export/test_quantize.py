@@ -24,8 +24,8 @@ from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.int8_graph import Placement
 from ffn_edge.export.quantize import QuantizeOptions, compare_int8, quantize_bundle
 from ffn_edge.files.atomic import write_text
-from ffn_edge.media.video import VideoWriter
 from ffn_edge.media.video_list import read_list
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
 from ffn_edge.runtime.engines.engine import EngineOptions, open_engines
@@ -58,7 +58,7 @@ def clips(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = write_clips(folder, waves)
     unlabelled = folder / "unlabelled.txt"
     unlabelled.write_text("".join(f"{name}\n" for name in names))
-    videos = read_list(unlabelled, num_classes=None)
+    videos = read_list(unlabelled, classes=None)
     with open_engines(exported, EngineOptions(backend="onnxruntime", threads=1)) as engines:
         clips = quantize._clips(exported, videos, (4,), "", lambda *_: None)
         answers = [int(engines[4].infer(each[4][None]).argmax()) for _, each in clips]
@@ -334,7 +334,7 @@ def test_three_dimensional_convolutions_are_quantised(
 
 
 def test_it_is_compared_with_float32_as_it_runs(quantized: Bundle, clips: Path) -> None:
-    videos = read_list(clips, num_classes=5)
+    videos = read_list(clips, classes="abcde")
     infer = {
         frames: lambda batch, frames=frames: np.eye(5, dtype=np.float32)[[frames]]
         for frames in (2, 4)

@@ -25,7 +25,9 @@ from ffn_edge.export.verify import (
 )
 from ffn_edge.frames import segment_centres
 from ffn_edge.media.picture import prepare_frame
-from ffn_edge.media.video import VideoReader, VideoWriter
+from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_list import UNLABELLED, Video
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.network import build
 from ffn_edge.network.checkpoint import Checkpoint, load_checkpoint
 
@@ -258,7 +260,7 @@ def test_clips_of_a_video_are_its_spans_sampled_at_segment_centres(
 ) -> None:
     path = video("a.mp4", 20)
 
-    clip_set = clips_from_videos([path], CONTRACT, (2, 4), 2)
+    clip_set = clips_from_videos([Video(path, UNLABELLED, None)], CONTRACT, (2, 4), 2)
 
     assert clip_set.source == "1 video"
     with VideoReader(path) as reader:
@@ -271,11 +273,12 @@ def test_clips_of_a_video_are_its_spans_sampled_at_segment_centres(
 
 
 def test_clips_are_spread_over_the_videos(video: Callable[[str, int], Path]) -> None:
-    videos = [video(f"{i}.mp4", 6 + i) for i in range(4)]
+    videos = [Video(video(f"{i}.mp4", 6 + i), UNLABELLED, None) for i in range(4)]
+    three_frames = Video(video("short.mp4", 3), UNLABELLED, None)
 
     few = clips_from_videos(videos, CONTRACT, (2,), 2)
     many = clips_from_videos(videos[:3], CONTRACT, (2,), 8)
-    short = clips_from_videos([video("short.mp4", 3)], CONTRACT, (2, 4), 8)
+    short = clips_from_videos([three_frames], CONTRACT, (2, 4), 8)
 
     assert few.source == "2 videos"
     assert len(few.clips[2]) == 2
@@ -287,4 +290,4 @@ def test_a_broken_video_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"not a video")
 
     with pytest.raises(VideoError, match=r"broken\.mp4"):
-        clips_from_videos([tmp_path / "broken.mp4"], CONTRACT, (2,), 1)
+        clips_from_videos([Video(tmp_path / "broken.mp4", UNLABELLED, None)], CONTRACT, (2,), 1)

@@ -106,7 +106,7 @@ def test_what_is_no_regular_file_is_not_even_opened(
         ("limits.json", lambda path: LimitsFile(path, Limits())),
         ("last.pt", load_checkpoint),
         ("list.txt", read_video_list),
-        ("labelled.txt", lambda path: read_list(path, num_classes=2)),
+        ("labelled.txt", lambda path: read_list(path, classes="ab")),
         ("classes.txt", read_classes),
         ("image.png", read_image),
         ("video.mp4", lambda path: VideoReader(path).__enter__()),

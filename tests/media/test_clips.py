@@ -15,7 +15,7 @@ from ffn_edge.frames import segment_centres
 from ffn_edge.media import clips
 from ffn_edge.media.clips import read_checked_list
 from ffn_edge.media.images import Images
-from ffn_edge.media.video import VideoWriter
+from ffn_edge.media.video_writer import VideoWriter
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def videos(tmp_path: Path) -> Path:
 def checked(folder: Path, lines: list[str], pattern: str | None = None) -> int:
     path = folder / "list.txt"
     path.write_text("\n".join(lines))
-    return len(read_checked_list(path, num_classes=2, frame_pattern=pattern))
+    return len(read_checked_list(path, classes="ab", frame_pattern=pattern))
 
 
 @pytest.mark.parametrize("pattern", [None, "%05d.jpg"])
@@ -46,7 +46,6 @@ def test_a_list_may_name_videos_and_frame_folders(videos: Path, pattern: str | N
     ("line", "pattern", "reason"),
     [
         ("video.mp4 3 0", None, "video.mp4"),  # a file, as if it were a folder
-        ("frames 0", None, "not a file"),  # a folder, as if it were a file
         ("frames 3 0", "%06d.jpg", "lacks 000001.jpg"),  # of another data set
         ("frames 9 0", "%05d.jpg", "lacks 00004.jpg"),
         ("frames 9 0", None, "3 images, not 9"),
@@ -85,7 +84,7 @@ def test_the_work_does_not_grow_with_the_list(videos: Path) -> None:
 @pytest.mark.parametrize("line", ["video.mp4 0", "frames 3 0"])
 def test_each_frame_count_gets_its_clip_from_one_decode(videos: Path, line: str) -> None:
     (videos / "list.txt").write_text(line)
-    (video,) = read_checked_list(videos / "list.txt", num_classes=1)
+    (video,) = read_checked_list(videos / "list.txt", classes="a")
     prepared = []
 
     def prepare(frame: Images) -> Images:

@@ -18,7 +18,8 @@ from ffn_edge.media.frame_folder import FrameFolder, read_frame_folder
 from ffn_edge.media.images import read_image
 from ffn_edge.media.opencv import use_one_thread
 from ffn_edge.media.picture import Box, crop_resize, prepare_frame
-from ffn_edge.media.video import VideoReader, VideoWriter
+from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_writer import VideoWriter
 
 FRAMES = 30
 
@@ -218,7 +219,7 @@ def test_a_full_disk_is_noticed_and_leaves_no_file(limit: int, tmp_path: Path) -
 import resource, signal
 import numpy as np
 from ffn_edge.errors import VideoError
-from ffn_edge.media.video import VideoWriter
+from ffn_edge.media.video_writer import VideoWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 noise = np.random.default_rng(0).integers(255, size=(20, 240, 320, 3), dtype=np.uint8)

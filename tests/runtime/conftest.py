@@ -27,7 +27,7 @@ from ffn_edge.bundle.bundle import (
     file_record,
 )
 from ffn_edge.bundle.weight_file import read_header
-from ffn_edge.media.video import VideoWriter
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.runtime.profile import profile
 
 SIZE = 16

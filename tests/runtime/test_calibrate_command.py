@@ -65,7 +65,7 @@ def test_the_engines_that_run_chooses_are_calibrated(
     quantize: Callable[[dict[int, float]], Bundle], videos: Path
 ) -> None:
     bundle = quantize({2: 0.0, 4: 0.0})
-    listed = read_checked_list(videos, num_classes=3)
+    listed = read_checked_list(videos, classes="abc")
     with open_engines(bundle, EngineOptions(threads=1)) as engines:
         logits, _ = answer_videos(engines, bundle.manifest.input, listed)
     labels = logits[4].argmax(axis=-1)  # else an untrained network is right by chance

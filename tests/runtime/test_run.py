@@ -183,6 +183,32 @@ def test_a_budget_step_moves_the_frame_count_and_says_why(
     assert "measuring" not in caplog.text
 
 
+@pytest.mark.parametrize(("given", "spans"), [(None, 0.5), (0.5, 0.5), (1.0, 1.0)])
+def test_clips_span_what_they_did_in_training_unless_told_otherwise(
+    given: float | None,
+    spans: float,
+    bundle: Bundle,
+    video: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    manifest["input"]["window_s"] = 0.5
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+    sink = Recorder()
+    run(Bundle.load(bundle.path), video, Limits(), sink, window_s=given, max_seconds=3.0)
+    assert sink.results[0].elapsed_s == pytest.approx(spans, abs=0.15)
+    assert ("trained on clips of 0.5 s" in caplog.text) == (spans != 0.5)
+
+
+def test_a_list_of_parts_is_run_part_by_part(bundle: Bundle, video: Path) -> None:
+    rows = f"video,start_s,end_s\n{video.name},1,2\n{video.name},2.5,\n"
+    (video.parent / "parts.csv").write_text(rows)
+    sink = Recorder()
+    run(bundle, video.parent / "parts.csv", Limits(), sink, window_s=0.5)
+    names = list(dict.fromkeys(result.source for result in sink.results))
+    assert names == [f"{video}#t=1,2", f"{video}#t=2.5"]
+
+
 def test_a_result_tells_power_energy_and_heat(profiled: Bundle, board: Path, video: Path) -> None:
     sink = Recorder()
     options: dict[str, Any] = {"realtime": True, "window_s": 0.2, "hop_s": 0.2, "max_seconds": 1.5}

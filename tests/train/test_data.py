@@ -16,15 +16,17 @@ from ffn_edge.demo.clips import render_clips
 from ffn_edge.errors import DataError, FrameCountError
 from ffn_edge.frames import segment_centres
 from ffn_edge.media.classes import read_classes
-from ffn_edge.media.video import VideoReader, VideoWriter
+from ffn_edge.media.video import VideoReader
 from ffn_edge.media.video_list import UNLABELLED
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.train.data import Sample, VideoDataset
 from ffn_edge.train.datasets import DatasetFacts, dataset_facts
+from ffn_edge.train.lists import training_lists
 from ffn_edge.train.loop import _dataset as training_videos
 from ffn_edge.train.recipe import Recipe
 
 CLASSES = ("a", "b", "c")
-FRAMES = 50
+FRAMES, FPS = 50, 12
 SIZE = 64
 
 
@@ -40,7 +42,7 @@ def numbers_on(frames: np.ndarray) -> list[int]:
 
 
 def write_numbered(path: Path, frames: int = FRAMES) -> None:
-    with VideoWriter(path, fps=12, width=SIZE, height=SIZE) as writer:
+    with VideoWriter(path, fps=FPS, width=SIZE, height=SIZE) as writer:
         for i in range(frames):
             writer.write(numbered_frame(i))
 
@@ -69,6 +71,7 @@ def dataset(
     train: bool = True,
     seed: int = 0,
     cache_bytes: int = 0,
+    window_s: float | None = None,
 ) -> VideoDataset:
     """A data set that shows frames whole, so that their numbers stay legible."""
     return VideoDataset(
@@ -82,6 +85,7 @@ def dataset(
         scales=(1.0,),
         seed=seed,
         cache_bytes=cache_bytes,
+        window_s=window_s,
     )
 
 
@@ -124,7 +128,7 @@ def test_a_familys_rule_draws_the_frames_of_training(
         short_side=SIZE,
         crop_scales=(1.0,),
     )
-    videos = training_videos(recipe, CLASSES, training=True)
+    videos = training_videos(recipe, training_lists(recipe), training=True)
 
     drawn = {n for epoch in range(30) for n in frames_of(videos[epoch, 0])[32]}
 
@@ -202,6 +206,44 @@ def test_a_wrong_number_of_stated_frames_changes_no_sample(
     monkeypatch.setattr(VideoReader, "stated_frames", FRAMES + wrong)
     assert frames_of(dataset(listed)[3, 0]) == expected
     assert frames_of(dataset(listed, cache_bytes=10**9)[3, 0]) == expected
+
+
+# --- windows ------------------------------------------------------------------------------------
+
+
+def test_a_test_clip_spans_the_middle_of_a_longer_video(listed: Path) -> None:
+    sample = dataset(listed, (2, FPS), train=False, window_s=1.0)[0, 0]
+    assert frames_of(sample)[FPS] == [*range(19, 19 + FPS)]
+    assert frames_of(sample)[2] == [19 + 3, 19 + 9]
+
+
+def test_a_training_clip_spans_a_window_somewhere(listed: Path) -> None:
+    begins = set()
+    for epoch in range(40):
+        numbers = frames_of(dataset(listed, (4, FPS), window_s=1.0)[epoch, 0])
+        begins.add(numbers[FPS][0])
+        assert numbers[FPS] == [*range(numbers[FPS][0], numbers[FPS][0] + FPS)]
+        assert numbers[FPS][0] <= numbers[4][0] and numbers[4][-1] <= numbers[FPS][-1]
+    assert min(begins) < 8 and max(begins) > 30 and len(begins) > 15
+
+
+def test_a_window_longer_than_the_video_is_all_of_it(listed: Path) -> None:
+    windowed = dataset(listed, train=False, window_s=9.0)[0, 0]
+    assert frames_of(windowed) == frames_of(dataset(listed, train=False)[0, 0])
+
+
+@pytest.mark.parametrize("window_s", [None, 1.0])
+def test_a_part_of_a_video_gives_the_same_clips_from_the_cache(
+    listed: Path, window_s: float | None
+) -> None:
+    path = listed.parent / "video 0.mp4"
+    listed.with_suffix(".csv").write_text(f"video,start_s,end_s,label\n{path.name},1.51,3.49,1\n")
+    plain = dataset(listed.with_suffix(".csv"), window_s=window_s)
+    cached = dataset(listed.with_suffix(".csv"), window_s=window_s, cache_bytes=10**9)
+    for epoch in range(20):
+        numbers = frames_of(plain[epoch, 0])
+        assert frames_of(cached[epoch, 0]) == numbers
+        assert all(19 <= number < 42 for clip in numbers.values() for number in clip)
 
 
 # --- flips and playing backwards ----------------------------------------------------------------

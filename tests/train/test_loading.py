@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from ffn_edge.errors import DataError
-from ffn_edge.media.video import VideoWriter
+from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.train.data import Sample, VideoDataset
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.loader_process import stack

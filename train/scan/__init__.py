@@ -1,0 +1,1 @@
+"""`ffn-edge data scan`: what people have, looked at, reported and split; nothing of it changes."""
