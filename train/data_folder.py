@@ -60,6 +60,14 @@ class DataFolder:
     facts: DataFacts
 
     @property
+    def paths(self) -> dict[str, str]:
+        """Its lists and class file, as fields of a recipe."""
+        files = {"train_list": self.train_list, "val_list": self.val_list}
+        return {name: str(path) for name, path in files.items()} | {
+            "classes": str(self.path / CLASSES)
+        }
+
+    @property
     def train_list(self) -> Path:
         """The list to train on."""
         return self.path / "train.csv"

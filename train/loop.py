@@ -81,11 +81,8 @@ def train(
         NetworkError: the network diverged in such a way that it gives no answers.
     """
     folder = Path(output)
-    if (folder / LAST).exists() and not resume:
-        raise RecipeError(
-            f"{folder} holds a run already",
-            "continue it with --resume, or name another folder; nothing was changed.",
-        )
+    if not resume:
+        check_new(folder)
     with join_processes(device) as processes:
         run = Run(recipe, folder, processes, resume=resume, workers=workers)
         with run.record, on_signals(run.stop.set, *ending_signals(), once=False):
@@ -99,6 +96,15 @@ def train(
                 if run.validates(epoch):
                     run.keep_best(epoch, run.validate())
             return run.result()
+
+
+def check_new(folder: Path) -> None:
+    """Raise a RecipeError if a folder holds a run."""
+    if (folder / LAST).exists():
+        raise RecipeError(
+            f"{folder} holds a run already",
+            "continue it with --resume, or name another folder; nothing was changed.",
+        )
 
 
 class Run:
@@ -151,8 +157,8 @@ class Run:
                 "lower --batch-size.",
             )
 
-        self.card = _card(recipe, classes)
-        self.learner = _learner(recipe, len(classes), processes, epoch_steps, resume=resume)
+        self.card = make_card(recipe, classes)
+        self.learner = make_learner(recipe, len(classes), processes, epoch_steps, resume=resume)
         self.state = RunState(epoch_steps=epoch_steps)
         if resume:
             self.state = load_run(folder / LAST, self.learner, self.card, recipe, epoch_steps)
@@ -428,7 +434,8 @@ def _micro_batch(recipe: Recipe, processes: Processes) -> int:
     return videos
 
 
-def _card(recipe: Recipe, classes: tuple[str, ...]) -> ModelCard:
+def make_card(recipe: Recipe, classes: tuple[str, ...]) -> ModelCard:
+    """Return what a recipe's network is for."""
     family = family_of(recipe.architecture)
     return ModelCard(
         classes=classes,
@@ -441,7 +448,7 @@ def _card(recipe: Recipe, classes: tuple[str, ...]) -> ModelCard:
     )
 
 
-def _learner(
+def make_learner(
     recipe: Recipe, num_classes: int, processes: Processes, epoch_steps: int, *, resume: bool
 ) -> Learner:
     """Return the recipe's network with what teaches it, as at the start of a run."""

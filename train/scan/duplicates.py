@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from ffn_edge.media.opencv import opencv
 from ffn_edge.train.scan.hashes import INTERVALS, SIDE, SMALL
 from ffn_edge.train.scan.look import Looked
 
-SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the length, where pictures are compared
+SHARES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # of the length, where pictures are compared
 Signature = npt.NDArray[np.uint8]  # (len(SHARES), SIDE, SIDE)
 Pictures = npt.NDArray[np.float32]  # (len(SHARES), SMALL, SMALL)
 
@@ -35,11 +35,31 @@ _MOST_CANDIDATES = 16  # of a video, that are verified
 _BLOCK = 4  # pixels of a small picture, across
 _MOST_OF_BLOCK = 18.0  # levels of 255 by which the mean of a block may differ
 # Of pictures that are scaled to a deviation of 1: the root mean square of what they differ in, and
-# the least that is motion and not the codec's noise.
-_MOST_APART, _LEAST_MOTION = 0.35, 0.03
-_MOST_MOTION_APART = 0.5  # of the motion; of two motions that have nothing in common it is 1
-_LEAST_MATCH = 0.85  # the correlation of a crop and its place
+# the change of a block that is motion and not noise of a codec, which stays below 0.015.
+_MOST_APART, _LEAST_MOTION = 0.35, 0.02
+# Of the motion; of two motions that have nothing in common it is 1, and of copies 0.1.
+_MOST_MOTION_APART = 0.42
+_LEAST_MATCH = 0.7  # the correlation of a crop and its place
+_AROUND = 2  # half pixels, to look for a better place
 _BYTES = 1 << 20
+
+
+class Union:
+    """Numbers that belong together, joined by pairs."""
+
+    def __init__(self, count: int) -> None:
+        self._above = list(range(count))
+
+    def join(self, a: int, b: int) -> None:
+        """Put two in one group, and all that belongs with either."""
+        self._above[max(self.of(a), self.of(b))] = min(self.of(a), self.of(b))
+
+    def of(self, number: int) -> int:
+        """Return the lowest number of the group that one is in."""
+        while self._above[number] != number:
+            self._above[number] = self._above[self._above[number]]
+            number = self._above[number]
+        return number
 
 
 def identical_files(paths: Sequence[str], looked: Sequence[Looked]) -> Iterator[tuple[int, int]]:
@@ -185,28 +205,24 @@ def _alike(first: Any, second: Any) -> Any:
     gain = (a.std(axis=(1, 2)) + 1) / (b.std(axis=(1, 2)) + 1)
     b = (b - b.mean(axis=(1, 2), keepdims=True)) * gain[:, None, None]
     apart = a - a.mean(axis=(1, 2), keepdims=True) - b
-    blocks = apart.reshape(-1, SMALL // _BLOCK, _BLOCK, SMALL // _BLOCK, _BLOCK).mean(axis=(2, 4))
-    return np.abs(blocks).max(axis=(1, 2)) < _MOST_OF_BLOCK
+    return np.abs(_blocks(apart)).max(axis=(1, 2)) < _MOST_OF_BLOCK
 
 
-def verified(
-    pairs: Iterable[tuple[int, int, int]],
-    signatures: Callable[[Sequence[int]], dict[int, Signature]],
-) -> list[tuple[int, int]]:
-    """Return the candidates that do show the same.
+def join_same(
+    pairs: Sequence[tuple[int, int, int]], pictures: Mapping[int, Signature], union: Union
+) -> None:
+    """Join the candidates that do show the same.
 
     Args:
         pairs: of `candidates`.
-        signatures: returns, of the videos with these numbers, the pictures at `SHARES`, without
-            those that cannot be read.
+        pictures: of the videos with these numbers, at `SHARES`; without those that have none.
+        union: of the videos.
     """
-    pairs = list(pairs)
-    pictures = signatures(sorted({number for a, b, _ in pairs for number in (a, b)}))
-    return [
-        (a, b)
-        for a, b, crop in pairs
-        if a in pictures and b in pictures and same_content(pictures[a], pictures[b], crop)
-    ]
+    for a, b, crop in pairs:
+        if union.of(a) == union.of(b) or a not in pictures or b not in pictures:
+            continue
+        if same_content(pictures[a], pictures[b], crop):
+            union.join(a, b)
 
 
 def same_content(whole: Signature, other: Signature, crop: int) -> bool:
@@ -229,31 +245,53 @@ def _aligned(middle: Any, other: Signature, crop: int) -> Signature | None:
     cv2 = opencv()
     centre = other[len(other) // 2]
     spans = [last - first for first, last in (INTERVALS[i] for i in divmod(crop, len(INTERVALS)))]
-    heights, widths = (
-        sorted({min(SIDE, round(span * SIDE / 16) + more) for more in (-4, -2, 0, 2, 4)})
-        for span in spans
-    )
-    best_value, box = _LEAST_MATCH, None
-    for height in heights:
-        for width in widths:
-            template = cv2.resize(middle, (width, height), interpolation=cv2.INTER_AREA)
-            match = cv2.matchTemplate(centre, template, cv2.TM_CCOEFF_NORMED)
-            _, value, _, (left, top) = cv2.minMaxLoc(match)
-            if value > best_value:
-                best_value, box = value, (top, left, height, width)
-    if box is None:
+    sizes = [
+        sorted({min(SIDE, round(span * SIDE / 16) + more) for more in (-3, 0, 3)}) for span in spans
+    ]
+    value, box = _best_match(middle, centre, *sizes)
+    if value < _LEAST_MATCH:
         return None
-    top, left, height, width = box
+    # Once more, in half pixels, near by.
+    doubled = [cv2.resize(each, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR) for each in other]
+    up, before = (max(0, 2 * place - _AROUND) for place in box[:2])
+    near = doubled[len(other) // 2][up:, before:][
+        : 2 * box[2] + 2 * _AROUND, : 2 * box[3] + 2 * _AROUND
+    ]
+    sizes = [
+        sorted({min(side, 2 * size + more) for more in (-2, 0, 2)})
+        for side, size in zip(near.shape, box[2:], strict=True)
+    ]
+    _, (top, left, height, width) = _best_match(middle, near, *sizes)
+    top, left = top + up, left + before
     return np.stack(
         [
             cv2.resize(
                 each[top : top + height, left : left + width],
                 (SIDE, SIDE),
-                interpolation=cv2.INTER_LINEAR,
+                interpolation=cv2.INTER_AREA,
             )
-            for each in other
+            for each in doubled
         ]
     )
+
+
+def _best_match(
+    picture: Any, within: Any, heights: Sequence[int], widths: Sequence[int]
+) -> tuple[float, tuple[int, int, int, int]]:
+    """Return the best correlation of a picture, at any of some sizes, and its box: top, left, ...
+
+    The box goes on with height and width.
+    """
+    cv2 = opencv()
+    best_value, box = -1.0, (0, 0, heights[0], widths[0])
+    for height in heights:
+        for width in widths:
+            template = cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
+            match = cv2.matchTemplate(within, template, cv2.TM_CCOEFF_NORMED)
+            _, value, _, (left, top) = cv2.minMaxLoc(match)
+            if value > best_value:
+                best_value, box = value, (top, left, height, width)
+    return best_value, box
 
 
 def _scaled(pictures: Signature) -> Pictures:
@@ -267,25 +305,15 @@ def _agree(a: Pictures, b: Pictures) -> bool:
     if np.sqrt(np.mean((a - b) ** 2)) > _MOST_APART:
         return False
     middle = len(a) // 2
-    motion_a, motion_b = a - a[middle], b - b[middle]
-    motion = np.sqrt((np.mean(motion_a**2) + np.mean(motion_b**2)) / 2)
-    apart = np.sqrt(np.mean((motion_a - motion_b) ** 2) / 2)
-    return bool(motion < _LEAST_MOTION or apart < _MOST_MOTION_APART * motion)
+    motion_a, motion_b = _blocks(a - a[middle]), _blocks(b - b[middle])
+    if max(np.abs(motion_a).max(), np.abs(motion_b).max()) < _LEAST_MOTION:
+        return True
+    motion = np.sqrt(np.mean(motion_a**2) + np.mean(motion_b**2))
+    return bool(np.sqrt(np.mean((motion_a - motion_b) ** 2)) < _MOST_MOTION_APART * motion)
 
 
-class Union:
-    """Numbers that belong together, joined by pairs."""
-
-    def __init__(self, count: int) -> None:
-        self._above = list(range(count))
-
-    def join(self, a: int, b: int) -> None:
-        """Put two in one group, and all that belongs with either."""
-        self._above[max(self.of(a), self.of(b))] = min(self.of(a), self.of(b))
-
-    def of(self, number: int) -> int:
-        """Return the lowest number of the group that one is in."""
-        while self._above[number] != number:
-            self._above[number] = self._above[self._above[number]]
-            number = self._above[number]
-        return number
+def _blocks(pictures: Pictures) -> Pictures:
+    """Return the means of blocks of small pictures: in them noise averages out, and motion not."""
+    sides = (SMALL // _BLOCK, _BLOCK, SMALL // _BLOCK, _BLOCK)
+    means: Pictures = pictures.reshape(len(pictures), *sides).mean(axis=(2, 4))
+    return means

@@ -31,7 +31,7 @@ from ffn_edge.train.scan.duplicates import (
     Union,
     candidates,
     identical_files,
-    verified,
+    join_same,
 )
 from ffn_edge.train.scan.folders import LIST_SUFFIXES, Folder, by_folders, walk
 from ffn_edge.train.scan.found import Found, Line, group_of, merge_spellings
@@ -234,14 +234,12 @@ def _joined(
     # Of equal files, one stands for all.
     pairs = [each for each in candidates(looked) if union.of(each[0]) != union.of(each[1])]
 
-    def signatures(numbers: Sequence[int]) -> dict[int, Signature]:
+    if pairs:
+        numbers = sorted({number for a, b, _ in pairs for number in (a, b)})
         tasks = [(videos[i], videos[i] in folders) for i in numbers]
         made = shared(signature, tasks, workers, starts("comparing likely copies"))
-        return {i: each for i, each in zip(numbers, made, strict=True) if each is not None}
-
-    if pairs:
-        for a, b in verified(pairs, signatures):
-            union.join(a, b)
+        pictures = {i: each for i, each in zip(numbers, made, strict=True) if each is not None}
+        join_same(pairs, pictures, union)
     return union
 
 
