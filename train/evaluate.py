@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,9 +17,11 @@ from ffn_edge.frames import nearest_frame_count
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
 from ffn_edge.network.cost import count_macs
 from ffn_edge.network.threads import Measured
+from ffn_edge.train.answers import Answers, join
 from ffn_edge.train.batches import VideoBatches, videos_for
+from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.loading import Batch, to_model_input
-from ffn_edge.train.processes import autocast_to, compute_dtype, join_processes
+from ffn_edge.train.processes import Processes, autocast_to, compute_dtype, join_processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +120,33 @@ def evaluate_network(
         NetworkError: its answers are no numbers.
     """
     videos = videos_for(card, list_file, frame_counts, root=root)
-    batches = VideoBatches(videos, batch_size=batch_size, workers=workers)
+    answers, _ = _answer(network, card, videos, batch_size, workers, device, precision)
+    return answers.accuracy()
+
+
+def _answer(
+    network: nn.Module,
+    card: ModelCard,
+    videos: VideoDataset,
+    batch_size: int,
+    workers: int,
+    device: str | None,
+    precision: str,
+) -> tuple[Answers, tuple[str, ...]]:
+    """Return the answers to videos, and why some could not be read; see `evaluate_network`."""
     with join_processes(device) as processes:
         dtype = compute_dtype(precision, processes.device, network)
-        return evaluate(
+        batches = VideoBatches(videos, batch_size=batch_size, workers=workers, processes=processes)
+        answers = evaluate(
             network.to(processes.device),
             batches.epoch("evaluating"),
-            frame_counts,
+            videos.frame_counts,
             card,
-            device=processes.device,
+            processes=processes,
             autocast=autocast_to(dtype, processes.device),
             measured=processes.measured(),
         )
+        return answers, batches.broken.reasons
 
 
 def evaluate(
@@ -137,57 +155,83 @@ def evaluate(
     frame_counts: Sequence[int],
     card: ModelCard,
     *,
-    device: torch.device,
+    processes: Processes,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-    reduce: Callable[[Tensor], None] = lambda counts: None,
     measured: Measured = nullcontext,
-) -> dict[int, Accuracy]:
-    """Measure top-1 and top-5 at each frame count; the nearest sub-network serves each.
+) -> Answers:
+    """Collect the answers at each frame count; the nearest sub-network serves each.
 
     Args:
-        network: a `FrameFlexibleNetwork`, or what answers like one, on `device`. Its mode is
-            restored afterwards.
-        batches: test batches, none empty, that hold each of `frame_counts`.
-        frame_counts: the clip lengths T to measure.
+        network: a `FrameFlexibleNetwork`, or what answers like one, on the device of `processes`.
+            Its mode is restored afterwards.
+        batches: this process's share of the test batches, none empty, that hold each of
+            `frame_counts`.
+        frame_counts: the clip lengths T to measure, ascending.
         card: the normalisation.
-        device: where to compute.
+        processes: that share the clips; each returns the answers to all of them.
         autocast: the precision's context.
-        reduce: sums the counts over processes, in place: int64 (frame counts, 4).
         measured: the context of each batch; see `ffn_edge.network.threads.thread_counts`.
 
     Raises:
         DataError: not one clip could be read.
         NetworkError: logits are not finite, and so no answers.
     """
-    # Of clips: right, right among five, all, and those whose logits are numbers.
-    counts = torch.zeros(len(frame_counts), 4, dtype=torch.int64, device=device)
+    device = processes.device
+    indices: list[int] = []
+    # Of every batch (B, T, 5): class, among five, its probability, the label's, whether a number.
+    found = [torch.empty(0, len(frame_counts), 5, device=device)]
+    labels = [torch.empty(0, dtype=torch.int64)]
     training = network.training
     network.eval()
     try:
         with torch.inference_mode():
             for batch in batches:
-                labels = batch.labels.to(device)
+                indices += batch.indices
+                labels.append(batch.labels)
+                of_batch = batch.labels.to(device)
                 with measured():
-                    for row, frames in enumerate(frame_counts):
+                    columns = []
+                    for frames in frame_counts:
                         clip = to_model_input(batch.clips[frames].to(device), card.mean, card.std)
                         with autocast():
                             logits = network(clip).float()
-                        best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-                        counts[row, 0] += best[:, :1].sum()
-                        counts[row, 1] += best.sum()
-                        counts[row, 2] += len(labels)
-                        counts[row, 3] += logits.isfinite().all(dim=1).sum()
+                        columns.append(_told(logits, of_batch))
+                    found.append(torch.stack(columns, 1))
     finally:
         network.train(training)
-    reduce(counts)
-    if not counts[0, 2]:
+    told = torch.cat(found).double().cpu().numpy()
+    mine = Answers(
+        tuple(frame_counts),
+        np.array(indices, np.int64),
+        torch.cat(labels).numpy(),
+        told[..., 0].astype(np.int64),
+        told[..., 1] > 0,
+        *(np.where(told[..., 4] > 0, told[..., at], np.nan) for at in (2, 3)),
+    )
+    answers = join(processes.gather(mine))
+    if not len(answers):
         raise DataError("not one clip could be evaluated", "check the list file and its videos.")
-    accuracy = {}
-    for frames, (top1, top5, clips, finite) in zip(frame_counts, counts.tolist(), strict=True):
-        if finite < clips:
+    for frames, confidence in zip(frame_counts, answers.confidence.T, strict=True):
+        if np.isnan(confidence).any():
             raise not_finite(frames)
-        accuracy[frames] = Accuracy(top1=top1 / clips, top5=top5 / clips, clips=clips)
-    return accuracy
+    return answers
+
+
+def _told(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return what `evaluate` keeps of logits (B, classes): float32 (B, 5)."""
+    probabilities = logits.softmax(1)
+    best = logits.topk(min(5, logits.shape[1])).indices
+    first, label = best[:, :1], labels[:, None]
+    return torch.cat(
+        [
+            first,  # float32 is exact up to 16 million classes
+            (best == label).any(1, keepdim=True),
+            probabilities.gather(1, first),
+            probabilities.gather(1, label),
+            logits.isfinite().all(1, keepdim=True),
+        ],
+        1,
+    ).float()
 
 
 def not_finite(frames: int) -> NetworkError:

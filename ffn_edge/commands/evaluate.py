@@ -32,18 +32,22 @@ def evaluate(
     A frame count that was not trained is served by the nearest sub-network.
 
     \b
-    Example:
+    Examples:
       ffn-edge evaluate runs/first/best.pt --list data/test.txt --frames 2-20 --plot accuracy.png
+      torchrun --nproc-per-node 4 -m ffn_edge evaluate runs/first/best.pt --list data/test.txt
     """
     from ffn_edge.files.figure import check_figure
     from ffn_edge.frames import parse_frames
     from ffn_edge.train.evaluate import evaluate_checkpoint
+    from ffn_edge.train.processes import is_first_process
     from ffn_edge.train.report import plot_accuracy, table_of
 
     if plot:
         check_figure(plot)
     counts = parse_frames(frames) if frames else None
     rows = evaluate_checkpoint(checkpoint, counts, **options)  # type: ignore[arg-type]
+    if not is_first_process():
+        return
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows]))
     else:
