@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +22,13 @@ from ffn_edge.train.answers import Answers, join
 from ffn_edge.train.batches import VideoBatches, videos_for
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.loading import Batch, to_model_input
-from ffn_edge.train.processes import Processes, autocast_to, compute_dtype, join_processes
+from ffn_edge.train.processes import (
+    Processes,
+    autocast_to,
+    compute_dtype,
+    is_first_process,
+    join_processes,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,47 +54,49 @@ def evaluate_checkpoint(
     workers: int = 0,
     device: str | None = None,
     precision: str = "fp32",
+    report: str | None = None,
 ) -> list[Row]:
     """Evaluate a checkpoint on a list of videos: one row per frame count.
 
         for row in ffn_edge.evaluate("demo/ffn/best.pt", [2, 8], list_file="demo/clips/test.txt"):
             print(row.frames, row.top1, row.gmacs)
 
-    `frame_counts` left out are the network's; `dataset` left out is the training's. For the rest,
-    see `evaluate_network`.
+    `frame_counts` left out are the network's; `dataset` left out is the training's. `report` is a
+    page to write; see `ffn_edge.train.evaluation_page`. For the rest, see `evaluate_network`.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
         DataError: the list cannot be used, or too many of its videos are broken.
         NetworkError: its answers are no numbers.
+        WriteError: the page cannot be written.
     """
     loaded = load_checkpoint(checkpoint)
     network, card = loaded.network, loaded.card
     frame_counts = frame_counts or network.frame_counts
     if dataset is not None:
         card = dataclasses.replace(card, dataset=dataset)
-    accuracy = evaluate_network(
-        network,
-        card,
-        frame_counts,
-        list_file=list_file,
-        root=root,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        precision=precision,
-    )
-    return [
+    videos = videos_for(card, list_file, frame_counts, root=root)
+    answers, broken = _answer(network, card, videos, batch_size, workers, device, precision)
+    rows = [
         Row(
             frames,
             nearest_frame_count(frames, network.frame_counts),
             count_macs(network, frames, card.size) / 1e9,
-            accuracy[frames].top1,
-            accuracy[frames].top5,
-            accuracy[frames].clips,
+            accuracy.top1,
+            accuracy.top5,
+            accuracy.clips,
         )
-        for frames in frame_counts
+        for frames, accuracy in answers.accuracy().items()
     ]
+    if report is not None and is_first_process():
+        from ffn_edge.train.evaluation_page import Evaluation, write_page
+
+        folder = Path(list_file).parent if root is None else Path(root)
+        found = Evaluation(
+            checkpoint, list_file, card.classes, rows, answers, videos, folder, broken
+        )
+        write_page(found, report)
+    return rows
 
 
 def evaluate_network(
