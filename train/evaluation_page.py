@@ -47,10 +47,13 @@ _SHADES = 10
 _FRAME_S = 0.15
 
 _STYLE = """
+th, td:first-child { white-space: normal } td:first-child { min-width: 5rem }
+svg { max-width: 36rem }
 .choice input { margin: 0 .3rem 0 1rem } .choice > div { display: none }
 .matrix td, .matrix th { padding: .15rem .35rem; border: 0; font-size: .85rem; text-align: center }
 .matrix th:first-child { position: sticky; left: 0; background: #fff; max-width: 9rem;
-                         overflow: hidden; text-overflow: ellipsis; font-weight: 400 }
+                         overflow: hidden; text-overflow: ellipsis; font-weight: 400;
+                         text-align: left }
 .film { aspect-ratio: 1; background-repeat: no-repeat; background-color: #dee2e6 }
 .film:hover { animation-play-state: paused }
 @keyframes film { from { background-position-x: 0 } to { background-position-x: 100% } }
@@ -167,9 +170,9 @@ def _left_out(found: Evaluation) -> str:
     return words
 
 
-def _listing(names: Sequence[str], between: str = ", ") -> str:
-    shown = between.join(map(text, names[:_LISTED]))
-    return shown + (f"{between}and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+def _listing(names: Sequence[str], between: str = ", ", most: int = _LISTED) -> str:
+    shown = between.join(map(text, names[:most]))
+    return shown + (f"{between}and {len(names) - most} more" if len(names) > most else "")
 
 
 def _gain(found: Evaluation, answers: Answers) -> str:
@@ -205,11 +208,15 @@ def _verdict(changes: Changes, chance: float) -> str:
             "least."
         )
     verdict = "That is more than chance" if chance < LEVEL else "That may be chance"
-    return f"{verdict} (p = {chance:.2g})."
+    return f"{verdict} (p {_chance(chance)})."
+
+
+def _chance(chance: float) -> str:
+    return f"= {chance:.2g}" if chance >= 1e-4 else "< 0.0001"
 
 
 def _accuracy_plot(rows: Sequence[Row], answers: Answers) -> str:
-    figure, axis = pyplot.subplots(figsize=(6.0, 3.2), layout="constrained")
+    figure, axis = pyplot.subplots(figsize=(4.6, 2.8), layout="constrained")
     frames = [row.frames for row in rows]
     top1 = np.array([row.top1 for row in rows])
     bounds = np.array([interval(row.top1, row.clips) for row in rows]).T
@@ -244,7 +251,7 @@ def _accuracy_table(rows: Sequence[Row]) -> str:
     ]
     trained = {at for at, row in enumerate(rows) if row.frames == row.sub_network}
     return table(
-        ("frames", "GMAC", "top-1", "95 % interval", "top-5"),
+        ("frames", "GMAC", "top-1", "95% interval", "top-5"),
         cells,
         "Bold, and a dot above: trained; the nearest trained sub-network serves the others. The "
         "interval is of what another choice of as many clips could show.",
@@ -266,7 +273,7 @@ def _pairs(classes: Sequence[str], answers: Answers) -> str:
     harmed = [pair for pair in certain if pair.changes.gained < pair.changes.lost]
 
     def names(found: Sequence[PairOfClasses]) -> str:
-        return _listing([_pair_name(classes, pair) for pair in found])
+        return _listing([_pair_name(classes, pair) for pair in found], most=3)
 
     if need:
         words = f"By more than chance, {high} frames tell apart what {low} confuse: {names(need)}."
@@ -286,7 +293,7 @@ def _pairs(classes: Sequence[str], answers: Answers) -> str:
             str(pair.after),
             str(pair.changes.gained),
             str(pair.changes.lost),
-            f"{pair.chance:.2g}" if pair.changes.can_tell() else "too few",
+            _chance(pair.chance).removeprefix("= ") if pair.changes.can_tell() else "too few",
         )
         for pair in fewer[:_PAIRS]
     ]
@@ -336,7 +343,7 @@ def _class_table(classes: Sequence[str], answers: Answers) -> str:
         headings,
         rows[:_MATRIX],
         f"Top-1, the worst at {answers.frame_counts[-1]} frames first. Of "
-        f"{counted(usual, 'clip')}, as the middle class has, 50 % means {example} (95 % interval).",
+        f"{counted(usual, 'clip')}, as the middle class has, 50% means {example} (95% interval).",
     )
     if len(rows) <= _MATRIX:
         return first
@@ -421,7 +428,8 @@ def _card(found: Evaluation, answers: Answers, at: int) -> str:
         strip = f"<div class=film style='background-image: url({url})'></div>"
     label = int(answers.labels[at])
     told = "<br>".join(
-        f"{frames}: {text(found.classes[answer])} {confidence:.2f} " + "✗✓"[answer == label]
+        f"{counted(frames, 'frame')}: {text(found.classes[answer])} {confidence:.2f} "
+        + "✗✓"[answer == label]
         for frames, answer, confidence in zip(
             answers.frame_counts,
             answers.classes[at].tolist(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,25 @@ def test_two_processes_find_what_one_finds_and_print_it_once(
     assert done.returncode == 0, done.stderr
     assert same(json.loads(done.stdout), json.loads(expected.stdout))
     assert done.stderr.count("skipped") == len(broken)
+
+
+def test_the_page_of_two_processes_is_that_of_one(
+    checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    file = listed(tmp_path, data, 41, range(6, 7))
+    arguments = [str(checkpoint), "--list", str(file), "--device", "cpu", "--workers", "0"]
+    together, alone = tmp_path / "two.html", tmp_path / "one.html"
+
+    done = by_two("evaluate", *arguments, "--report", str(together))
+
+    CliRunner().invoke(evaluate, [*arguments, "--report", str(alone)], catch_exceptions=False)
+    assert done.returncode == 0, done.stderr
+    # Without the drawings, whose parts have random names, and the time.
+    pages = [
+        re.sub(r"<svg.*?</svg>|[-\d]+ [:\d]+ UTC", "", page.read_text(), flags=re.DOTALL)
+        for page in (together, alone)
+    ]
+    assert pages[0] == pages[1] and "broken-6.mp4" in pages[0]
 
 
 def test_an_error_of_one_process_ends_all(checkpoint: Path, data: Path, tmp_path: Path) -> None:
