@@ -49,6 +49,7 @@ _FRAME_S = 0.15
 _STYLE = """
 th, td:first-child { white-space: normal } td:first-child { min-width: 5rem }
 svg { max-width: 36rem }
+@media (max-width: 40rem) { th, td { padding: .25rem .35rem } }
 .choice input { margin: 0 .3rem 0 1rem } .choice > div { display: none }
 .matrix td, .matrix th { padding: .15rem .35rem; border: 0; font-size: .85rem; text-align: center }
 .matrix th:first-child { position: sticky; left: 0; background: #fff; max-width: 9rem;
