@@ -26,7 +26,7 @@ from torchvision.models.convnext import LayerNorm2d  # type: ignore[import-untyp
 
 from ffn_edge.errors import DataError, FrameCountError, NetworkError, VideoError
 from ffn_edge.frames import nearest_frame_count
-from ffn_edge.media.video import VideoReader
+from ffn_edge.media.clips import open_video
 from ffn_edge.media.video_list import Video
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
@@ -441,7 +441,7 @@ def _has_frames(video: Video, frames: int) -> bool:
     if video.num_frames is not None:
         return video.num_frames >= frames
     try:
-        with VideoReader(video.path, threads=1) as reader:
+        with open_video(video) as reader:
             return reader.num_frames >= frames
     except (VideoError, OSError):
         return True

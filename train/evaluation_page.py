@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections.abc import Iterator, Sequence
@@ -438,7 +439,8 @@ def _card(found: Evaluation, answers: Answers, at: int) -> str:
             strict=True,
         )
     )
-    part = f", from {video.start_s:g} to {video.end_s:g} s" if video.end_s < np.inf else ""
+    part = f", from {video.start_s:g} s" if (video.start_s, video.end_s) != (0, math.inf) else ""
+    part += f" to {video.end_s:g} s" if video.end_s < math.inf else ""
     return (
         f"<figure>{strip}<figcaption><b>{text(found.classes[label])}</b><br>{told}<br>"
         f"{text(path)}{part}</figcaption></figure>"

@@ -297,6 +297,10 @@ def test_videos_that_would_repeat_frames_are_left_out(checkpoint_file: Path, dat
     videos = [Video(Path(str(n)), 0, num_frames=n) for n in (4, 16, 15, 30, 17)]
     assert _choose(videos, 16, None) == (videos[1], videos[3], videos[4])
     assert len(_choose(videos, 16, 2)) == 2
+    part = Video(data / "0.mp4", 0, None, start_s=0.2, end_s=0.5)  # of 10 frames at 10 Hz
+    assert _choose([part], 3, None) == (part,)
+    with pytest.raises(DataError, match="no video"):
+        _choose([part], 4, None)
     # a video that cannot be opened is the loader's to report
     assert _choose([Video(Path("absent.mp4"), 0, None)], 16, None)
     with pytest.raises(DataError, match="no video of the list has 12 frames"):
