@@ -55,7 +55,7 @@ svg { max-width: 36rem }
 .matrix td, .matrix th { padding: .15rem .35rem; border: 0; font-size: .85rem; text-align: center }
 .matrix th:first-child { position: sticky; left: 0; background: #fff; max-width: 9rem;
                          overflow: hidden; text-overflow: ellipsis; font-weight: 400;
-                         text-align: left }
+                         text-align: left; white-space: nowrap }
 .film { aspect-ratio: 1; background-repeat: no-repeat; background-color: #dee2e6 }
 .film:hover { animation-play-state: paused }
 @keyframes film { from { background-position-x: 0 } to { background-position-x: 100% } }
