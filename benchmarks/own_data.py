@@ -43,7 +43,7 @@ _KINDS = (("mp4", "libx264"), ("mkv", "libx264"), ("avi", "mpeg4"), ("mov", "mpe
 CHANGES = {
     "mixup 0.2": {"mixup": "0.2"},
     "cutmix 1": {"cutmix": "1.0"},
-    "RandAugment 5": {"rand_augment": "5"},
+    "RandAugment 3": {"rand_augment": "3"},
     "no mirroring": {"mirror": "None"},
     "average of weights": {"ema_decay": "0.99"},
     "no labels for students": {"supervise_all": "False"},
@@ -156,7 +156,7 @@ def ablate(
         if not (run / "best.pt").exists():
             settings = [f"--set={key}={value}" for key, value in change.items()]
             settings += [f"--set=seed={seed}", f"--set=validate_every={epochs}"]
-            command("train", fitted / "recipe.py", "-o", run, "--workers", "3", *settings)
+            command("train", fitted / "recipe.py", "-o", run, "--workers", "2", *settings)
         return accuracy(run / "best.pt", held_out)
 
     changes = {"as fitted": {}, **CHANGES}
@@ -176,6 +176,7 @@ def ablate(
                 error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
                 cells.append(f"{mean(values):.1f} ± {error:.1f}")
             table.add_row(name, *cells)
+            console.print(name, *cells, sep="  ")
     console.print(table)
 
 
