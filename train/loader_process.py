@@ -12,7 +12,7 @@ import mmap
 import os
 import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
@@ -35,17 +35,21 @@ class Stacked(NamedTuple):
 
     clips: dict[int, Clips]
     labels: list[int]
+    indices: list[int]
     broken: tuple[str, ...]
 
 
-def stack(samples: Sequence[Sample]) -> Stacked:
-    """Stack samples, leaving out those that could not be read."""
-    readable = [sample for sample in samples if sample.clips]
-    frame_counts = readable[0].clips if readable else ()
+def stack(samples: Mapping[tuple[int, int], Sample]) -> Stacked:
+    """Stack samples, by their keys (epoch, index), leaving out those that could not be read."""
+    readable = {index: sample for (_, index), sample in samples.items() if sample.clips}
+    frame_counts = next(iter(readable.values())).clips if readable else ()
     return Stacked(
-        clips={t: np.stack([sample.clips[t] for sample in readable]) for t in frame_counts},
-        labels=[sample.label for sample in readable],
-        broken=tuple(reason for sample in samples for reason in sample.broken),
+        clips={
+            t: np.stack([sample.clips[t] for sample in readable.values()]) for t in frame_counts
+        },
+        labels=[sample.label for sample in readable.values()],
+        indices=list(readable),
+        broken=tuple(reason for sample in samples.values() for reason in sample.broken),
     )
 
 
@@ -59,7 +63,7 @@ def serve(videos: VideoDataset, training: Connection) -> None:
         while True:
             keys = training.recv()
             try:
-                batch = stack([videos[key] for key in keys])
+                batch = stack({key: videos[key] for key in keys})
                 handles = [_memory_of(clips) for clips in batch.clips.values()]
             except (OSError, MemoryError) as error:
                 training.send(
@@ -72,7 +76,7 @@ def serve(videos: VideoDataset, training: Connection) -> None:
                 training.send(ExceptionWithTraceback(error, error.__traceback__))
             else:
                 shapes = {t: clips.shape for t, clips in batch.clips.items()}
-                training.send((shapes, batch.labels, batch.broken))
+                training.send((shapes, *batch[1:]))
                 for handle in handles:
                     send_handle(training, handle, None)
                     os.close(handle)
@@ -87,8 +91,8 @@ def receive(connection: Connection) -> Stacked | Exception:
     answer: Any = connection.recv()
     if isinstance(answer, Exception):
         return answer
-    shapes, labels, broken = answer
-    return Stacked({t: _mapped(connection, shape) for t, shape in shapes.items()}, labels, broken)
+    shapes, *others = answer
+    return Stacked({t: _mapped(connection, shape) for t, shape in shapes.items()}, *others)
 
 
 def _memory_of(clips: Clips) -> int:

@@ -41,23 +41,26 @@ class Batch:
     Attributes:
         clips: by frame count, uint8 (B, T, S, S, 3), RGB. Empty if no video could be read.
         labels: int64 (B,). B is the batch size less the videos that could not be read.
+        indices: of the samples in the data set, (B,).
         broken: of each video that could not be read, why.
     """
 
     clips: dict[int, Tensor]
     labels: Tensor
+    indices: list[int]
     broken: tuple[str, ...]
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from where a GPU fetches it by itself."""
         pinned = {t: clip.pin_memory() for t, clip in self.clips.items()}
-        return Batch(pinned, self.labels.pin_memory(), self.broken)
+        return Batch(pinned, self.labels.pin_memory(), self.indices, self.broken)
 
 
 def _batch(stacked: Stacked) -> Batch:
     return Batch(
         clips={t: torch.from_numpy(clips) for t, clips in stacked.clips.items()},
         labels=torch.tensor(stacked.labels, dtype=torch.int64),
+        indices=stacked.indices,
         broken=stacked.broken,
     )
 
@@ -206,7 +209,7 @@ class Loader:
         """
         if not self._workers:
             for keys in self._keys():
-                yield _batch(stack([self._dataset[key] for key in keys]))
+                yield _batch(stack({key: self._dataset[key] for key in keys}))
             return
         while len(self._processes) < min(self._workers, len(self)):
             self._processes.append(_LoaderProcess(self._dataset))
@@ -348,6 +351,20 @@ class BrokenVideos:
         """
         self._broken.update(dict.fromkeys(batch.broken))
         self._seen += len(batch.labels) + len(batch.broken)
+        self._check()
+
+    def merge(self, others: Iterable[BrokenVideos]) -> None:
+        """Count what the other processes have counted.
+
+        Raises:
+            DataError: too large a share is broken.
+        """
+        for other in others:
+            self._broken.update(other._broken)
+            self._seen += other._seen
+        self._check()
+
+    def _check(self) -> None:
         seen = min(self._seen, self._num_videos)  # a second epoch meets the same videos
         too_many = len(self._broken) > self._max_share * seen
         judged = seen >= min(_JUDGED_AFTER, self._num_videos)

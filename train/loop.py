@@ -270,18 +270,17 @@ class Run:
     def validate(self) -> dict[int, Accuracy]:
         """Return the accuracy by frame count; a stop makes it one of few clips."""
         self.processes.broadcast(self._evaluated.buffers())
-        accuracy = evaluate(
+        answers = evaluate(
             self._evaluated,
             self._until_stopped(self.val_broken.watch(self.val_loader)),
             self.recipe.frame_counts,
             self.card,
-            device=self.processes.device,
+            processes=self.processes,
             autocast=self.learner.autocast,
-            reduce=self.processes.sum,
             measured=self.val_measured,
         )
         (self.stopping,) = self.processes.any(self.stop.is_set())
-        return accuracy
+        return answers.accuracy()
 
     def keep_best(self, epoch: int, accuracy: Mapping[int, Accuracy]) -> None:
         """Record a validation, unless it was stopped; keep the best by the mean over frame counts.
@@ -333,7 +332,8 @@ class Run:
                 self.recipe.epochs,
                 counted(self.state.stale, "validation"),
             )
-        broken = self.processes.gather((*self.broken.reasons, *self.val_broken.reasons))
+        mine = (*self.broken.reasons, *self.val_broken.reasons)
+        broken = tuple(dict.fromkeys(itertools.chain(*self.processes.gather(mine))))
         for reason in broken:
             _log.warning("skipped: %s", reason)
         return TrainResult(

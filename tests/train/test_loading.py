@@ -361,14 +361,20 @@ def test_a_video_that_comes_again_is_another_sample(list_file: Path) -> None:
 
 
 def batch(read: int, *broken: str) -> Batch:
-    return Batch({4: torch.zeros(read, 4, 1, 1, 3)}, torch.zeros(read, dtype=torch.int64), broken)
+    labels = torch.zeros(read, dtype=torch.int64)
+    return Batch({4: torch.zeros(read, 4, 1, 1, 3)}, labels, list(range(read)), broken)
 
 
 def test_samples_that_could_not_be_read_are_left_out_of_a_batch_and_named() -> None:
     clip = np.zeros((4, 8, 8, 3), np.uint8)
     stacked = stack(
-        [Sample({4: clip}, 7), Sample({}, 8, ("bad.mp4",)), Sample({4: clip}, 9, ("cut.mp4",))]
+        {
+            (0, 3): Sample({4: clip}, 7),
+            (0, 1): Sample({}, 8, ("bad.mp4",)),
+            (0, 4): Sample({4: clip}, 9, ("cut.mp4",)),
+        }
     )
+    assert stacked.indices == [3, 4]
     assert stacked.labels == [7, 9]
     assert stacked.clips[4].shape == (2, 4, 8, 8, 3)
     assert stacked.broken == ("bad.mp4", "cut.mp4")

@@ -342,7 +342,11 @@ def test_one_unreadable_video_in_a_small_last_batch_of_validation_is_borne(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_gpu_trains_in_half_precision(recipe: Recipe, tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize("kind", ["recipe", "everything"])
+def test_a_gpu_trains_in_half_precision(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, precision: str
+) -> None:
+    recipe: Recipe = request.getfixturevalue(kind)
     result = train(recipe.replace(precision=precision), tmp_path, device="cuda")
     assert result.finished
 
