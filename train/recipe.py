@@ -223,7 +223,7 @@ class Recipe:
                 value: Any = ast.literal_eval(text)
             except (ValueError, SyntaxError):
                 value = text  # a word, such as cosine
-            if isinstance(getattr(self, name), tuple) and not isinstance(value, tuple):
+            if isinstance(getattr(self, name), tuple) and not isinstance(value, tuple | None):
                 value = (value,)
             changes[name] = value
         return self.replace(**changes)

@@ -1,0 +1,215 @@
+"""A recipe that fits the videos, the machine and the time."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from ffn_edge.cli import cli
+from ffn_edge.errors import RecipeError
+from ffn_edge.media.video_writer import VideoWriter
+from ffn_edge.network.checkpoint import load_checkpoint
+from ffn_edge.train import fitting
+from ffn_edge.train.data_folder import DataFacts, DataFolder
+from ffn_edge.train.fitting import Fitted, fit_recipe, with_time, write_recipe
+from ffn_edge.train.recipe import Recipe, load_recipe
+from ffn_edge.train.scan.scan import scan
+
+FACTS = DataFacts(
+    dataset="custom",
+    clips={"train": {"wave": 300, "clap": 200}, "val": {"wave": 60, "clap": 40}},
+    seconds=(1.0, 2.5, 4.0),
+    fps=25.0,
+    short_side=480,
+    window_s=2.5,
+    frame_counts=(4, 8, 16),
+    mirror=(),
+)
+Fit = Callable[..., Fitted]
+
+
+@pytest.fixture
+def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
+    """Fits to facts, on a CPU on which a clip takes as long as said, by architecture and size."""
+
+    def fitted(
+        facts: DataFacts = FACTS,
+        *,
+        time_s: float | None = None,
+        weights: bool = False,
+        clip_s: Callable[[Recipe], float] = lambda recipe: 0.01,
+        clip_bytes: float = 0.0,
+    ) -> Fitted:
+        def cost(recipe: Recipe, *_: object) -> Any:
+            return fitting._Cost(
+                clip_s=clip_s(recipe), clip_bytes=max(1.0, clip_bytes), device_bytes=8e9
+            )
+
+        monkeypatch.setattr(fitting, "_cost", cost)
+        monkeypatch.setattr(fitting, "_has_weights", lambda architecture: weights)
+        data = DataFolder(path=tmp_path / "data", classes=("clap", "wave"), facts=facts)
+        return fit_recipe(data, tmp_path / "run", time_s=time_s, device="cpu")
+
+    return fitted
+
+
+def changed(**fields: Any) -> DataFacts:
+    return dataclasses.replace(FACTS, **fields)
+
+
+def test_the_best_network_that_the_time_allows_is_chosen(fit: Fit) -> None:
+    def chosen(**asked: Any) -> tuple[str, int]:
+        recipe = fit(**asked).recipe
+        return recipe.architecture, recipe.size
+
+    assert chosen(weights=True) == ("tsm_mobilenet_v3_small", 160)
+    assert chosen(weights=True, time_s=50) == ("tsm_tiny", 64)
+    assert chosen() == ("tsm_tiny", 112)
+    assert chosen(clip_s=lambda recipe: recipe.size / 1000) == ("tsm_tiny", 64)
+    assert chosen(clip_s=lambda recipe: 1e6) == ("tsm_tiny", 64)
+
+
+def test_a_large_network_learns_from_nothing_only_with_very_many_clips(fit: Fit) -> None:
+    many = changed(clips={"train": {"wave": 60_000, "clap": 60_000}, "val": {"wave": 9}})
+    fitted = fit(many, time_s=1e6)
+    assert fitted.recipe.architecture == "tsm_mobilenet_v3_small"
+    assert fitted.recipe.weights is None and "none" in fitted.reasons["weights"]
+
+
+@pytest.mark.parametrize(
+    ("clips", "clip_bytes", "batch"),
+    [(500, 0.0, 32), (200, 0.0, 16), (20, 0.0, 4), (500, 0.5e9, 8), (500, 8e9, 4)],
+)
+def test_a_batch_fits_the_clips_and_the_memory(
+    clips: int, clip_bytes: float, batch: int, fit: Fit
+) -> None:
+    facts = changed(clips={"train": {"wave": clips // 2, "clap": clips // 2}, "val": {"wave": 9}})
+    recipe = fit(facts, clip_bytes=clip_bytes).recipe
+    assert recipe.batch_size == batch
+    assert recipe.learning_rate == pytest.approx(3e-3 * math.sqrt(batch / 32), rel=0.05)
+
+
+def test_facts_of_the_videos_go_into_the_recipe(fit: Fit) -> None:
+    recipe = fit(changed(frame_counts=(2, 4), mirror=(("clap", "wave"),))).recipe
+    assert (recipe.window_s, recipe.frame_counts) == (2.5, (2, 4))
+    assert recipe.mirror == (("clap", "wave"),) and recipe.balanced
+    even = changed(clips={"train": {"wave": 100, "clap": 90}, "val": {"wave": 9}}, mirror=None)
+    assert not fit(even).recipe.balanced and fit(even).recipe.mirror is None
+    known = fit(changed(dataset="kinetics400")).recipe
+    assert known.dataset == "kinetics400" and known.mirror is None  # that is among its facts
+
+
+def test_a_recipe_that_was_written_reads_as_it_was(fit: Fit, tmp_path: Path) -> None:
+    fitted = fit()
+    (tmp_path / "run").mkdir()
+    write_recipe(tmp_path / "run/recipe.py", fitted.recipe, fitted.reasons, title="Fitted.")
+    read = load_recipe(str(tmp_path / "run/recipe.py"))
+    for name in ("train_list", "val_list", "classes"):
+        assert Path(getattr(read, name)).resolve() == Path(getattr(fitted.recipe, name))
+        read = read.replace(**{name: getattr(fitted.recipe, name)})
+    assert read == fitted.recipe
+    text = (tmp_path / "run/recipe.py").read_text()
+    assert all(reason.split()[0] in text for reason in fitted.reasons.values())
+
+
+def test_a_folder_with_a_run_is_refused_at_once(fit: Fit, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/last.pt").touch()
+    with pytest.raises(RecipeError, match="holds a run"):
+        fit()
+
+
+# ------------------------------------------------------------------------------------ with videos
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A scanned folder of bright and dark videos."""
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("bright", 180)):
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        for number in range(15):
+            with VideoWriter(tmp_path / f"videos/{name}/{number}.mp4", 10, 32, 32) as writer:
+                for frame in rng.integers(level - 50, level + 50, (20, 32, 32, 3), np.uint8):
+                    writer.write(frame)
+    scan(tmp_path / "videos", tmp_path / "data", workers=1)
+    return tmp_path / "data"
+
+
+def run(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(cli, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_two_commands_train_a_network_without_a_list_or_a_recipe(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "_has_weights", lambda architecture: False)
+    monkeypatch.setattr(fitting, "_TRIED_STEPS", 6)
+    given = ("--device", "cpu", "--workers", "0", "--frames", "2,4", "--set", "size=32")
+
+    run("train", "--data", data, "-o", tmp_path / "run", "--time", "4s", *given)
+
+    card = load_checkpoint(tmp_path / "run/best.pt").card
+    assert card.classes == ("bright", "dark") and card.window_s == 2.0
+    written = load_recipe(str(tmp_path / "run/recipe.py"))
+    assert written.frame_counts == (2, 4) and written.size == 32
+    text = (tmp_path / "run/recipe.py").read_text()
+    assert text.count("# as asked for") == 2
+    more = str(written.epochs + 1)
+    run("train", "--data", data, "-o", tmp_path / "run", "--resume", "--epochs", more, *given[:4])
+    run("train", tmp_path / "run/recipe.py", "-o", tmp_path / "again", "--epochs", "1", *given[:4])
+
+
+def test_epochs_follow_from_the_time(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = Recipe(
+        architecture="tsm_tiny",
+        dataset="custom",
+        frame_counts=(2, 4),
+        size=32,
+        batch_size=4,
+        train_list=str(data / "train.csv"),
+        val_list=str(data / "val.csv"),
+    )
+    monkeypatch.setattr(fitting, "_step_s", lambda run: 0.5)  # six steps an epoch
+
+    def epochs(time_s: float, most: int | None = None) -> tuple[int, int]:
+        found, _ = with_time(recipe, tmp_path / "run", time_s, most_epochs=most, device="cpu")
+        return found.epochs, found.validate_every
+
+    assert 270 < epochs(900.0)[0] <= 300
+    assert epochs(900.0, most=50) == (50, 2)
+    caplog.set_level(logging.INFO)
+    assert epochs(1.0) == (1, 1)
+    assert "more than the time" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "RECIPE"),
+        (("custom", "--time", "30m", "--epochs", "3"), "--time"),
+        (("custom", "--time", "soon"), "no time"),
+        (("custom", "--time", "0m"), "no time"),
+        (("--data", "."), "no folder of"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(cli, ["train", "-o", str(tmp_path / "run"), *arguments])
+    assert result.exit_code != 0
+    assert message in (
+        result.output if result.exception is None else str(result.exception) + result.output
+    )
