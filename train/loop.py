@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ffn_edge.bundle.bundle import Accuracy
+from ffn_edge.device.host_memory import keep_freed_memory
 from ffn_edge.errors import DataError, RecipeError, counted
 from ffn_edge.network import FrameFlexibleNetwork, build, family_of
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint, start_from
@@ -33,7 +34,6 @@ from ffn_edge.train.processes import (
     Processes,
     compute_dtype,
     join_processes,
-    keep_freed_memory,
     to_channels_last,
 )
 from ffn_edge.train.recipe import Recipe
