@@ -348,6 +348,7 @@ def _dataset(recipe: Recipe, lists: TrainingLists, *, training: bool) -> VideoDa
         seed=recipe.seed,
         scales=recipe.crop_scales,
         cache_bytes=int(recipe.cache_gib * 2**30),
+        cache_folder=Path(recipe.cache_folder) if recipe.cache_folder else None,
     )
 
 
