@@ -25,6 +25,7 @@ from ffn_edge.files.atomic import locked, written
 from ffn_edge.files.regular_file import read_text
 from ffn_edge.media.images import Choose, Images, Key, sample_frames
 from ffn_edge.media.opencv import opencv
+from ffn_edge.media.picture import resize
 from ffn_edge.media.video import VideoReader
 from ffn_edge.media.video_list import Video
 
@@ -277,7 +278,7 @@ class _Handle:
 
 def _jpeg(image: Images, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     cv2 = opencv()
-    image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    image = resize(image, *size)
     data: npt.NDArray[np.uint8] = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[
         1
     ]
