@@ -33,11 +33,12 @@ _TO_STDERR = _ToStderr()
 # stands here, so that `ffn-edge --help` imports neither torch nor onnx; tests/test_cli.py holds it
 # against the command.
 _COMMANDS = {
+    "data": ("video", "Look at videos, and make lists of them to train on."),
     "train": ("train", "Train a Frame Flexible Network on videos."),
     "evaluate": ("train", "Measure accuracy at any frame count."),
     "compare": ("train", "Train methods under one recipe and compare them."),
     "deviation": ("train", "Show how activations and output move with the frame count."),
-    "import": ("train", "Read a checkpoint of the paper's code."),
+    "import": ("train", "Read a published checkpoint."),
     "adapt": ("train", "Add a frame count to a trained network, or take its statistics anew."),
     "export": ("export", "Fold a checkpoint into a bundle."),
     "verify": ("export", "Compare PyTorch, graph, composition and engine."),

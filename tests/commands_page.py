@@ -30,6 +30,11 @@ def page() -> str:
         assert command is not None
         inner = click.Context(command, info_name=name, parent=context, max_content_width=_WIDTH)
         sections.append(f"## {name}\n\n{_help(command, inner)}")
+        if isinstance(command, click.Group):
+            for under in command.list_commands(inner):
+                part = command.commands[under]
+                below = click.Context(part, info_name=under, parent=inner, max_content_width=_WIDTH)
+                sections.append(f"### {name} {under}\n\n{_help(part, below)}")
     return "\n\n".join(sections) + "\n"
 
 

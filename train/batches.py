@@ -6,16 +6,18 @@ import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from ffn_edge.frames import DrawFrames, segment_random
 from ffn_edge.media.clips import read_checked_list
 from ffn_edge.network.checkpoint import ModelCard
-from ffn_edge.progress import progress
+from ffn_edge.progress import OnProgress, progress
 from ffn_edge.terminal import Terminal
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.loading import Batch, BrokenVideos, Loader, ResumableSampler
+from ffn_edge.train.processes import ALONE, Processes
 
 _log = logging.getLogger(__name__)
 
@@ -51,31 +53,41 @@ def videos_for(
 
 
 class VideoBatches:
-    """Passes over videos in one process, each with a progress bar.
+    """Passes over videos, shared out among processes, each with a progress bar.
 
     Attributes:
         videos: that are passed over.
-        broken: counts those that cannot be read.
+        broken: counts those that cannot be read; after a pass, those of every process.
     """
 
     def __init__(
-        self, videos: VideoDataset, *, batch_size: int, workers: int, shuffle: bool = False
+        self,
+        videos: VideoDataset,
+        *,
+        batch_size: int,
+        workers: int,
+        shuffle: bool = False,
+        processes: Processes = ALONE,
     ) -> None:
         """Open no video yet.
 
         Args:
             videos: to pass over.
-            batch_size: videos at a time.
-            workers: processes that decode; 0 decodes in this one.
+            batch_size: videos at a time, in each process.
+            workers: processes that decode for each; 0 decodes in this one.
             shuffle: take another order in each epoch.
+            processes: that share the videos.
         """
         self.videos = videos
         self.broken = BrokenVideos(len(videos))
-        self._sampler = ResumableSampler(len(videos), shuffle=shuffle)
+        self._processes = processes
+        self._sampler = ResumableSampler(
+            len(videos), shuffle=shuffle, rank=processes.rank, world_size=processes.world_size
+        )
         self._loader = Loader(videos, self._sampler, batch_size=batch_size, workers=workers)
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
+        """Return the number of batches in an epoch of this process."""
         return len(self._loader)
 
     def epoch(self, description: str, number: int = 0) -> Iterator[Batch]:
@@ -86,12 +98,19 @@ class VideoBatches:
         """
         known = len(self.broken.reasons)
         self._sampler.start(number)
-        with progress(Terminal(stderr=True), description) as show:
+        with self._progress(description) as show:
             for done, batch in enumerate(self.broken.watch(self._loader), start=1):
                 show(done, len(self))
                 yield batch
+        of_all = self._processes.gather(self.broken)
+        self.broken.merge(each for rank, each in enumerate(of_all) if rank != self._processes.rank)
         for reason in self.broken.reasons[known:]:
             _log.warning("skipped: %s", reason)
+
+    def _progress(self, description: str) -> AbstractContextManager[OnProgress]:
+        if self._processes.first:
+            return progress(Terminal(stderr=True), description)
+        return nullcontext(lambda done, total: None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

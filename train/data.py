@@ -141,7 +141,7 @@ class VideoDataset:
         return len(self.videos)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """Return the sample of (epoch, index)."""
+        """Return the sample of (epoch, index); index + n · len(self) is that video drawn anew."""
         epoch, index = key
         broken: list[str] = []
         for attempt in range(_TRIES if self.train else 1):
@@ -158,7 +158,7 @@ class VideoDataset:
                 broken.append(f"{video.path} cannot be read: {reason_of(error)}")
             else:
                 return Sample(clips, label, tuple(broken))
-        return Sample({}, self.videos[index].label, tuple(broken))
+        return Sample({}, self.videos[index % len(self)].label, tuple(broken))
 
     def _training_clips(
         self, video: Video, rng: np.random.Generator

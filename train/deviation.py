@@ -26,7 +26,7 @@ from torchvision.models.convnext import LayerNorm2d  # type: ignore[import-untyp
 
 from ffn_edge.errors import DataError, FrameCountError, NetworkError, VideoError
 from ffn_edge.frames import nearest_frame_count
-from ffn_edge.media.video import VideoReader
+from ffn_edge.media.clips import open_video
 from ffn_edge.media.video_list import Video
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
@@ -36,7 +36,7 @@ from ffn_edge.train.batches import VideoBatches, videos_for
 from ffn_edge.train.evaluate import not_finite
 from ffn_edge.train.loading import Batch, to_model_input
 from ffn_edge.train.moments import Moments, rows_of_channels
-from ffn_edge.train.processes import join_processes
+from ffn_edge.train.processes import Processes, join_processes
 
 Vector = npt.NDArray[np.float64]
 
@@ -194,19 +194,19 @@ def measure(
     high: int,
     card: ModelCard,
     *,
-    device: torch.device,
+    processes: Processes,
     sub_network: int | None = None,
     measured: Measured = nullcontext,
 ) -> Deviation:
     """Compare two frame counts on the same videos. The memory needed is that of one batch.
 
     Args:
-        network: the network, on `device`, in evaluation mode.
-        batches: test batches that hold both frame counts.
+        network: the network, on the device of `processes`, in evaluation mode.
+        batches: this process's share of the test batches, which hold both frame counts.
         low: a frame count, trained or not.
         high: a higher one, the reference.
         card: the normalisation.
-        device: where to compute.
+        processes: that share the clips; each returns what all of them give.
         sub_network: let this one serve both. Left out, the nearest to `high` serves both, and
             beside it, each frame count is served by its own nearest.
         measured: the context of each batch; see `ffn_edge.network.threads.thread_counts`.
@@ -234,15 +234,22 @@ def measure(
     with torch.inference_mode():
         for batch in batches:
             inputs = {
-                frames: to_model_input(batch.clips[frames].to(device), card.mean, card.std)
+                frames: to_model_input(
+                    batch.clips[frames].to(processes.device), card.mean, card.std
+                )
                 for frames in (low, high)
             }
-            labels = batch.labels.to(device)
+            labels = batch.labels.to(processes.device)
             clips += len(labels)
             with measured():
                 expected = reference.run(inputs[high], labels)
                 for sums, recorder in zip(outputs, lows, strict=True):
                     sums += _output_shifts(recorder.run(inputs[low], labels), expected).cpu()
+    everywhere = processes.gather((clips, outputs))
+    clips = sum(share for share, _ in everywhere)
+    outputs = torch.stack([sums for _, sums in everywhere]).sum(0)
+    for recorder in (reference, *lows):
+        recorder.gather(processes)
     if not clips:
         raise DataError("not one clip could be read", "check the list file and its videos.")
     passed = reference.result(clips)
@@ -302,15 +309,15 @@ def deviation_of_checkpoint(
         _check_layer(layer, list(norm_layers(network, network.frame_counts[-1])))
     videos = videos_for(card, list_file, (low, high), root=root)
     videos.videos = _choose(videos.videos, high, clips)
-    batches = VideoBatches(videos, batch_size=batch_size, workers=workers)
     with join_processes(device) as processes:
+        batches = VideoBatches(videos, batch_size=batch_size, workers=workers, processes=processes)
         return measure(
             network.to(processes.device),
             batches.epoch("measuring"),
             low,
             high,
             card,
-            device=processes.device,
+            processes=processes,
             sub_network=sub_network,
             measured=processes.measured(),
         )
@@ -347,6 +354,19 @@ class _Recorder:
             raise not_finite(self._frames)
         self._correct += int((logits.argmax(1) == labels).sum())
         return logits.double()
+
+    def gather(self, processes: Processes) -> None:
+        """Add what every other process has recorded."""
+        mine = {
+            name: Moments(found.rows, found.mean.cpu(), found.squares.cpu())
+            for name, found in self._moments.items()
+        }
+        recorded = processes.gather((self._correct, mine))
+        self._correct, self._moments = 0, {}
+        for correct, moments in recorded:
+            self._correct += correct
+            for name, found in moments.items():
+                self._moments.setdefault(name, Moments()).merge(found)
 
     def result(self, clips: int) -> Pass:
         layers = {
@@ -421,7 +441,7 @@ def _has_frames(video: Video, frames: int) -> bool:
     if video.num_frames is not None:
         return video.num_frames >= frames
     try:
-        with VideoReader(video.path, threads=1) as reader:
+        with open_video(video) as reader:
             return reader.num_frames >= frames
     except (VideoError, OSError):
         return True

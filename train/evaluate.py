@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,9 +18,17 @@ from ffn_edge.frames import nearest_frame_count
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
 from ffn_edge.network.cost import count_macs
 from ffn_edge.network.threads import Measured
+from ffn_edge.train.answers import Answers, join
 from ffn_edge.train.batches import VideoBatches, videos_for
+from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.loading import Batch, to_model_input
-from ffn_edge.train.processes import autocast_to, compute_dtype, join_processes
+from ffn_edge.train.processes import (
+    Processes,
+    autocast_to,
+    compute_dtype,
+    is_first_process,
+    join_processes,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,47 +54,49 @@ def evaluate_checkpoint(
     workers: int = 0,
     device: str | None = None,
     precision: str = "fp32",
+    report: str | None = None,
 ) -> list[Row]:
     """Evaluate a checkpoint on a list of videos: one row per frame count.
 
         for row in ffn_edge.evaluate("demo/ffn/best.pt", [2, 8], list_file="demo/clips/test.txt"):
             print(row.frames, row.top1, row.gmacs)
 
-    `frame_counts` left out are the network's; `dataset` left out is the training's. For the rest,
-    see `evaluate_network`.
+    `frame_counts` left out are the network's; `dataset` left out is the training's. `report` is a
+    page to write; see `ffn_edge.train.evaluation_page`. For the rest, see `evaluate_network`.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
         DataError: the list cannot be used, or too many of its videos are broken.
         NetworkError: its answers are no numbers.
+        WriteError: the page cannot be written.
     """
     loaded = load_checkpoint(checkpoint)
     network, card = loaded.network, loaded.card
     frame_counts = frame_counts or network.frame_counts
     if dataset is not None:
         card = dataclasses.replace(card, dataset=dataset)
-    accuracy = evaluate_network(
-        network,
-        card,
-        frame_counts,
-        list_file=list_file,
-        root=root,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        precision=precision,
-    )
-    return [
+    videos = videos_for(card, list_file, frame_counts, root=root)
+    answers, broken = _answer(network, card, videos, batch_size, workers, device, precision)
+    rows = [
         Row(
             frames,
             nearest_frame_count(frames, network.frame_counts),
             count_macs(network, frames, card.size) / 1e9,
-            accuracy[frames].top1,
-            accuracy[frames].top5,
-            accuracy[frames].clips,
+            accuracy.top1,
+            accuracy.top5,
+            accuracy.clips,
         )
-        for frames in frame_counts
+        for frames, accuracy in answers.accuracy().items()
     ]
+    if report is not None and is_first_process():
+        from ffn_edge.train.evaluation_page import Evaluation, write_page
+
+        folder = Path(list_file).parent if root is None else Path(root)
+        found = Evaluation(
+            checkpoint, list_file, card.classes, rows, answers, videos, folder, broken
+        )
+        write_page(found, report)
+    return rows
 
 
 def evaluate_network(
@@ -117,18 +129,33 @@ def evaluate_network(
         NetworkError: its answers are no numbers.
     """
     videos = videos_for(card, list_file, frame_counts, root=root)
-    batches = VideoBatches(videos, batch_size=batch_size, workers=workers)
+    answers, _ = _answer(network, card, videos, batch_size, workers, device, precision)
+    return answers.accuracy()
+
+
+def _answer(
+    network: nn.Module,
+    card: ModelCard,
+    videos: VideoDataset,
+    batch_size: int,
+    workers: int,
+    device: str | None,
+    precision: str,
+) -> tuple[Answers, tuple[str, ...]]:
+    """Return the answers to videos, and why some could not be read; see `evaluate_network`."""
     with join_processes(device) as processes:
         dtype = compute_dtype(precision, processes.device, network)
-        return evaluate(
+        batches = VideoBatches(videos, batch_size=batch_size, workers=workers, processes=processes)
+        answers = evaluate(
             network.to(processes.device),
             batches.epoch("evaluating"),
-            frame_counts,
+            videos.frame_counts,
             card,
-            device=processes.device,
+            processes=processes,
             autocast=autocast_to(dtype, processes.device),
             measured=processes.measured(),
         )
+        return answers, batches.broken.reasons
 
 
 def evaluate(
@@ -137,57 +164,83 @@ def evaluate(
     frame_counts: Sequence[int],
     card: ModelCard,
     *,
-    device: torch.device,
+    processes: Processes,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-    reduce: Callable[[Tensor], None] = lambda counts: None,
     measured: Measured = nullcontext,
-) -> dict[int, Accuracy]:
-    """Measure top-1 and top-5 at each frame count; the nearest sub-network serves each.
+) -> Answers:
+    """Collect the answers at each frame count; the nearest sub-network serves each.
 
     Args:
-        network: a `FrameFlexibleNetwork`, or what answers like one, on `device`. Its mode is
-            restored afterwards.
-        batches: test batches, none empty, that hold each of `frame_counts`.
-        frame_counts: the clip lengths T to measure.
+        network: a `FrameFlexibleNetwork`, or what answers like one, on the device of `processes`.
+            Its mode is restored afterwards.
+        batches: this process's share of the test batches, none empty, that hold each of
+            `frame_counts`.
+        frame_counts: the clip lengths T to measure, ascending.
         card: the normalisation.
-        device: where to compute.
+        processes: that share the clips; each returns the answers to all of them.
         autocast: the precision's context.
-        reduce: sums the counts over processes, in place: int64 (frame counts, 4).
         measured: the context of each batch; see `ffn_edge.network.threads.thread_counts`.
 
     Raises:
         DataError: not one clip could be read.
         NetworkError: logits are not finite, and so no answers.
     """
-    # Of clips: right, right among five, all, and those whose logits are numbers.
-    counts = torch.zeros(len(frame_counts), 4, dtype=torch.int64, device=device)
+    device = processes.device
+    indices: list[int] = []
+    # Of every batch (B, T, 5): class, among five, its probability, the label's, whether a number.
+    found = [torch.empty(0, len(frame_counts), 5, device=device)]
+    labels = [torch.empty(0, dtype=torch.int64)]
     training = network.training
     network.eval()
     try:
         with torch.inference_mode():
             for batch in batches:
-                labels = batch.labels.to(device)
+                indices += batch.indices
+                labels.append(batch.labels)
+                of_batch = batch.labels.to(device)
                 with measured():
-                    for row, frames in enumerate(frame_counts):
+                    columns = []
+                    for frames in frame_counts:
                         clip = to_model_input(batch.clips[frames].to(device), card.mean, card.std)
                         with autocast():
                             logits = network(clip).float()
-                        best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-                        counts[row, 0] += best[:, :1].sum()
-                        counts[row, 1] += best.sum()
-                        counts[row, 2] += len(labels)
-                        counts[row, 3] += logits.isfinite().all(dim=1).sum()
+                        columns.append(_told(logits, of_batch))
+                    found.append(torch.stack(columns, 1))
     finally:
         network.train(training)
-    reduce(counts)
-    if not counts[0, 2]:
+    told = torch.cat(found).double().cpu().numpy()
+    mine = Answers(
+        tuple(frame_counts),
+        np.array(indices, np.int64),
+        torch.cat(labels).numpy(),
+        told[..., 0].astype(np.int64),
+        told[..., 1] > 0,
+        *(np.where(told[..., 4] > 0, told[..., at], np.nan) for at in (2, 3)),
+    )
+    answers = join(processes.gather(mine))
+    if not len(answers):
         raise DataError("not one clip could be evaluated", "check the list file and its videos.")
-    accuracy = {}
-    for frames, (top1, top5, clips, finite) in zip(frame_counts, counts.tolist(), strict=True):
-        if finite < clips:
+    for frames, confidence in zip(frame_counts, answers.confidence.T, strict=True):
+        if np.isnan(confidence).any():
             raise not_finite(frames)
-        accuracy[frames] = Accuracy(top1=top1 / clips, top5=top5 / clips, clips=clips)
-    return accuracy
+    return answers
+
+
+def _told(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return what `evaluate` keeps of logits (B, classes): float32 (B, 5)."""
+    probabilities = logits.softmax(1)
+    best = logits.topk(min(5, logits.shape[1])).indices
+    first, label = best[:, :1], labels[:, None]
+    return torch.cat(
+        [
+            first,  # float32 is exact up to 16 million classes
+            (best == label).any(1, keepdim=True),
+            probabilities.gather(1, first),
+            probabilities.gather(1, label),
+            logits.isfinite().all(1, keepdim=True),
+        ],
+        1,
+    ).float()
 
 
 def not_finite(frames: int) -> NetworkError:

@@ -13,7 +13,7 @@ import mmap
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
@@ -37,25 +37,33 @@ class Stacked(NamedTuple):
 
     clips: dict[int, Clips]
     labels: list[int]
+    indices: list[int]
     broken: tuple[str, ...]
 
 
 def stack(
-    samples: Sequence[Sample],
+    samples: Mapping[tuple[int, int], Sample],
     empty: Callable[[tuple[int, ...]], Clips] = lambda shape: np.empty(shape, np.uint8),
 ) -> Stacked:
-    """Stack samples, leaving out those that could not be read, in memory that `empty` returns."""
-    readable = [sample for sample in samples if sample.clips]
-    frame_counts = readable[0].clips if readable else {}
+    """Stack samples, by their keys (epoch, index), leaving out those that could not be read.
+
+    Args:
+        samples: to stack.
+        empty: returns the memory of a shape in which it is done.
+    """
+    readable = {index: sample for (_, index), sample in samples.items() if sample.clips}
+    first = next(iter(readable.values())).clips if readable else {}
     return Stacked(
         clips={
             t: np.stack(
-                [sample.clips[t] for sample in readable], out=empty((len(readable), *clip.shape))
+                [sample.clips[t] for sample in readable.values()],
+                out=empty((len(readable), *clip.shape)),
             )
-            for t, clip in frame_counts.items()
+            for t, clip in first.items()
         },
-        labels=[sample.label for sample in readable],
-        broken=tuple(reason for sample in samples for reason in sample.broken),
+        labels=[sample.label for sample in readable.values()],
+        indices=list(readable),
+        broken=tuple(reason for sample in samples.values() for reason in sample.broken),
     )
 
 
@@ -71,7 +79,7 @@ def serve(videos: VideoDataset, training: Connection) -> None:
             keys = training.recv()
             try:
                 memory = _Memory()
-                batch = stack([videos[key] for key in keys], memory.empty)
+                batch = stack({key: videos[key] for key in keys}, memory.empty)
             except (OSError, MemoryError) as error:
                 training.send(
                     DataError(
@@ -83,7 +91,7 @@ def serve(videos: VideoDataset, training: Connection) -> None:
                 training.send(ExceptionWithTraceback(error, error.__traceback__))
             else:
                 shapes = {t: clips.shape for t, clips in batch.clips.items()}
-                training.send((shapes, batch.labels, batch.broken))
+                training.send((shapes, *batch[1:]))
                 for handle in memory.handles:
                     send_handle(training, handle, None)
                     os.close(handle)
@@ -99,8 +107,8 @@ def receive(connection: Connection) -> Stacked | Exception:
     answer: Any = connection.recv()
     if isinstance(answer, Exception):
         return answer
-    shapes, labels, broken = answer
-    return Stacked({t: _mapped(connection, shape) for t, shape in shapes.items()}, labels, broken)
+    shapes, *others = answer
+    return Stacked({t: _mapped(connection, shape) for t, shape in shapes.items()}, *others)
 
 
 class _Memory:

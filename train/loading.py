@@ -18,6 +18,7 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.util import Finalize
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -40,23 +41,26 @@ class Batch:
     Attributes:
         clips: by frame count, uint8 (B, T, S, S, 3), RGB. Empty if no video could be read.
         labels: int64 (B,). B is the batch size less the videos that could not be read.
+        indices: of the samples in the data set, (B,).
         broken: of each video that could not be read, why.
     """
 
     clips: dict[int, Tensor]
     labels: Tensor
+    indices: list[int]
     broken: tuple[str, ...]
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from where a GPU fetches it by itself."""
         pinned = {t: clip.pin_memory() for t, clip in self.clips.items()}
-        return Batch(pinned, self.labels.pin_memory(), self.broken)
+        return Batch(pinned, self.labels.pin_memory(), self.indices, self.broken)
 
 
 def _batch(stacked: Stacked) -> Batch:
     return Batch(
         clips={t: torch.from_numpy(clips) for t, clips in stacked.clips.items()},
         labels=torch.tensor(stacked.labels, dtype=torch.int64),
+        indices=stacked.indices,
         broken=stacked.broken,
     )
 
@@ -99,7 +103,14 @@ class ResumableSampler:
     """
 
     def __init__(
-        self, size: int, *, seed: int = 0, shuffle: bool = True, rank: int = 0, world_size: int = 1
+        self,
+        size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        labels: Sequence[int] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         """Share out `size` samples.
 
@@ -109,12 +120,16 @@ class ResumableSampler:
             shuffle: for training: a new order each epoch, and as many samples on every rank (up
                 to world_size - 1 are left out, others each epoch). Otherwise in order, and each
                 sample once.
+            labels: of the samples, to shuffle them so that an epoch has each class equally often,
+                to one. A sample comes again when its class is used up: for the n-th time as index
+                + n · size, so that it is cropped and augmented anew.
             rank: of this process.
             world_size: the number of processes.
         """
         self._size = size
         self._seed = seed
         self._shuffle = shuffle
+        self._labels = None if labels is None else np.array(labels)
         self._rank = rank
         self._world_size = world_size
         self.start(0)
@@ -132,9 +147,23 @@ class ResumableSampler:
         order = range(self._size)
         if self._shuffle:
             rng = np.random.default_rng([self._seed, self._epoch])
-            order = rng.permutation(self._size).tolist()
+            samples = self._size if self._labels is None else self._balanced(self._labels, rng)
+            order = rng.permutation(samples).tolist()
         for place in self._left():
             yield self._epoch, order[place]
+
+    def _balanced(
+        self, labels: npt.NDArray[np.int64], rng: np.random.Generator
+    ) -> npt.NDArray[np.int64]:
+        """Draw as many samples as there are, of each class as many as of any other, to one."""
+        classes = rng.permutation(np.unique(labels))  # the first ones get what is left over
+        drawn = []
+        for number, label in enumerate(classes):
+            (own,) = np.nonzero(labels == label)
+            wanted = len(range(number, self._size, len(classes)))
+            rounds = [rng.permutation(own) + i * self._size for i in range(-(-wanted // len(own)))]
+            drawn.append(np.concatenate(rounds)[:wanted])
+        return np.concatenate(drawn)
 
     def _left(self) -> range:
         """Return the places in the epoch's order that are this rank's and still to come."""
@@ -180,7 +209,7 @@ class Loader:
         """
         if not self._workers:
             for keys in self._keys():
-                yield _batch(stack([self._dataset[key] for key in keys]))
+                yield _batch(stack({key: self._dataset[key] for key in keys}))
             return
         while len(self._processes) < min(self._workers, len(self)):
             self._processes.append(_LoaderProcess(self._dataset))
@@ -322,6 +351,20 @@ class BrokenVideos:
         """
         self._broken.update(dict.fromkeys(batch.broken))
         self._seen += len(batch.labels) + len(batch.broken)
+        self._check()
+
+    def merge(self, others: Iterable[BrokenVideos]) -> None:
+        """Count what the other processes have counted.
+
+        Raises:
+            DataError: too large a share is broken.
+        """
+        for other in others:
+            self._broken.update(other._broken)
+            self._seen += other._seen
+        self._check()
+
+    def _check(self) -> None:
         seen = min(self._seen, self._num_videos)  # a second epoch meets the same videos
         too_many = len(self._broken) > self._max_share * seen
         judged = seen >= min(_JUDGED_AFTER, self._num_videos)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from ffn_edge.bundle.bundle import Accuracy
 from ffn_edge.errors import CheckpointError, RecipeError, reason_of
 from ffn_edge.files import schema
 from ffn_edge.files.atomic import write_text, written
@@ -36,10 +39,17 @@ class RunLog:
             after its last checkpoint, are dropped, so that the file reads as one run.
         first_epoch: the first epoch that is not validated yet.
         enabled: False in every process but the first.
+        accuracy: of the last validation, by frame count.
     """
 
     def __init__(
-        self, folder: Path, total_steps: int, first_step: int, first_epoch: int, enabled: bool
+        self,
+        folder: Path,
+        total_steps: int,
+        first_step: int,
+        first_epoch: int,
+        enabled: bool,
+        accuracy: Mapping[int, Accuracy] = MappingProxyType({}),
     ) -> None:
         self.enabled = enabled
         self._console = Terminal(stderr=True)
@@ -47,6 +57,7 @@ class RunLog:
         self._first_step = first_step
         self._first_epoch = first_epoch
         self._total_steps = total_steps
+        self._accuracy = accuracy
         self._now_and_then = NowAndThen(_log.info)
 
     def __enter__(self) -> RunLog:
@@ -124,21 +135,24 @@ class RunLog:
             self._line({"step": step, "epoch": epoch, **_nested(values)})
             for name, value in values.items():
                 self._board.add_scalar(f"train/{name}", value, step)
-        description = f"epoch {epoch + 1}  loss {values['loss']:.3f}"
+        top1 = [f"  {t}: {value.top1:.0%}" for t, value in self._accuracy.items()]
+        description = f"epoch {epoch + 1}  loss {values['loss']:.3f}{''.join(top1)}"
         if self._console.is_terminal:
             self._progress.update(self._task, completed=step + 1, description=description)
         else:
             self._now_and_then(lambda: f"{description}  step {step + 1} of {self._total_steps}")
 
-    def validation(self, step: int, epoch: int, accuracy: dict[str, Any]) -> None:
+    def validation(self, step: int, epoch: int, accuracy: Mapping[int, Accuracy]) -> None:
         """Record a validation, and tell it."""
         if not self.enabled:
             return
+        self._accuracy = accuracy
         with self._disk_errors():
-            self._line({"step": step, "epoch": epoch, "validation": accuracy})
-            for frames, values in accuracy.items():
-                self._board.add_scalar(f"validation/top1_{frames}_frames", values["top1"], step)
-        top1 = "  ".join(f"{t} frames {v['top1']:.1%}" for t, v in accuracy.items())
+            by_name = {str(t): dataclasses.asdict(value) for t, value in accuracy.items()}
+            self._line({"step": step, "epoch": epoch, "validation": by_name})
+            for frames, value in accuracy.items():
+                self._board.add_scalar(f"validation/top1_{frames}_frames", value.top1, step)
+        top1 = "  ".join(f"{t} frames {value.top1:.1%}" for t, value in accuracy.items())
         _log.info("epoch %d: top-1 %s", epoch + 1, top1)
 
     def flush(self) -> None:

@@ -8,6 +8,7 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ffn_edge.bundle.bundle import Accuracy
+from ffn_edge.bundle.bundle import Accuracy, standard_error
 from ffn_edge.device.host_memory import keep_freed_memory
 from ffn_edge.errors import DataError, RecipeError, counted
 from ffn_edge.network import FrameFlexibleNetwork, build, family_of
@@ -28,8 +29,9 @@ from ffn_edge.train.evaluate import evaluate
 from ffn_edge.train.lists import TrainingLists, training_lists
 from ffn_edge.train.loading import Batch, BrokenVideos, Loader, ResumableSampler, model_inputs
 from ffn_edge.train.log import RunLog
+from ffn_edge.train.mixing import mixed, rand_augmented
 from ffn_edge.train.objective import MultiFrequencyLoss
-from ffn_edge.train.optimizer import MovingAverage, learning_rate_factor, make_optimizer
+from ffn_edge.train.optimizer import MovingAverage, freeze, learning_rate_factor, make_optimizer
 from ffn_edge.train.processes import (
     Processes,
     compute_dtype,
@@ -40,6 +42,7 @@ from ffn_edge.train.recipe import Recipe
 from ffn_edge.train.run_state import RunState, TrainResult, load_run, save_run
 from ffn_edge.train.sampling import clips_of_step, sampled_frame_counts, trained_frame_counts
 from ffn_edge.train.step import Learner, Order
+from ffn_edge.train.waiting import Waiting
 
 LAST, BEST = "last.pt", "best.pt"
 _log = logging.getLogger(__name__)
@@ -79,11 +82,8 @@ def train(
         NetworkError: the network diverged in such a way that it gives no answers.
     """
     folder = Path(output)
-    if (folder / LAST).exists() and not resume:
-        raise RecipeError(
-            f"{folder} holds a run already",
-            "continue it with --resume, or name another folder; nothing was changed.",
-        )
+    if not resume:
+        check_new(folder)
     with join_processes(device) as processes:
         run = Run(recipe, folder, processes, resume=resume, workers=workers)
         with run.record, on_signals(run.stop.set, *ending_signals(), once=False):
@@ -97,6 +97,15 @@ def train(
                 if run.validates(epoch):
                     run.keep_best(epoch, run.validate())
             return run.result()
+
+
+def check_new(folder: Path) -> None:
+    """Raise a RecipeError if a folder holds a run."""
+    if (folder / LAST).exists():
+        raise RecipeError(
+            f"{folder} holds a run already",
+            "continue it with --resume, or name another folder; nothing was changed.",
+        )
 
 
 class Run:
@@ -127,16 +136,22 @@ class Run:
         self.videos_per_step = batch_size * recipe.accumulate  # of this process
         rank, world_size = processes.rank, processes.world_size
         self.sampler = ResumableSampler(
-            len(videos), seed=recipe.seed, rank=rank, world_size=world_size
+            len(videos),
+            seed=recipe.seed,
+            labels=[video.label for video in videos.videos] if recipe.balanced else None,
+            rank=rank,
+            world_size=world_size,
         )
         self.loader = Loader(videos, self.sampler, batch_size=batch_size, workers=workers)
         val_sampler = ResumableSampler(
             len(val_videos), shuffle=False, rank=rank, world_size=world_size
         )
         self.val_loader = Loader(val_videos, val_sampler, batch_size=batch_size, workers=workers)
+        self._waiting = Waiting(recipe, processes.device)
         self.broken = BrokenVideos(len(videos), recipe.max_broken_share)
         self.val_broken = BrokenVideos(len(val_videos), recipe.max_broken_share)
         self.val_measured = processes.measured()
+        self._chance = _chance(val_videos)
         epoch_steps = len(self.sampler) // self.videos_per_step
         if epoch_steps == 0:
             raise RecipeError(
@@ -144,14 +159,19 @@ class Run:
                 "lower --batch-size.",
             )
 
-        self.card = _card(recipe, classes)
-        self.learner = _learner(recipe, len(classes), processes, epoch_steps, resume=resume)
+        self.card = make_card(recipe, classes)
+        self.learner = make_learner(recipe, len(classes), processes, epoch_steps, resume=resume)
         self.state = RunState(epoch_steps=epoch_steps)
         if resume:
             self.state = load_run(folder / LAST, self.learner, self.card, recipe, epoch_steps)
         steps_left = recipe.epochs * epoch_steps - self.state.position
         self.record = RunLog(
-            folder, self.state.step + steps_left, self.state.step, self.state.epoch, processes.first
+            folder,
+            self.state.step + steps_left,
+            self.state.step,
+            self.state.epoch,
+            processes.first,
+            self.state.accuracy,
         )
         self._unlogged: list[tuple[float, dict[str, Tensor]]] = []  # learning rates, loss terms
         self._saved_at = time.monotonic()
@@ -160,7 +180,7 @@ class Run:
 
     def epochs(self) -> Iterator[int]:
         """Yield the epochs to train; save after each, be it whole or stopped."""
-        while self.state.epoch < self.recipe.epochs and not self.stopping:
+        while self.state.epoch < self.recipe.epochs and not (self.stopping or self.exhausted):
             yield self.state.epoch
             if not self.stopping:
                 self.state = dataclasses.replace(
@@ -168,10 +188,16 @@ class Run:
                 )
             self.save()
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether the recipe's patience is: too many validations have not been the best one."""
+        patience = self.recipe.patience
+        return patience is not None and self.state.stale >= patience
+
     def batches(self, epoch: int) -> Iterator[Iterable[Batch]]:
         """Yield what is left of the epoch's batches, each in its parts."""
         self.sampler.start(epoch, self.state.epoch_step * self.videos_per_step)
-        parts = iter(self.loader)
+        parts = self._waiting.watch(self.loader)
         while self.state.epoch_step < self.state.epoch_steps and not self.stopping:
             yield itertools.islice(parts, self.recipe.accumulate)
 
@@ -246,18 +272,17 @@ class Run:
     def validate(self) -> dict[int, Accuracy]:
         """Return the accuracy by frame count; a stop makes it one of few clips."""
         self.processes.broadcast(self._evaluated.buffers())
-        accuracy = evaluate(
+        answers = evaluate(
             self._evaluated,
             self._until_stopped(self.val_broken.watch(self.val_loader)),
             self.recipe.frame_counts,
             self.card,
-            device=self.processes.device,
+            processes=self.processes,
             autocast=self.learner.autocast,
-            reduce=self.processes.sum,
             measured=self.val_measured,
         )
         (self.stopping,) = self.processes.any(self.stop.is_set())
-        return accuracy
+        return answers.accuracy()
 
     def keep_best(self, epoch: int, accuracy: Mapping[int, Accuracy]) -> None:
         """Record a validation, unless it was stopped; keep the best by the mean over frame counts.
@@ -268,17 +293,33 @@ class Run:
         """
         if self.stopping:
             return
-        by_name = {str(t): dataclasses.asdict(value) for t, value in accuracy.items()}
-        self.record.validation(self.state.step - 1, epoch, by_name)
+        self.record.validation(self.state.step - 1, epoch, accuracy)
         mean = sum(value.top1 for value in accuracy.values()) / len(accuracy)
-        if mean > self.state.best_mean_top1 and self.processes.first:
+        if 3 * (epoch + 1) > self.recipe.epochs:
+            self._warn_of_chance(mean, max(value.clips for value in accuracy.values()))
+        is_best = mean > self.state.best_mean_top1
+        if is_best and self.processes.first:
             card = dataclasses.replace(self.card, accuracy=dict(accuracy))
             save_checkpoint(self.folder / BEST, self._evaluated, card)
         self.state = dataclasses.replace(
             self.state,
             accuracy=dict(accuracy),
             best_mean_top1=max(mean, self.state.best_mean_top1),
+            stale=0 if is_best else self.state.stale + 1,
         )
+
+    def _warn_of_chance(self, mean: float, clips: int) -> None:
+        """Say once that a validation is no better than chance, if it is not."""
+        if mean > self._chance + 3 * standard_error(self._chance, clips) or self._chance == 1:
+            return
+        _log.warning(
+            "validation stands at chance: top-1 is %s over %s, that of one answer for all %s; are "
+            "the labels those of the videos, the learning rate too high or low, the videos enough?",
+            f"{mean:.1%}",
+            counted(clips, "clip"),
+            f"{self._chance:.1%}",
+        )
+        self._chance = 1  # once
 
     def result(self) -> TrainResult:
         """Return how the run ended, and name what could not be read."""
@@ -286,7 +327,15 @@ class Run:
             _log.warning(
                 "stopped at step %d; the same command with --resume continues", self.state.step
             )
-        broken = self.processes.gather((*self.broken.reasons, *self.val_broken.reasons))
+        elif self.state.epoch < self.recipe.epochs:
+            _log.info(
+                "ended after %s of %d: the mean top-1 has not risen in %s; best.pt has the best",
+                counted(self.state.epoch, "epoch"),
+                self.recipe.epochs,
+                counted(self.state.stale, "validation"),
+            )
+        mine = (*self.broken.reasons, *self.val_broken.reasons)
+        broken = tuple(dict.fromkeys(itertools.chain(*self.processes.gather(mine))))
         for reason in broken:
             _log.warning("skipped: %s", reason)
         return TrainResult(
@@ -306,7 +355,7 @@ class Run:
         return self.learner.network if average is None else average.network
 
     def _inputs(self, part: int, batch: Batch) -> tuple[dict[int, Tensor], Tensor]:
-        """Return a part's clips and labels on the device."""
+        """Return a part's clips on the device, and what they are to be classified as."""
         self.broken.add(batch)
         if not len(batch.labels):
             raise DataError(
@@ -314,9 +363,16 @@ class Run:
                 "check the disk, then continue with --resume.",
             )
         number = part * self.processes.world_size + self.processes.rank
-        clips = clips_of_step(self.recipe, batch.clips, self.state.step, number)
-        device = self.processes.device
-        return model_inputs(clips, self.card, device), batch.labels.to(device, non_blocking=True)
+        recipe, step, device = self.recipe, self.state.step, self.processes.device
+        clips = clips_of_step(recipe, batch.clips, step, number)
+        if recipe.rand_augment:
+            clips = {t: clip.to(device, non_blocking=True) for t, clip in clips.items()}
+            clips = rand_augmented(clips, recipe.rand_augment)
+        inputs = model_inputs(clips, self.card, device)
+        labels = batch.labels.to(device, non_blocking=True)
+        if recipe.mixup or recipe.cutmix:
+            return mixed(recipe, inputs, labels, len(self.card.classes), step, number)
+        return inputs, labels
 
     def _until_stopped(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield batches until a signal comes; several processes end a validation together."""
@@ -352,6 +408,12 @@ def _dataset(recipe: Recipe, lists: TrainingLists, *, training: bool) -> VideoDa
     )
 
 
+def _chance(videos: VideoDataset) -> float:
+    """Return the best accuracy of one answer for all."""
+    labels = [video.label for video in videos.videos]
+    return max(Counter(labels).values()) / len(labels)
+
+
 def _warn_of_absent_classes(classes: tuple[str, ...], videos: VideoDataset) -> None:
     if absent := sorted(set(range(len(classes))) - {video.label for video in videos.videos}):
         _log.warning(
@@ -375,7 +437,8 @@ def _micro_batch(recipe: Recipe, processes: Processes) -> int:
     return videos
 
 
-def _card(recipe: Recipe, classes: tuple[str, ...]) -> ModelCard:
+def make_card(recipe: Recipe, classes: tuple[str, ...]) -> ModelCard:
+    """Return what a recipe's network is for."""
     family = family_of(recipe.architecture)
     return ModelCard(
         classes=classes,
@@ -388,7 +451,7 @@ def _card(recipe: Recipe, classes: tuple[str, ...]) -> ModelCard:
     )
 
 
-def _learner(
+def make_learner(
     recipe: Recipe, num_classes: int, processes: Processes, epoch_steps: int, *, resume: bool
 ) -> Learner:
     """Return the recipe's network with what teaches it, as at the start of a run."""
@@ -410,6 +473,7 @@ def _learner(
                 "starting from a network that looks both ways: channels that came from the next "
                 "frame are no longer shifted"
             )
+    freeze(network, recipe.freeze)
     network = network.to(processes.device)
     if recipe.channels_last:
         to_channels_last(network)

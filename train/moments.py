@@ -31,12 +31,15 @@ class Moments:
         for part in torch.split(values, max(1, _PART // values.shape[1])):
             part = part.double()
             mean = part.mean(0)
-            squares = (part - mean).square_().sum(0)
-            # Chan et al., 1979: sums of squares about the mean lose no digits to a large mean.
-            step, rows = mean - self.mean, self.rows + len(part)
-            self.squares = self.squares + squares + step**2 * (self.rows * len(part) / rows)
-            self.mean = self.mean + step * (len(part) / rows)
-            self.rows = rows
+            self.merge(Moments(len(part), mean, (part - mean).square_().sum(0)))
+
+    def merge(self, other: Moments) -> None:
+        """Add other rows, at least one, by their moments."""
+        # Chan et al., 1979: sums of squares about the mean lose no digits to a large mean.
+        step, rows = other.mean - self.mean, self.rows + other.rows
+        self.squares = self.squares + other.squares + step**2 * (self.rows * other.rows / rows)
+        self.mean = self.mean + step * (other.rows / rows)
+        self.rows = rows
 
 
 def rows_of_channels(x: Tensor) -> Tensor:

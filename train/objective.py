@@ -83,7 +83,7 @@ class MultiFrequencyLoss:
 
         Args:
             logits: (B, classes) by frame count; the highest key is the teacher.
-            target: int64 (B,).
+            target: labels, int64 (B,), or the shares of each, float32 (B, classes).
         """
         highest = max(logits)
         cross_entropy = self._cross_entropy(logits[highest], target)
@@ -100,7 +100,7 @@ class MultiFrequencyLoss:
             frames: the frame count.
             logits: (B, classes), its.
             teacher: (B, classes), the highest frame count's; detached here.
-            target: int64 (B,).
+            target: see `__call__`.
         """
         distillation = F.kl_div(
             logits.float().log_softmax(1),

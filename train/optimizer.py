@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,17 +13,51 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from ffn_edge.network import FrameFlexibleNetwork
-from ffn_edge.network.layers import NORM_TYPES
+from ffn_edge.errors import RecipeError, counted
+from ffn_edge.network import FrameFlexibleNetwork, family_of
+from ffn_edge.network.layers import NORM_TYPES, WeightAlteration
 from ffn_edge.train.recipe import Recipe
 
 
+def freeze(network: FrameFlexibleNetwork, stages: int) -> None:
+    """Let the shared weights of a network's first stages learn no more; see `Family.stages`.
+
+    Norms and weight alterations learn: they are what each frame count has of its own.
+
+    Raises:
+        RecipeError: the network has fewer stages.
+    """
+    names = family_of(network.architecture).stages
+    for body in dict.fromkeys(network.serving(t).body for t in network.frame_counts):
+        own = {
+            parameter
+            for layer in body.modules()
+            if isinstance(layer, (*NORM_TYPES, WeightAlteration))
+            for parameter in layer.parameters()
+        }
+        for stage in range(stages):
+            inside = [
+                parameter
+                for name, parameter in body.named_parameters()
+                if stage < len(names) and re.match(names[stage], name)
+            ]
+            if not inside:
+                raise RecipeError(
+                    f"a {network.architecture} has {counted(stage, 'stage')}; "
+                    f"{stages} were to be frozen",
+                    "freeze fewer.",
+                )
+            for parameter in inside:
+                parameter.requires_grad_(parameter in own)
+
+
 def make_optimizer(network: FrameFlexibleNetwork, recipe: Recipe) -> Optimizer:
-    """Return the recipe's optimiser with its parameter groups."""
+    """Return the recipe's optimiser of what learns, with its parameter groups."""
     rate, decay = recipe.learning_rate, recipe.weight_decay
     if recipe.optimizer == "adamw":
-        matrices = [p for p in network.parameters() if p.dim() > 1]
-        vectors = [p for p in network.parameters() if p.dim() <= 1]
+        learning = [p for p in network.parameters() if p.requires_grad]
+        matrices = [p for p in learning if p.dim() > 1]
+        vectors = [p for p in learning if p.dim() <= 1]
         return torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": decay},
@@ -58,7 +93,7 @@ def _paper_groups(
     classifier_biases = [m.bias for each in classifier for m in each if m.bias is not None]
     special = norm_parameters | {id(p) for p in (*classifier_weights, *classifier_biases)}
     norms = [p for p in network.parameters() if id(p) in norm_parameters]
-    others = [p for p in network.parameters() if id(p) not in special]
+    others = [p for p in network.parameters() if id(p) not in special and p.requires_grad]
     yield {"params": others, "lr": rate, "weight_decay": decay}
     yield {"params": norms, "lr": rate, "weight_decay": 0.0}
     yield {"params": classifier_weights, "lr": 5 * rate, "weight_decay": decay}

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from ffn_edge.errors import RecipeError
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.threads import Measured, thread_counts
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,6 @@ class Processes:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
-    def sum(self, counts: Tensor) -> None:
-        """Add `counts` up over all processes, in place."""
-        if self.world_size > 1:
-            dist.all_reduce(counts)
-
     def any(self, *flags: bool) -> list[bool]:
         """Return of each flag whether any process raised it, by one exchange."""
         if self.world_size == 1:
@@ -57,18 +55,22 @@ class Processes:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
-    def gather(self, paths: tuple[str, ...]) -> tuple[str, ...]:
-        """Return every process's paths, each once."""
+    def gather(self, mine: T) -> list[T]:
+        """Return what every process has of something, in the order of their ranks."""
         if self.world_size == 1:
-            return tuple(dict.fromkeys(paths))
-        gathered: list[tuple[str, ...]] = [()] * self.world_size
-        dist.all_gather_object(gathered, paths)
-        return tuple(dict.fromkeys(path for each in gathered for path in each))
+            return [mine]
+        gathered = [mine] * self.world_size
+        dist.all_gather_object(gathered, mine)
+        return gathered
 
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.world_size > 1:
             dist.barrier()
+
+
+# Where no `join_processes` is asked which there are: this one, with what is on the CPU.
+ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 @contextmanager
@@ -112,7 +114,7 @@ def require_one_process(command: str) -> None:
     if (started := _world_size()) > 1:
         raise RecipeError(
             f"`ffn-edge {command}` works in one process; {started} were started",
-            "start it without torchrun; only `ffn-edge train` shares its work.",
+            "start it without torchrun; train, evaluate and deviation share their work.",
         )
 
 

@@ -38,6 +38,15 @@ class Recipe:
     runs, in `cache_folder` (see `ffn_edge.train.frame_cache`). `batch_size` counts videos over all
     processes together; `epochs` are passes over the list.
 
+    Small data: `balanced` draws each class equally often in an epoch, which stays as long.
+    `rand_augment` is the magnitude, up to 30, of torchvision's RandAugment of two operations, the
+    same for all of a video's clips; 0 is none. `mixup` and `cutmix` are the α of the Beta
+    distribution of the share that a clip and its label keep when another of the batch is mixed in;
+    with both set a batch has one or the other. `freeze` is how many of the network's first stages,
+    of which the stem is one, keep their shared weights; their norms and alterations, which make
+    the frame counts' differences, learn. `patience` ends a run when so many validations in a row
+    have not raised the mean top-1.
+
     Objective: see `ffn_edge.train.objective.MultiFrequencyLoss`.
 
     `causal` makes a network that takes from the past alone and can go frame by frame; in
@@ -85,6 +94,13 @@ class Recipe:
     max_broken_share: Share = 0.05
     window_s: Above0 | None = None
     mirror: tuple[tuple[str, str], ...] | None = None
+
+    balanced: bool = False
+    rand_augment: Annotated[int, Between(0, 30)] = 0
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    freeze: Count = 0
+    patience: Positive | None = None
 
     distillation_weight: NotNegative = 1.0
     label_smoothing: Share = 0.0
@@ -139,6 +155,11 @@ class Recipe:
             raise RecipeError(
                 f"{self.sampling} sampling trains one network on two frame counts or more",
                 "name the frame counts.",
+            )
+        if self.freeze and self.weights is None and self.start_from is None:
+            raise RecipeError(
+                "freeze would keep the random weights that the network starts with",
+                "name weights or start_from.",
             )
         if self.batch_size % self.accumulate:
             raise RecipeError(

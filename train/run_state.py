@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ffn_edge.bundle.bundle import Accuracy
-from ffn_edge.errors import CheckpointError, counted
+from ffn_edge.errors import CheckpointError, RecipeError, counted
 from ffn_edge.files import schema
 from ffn_edge.files.schema import Count, NotNegative, Positive
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
@@ -28,7 +28,7 @@ DEFAULTS = {f.name: f.default for f in dataclasses.fields(Recipe) if f.default i
 FREE_ON_RESUME = {
     *("train_list", "val_list", "classes", "root", "weights", "start_from"),
     *("cache_gib", "cache_folder", "together", "max_broken_share"),
-    *("validate_every", "checkpoint_minutes", "log_every"),
+    *("validate_every", "checkpoint_minutes", "log_every", "patience"),
 }
 
 _START_ANEW = "start anew in another folder."
@@ -66,6 +66,7 @@ class RunState:
         epoch: whole epochs done, with their validation.
         epoch_steps: of an epoch.
         epoch_step: done of the epoch in progress.
+        stale: validations since the one with the best mean top-1.
     """
 
     step: Count = 0
@@ -74,6 +75,7 @@ class RunState:
     epoch_step: Count = 0
     accuracy: dict[int, Accuracy] = field(default_factory=dict)
     best_mean_top1: float = -1.0
+    stale: Count = 0
     seconds: NotNegative = 0.0
     cpu_seconds: NotNegative = 0.0
 
@@ -101,6 +103,22 @@ def save_run(
     }
     # Without the accuracy: that of the last validation is not that of these weights.
     save_checkpoint(path, learner.network, card, training)
+
+
+def recipe_of_run(path: Path) -> Recipe:
+    """Return the recipe of the run that a checkpoint is to resume.
+
+    Raises:
+        CheckpointError: no such file, or it holds no run.
+    """
+    training = load_checkpoint(path).training
+    try:
+        fields = schema.parse_fields(Recipe, (training or {})["recipe"])
+        return Recipe(**fields)
+    except (LookupError, TypeError, ValueError, RecipeError) as error:
+        raise CheckpointError(
+            f"{path} holds no run that could go on", "start anew in another folder."
+        ) from error
 
 
 def load_run(

@@ -134,7 +134,7 @@ def backward(
     Args:
         forward: a `FrameFlexibleNetwork`, or what wraps one.
         clips: float32 (B, T, 3, H, W), normalised, by frame count.
-        target: int64 (B,).
+        target: as `MultiFrequencyLoss` takes it.
         objective: the loss.
         order: "each": forward and backward pass of one frame count after the other, the teacher
             first; only one frame count's activations are held at a time. "together": all rows pass

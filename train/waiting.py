@@ -23,6 +23,7 @@ class Waiting:
         self._recipe = recipe
         self._device = device
         self._said = False
+        self._fills_cache = recipe.cache_gib > 0
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield an epoch's batches, and judge it after the last that is asked for."""
@@ -41,6 +42,9 @@ class Waiting:
             self._judge(waited_s, time.perf_counter() - began)
 
     def _judge(self, waited_s: float, epoch_s: float) -> None:
+        if self._fills_cache:  # which takes its time, once
+            self._fills_cache = False
+            return
         if self._said or epoch_s < _SHORT_S or waited_s < _MUCH * epoch_s:
             return
         self._said = True

@@ -37,7 +37,8 @@ def deviation(
 
     The paper's Temporal Frequency Deviation: mean and standard deviation of what enters each
     norm, on the same videos at two frame counts. One sub-network serves both; where the network
-    has two, each frame count is served by its own as well, which is what the second mends.
+    has two, each frame count is served by its own as well, which is what the second mends. Several
+    processes of torchrun share the work.
 
     \b
     Example:
@@ -47,11 +48,14 @@ def deviation(
     from ffn_edge.frames import parse_frames
     from ffn_edge.train.deviation import deviation_of_checkpoint
     from ffn_edge.train.deviation_report import json_of, plot_deviation, tables_of
+    from ffn_edge.train.processes import is_first_process
 
     if plot:
         check_figure(plot)
     counts = parse_frames(frames) if frames else None
     found = deviation_of_checkpoint(checkpoint, counts, layer=layer, **options)  # type: ignore[arg-type]
+    if not is_first_process():
+        return
     if as_json:
         click.echo(json.dumps(json_of(found, layer)))
     else:

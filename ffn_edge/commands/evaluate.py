@@ -23,27 +23,42 @@ from ffn_edge.commands.training_options import FILE, machine_options
 @click.option("--batch-size", type=Whole(), default=16, show_default=True, help="Videos at a time.")
 @machine_options
 @click.option("--plot", type=UserPath(dir_okay=False), help="Write accuracy against cost here.")
+@click.option(
+    "--report",
+    type=UserPath(written=True, dir_okay=False),
+    help="Write a page here: which classes and clips it gets wrong, and what more frames mend.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def evaluate(
-    checkpoint: str, as_json: bool, plot: str | None, frames: str | None, **options: object
+    checkpoint: str,
+    as_json: bool,
+    plot: str | None,
+    report: str | None,
+    frames: str | None,
+    **options: object,
 ) -> None:
     """Measure accuracy at any frame count.
 
     A frame count that was not trained is served by the nearest sub-network.
 
     \b
-    Example:
+    Examples:
       ffn-edge evaluate runs/first/best.pt --list data/test.txt --frames 2-20 --plot accuracy.png
+      ffn-edge evaluate runs/first/best.pt --list data/test.txt --report page.html
+      torchrun --nproc-per-node 4 -m ffn_edge evaluate runs/first/best.pt --list data/test.txt
     """
     from ffn_edge.files.figure import check_figure
     from ffn_edge.frames import parse_frames
     from ffn_edge.train.evaluate import evaluate_checkpoint
+    from ffn_edge.train.processes import is_first_process
     from ffn_edge.train.report import plot_accuracy, table_of
 
     if plot:
         check_figure(plot)
     counts = parse_frames(frames) if frames else None
-    rows = evaluate_checkpoint(checkpoint, counts, **options)  # type: ignore[arg-type]
+    rows = evaluate_checkpoint(checkpoint, counts, report=report, **options)  # type: ignore[arg-type]
+    if not is_first_process():
+        return
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows]))
     else:
@@ -53,3 +68,5 @@ def evaluate(
     if plot:
         plot_accuracy({checkpoint: rows}, plot)
         say(f"wrote {plot}")
+    if report:
+        say(f"wrote {report}")

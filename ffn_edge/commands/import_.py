@@ -21,9 +21,11 @@ from ffn_edge.commands.training_options import FILE
 )
 @click.option("--classes", type=FILE, help="Class names, one per line, in the order of the labels.")
 def import_(file: str, arch: str, output: str, classes: str | None) -> None:
-    """Read a checkpoint of the paper's code.
+    """Read a published checkpoint.
 
-    It is loaded as plain tensors: a file with code in it is refused.
+    One of the paper's code; or a plain TSM network of its authors or of mmaction2, which becomes a
+    Frame Flexible Network for 4, 8 and 16 frames that all begin with its norms. It is loaded as
+    plain tensors: a file with code in it is refused.
 
     \b
     Example:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from typing import Any
 
 import click
@@ -64,6 +65,25 @@ class Number(click.FloatRange):
         if math.isnan(found):
             self.fail(f"{value} is no number.", param, ctx)
         return found
+
+
+class Duration(click.ParamType[float]):
+    """A time such as 90s, 30m, 2h or 1h30m; seconds where no unit is written."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return it in seconds."""
+        match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", str(value))
+        seconds = 0
+        if match and len(str(value)) < 20:
+            for part, unit in zip(match.groups(), (3600, 60, 1), strict=True):
+                seconds += int(part or 0) * unit
+        if not seconds:
+            self.fail(f"{value!r} is no time such as 30m, 2h or 1h30m.", param, ctx)
+        return float(seconds)
 
 
 def fix_threads(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:

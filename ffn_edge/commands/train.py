@@ -6,17 +6,25 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ffn_edge.cli import say
-from ffn_edge.commands.option_types import UserPath
-from ffn_edge.commands.training_options import chosen_recipe, machine_options, recipe_options
+from ffn_edge.commands.option_types import Duration, UserPath
+from ffn_edge.commands.training_options import changed, machine_options, recipe_options
+
+if TYPE_CHECKING:
+    from ffn_edge.train.recipe import Recipe
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", required=False)
+@click.option(
+    "--data",
+    type=UserPath(exists=True, file_okay=False, path_type=Path),
+    help="A folder of `data scan`: its lists and classes, and without RECIPE one that fits it.",
+)
 @click.option(
     "--output",
     "-o",
@@ -30,6 +38,13 @@ from ffn_edge.commands.training_options import chosen_recipe, machine_options, r
     show_default=True,
     help="ffn, naive, separate, mixed, proportional, finetune or ensemble.",
 )
+@click.option(
+    "--time",
+    "time_s",
+    type=Duration(),
+    help="Train about so long, such as 30m or 2h: the first steps show how many epochs that is.  "
+    "[default: the recipe's epochs; for one that is fitted 20m, with a GPU 2h]",
+)
 @click.option("--without", help="Parts of FFN to leave out, of sn,wa,td,ws: the ablations.")
 @recipe_options
 @machine_options
@@ -38,7 +53,9 @@ from ffn_edge.commands.training_options import chosen_recipe, machine_options, r
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def train(
-    recipe: str,
+    recipe: str | None,
+    data: Path | None,
+    time_s: float | None,
     output: str,
     method: str,
     without: str | None,
@@ -50,6 +67,9 @@ def train(
 ) -> None:
     """Train a Frame Flexible Network on videos.
 
+    With --data alone, a recipe is fitted to the videos, this machine and the time, and written to
+    recipe.py in the run folder with a reason for each choice.
+
     RECIPE is the name of a shipped recipe or a Python file that defines `recipe`. The file is a
     program and runs: use your own, or read it first. Another --method trains what the paper
     compares with, under the same recipe; one that trains several networks makes a folder for each.
@@ -60,21 +80,51 @@ def train(
 
     \b
     Examples:
+      ffn-edge train --data data -o runs/mine --time 30m
       ffn-edge train tsm_hmdb51 --train-list lists/train.txt --val-list lists/val.txt \\
           --classes lists/classes.txt --root /data/hmdb51 -o runs/hmdb51
       ffn-edge train my_recipe.py -o runs/mine --set learning_rate=0.02 --resume
       ffn-edge train my_recipe.py -o runs/separate --method separate
       torchrun --nproc-per-node 4 -m ffn_edge train my_recipe.py -o runs/four
     """
-    chosen = chosen_recipe(recipe, **options)
-    if without:
-        chosen = chosen.replace(without=tuple(part.strip() for part in without.split(",")))
-    chosen.data_path("train_list")
+    if recipe is None and data is None:
+        raise click.UsageError("Name a RECIPE, or a folder of `ffn-edge data scan` with --data.")
+    if time_s is not None and (resume or options["epochs"] is not None):
+        raise click.UsageError("--time chooses the epochs of a run that begins.")
+    videos = None
+    if data is not None:
+        from ffn_edge.train.data_folder import read_data_folder
+
+        videos = read_data_folder(data)
+
+    def change(recipe: Recipe) -> Recipe:
+        return changed(recipe, without=without, **options)
+
+    if recipe is not None:
+        from ffn_edge.train.recipe import load_recipe
+
+        chosen = load_recipe(recipe)
+        if videos is not None:
+            chosen = chosen.replace(**videos.paths)
+        chosen = change(chosen)
+        chosen.data_path("train_list")
     # Imported after what is quickly found wrong: PyTorch takes seconds.
-    from ffn_edge.train.loop import BEST
+    from ffn_edge.train.fitting import fit_to_data, with_time
+    from ffn_edge.train.loop import BEST, LAST
     from ffn_edge.train.methods import method_of, train_method
     from ffn_edge.train.processes import is_first_process
+    from ffn_edge.train.run_state import recipe_of_run
 
+    if recipe is None:
+        assert videos is not None
+        if resume:
+            chosen = change(recipe_of_run(Path(output) / LAST).replace(**videos.paths))
+        else:
+            chosen = fit_to_data(
+                videos, output, change, time_s=time_s, device=device, workers=workers
+            )
+    elif time_s is not None:
+        chosen, _ = with_time(chosen, output, time_s, device=device, workers=workers)
     asked = method_of(method, chosen)
     results = train_method(asked, output, resume=resume, device=device, workers=workers)
     first = is_first_process()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -81,7 +81,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
                 type=FILE,
                 help="Start from this checkpoint: one that looks both ways for a causal network.",
             ),
-            click.option("--weights", help="A name such as IMAGENET1K_V1, or a file."),
+            click.option("--weights", help="A name such as IMAGENET1K_V1, or a published file."),
             click.option("--epochs", type=Whole(), help="Passes over the training list."),
             click.option("--batch-size", type=Whole(), help="Videos per optimiser step, in all."),
             click.option(
@@ -97,14 +97,27 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def chosen_recipe(
-    name: str, *, settings: dict[str, str], frames: str | None, **fields: object
+def changed(
+    recipe: Recipe,
+    *,
+    settings: dict[str, str],
+    frames: str | None,
+    without: str | None = None,
+    **fields: object,
 ) -> Recipe:
-    """Return the recipe that the arguments of `recipe_options` ask for."""
+    """Return a recipe as the arguments of `recipe_options` change it."""
     from ffn_edge.frames import parse_frames
-    from ffn_edge.train.recipe import load_recipe
 
     changes = {field: value for field, value in fields.items() if value is not None}
     if frames:
         changes["frame_counts"] = parse_frames(frames)
-    return load_recipe(name).with_settings(settings).replace(**changes)
+    if without:
+        changes["without"] = tuple(part.strip() for part in without.split(","))
+    return recipe.with_settings(settings).replace(**changes)
+
+
+def chosen_recipe(name: str, **options: Any) -> Recipe:
+    """Return a recipe by its name, as the arguments of `recipe_options` change it."""
+    from ffn_edge.train.recipe import load_recipe
+
+    return changed(load_recipe(name), **options)

@@ -24,7 +24,7 @@ from ffn_edge.demo.pipeline import (
 )
 from ffn_edge.errors import counted
 from ffn_edge.files.atomic import write_text
-from ffn_edge.files.markup import STYLE, data_url, svg, table, text
+from ffn_edge.files.markup import data_url, page, svg, table, text
 from ffn_edge.files.regular_file import read_bytes
 from ffn_edge.media.opencv import opencv
 from ffn_edge.runtime.machine.machine import this_machine
@@ -96,13 +96,7 @@ def write_page(demo: DemoResult, path: Path) -> Path:
         f"{counted(machine.cores, 'core')}, {text(machine.system)}, Python "
         f"{text(machine.python)}; {now}. Every figure on this page was measured by this demo.</p>",
     ]
-    body = "\n".join(sections)
-    write_text(
-        path,
-        "<!doctype html>\n<html lang=en><meta charset=utf-8><title>ffn-edge demo</title>"
-        '<meta name=viewport content="width=device-width">'
-        f"<style>{STYLE}</style>\n<body>\n{body}\n</body></html>\n",
-    )
+    write_text(path, page("ffn-edge demo", "\n".join(sections)))
     return path
 
 

@@ -31,6 +31,15 @@ pre { background: #f1f3f5; padding: .8rem; overflow-x: auto }
 """
 
 
+def page(title: str, body: str, style: str = "") -> str:
+    """Return a whole page, with rules of its own after `STYLE`."""
+    return (
+        f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>{text(title)}</title>"
+        '<meta name=viewport content="width=device-width">'
+        f"<style>{STYLE}{style}</style>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
 def table(
     headings: Sequence[str],
     rows: Iterable[Sequence[str]],

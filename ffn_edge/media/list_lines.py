@@ -25,6 +25,7 @@ _COLUMNS = {
     "start": ("start_s", "start", "time_start", "begin", "from"),
     "end": ("end_s", "end", "time_end", "stop", "to"),
     "num_frames": ("num_frames",),
+    "split": ("split", "subset", "set"),
 }
 # Of a table without a header, by the number of its columns.
 _HEADLESS = {2: ("path", "label"), 4: ("path", "start", "end", "label")}
@@ -45,6 +46,7 @@ class ListLine:
         num_frames: of a frame folder, in a table; None if it is not said.
         start_s: where the part that is meant begins, in seconds of the video.
         end_s: where it ends.
+        split: what a table says of it, such as "train"; "" for nothing.
     """
 
     where: str
@@ -54,6 +56,7 @@ class ListLine:
     num_frames: int | None = None
     start_s: float = 0.0
     end_s: float = math.inf
+    split: str = ""
 
 
 def list_lines(
@@ -147,6 +150,7 @@ def _table_lines(
                 int(count) if (count := cells.get("num_frames")) else None,
                 seconds_of(cells.get("start") or "0"),
                 seconds_of(cells.get("end") or "inf"),
+                cells.get("split", ""),
             )
         except ValueError as reason:
             raise error(

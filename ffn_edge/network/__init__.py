@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ffn_edge.network.ablations import ABLATIONS
-    from ffn_edge.network.building import ARCHITECTURES, build, family_of
+    from ffn_edge.network.building import build, import_published
+    from ffn_edge.network.families import ARCHITECTURES, family_of
     from ffn_edge.network.ffn import FrameFlexibleNetwork
-    from ffn_edge.network.published import import_published
     from ffn_edge.network.specializing import specialize
 
 __all__ = [
@@ -27,11 +27,11 @@ __all__ = [
 # No module has the name of what it gives: importing it would put it in the place of that.
 _HOMES = {
     "ABLATIONS": "ablations",
-    "ARCHITECTURES": "building",
+    "ARCHITECTURES": "families",
     "FrameFlexibleNetwork": "ffn",
     "build": "building",
-    "family_of": "building",
-    "import_published": "published",
+    "family_of": "families",
+    "import_published": "building",
     "specialize": "specializing",
 }
 

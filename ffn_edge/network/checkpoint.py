@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -21,9 +20,9 @@ from ffn_edge.errors import CheckpointError, FfnEdgeError, reason_of
 from ffn_edge.files import schema
 from ffn_edge.files.atomic import atomic_file
 from ffn_edge.files.schema import Above0, Between, Positive, Rgb, RgbAbove0
-from ffn_edge.frames import nearest_frame_count
 from ffn_edge.media.classes import read_classes
-from ffn_edge.network.building import ARCHITECTURES, build, family_of
+from ffn_edge.network.building import build, import_published
+from ffn_edge.network.families import ARCHITECTURES, family_of
 from ffn_edge.network.families.family import IMAGENET_MEAN, IMAGENET_STD
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.pretrained import (
@@ -33,11 +32,9 @@ from ffn_edge.network.pretrained import (
     load_tensors,
     load_torch_file,
 )
-from ffn_edge.network.published import import_published
+from ffn_edge.network.published import OWN, nearest_of
 
 SCHEMA_VERSION = 1
-# The vectors of a frame count: ….norms.16.weight, ….phi.16.
-_OWN = re.compile(r"\.(norms|phi)\.(\d+)(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,19 +208,13 @@ def start_from(network: FrameFlexibleNetwork, other: FrameFlexibleNetwork) -> No
         CheckpointError: the two are not of one kind.
     """
     theirs = other.state_dict()
-
-    def source(name: str) -> str:
-        return _OWN.sub(
-            lambda m: f".{m[1]}.{nearest_frame_count(int(m[2]), other.frame_counts)}", name
-        )
-
     ours = network.state_dict()
-    wanted = {name: source(name) for name in ours}
+    wanted = {name: nearest_of(name, other.frame_counts) for name in ours}
     # Of their frame counts, those that none of ours is nearest to are not read.
     read = {
         name: tensor
         for name, tensor in theirs.items()
-        if name in wanted.values() or not _OWN.search(name)
+        if name in wanted.values() or not OWN.search(name)
     }
     if differ := differences({key: ours[name] for name, key in wanted.items()}, read):
         raise CheckpointError(
@@ -241,10 +232,10 @@ def import_file(
     output: str | os.PathLike[str],
     classes: str | os.PathLike[str] | None = None,
 ) -> FrameFlexibleNetwork:
-    """Read a checkpoint file of the paper's code and write it as one of ours.
+    """Read a published checkpoint file and write it as one of ours.
 
     Args:
-        path: a file of the paper's code; see `load_tensors`.
+        path: a file of the paper's code, or of a plain TSM network; see `import_published`.
         architecture: which network it is.
         output: the file to write.
         classes: class names, one per line; left out, the classes are named by their number.

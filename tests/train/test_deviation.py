@@ -31,11 +31,11 @@ from ffn_edge.train.deviation import (
 )
 from ffn_edge.train.deviation_report import json_of, plot_deviation, tables_of
 from ffn_edge.train.loading import Batch, to_model_input
+from ffn_edge.train.processes import ALONE
 
 Randomise = Callable[[FrameFlexibleNetwork], FrameFlexibleNetwork]
 
 CARD = ModelCard(classes=("a", "b", "c", "d", "e"), size=16, short_side=16)
-CPU = torch.device("cpu")
 
 
 class ClipNetwork(nn.Module):
@@ -94,7 +94,7 @@ def batches() -> list[Batch]:
             for t in (2, 4)
         }
         labels = torch.randint(5, (videos,), generator=generator)
-        return Batch(clips, labels, ())
+        return Batch(clips, labels, list(range(videos)), ())
 
     return [batch(3), batch(2)]
 
@@ -102,7 +102,7 @@ def batches() -> list[Batch]:
 def measured(
     network: FrameFlexibleNetwork, batches: list[Batch], sub_network: int | None = None
 ) -> Deviation:
-    return measure(network, batches, 2, 4, CARD, device=CPU, sub_network=sub_network)
+    return measure(network, batches, 2, 4, CARD, processes=ALONE, sub_network=sub_network)
 
 
 def activations(
@@ -185,7 +185,9 @@ def test_a_shift_is_in_deviations_of_the_reference() -> None:
 
 def test_a_still_video_deviates_only_where_norms_differ(clip_network: FrameFlexibleNetwork) -> None:
     image = torch.randint(256, (3, 1, 16, 16, 3), dtype=torch.uint8)
-    still = Batch({t: image.repeat(1, t, 1, 1, 1) for t in (2, 4)}, torch.zeros(3).long(), ())
+    still = Batch(
+        {t: image.repeat(1, t, 1, 1, 1) for t in (2, 4)}, torch.zeros(3).long(), [0, 1, 2], ()
+    )
 
     shared, own = measured(clip_network, [still]).comparisons
 
@@ -295,6 +297,10 @@ def test_videos_that_would_repeat_frames_are_left_out(checkpoint_file: Path, dat
     videos = [Video(Path(str(n)), 0, num_frames=n) for n in (4, 16, 15, 30, 17)]
     assert _choose(videos, 16, None) == (videos[1], videos[3], videos[4])
     assert len(_choose(videos, 16, 2)) == 2
+    part = Video(data / "0.mp4", 0, None, start_s=0.2, end_s=0.5)  # of 10 frames at 10 Hz
+    assert _choose([part], 3, None) == (part,)
+    with pytest.raises(DataError, match="no video"):
+        _choose([part], 4, None)
     # a video that cannot be opened is the loader's to report
     assert _choose([Video(Path("absent.mp4"), 0, None)], 16, None)
     with pytest.raises(DataError, match="no video of the list has 12 frames"):

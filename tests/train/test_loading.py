@@ -321,18 +321,60 @@ def test_ranks_share_a_test_set_completely() -> None:
     assert sorted(index for share in shares for index in share) == list(range(20))
 
 
+@pytest.mark.parametrize("size", [12, 31])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_balanced_epoch_has_each_class_equally_often(size: int, world_size: int) -> None:
+    labels = [0] * (size - 4) + [1] + [5] * 3
+    for number in range(3):
+        samplers = [
+            ResumableSampler(size, labels=labels, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
+        drawn = [index for sampler in samplers for index in epoch(sampler, number)]
+        assert len(drawn) == len(set(drawn)) == size - size % world_size
+        if world_size == 1:
+            times = [sum(labels[index % size] == label for index in drawn) for label in (0, 1, 5)]
+            assert sum(times) == size and max(times) - min(times) <= 1
+            # None comes again before all of its class have come.
+            for label in (0, 1, 5):
+                videos = [index % size for index in drawn if labels[index % size] == label]
+                often = [videos.count(i) for i in range(size) if labels[i] == label]
+                assert max(often) - min(often) <= 1
+
+
+def test_a_balanced_epoch_continues_where_it_was_interrupted() -> None:
+    labels = [i % 7 == 0 for i in range(20)]
+    whole = epoch(ResumableSampler(20, labels=labels), 2)
+    assert epoch(ResumableSampler(20, labels=labels), 2, position=5) == whole[5:]
+    assert epoch(ResumableSampler(20, labels=labels), 3) != whole
+    assert epoch(ResumableSampler(20, labels=labels, seed=1), 2) != whole
+
+
+def test_a_video_that_comes_again_is_another_sample(list_file: Path) -> None:
+    videos = dataset(list_file)
+    first, again = videos[0, 1], videos[0, 1 + len(videos)]
+    assert first.label == again.label
+    assert any((first.clips[t] != again.clips[t]).any() for t in first.clips)
+
+
 # --- broken videos ------------------------------------------------------------------------------
 
 
 def batch(read: int, *broken: str) -> Batch:
-    return Batch({4: torch.zeros(read, 4, 1, 1, 3)}, torch.zeros(read, dtype=torch.int64), broken)
+    labels = torch.zeros(read, dtype=torch.int64)
+    return Batch({4: torch.zeros(read, 4, 1, 1, 3)}, labels, list(range(read)), broken)
 
 
 def test_samples_that_could_not_be_read_are_left_out_of_a_batch_and_named() -> None:
     clip = np.zeros((4, 8, 8, 3), np.uint8)
     stacked = stack(
-        [Sample({4: clip}, 7), Sample({}, 8, ("bad.mp4",)), Sample({4: clip}, 9, ("cut.mp4",))]
+        {
+            (0, 3): Sample({4: clip}, 7),
+            (0, 1): Sample({}, 8, ("bad.mp4",)),
+            (0, 4): Sample({4: clip}, 9, ("cut.mp4",)),
+        }
     )
+    assert stacked.indices == [3, 4]
     assert stacked.labels == [7, 9]
     assert stacked.clips[4].shape == (2, 4, 8, 8, 3)
     assert stacked.broken == ("bad.mp4", "cut.mp4")

@@ -17,9 +17,10 @@ import pytest
 import torch
 from filelock import FileLock
 
+from ffn_edge.bundle.bundle import Accuracy
 from ffn_edge.errors import CheckpointError, DataError, RecipeError, counted
 from ffn_edge.network import build
-from ffn_edge.network.checkpoint import load_checkpoint
+from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from ffn_edge.train.log import METRICS, RunLog
 from ffn_edge.train.loop import BEST, LAST, Run, train
 from ffn_edge.train.recipe import Recipe
@@ -85,6 +86,36 @@ def list_with_broken(folder: Path, data: Path, whole: int, broken: int) -> str:
     return str(folder / "list.txt")
 
 
+@pytest.fixture
+def everything(recipe: Recipe, tmp_path: Path) -> Recipe:
+    """With all that suits small data."""
+    torch.manual_seed(9)
+    start = tmp_path / "start.pt"
+    save_checkpoint(start, build("tsm_tiny", 2, (2, 4)), ModelCard(classes=("dark", "bright")))
+    return recipe.replace(
+        start_from=str(start),
+        freeze=2,
+        balanced=True,
+        rand_augment=9,
+        mixup=0.4,
+        cutmix=1.0,
+        patience=3,
+        accumulate=2,
+    )
+
+
+def validating(patch: pytest.MonkeyPatch, *means: float) -> None:
+    """Let an epoch's validation have the top-1 that is given for it."""
+
+    def validate(run: Run) -> dict[int, Accuracy]:
+        return {
+            t: Accuracy(top1=means[run.state.epoch], top5=1.0, clips=100)
+            for t in run.recipe.frame_counts
+        }
+
+    patch.setattr(Run, "validate", validate)
+
+
 def test_a_run_writes_checkpoints_metrics_and_events(recipe: Recipe, tmp_path: Path) -> None:
     result = train(recipe, tmp_path)
     assert result.finished and result.steps == 6
@@ -116,9 +147,11 @@ def test_the_best_checkpoint_has_the_highest_mean_over_frame_counts(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["recipe", "everything"])
 def test_a_run_killed_in_the_middle_resumes_to_the_same_losses(
-    recipe: Recipe, tmp_path: Path
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
+    recipe: Recipe = request.getfixturevalue(kind)
     recipe = recipe.replace(epochs=4, optimizer="adamw", ema_decay=0.9)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     # Each in a process of its own, as in use: other threads than one may sum in another order.
@@ -309,7 +342,11 @@ def test_one_unreadable_video_in_a_small_last_batch_of_validation_is_borne(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_gpu_trains_in_half_precision(recipe: Recipe, tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize("kind", ["recipe", "everything"])
+def test_a_gpu_trains_in_half_precision(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, precision: str
+) -> None:
+    recipe: Recipe = request.getfixturevalue(kind)
     result = train(recipe.replace(precision=precision), tmp_path, device="cuda")
     assert result.finished
 
@@ -322,10 +359,131 @@ def test_a_finished_run_resumes_to_nothing(recipe: Recipe, tmp_path: Path) -> No
     assert metrics(tmp_path) == before
 
 
-def test_workers_do_not_change_the_losses(recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["recipe", "everything"])
+def test_workers_do_not_change_the_losses(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    recipe: Recipe = request.getfixturevalue(kind)
     train(recipe, tmp_path / "none")
     train(recipe, tmp_path / "one", workers=1)
     assert metrics(tmp_path / "none") == metrics(tmp_path / "one")
+
+
+def test_a_run_with_everything_on_resumes_to_the_same_losses(
+    everything: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(everything, tmp_path / "whole")
+    stopped_after(3, everything, tmp_path / "broken", monkeypatch)
+    train(everything, tmp_path / "broken", resume=True)
+    for one, other in zip(*map(steps_of, (tmp_path / "whole", tmp_path / "broken")), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)  # threads may change
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_frozen_stages_keep_their_weights_and_adapt_their_norms(
+    everything: Recipe, tmp_path: Path, optimizer: str
+) -> None:
+    recipe = everything.replace(optimizer=optimizer, ema_decay=0.9, weight_decay=0.1, epochs=1)
+    assert recipe.start_from is not None
+    train(recipe, tmp_path / "run")
+
+    before = load_checkpoint(recipe.start_from).network.state_dict()
+    for file in (BEST, LAST):
+        after = load_checkpoint(tmp_path / "run" / file).network.state_dict()
+        for name, value in before.items():
+            if not value.is_floating_point():
+                continue
+            frozen = name.startswith(("body.conv1.", "body.layer1."))
+            shared = ".norms." not in name and ".phi." not in name
+            assert torch.equal(value, after[name]) == (frozen and shared), name
+    held = load_checkpoint(tmp_path / "run" / LAST).training
+    assert held is not None
+    # The four convolutions of two blocks, and that of the stem, are not there.
+    learning = sum(1 for _ in build("tsm_tiny", 2, (2, 4)).parameters()) - 5
+    assert sum(len(group["params"]) for group in held["optimizer"]["param_groups"]) == learning
+
+
+def test_patience_ends_a_run_that_does_not_rise(
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recipe = recipe.replace(epochs=9, patience=2)
+    validating(monkeypatch, 0.6, 0.8, 0.7, 0.8, 0.9, 0.1, 0.1, 0.1)
+    with caplog.at_level("INFO"):
+        result = train(recipe, tmp_path)
+    assert result.finished and result.steps == 4 * 3
+    assert "has not risen in 2 validations" in caplog.text
+    assert load_checkpoint(tmp_path / BEST).card.accuracy[4].top1 == 0.8
+    again = train(recipe, tmp_path, resume=True)
+    assert again.finished and again.steps == 4 * 3
+    # More patience is more training of the same run.
+    assert train(recipe.replace(patience=3), tmp_path, resume=True).steps == 8 * 3
+
+
+def test_a_resumed_run_goes_on_counting_to_its_patience(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe.replace(epochs=9, patience=3, log_every=1)
+    validating(monkeypatch, 0.8, 0.7, 0.7, 0.7, 0.9)
+    stopped_after(7, recipe, tmp_path, monkeypatch)  # in the third epoch
+    result = train(recipe, tmp_path, resume=True)
+    assert result.finished and result.steps == 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("means", "warns"),
+    [
+        ((0.5, 0.5, 0.5), 1),
+        ((0.5, 0.9, 0.9), 0),  # the first third is not judged
+        ((0.9, 0.66, 0.64), 1),  # 3 standard errors of 100 clips are 15 %
+        ((0.9, 0.66, 0.66), 0),
+    ],
+)
+def test_validation_at_chance_is_said_once(
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    means: tuple[float, ...],
+    warns: int,
+) -> None:
+    validating(monkeypatch, *(mean for mean in means for _ in range(2)))
+    train(recipe.replace(epochs=6), tmp_path)
+    said = [record for record in caplog.records if "chance" in record.getMessage()]
+    assert len(said) == warns
+
+
+def test_one_class_alone_is_no_chance(
+    recipe: Recipe, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "list.txt").write_text("".join(f"{data}/{i}.mp4 0\n" for i in (0, 2)))
+    train(recipe.replace(epochs=1, val_list=str(tmp_path / "list.txt")), tmp_path / "run")
+    assert "chance" not in caplog.text
+
+
+def test_lines_of_progress_have_the_last_accuracy_of_each_frame_count_also_when_resumed(
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("ffn_edge.progress._EVERY_S", 0)
+    validating(monkeypatch, 0.614, 0.7)
+    caplog.set_level("INFO")
+    stopped_after(4, recipe.replace(log_every=1), tmp_path, monkeypatch)
+
+    def lines() -> list[str]:
+        said = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return [line for line in said if "loss" in line]
+
+    before = lines()
+    assert all(":" not in line for line in before[:3])
+    assert all("  2: 61%  4: 61%" in line for line in before[3:])
+    assert train(recipe, tmp_path, resume=True).finished
+    assert all("  2: 61%  4: 61%" in line for line in lines())
 
 
 def test_clipping_bounds_what_the_optimiser_sees(recipe: Recipe, tmp_path: Path) -> None:
@@ -388,7 +546,11 @@ def test_half_precision_trains(recipe: Recipe, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_work_and_one_writes(recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["recipe", "everything"])
+def test_two_processes_share_the_work_and_one_writes(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    recipe: Recipe = request.getfixturevalue(kind)
     file = tmp_path / "my_recipe.py"
     file.write_text(f"from ffn_edge.train.recipe import Recipe\nrecipe = {recipe!r}\n")
     # Each process leaves its own weights behind when the run ends.

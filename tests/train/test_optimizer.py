@@ -7,8 +7,15 @@ import torch
 from torch import nn
 from torch.optim import SGD, lr_scheduler
 
-from ffn_edge.network import build
-from ffn_edge.train.optimizer import MovingAverage, learning_rate_factor, make_optimizer, take_step
+from ffn_edge.errors import RecipeError
+from ffn_edge.network import ARCHITECTURES, build
+from ffn_edge.train.optimizer import (
+    MovingAverage,
+    freeze,
+    learning_rate_factor,
+    make_optimizer,
+    take_step,
+)
 from ffn_edge.train.recipe import Recipe
 
 EPOCHS, STEPS = 6, 5
@@ -111,3 +118,36 @@ def test_an_average_follows_a_short_run_and_then_decays_as_it_is_told() -> None:
         assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)  # float32
         assert average.module.running_mean.item() == pytest.approx(expected, rel=1e-5)
     assert expected == pytest.approx(99 - 9, abs=1)  # a lag of decay / (1 - decay) updates
+
+
+STAGES = {"tsm_mobilenet_v3_small": 13, "tsm_mobilenet_v3_large": 17}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_stages_of_an_architecture_are_all_that_is_shared_but_its_classifier(
+    architecture: str,
+) -> None:
+    stages = STAGES.get(architecture, 5)
+
+    def learning(frozen: int) -> set[str]:
+        with torch.device("meta"):
+            network = build(architecture, 3, (4, 8))
+        freeze(network, frozen)
+        return {name for name, p in network.named_parameters() if p.requires_grad}
+
+    before = learning(0)
+    own = {name for name in before if ".norms." in name or ".phi." in name}
+    for frozen in range(1, stages + 1):
+        after = learning(frozen)
+        assert after < before and own <= after
+        before = after
+    assert {name.split(".")[1] for name in before - own} <= {"fc", "classifier", "head"}
+    with pytest.raises(RecipeError, match=f"{stages} stages"):
+        learning(stages + 1)
+
+
+def test_without_shared_weights_each_network_is_frozen() -> None:
+    network = build("tsm_tiny", 3, (2, 4), without=("ws",))
+    freeze(network, 1)
+    frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
+    assert frozen == {f"body.{t}.body.conv1.weight" for t in (2, 4)}

@@ -135,3 +135,8 @@ def test_settings_from_text_take_the_fields_kind() -> None:
 def test_settings_that_do_not_fit_are_refused(setting: dict[str, str]) -> None:
     with pytest.raises(RecipeError):
         load_recipe("demo").with_settings(setting)
+
+
+def test_random_weights_are_not_frozen() -> None:
+    with pytest.raises(RecipeError, match="random"):
+        Recipe(architecture="tsm_tiny", dataset="custom", freeze=1)

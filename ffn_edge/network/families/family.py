@@ -19,6 +19,10 @@ PYSLOWFAST_MEAN = (0.45, 0.45, 0.45)
 PYSLOWFAST_STD = (0.225, 0.225, 0.225)
 
 
+# Of a ResNet by torchvision's names, for `Family.stages`.
+RESNET_STAGES = (r"(conv1|bn1)\.", r"layer1\.", r"layer2\.", r"layer3\.", r"layer4\.")
+
+
 class Builder(Protocol):
     """Builds one architecture of a family; see `ffn_edge.network.build` for the arguments."""
 
@@ -74,11 +78,14 @@ class Family:
         architectures: their names.
         build: the function.
         published: how the paper's code names their tensors; None if it has no such network.
+        plain: our name of a tensor -> torchvision's in the plain network, or None where that has
+            none; None if plain networks trained for actions are not read.
         frame_counts: those of the paper.
         size: the pixels of a test frame's side in the paper.
         short_side: what a frame's short side is scaled to before its centre is cut out.
         mean: of the pixels, in [0, 1] RGB, as the pre-trained weights expect them.
         std: the same.
+        stages: of the body, the stem first: regular expressions of how their tensors' names begin.
         draw_frames: the rule by which the paper draws the frames of a training clip.
         build_causal: as `build`, for networks that take from the past alone; None if there are
             none.
@@ -87,6 +94,8 @@ class Family:
     architectures: tuple[str, ...]
     build: Builder
     published: PublishedNames | None
+    stages: tuple[str, ...]
+    plain: Callable[[str], str | None] | None = None
     frame_counts: tuple[int, ...] = (4, 8, 16)
     size: int = 224
     short_side: int = 256

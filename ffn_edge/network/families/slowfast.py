@@ -279,6 +279,7 @@ FAMILY = Family(
         classifier="head.projection.weight",
         frames_per_number=ALPHA,  # published norms are numbered by the slow pathway's frames
     ),
+    stages=tuple(rf"s{i}(_fuse)?\." for i in range(1, 6)),
     frame_counts=(16, 32, 64),
     size=256,
     mean=PYSLOWFAST_MEAN,

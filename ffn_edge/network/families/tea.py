@@ -18,7 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ffn_edge.network.families.family import Family, PublishedNames, in_base_model
+from ffn_edge.network.families.family import (
+    RESNET_STAGES,
+    Family,
+    PublishedNames,
+    in_base_model,
+)
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.layers import Route, TemporalLayer
 from ffn_edge.network.pretrained import load_start
@@ -243,4 +248,5 @@ FAMILY = Family(
         norm=r"base_model\.bn1_(\d+)\.weight",
         classifier="new_fc.weight",
     ),
+    stages=RESNET_STAGES,
 )

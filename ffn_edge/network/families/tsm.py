@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import re
@@ -18,7 +19,12 @@ from torchvision.models import (  # type: ignore[import-untyped]
 from torchvision.models.resnet import BasicBlock  # type: ignore[import-untyped]
 
 from ffn_edge.errors import NetworkError
-from ffn_edge.network.families.family import Family, PublishedNames, in_base_model
+from ffn_edge.network.families.family import (
+    RESNET_STAGES,
+    Family,
+    PublishedNames,
+    in_base_model,
+)
 from ffn_edge.network.ffn import FrameFlexibleNetwork
 from ffn_edge.network.pretrained import load_start
 from ffn_edge.network.specializing import specialize
@@ -143,6 +149,13 @@ def _published(name: str) -> str:
     return in_base_model(name.replace(".conv1.conv.", ".conv1."))
 
 
+def _plain(name: str) -> str | None:
+    if ".phi." in name:
+        return None
+    name = re.sub(r"\.norms\.\d+\.", ".", name.removeprefix("body."))
+    return name.replace(".conv1.conv.", ".conv1.").replace("fc.linear.", "fc.")
+
+
 _CAUSAL = functools.partial(build, causal=True)
 FAMILY = Family(
     architectures=_RESNETS,
@@ -153,8 +166,15 @@ FAMILY = Family(
         norm=r"base_model\.bn1_(\d+)\.weight",
         classifier="new_fc.weight",
     ),
+    plain=_plain,
+    stages=RESNET_STAGES,
 )
 # Those that the paper does not have.
 EDGE_FAMILY = Family(
-    architectures=(*_MOBILENETS, _TINY), build=build, build_causal=_CAUSAL, published=None
+    architectures=_MOBILENETS,
+    build=build,
+    build_causal=_CAUSAL,
+    published=None,
+    stages=tuple(rf"features\.{i}\." for i in range(17)),  # the large one's; each a block
 )
+TINY_FAMILY = dataclasses.replace(EDGE_FAMILY, architectures=(_TINY,), stages=RESNET_STAGES)

@@ -225,6 +225,11 @@ FAMILY = Family(
         # which SlowFast's have.
         blue_first="patch_embed1.proj.weight",
     ),
+    stages=(
+        r"patch_embed1\.",
+        r"blocks1\.",
+        *(rf"(patch_embed|blocks){i}\." for i in range(2, 5)),
+    ),
     short_side=224,
     mean=PYSLOWFAST_MEAN,
     std=PYSLOWFAST_STD,

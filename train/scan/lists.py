@@ -1,0 +1,172 @@
+"""Lists of videos: tables with parts of recordings, and our own lists in text."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ffn_edge.errors import DataError, counted
+from ffn_edge.media.classes import read_classes
+from ffn_edge.media.list_lines import ListLine, list_lines
+from ffn_edge.train.scan.folders import Folder, Placed, placed
+from ffn_edge.train.scan.found import Found, Line, split_of
+
+_TRIED = 50  # lines of a text, to tell a list from anything else
+_CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt", "categories.txt")
+
+
+@dataclass(slots=True)
+class Index:
+    """The videos of a source by their names, for lists that name them by these alone."""
+
+    root: Folder
+    _by_name: dict[str, Placed | None] = field(default_factory=dict)
+    _listed: set[str] = field(default_factory=set)
+
+    def find(self, name: str, *, folder: str = "") -> Placed | None:
+        """Return the video of a file name, with or without its suffix; None if there is none.
+
+        Args:
+            name: of the file, or of the folder of images.
+            folder: of those that have one name, the one in the folder with this name.
+        """
+        if not self._by_name:
+            for video in placed(self.root):
+                base = os.path.basename(video.path)
+                # The folder of "video/rgb" has the name of the video beside its parts.
+                around = os.path.basename(os.path.dirname(video.path))
+                stem = base if video.is_folder else os.path.splitext(base)[0]
+                for key in {base, stem, f"{around}/{base}", f"{around}/{stem}"}:
+                    # A name that several have says nothing.
+                    self._by_name[key] = None if key in self._by_name else video
+        found = self._by_name.get(f"{folder}/{name}") or self._by_name.get(name)
+        if found is not None:
+            self._listed.add(found.path)
+        return found
+
+    def say_unlisted(self, found: Found) -> None:
+        """Note how many videos no list names."""
+        listed = {line.video for line in found.lines} | self._listed
+        others = [video.path for video in placed(self.root) if video.path not in listed]
+        if others:
+            found.say(
+                "unlisted",
+                f"{counted(len(others), 'video')} in no list, or without a label there: left out",
+                others,
+            )
+
+
+def say_missing(found: Found, names: Sequence[str]) -> None:
+    """Note which videos of the lists are not there."""
+    if names:
+        found.say(
+            "missing",
+            f"{counted(len(names), 'line')} of the lists name a video that is not there: left out",
+            names,
+        )
+
+
+def by_lists(lists: Iterable[str], index: Index, found: Found, *, named: bool) -> bool:
+    """Take lines from tables and texts; tell whether any of them is a list of videos.
+
+    Args:
+        lists: their paths.
+        index: of the videos.
+        found: gets what is found.
+        named: whether the user named them, and not just the folder that they are in.
+
+    Raises:
+        DataError: a list that is named, or a table with a column of videos, cannot be read.
+    """
+    used: list[str] = []
+    missing: list[str] = []
+    numbered = False
+    classes: Sequence[str] = ()
+    for path in lists:
+        if os.path.basename(path) in _CLASS_FILES:
+            continue
+        lines = _lines_of(path, index, named)
+        if lines is None:
+            continue
+        used.append(path)
+        split = split_of(os.path.splitext(os.path.basename(path))[0])
+        for line in lines:
+            video = _video_of(line, index, found)
+            label = line.label
+            if video is None or not label:
+                missing.append(line.where if video is None else f"{line.where}: no label")
+                continue
+            if match := re.fullmatch(r"\d{1,12}\s+(.+)", label):  # a number of frames
+                label = match[1] if video in found.folders else label
+            if re.fullmatch(r"\d{1,12}", label):
+                classes = classes or _classes_beside(path, found)
+                first = getattr(classes, "first", 0)
+                if classes and 0 <= int(label) - first < len(classes) and label not in classes:
+                    label = classes[int(label) - first]
+                else:
+                    numbered = True
+            start_s, end_s = line.start_s, line.end_s
+            if video in found.folders:
+                start_s, end_s = 0.0, math.inf
+            found.lines.append(Line(video, label, split_of(line.split) or split, start_s, end_s))
+    if not used:
+        return False
+    found.layout = "lists of videos: " + ", ".join(os.path.basename(path) for path in used)
+    say_missing(found, missing)
+    if numbered:
+        found.say(
+            "labels are numbers",
+            "labels are numbers, and no class file names them: the numbers were taken as names; "
+            f"a {_CLASS_FILES[0]} beside the list, one name a line, would name them",
+        )
+    return True
+
+
+def _lines_of(path: str, index: Index, named: bool) -> list[ListLine] | None:
+    """Return the lines of a list, from the folder that they start from; None if it is none."""
+    file = Path(path)
+    best: tuple[int, list[ListLine]] = (-1, [])
+    form = "`path label`, or a table with `video,start_s,end_s,label`"
+    try:
+        for root in dict.fromkeys((file.parent, Path(index.root.path))):
+            tried = list(itertools.islice(list_lines(file, root, labelled=True, form=form), _TRIED))
+            hits = sum(line.entry is not None and bool(line.label) for line in tried)
+            if hits > best[0]:
+                every = list_lines(file, root, labelled=True, form=form)
+                best = hits, tried if len(tried) < _TRIED else list(every)
+    except DataError:
+        if named or file.suffix.lower() in (".csv", ".tsv"):
+            raise
+        return None
+    hits, lines = best
+    known = sum(index.find(line.path.name) is not None for line in lines[:_TRIED])
+    return lines if max(hits, known) * 2 >= min(len(lines), _TRIED) and lines else None
+
+
+def _video_of(line: ListLine, index: Index, found: Found) -> str | None:
+    """Return the path of a line's video, or of one with its name; None if there is neither."""
+    path = os.path.normpath(line.path)
+    if line.entry is None:
+        video = index.find(line.path.name, folder=line.path.parent.name)
+        if video is None:
+            return None
+        path, is_folder = video.path, video.is_folder
+    else:
+        is_folder = line.entry.is_dir()
+    if is_folder:
+        found.folders.add(path)
+    return path
+
+
+def _classes_beside(path: str, found: Found) -> Sequence[str]:
+    for name in _CLASS_FILES:
+        file = os.path.join(os.path.dirname(path), name)
+        if os.path.isfile(file):
+            found.classes = tuple(classes := read_classes(file))
+            return classes
+    return ()
