@@ -26,6 +26,7 @@ from ffn_edge.files.regular_file import read_text
 from ffn_edge.media.images import Choose, Images, Key, sample_frames
 from ffn_edge.media.opencv import opencv
 from ffn_edge.media.picture import resize
+from ffn_edge.media.shards import file_of
 from ffn_edge.media.video import VideoReader
 from ffn_edge.media.video_list import Video
 
@@ -134,7 +135,7 @@ class FrameCache:
                 Path(file.name).unlink(missing_ok=True)
 
     def _path(self, video: Video) -> Path:
-        state = video.path.stat()
+        state = file_of(video.path).stat()
         key = (
             *(os.path.abspath(video.path), state.st_size, state.st_mtime_ns),
             *(video.start_s, video.end_s, self._short_side),
