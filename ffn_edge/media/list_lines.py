@@ -173,7 +173,7 @@ def _matches(pattern: str, root: Path) -> list[str]:
     paths = expand(pattern)
     if glob.has_magic(pattern):
         return [each for path in paths for each in sorted(glob.glob(path, root_dir=root))]
-    return paths if len(paths) > 1 else []
+    return paths if paths != [pattern] else []
 
 
 def _table_lines(

@@ -70,6 +70,11 @@ def test_shards_take_the_place_of_a_list(data: Path, shards: Path, named: str) -
     assert videos[7].path == shards / "list-000007.tar" / "000007.mp4"
 
 
+def test_a_range_of_one_shard_is_that_shard(shards: Path) -> None:
+    (video,) = read_list(shards / "list-{000007..000007}.tar", classes=CLASSES)
+    assert video.path == shards / "list-000007.tar" / "000007.mp4"
+
+
 def test_a_run_learns_the_same_from_shards(recipe: Recipe, shards: Path, tmp_path: Path) -> None:
     pattern = str(shards / "list-*.tar")
     in_shards = recipe.replace(train_list=pattern, val_list=pattern)
