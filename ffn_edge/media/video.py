@@ -103,14 +103,7 @@ class VideoReader:
             VideoError: it is missing, empty, no video, cut off, too large, of an unknown codec, or
                 holds no frame.
         """
-        shard = shard_of(self.path)
-        if shard is None:
-            check_file(self.path, "video")
-            # With the protocol's name, a colon in the file's is not taken for another protocol.
-            self._url, self._size = f"file:{self.path}", self.path.stat().st_size
-        else:
-            begin, self._size = member_of(shard, self.path)
-            self._url = f"subfile,,start,{begin},end,{begin + self._size},,:file:{shard}"
+        self._locate()
         self._reformatter = pyav().video.reformatter.VideoReformatter()
         self._num_frames: int | None = None  # known once the last one was decoded
         pictures = self._decode()
@@ -261,6 +254,21 @@ class VideoReader:
             if index >= until:
                 break
         return frames
+
+    def _locate(self) -> None:
+        """Find the file, or the shard that it is in.
+
+        Raises:
+            VideoError: there is none, or it is empty.
+        """
+        shard = shard_of(self.path)
+        if shard is None:
+            check_file(self.path, "video")
+            # With the protocol's name, a colon in the file's is not taken for another protocol.
+            self._url, self._size = f"file:{self.path}", self.path.stat().st_size
+        else:
+            begin, self._size = member_of(shard, self.path)
+            self._url = f"subfile,,start,{begin},end,{begin + self._size},,:file:{shard}"
 
     def _open(self) -> tuple[Any, Any]:
         """Open the file; return its container and the stream of the video. Note what it states."""
