@@ -41,7 +41,7 @@ _WEIGHTS = "IMAGENET1K_V1"
 _MANY_CLIPS = 50_000  # a ResNet learns from nothing
 _UNEVEN = 1.5  # the largest class over the smallest, from where each is drawn equally often
 _MOST_BATCH, _LEAST_BATCH = 32, 4
-_LEAST_STEPS = 20  # of an epoch: few clips are learned by many steps
+_LEAST_STEPS = 12  # of an epoch: few clips are learned by many steps
 _MEMORY_SHARE = 0.7  # of a GPU's, for clips
 _VALIDATIONS = 25  # of a run, at most
 _PROBED = {"cpu": 4, "cuda": 16}  # clips of a step that only shows what it costs
@@ -125,7 +125,7 @@ _CANDIDATES = (
     _Candidate(
         architecture="tsm_tiny",
         size=112,
-        steps=(800, 8000),
+        steps=(600, 8000),
         devices=("cuda", "cpu"),
         trained=_FROM_NOTHING,
         reason="small enough to learn from few clips without weights that were trained before",
