@@ -74,15 +74,15 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--train-list",
                 type=LIST,
-                help="List: `path label`, or `path num_frames label`.",
+                help="Videos with their labels: a list, a table, or shards.",
             ),
             click.option(
-                "--val-list", type=LIST, help="List file to validate on after each epoch."
+                "--val-list", type=LIST, help="To validate on; left out, a fifth of the other list."
             ),
             click.option(
                 "--classes",
                 type=FILE,
-                help="Class names, one per line, in the labels' order.",
+                help="Class names, one a line; left out, those of the list or of folders.",
             ),
             click.option(
                 "--root",
