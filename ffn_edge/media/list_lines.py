@@ -120,22 +120,37 @@ def _text_line(
     yield ListLine(where, root / path, None, line[len(path) :].strip())
 
 
+def names_videos(table: Path) -> bool:
+    """Tell whether a table has a column of videos, or is in one column, as a text is.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    rows = [row for row in read_table(table, "a list of videos", _TABLE_FORM) if row]
+    return max(map(len, rows), default=0) < 2 or bool(_columns(rows[0]))
+
+
+def _columns(row: list[str]) -> list[str]:
+    """Return what each column holds, by the first line; nothing without a column of videos."""
+    names = [_column(cell) for cell in row]
+    if len(names) in _HEADLESS and not any(names):
+        return list(_HEADLESS[len(names)])
+    return names if "path" in names else []
+
+
 def _table_lines(
     table: Path, rows: list[list[str]], root: Path, find: _Find, error: type[FfnEdgeError]
 ) -> Iterator[ListLine]:
     first = next(number for number, row in enumerate(rows) if row)
-    names = [_column(cell) for cell in rows[first]]
-    if "path" in names:
-        rows = rows[first + 1 :]
-        first += 1
-    elif len(names) in _HEADLESS and not any(names):
-        names = list(_HEADLESS[len(names)])
-    else:
+    names = _columns(rows[first])
+    if not names:
         raise error(
             f"{table} has no column of videos: its first line is {', '.join(rows[first])!r:.80}",
             f"write {_TABLE_FORM}; `ffn-edge data scan` also reads the lists of known data sets.",
         )
-    for number, row in enumerate(rows, start=first + 1):
+    if any(map(_column, rows[first])):
+        first += 1
+    for number, row in enumerate(rows[first:], start=first + 1):
         if not any(row):
             continue
         where = f"{table}, line {number}"

@@ -35,7 +35,7 @@ from ffn_edge.train.scan.duplicates import (
 )
 from ffn_edge.train.scan.folders import LIST_SUFFIXES, Folder, by_folders, walk
 from ffn_edge.train.scan.found import Found, Line, group_of, merge_spellings
-from ffn_edge.train.scan.lists import Index, by_lists
+from ffn_edge.train.scan.lists import CLASS_FILES, Index, by_lists
 from ffn_edge.train.scan.look import Looked, look, pictures_at
 from ffn_edge.train.scan.official import by_official_lists
 from ffn_edge.train.scan.page import page_of
@@ -87,6 +87,7 @@ def scan(
         WriteError: the output cannot be written.
     """
     source, output = os.path.abspath(source), Path(output)
+    folder = os.path.dirname(source) if os.path.isfile(source) else source
     check_output(output)
     check_writable(output)
     workers = usable_processors() if workers is None else workers
@@ -123,13 +124,14 @@ def scan(
             + "; ".join(why[:3] or (finding.text for finding in found.findings)),
             "copy them again, or correct the times in the list.",
         )
-    groups = _groups(videos_read, union, source)
+    groups = _groups(videos_read, union, folder)
     _split(found, groups, output, val_share, seed)
     copies: dict[int, list[str]] = defaultdict(list)
     for number, video in enumerate(videos_read):
         copies[union.of(number)].append(video)
     report = make_report(
         source=source,
+        folder=folder,
         found=found,
         looked=by_video,
         copies=[each for each in copies.values() if len(each) > 1],
@@ -172,6 +174,13 @@ def find(source: str, output: Path, lists: str | os.PathLike[str] | None, fold: 
         )
     else:
         by_folders(root, found)
+        if others := [path for path in beside if os.path.basename(path) not in CLASS_FILES]:
+            found.say(
+                "other lists",
+                f"{counted(len(others), 'table or text', 'tables or texts')} that list no labelled "
+                "videos: ignored",
+                others,
+            )
     return found
 
 
@@ -199,22 +208,21 @@ def _lists_below(folder: Folder, depth: int) -> list[str]:
 
 def _drop_unwritable(found: Found) -> None:
     """Leave out what could not stand in a list, or in a file of classes."""
-    odd = {
+    odd = [
         line
         for line in found.lines
-        if printable(line.video) != line.video
-        or "\n" in line.video
-        or printable(line.label) != line.label
-        or "\n" in line.label
-    }
+        for text in [f"{line.video}|{line.label}"]
+        if printable(text) != text or "\n" in text or line.video != line.video.strip()
+    ]
     if odd:
         found.say(
             "odd names",
             f"{counted(len(odd), 'video')} left out, whose names, or whose class's, cannot stand "
-            "in a list: they have control characters, or are no text in UTF-8",
+            "in a list: they have control characters, end with a space, or are no text in UTF-8",
             (printable(repr(line.video)) for line in odd),
         )
-        found.lines = [line for line in found.lines if line not in odd]
+        left_out = set(odd)
+        found.lines = [line for line in found.lines if line not in left_out]
 
 
 def _chosen(lines: Sequence[Line]) -> set[str]:
@@ -276,14 +284,18 @@ def signature(path: str, is_folder: bool) -> Signature | None:
 
 def _fit_parts(found: Found, looked: dict[str, Looked]) -> None:
     """Bring parts into their videos; leave out lines that cannot be read, are empty, or double."""
-    outside, clamped, whole, double = [], [], [], []
+    outside, clamped, whole, double, untimed = [], [], [], [], []
     lines: dict[Line, None] = {}
     for line in found.lines:
         each = looked[line.video]
         if each.reason:
             continue
         where = f"{os.path.basename(line.video)} {line.start_s:g}..{line.end_s:g} s"
-        if each.length_s and (line.start_s > 0 or line.end_s < math.inf):
+        is_part = line.start_s > 0 or line.end_s < math.inf
+        if is_part and line.video in found.folders:
+            untimed.append(where)
+            line = replace(line, start_s=0.0, end_s=math.inf)
+        elif is_part:
             span_s = line.end_s - line.start_s
             if line.end_s > each.length_s + 1 and abs(span_s - each.length_s) <= 0.1 * span_s:
                 whole.append(where)
@@ -303,6 +315,7 @@ def _fit_parts(found: Found, looked: dict[str, Looked]) -> None:
         ("outside", "empty, or outside their video: left out", outside),
         ("clamped", "ending after their video: cut at its end", clamped),
         ("cut before", "of videos that are as long as the part: taken as cut already", whole),
+        ("no times", "of folders of images, which have no times: taken whole", untimed),
         ("double", "in the lists twice: kept once", double),
     ):
         if names:
@@ -339,7 +352,7 @@ def _say_overlaps(found: Found) -> None:
         )
 
 
-def _groups(videos: Sequence[str], union: Union, source: str) -> dict[str, str]:
+def _groups(videos: Sequence[str], union: Union, folder: str) -> dict[str, str]:
     """Return by video the name of its group: of copies, or of clips of one recording."""
     recordings = Union(len(videos))
     first: dict[str, int] = {}
@@ -348,15 +361,19 @@ def _groups(videos: Sequence[str], union: Union, source: str) -> dict[str, str]:
         recordings.join(number, first.setdefault(group_of(video), number))
     members: dict[int, list[str]] = defaultdict(list)
     for number, video in enumerate(videos):
-        members[recordings.of(number)].append(os.path.relpath(video, source))
+        members[recordings.of(number)].append(os.path.relpath(video, folder))
     names = {number: min(each) for number, each in members.items()}
     return {video: names[recordings.of(number)] for number, video in enumerate(videos)}
 
 
 def _split(found: Found, groups: dict[str, str], output: Path, val_share: float, seed: int) -> None:
     """Give each line its split."""
-    there = {line.split for line in found.lines}
-    if "test" in there and "val" not in there:
+    there = {line.split for line in found.lines} - {""}
+    if all(line.split in ("val", "test") for line in found.lines):
+        found.say("no training half", "no video is of a half for training: split anew")
+        found.lines = [replace(line, split="") for line in found.lines]
+        there = set()
+    elif "test" in there and "val" not in there:
         found.say(
             "test as val",
             "there is a half for testing and none for validation: it validates, as the protocols "
@@ -365,10 +382,10 @@ def _split(found: Found, groups: dict[str, str], output: Path, val_share: float,
         found.lines = [
             replace(line, split="val") if line.split == "test" else line for line in found.lines
         ]
-        there = {line.split for line in found.lines}
+        there.add("val")
     # Lines without a split join the training where there are two halves already.
     free = [i for i, line in enumerate(found.lines) if line.split in ("", "train")]
-    if "val" not in there or "train" not in there | {""}:
+    if "val" not in there:
         before = _before(output, groups, val_share, seed)
         val = split_by_group(
             [found.lines[i].label for i in free],
