@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,11 +22,18 @@ CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt", "categories.txt")
 
 @dataclass(slots=True)
 class Index:
-    """The videos of a source by their names, for lists that name them by these alone."""
+    """The videos of a source by their names, for lists that name them by these alone.
 
-    root: Folder
+    Attributes:
+        folder: the path of the source.
+        walked: returns what is in it; is asked only where a list does not give whole paths.
+        listed: the paths of videos that lists name.
+    """
+
+    folder: str
+    walked: Callable[[], Folder]
+    listed: set[str] = field(default_factory=set)
     _by_name: dict[str, Placed | None] = field(default_factory=dict)
-    _listed: set[str] = field(default_factory=set)
 
     def find(self, name: str, *, folder: str = "") -> Placed | None:
         """Return the video of a file name, with or without its suffix; None if there is none.
@@ -36,7 +43,7 @@ class Index:
             folder: of those that have one name, the one in the folder with this name.
         """
         if not self._by_name:
-            for video in placed(self.root):
+            for video in placed(self.walked()):
                 base = os.path.basename(video.path)
                 # The folder of "video/rgb" has the name of the video beside its parts.
                 around = os.path.basename(os.path.dirname(video.path))
@@ -46,13 +53,13 @@ class Index:
                     self._by_name[key] = None if key in self._by_name else video
         found = self._by_name.get(f"{folder}/{name}") or self._by_name.get(name)
         if found is not None:
-            self._listed.add(found.path)
+            self.listed.add(found.path)
         return found
 
     def say_unlisted(self, found: Found) -> None:
         """Note how many videos no list names."""
-        listed = {line.video for line in found.lines} | self._listed
-        others = [video.path for video in placed(self.root) if video.path not in listed]
+        videos = placed(self.walked())
+        others = [video.path for video in videos if video.path not in self.listed]
         if others:
             found.say(
                 "unlisted",
@@ -104,7 +111,7 @@ def by_lists(lists: Iterable[str], index: Index, found: Found, *, named: bool) -
                 missing.append(line.where)
                 continue
             label = label_of(line)[0] if video in found.folders else line.label
-            if not label and (around := os.path.dirname(video)) != index.root.path:
+            if not label and (around := os.path.dirname(video)) != index.folder:
                 label = os.path.basename(around)
             if re.fullmatch(r"\d{1,12}", label) and label not in classes:
                 if 0 <= int(label) - first < len(classes):
@@ -131,7 +138,7 @@ def by_lists(lists: Iterable[str], index: Index, found: Found, *, named: bool) -
         found.say(
             "labels are numbers",
             "numbers as labels, which no class file names: taken as names; "
-            f" a {CLASS_FILES[0]} beside the list, one name a line, would name "
+            f"a {CLASS_FILES[0]} beside the list, one name a line, would name "
             "them",
             sorted(numbers, key=int),
         )
@@ -147,7 +154,7 @@ def _lines_of(path: str, index: Index, named: bool) -> list[ListLine] | None:
     try:
         if is_table and not named and not names_videos(file):
             return None
-        for root in dict.fromkeys((file.parent, Path(index.root.path))):
+        for root in dict.fromkeys((file.parent, Path(index.folder))):
             tried = list(itertools.islice(list_lines(file, root, labelled=True, form=form), _TRIED))
             hits = sum(line.entry is not None and bool(line.label) for line in tried)
             if hits > best[0]:
@@ -160,8 +167,10 @@ def _lines_of(path: str, index: Index, named: bool) -> list[ListLine] | None:
     hits, lines = best
     if is_table and not named and not any(line.label for line in lines):
         return None  # what is known of videos, but for their classes
-    known = sum(index.find(line.path.name) is not None for line in lines[:_TRIED])
-    return lines if max(hits, known) * 2 >= min(len(lines), _TRIED) and lines else None
+    needed = min(len(lines), _TRIED) / 2
+    if hits < needed:
+        hits = sum(index.find(line.path.name) is not None for line in lines[:_TRIED])
+    return lines if lines and hits >= needed else None
 
 
 def _video_of(line: ListLine, index: Index, found: Found) -> str | None:
@@ -174,6 +183,7 @@ def _video_of(line: ListLine, index: Index, found: Found) -> str | None:
         path, is_folder = video.path, video.is_folder
     else:
         is_folder = line.entry.is_dir()
+    index.listed.add(path)
     if is_folder:
         found.folders.add(path)
     return path

@@ -336,6 +336,8 @@ def _say_leaks(
 def _say_classes(found: Found, clips: dict[str, dict[str, int]], groups: Mapping[str, str]) -> None:
     train, val = clips["train"], clips["val"]
     total = {name: sum(each[name] for each in clips.values()) for name in train}
+    if not any(val.values()):
+        found.say("no validation", "no video is left to validate on, which training needs")
     if len(total) == 1:
         found.say("one class", "there is one class; a network needs two to tell apart", total)
     if empty := [name for name, count in total.items() if not count]:

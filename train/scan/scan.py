@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -149,25 +150,22 @@ def find(source: str, output: Path, lists: str | os.PathLike[str] | None, fold: 
         DataError: see `scan`.
     """
     found = Found()
-    named: list[str] = []
     if os.path.isfile(source):
-        named, folder = [source], os.path.dirname(source)
+        # What lies beside a list is not its matter, and may be much.
+        folder, root, named = os.path.dirname(source), None, [source]
     else:
-        folder = source
-    root = walk(folder, output, found)
-    if os.path.isfile(source):
-        found.findings.clear()  # what lies beside a list is not its matter
+        folder, root, named = source, walk(source, output, found), []
     if lists is not None:
         named = _lists_at(os.fspath(lists))
-    index = Index(root)
-    there = named or _lists_below(root, _LIST_DEPTH)
-    beside = [os.path.join(root.path, name) for name in root.lists]
+    index = Index(folder, cache(lambda: root or walk(folder, output, Found())))
+    there = named or (_lists_below(root, _LIST_DEPTH) if root else [])
+    beside = [os.path.join(folder, name) for name in root.lists] if root else []
     if by_official_lists(there, index, found, fold):
         pass
     elif by_lists(named or beside, index, found, named=bool(named)):
-        if not os.path.isfile(source):
+        if root:
             index.say_unlisted(found)
-    elif named:
+    elif not root or named:
         raise DataError(
             f"{named[0]} is no list of videos that are there",
             "write a table with the columns video,start_s,end_s,label.",

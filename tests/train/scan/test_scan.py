@@ -273,7 +273,9 @@ def test_one_class_and_a_class_with_one_video(videos: Make, tmp_path: Path) -> N
     report = scan(videos("a/0.mp4", "a/1.mp4"), tmp_path / "data", workers=1)
     assert "one class" in kinds(report)
     report = scan(videos("b/0.mp4"), tmp_path / "data", workers=1)
-    assert "one recording" in kinds(report)
+    assert "one recording" in kinds(report) and "no validation" not in kinds(report)
+    report = scan(tmp_path / "videos", tmp_path / "none", workers=1, val_share=0)
+    assert "no validation" in kinds(report)
     assert [row["label"] for row in rows_of(tmp_path / "data", "train")].count("b") == 1
 
 
