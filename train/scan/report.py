@@ -255,7 +255,7 @@ def _say(
     if unreadable:
         found.say(
             "unreadable",
-            f"{counted(len(unreadable), 'video')} that cannot be read: left out",
+            f"{counted(len(unreadable), 'video')} cannot be read: left out",
             unreadable.values(),
         )
     if short := [video for video, each in looked.items() if each.stated_s]:

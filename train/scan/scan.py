@@ -105,41 +105,34 @@ def scan(
         )
     thumbnails = _chosen(found.lines)
     tasks = [(video, video in found.folders, video in thumbnails) for video in videos]
-    looked: list[Looked] = []
-    pictures: dict[str, bytes] = {}
     lost = Looked(reason="its decoder ended the process that looked at it")
     results = shared(look, tasks, workers, starts("looking at videos"), lost=lost)
-    for video, each in zip(videos, results, strict=True):
-        if each.thumbnail:
-            pictures[video] = each.thumbnail
-        looked.append(replace(each, thumbnail=b"") if each.thumbnail else each)
-    readable = [i for i, each in enumerate(looked) if not each.reason]
-    videos_read, looked_read = [videos[i] for i in readable], [looked[i] for i in readable]
-    union = joined(videos_read, looked_read, found.folders, workers, starts)
-    by_video = dict(zip(videos, looked, strict=True))
-    _fit_parts(found, by_video)
+    looked = dict(zip(videos, results, strict=True))
+    readable = [video for video in videos if not looked[video].reason]
+    union = joined(readable, [looked[video] for video in readable], found.folders, workers, starts)
+    _fit_parts(found, looked)
     if not found.lines:
-        why = [each.reason for each in looked if each.reason]
+        why = [each.reason for each in looked.values() if each.reason]
         raise DataError(
             f"of {counted(len(videos), 'video')} in {source} not one can be used: "
             + "; ".join(why[:3] or (finding.text for finding in found.findings)),
             "copy them again, or correct the times in the list.",
         )
-    groups = _groups(videos_read, union, folder)
+    groups = _groups(readable, union, folder)
     _split(found, groups, output, val_share, seed)
     copies: dict[int, list[str]] = defaultdict(list)
-    for number, video in enumerate(videos_read):
+    for number, video in enumerate(readable):
         copies[union.of(number)].append(video)
     report = make_report(
         source=source,
         folder=folder,
         found=found,
-        looked=by_video,
+        looked=looked,
         copies=[each for each in copies.values() if len(each) > 1],
         groups=groups,
         settings={"seed": seed, "val_share": val_share, "output": os.fspath(output)},
     )
-    _write(output, found, report, by_video, pictures)
+    _write(output, found, report, looked)
     return report
 
 
@@ -425,13 +418,8 @@ def _before(output: Path, groups: dict[str, str], val_share: float, seed: int) -
     return before
 
 
-def _write(
-    output: Path,
-    found: Found,
-    report: Report,
-    looked: dict[str, Looked],
-    pictures: dict[str, bytes],
-) -> None:
+def _write(output: Path, found: Found, report: Report, looked: dict[str, Looked]) -> None:
+    pictures = {video: each.thumbnail for video, each in looked.items() if each.thumbnail}
     folder = os.path.realpath(output)
     with atomic_folder(output) as temporary:
         for split in report.facts.clips:

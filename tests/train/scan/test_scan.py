@@ -373,10 +373,14 @@ def test_the_page_stands_alone_and_is_bounded(videos: Make, tmp_path: Path) -> N
         (("wave", "clap"), ()),
         (("Swipe Left", "swipe_right", "wave"), (("Swipe Left", "swipe_right"),)),
         (("LinksAbbiegen", "RechtsAbbiegen"), (("LinksAbbiegen", "RechtsAbbiegen"),)),
-        (("turn counter-clockwise", "turn clockwise"),) * 1
-        + ((("turn counter-clockwise", "turn clockwise"),),),
-        (("from left to right", "from right to left"),) * 1
-        + ((("from left to right", "from right to left"),),),
+        (
+            ("turn counter-clockwise", "turn clockwise"),
+            (("turn counter-clockwise", "turn clockwise"),),
+        ),
+        (
+            ("from left to right", "from right to left"),
+            (("from left to right", "from right to left"),),
+        ),
         (("swipe left", "wave"), None),
         (("leftovers", "write rightly"), ()),
     ],
