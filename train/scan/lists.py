@@ -12,7 +12,7 @@ from pathlib import Path
 from ffn_edge.errors import DataError, counted
 from ffn_edge.media.classes import read_classes
 from ffn_edge.media.list_lines import ListLine, list_lines, names_videos
-from ffn_edge.media.video_list import counts_from_one, label_of
+from ffn_edge.media.video_list import VIDEO_SUFFIXES, counts_from_one, label_of
 from ffn_edge.train.scan.folders import Folder, Placed, placed
 from ffn_edge.train.scan.found import Found, Line, split_of
 
@@ -36,7 +36,7 @@ class Index:
     _by_name: dict[str, Placed | None] = field(default_factory=dict)
 
     def find(self, name: str, *, folder: str = "") -> Placed | None:
-        """Return the video of a file name, with or without its suffix; None if there is none.
+        """Return the video of a file name, with another suffix or none; None if there is none.
 
         Args:
             name: of the file, or of the folder of images.
@@ -51,7 +51,9 @@ class Index:
                 for key in {base, stem, f"{around}/{base}", f"{around}/{stem}"}:
                     # A name that several have says nothing.
                     self._by_name[key] = None if key in self._by_name else video
-        found = self._by_name.get(f"{folder}/{name}") or self._by_name.get(name)
+        stem, suffix = os.path.splitext(name)
+        keys = (f"{folder}/{name}", name, stem if suffix.lower() in VIDEO_SUFFIXES else name)
+        found = next(filter(None, map(self._by_name.get, keys)), None)
         if found is not None:
             self.listed.add(found.path)
         return found

@@ -85,8 +85,7 @@ def _ucf101(
         for text in filter(None, read_lines(path, "a list of UCF101", "`path`")):
             name = re.sub(r"\s+\d+$", "", text)
             label, _, base = name.rpartition("/")
-            video = index.find(base, folder=label) or index.find(os.path.splitext(base)[0])
-            _add(found, video, name, label, split_of(kind), missing)
+            _add(found, index.find(base, folder=label), name, label, split_of(kind), missing)
     names: list[str] = []
     if class_file is not None:
         lines = read_lines(class_file, "the classes of UCF101", "`number name`")
@@ -104,9 +103,8 @@ def _hmdb51(paths: Sequence[str], index: Index, found: Found, fold: int) -> None
             if use not in ("1", "2"):
                 unused += 1
                 continue
-            name = name.strip()
-            video = index.find(name, folder=label) or index.find(os.path.splitext(name)[0])
-            _add(found, video, name, label, "train" if use == "1" else "test", missing)
+            split = "train" if use == "1" else "test"
+            _add(found, index.find(name.strip(), folder=label), name, label, split, missing)
     if unused:
         found.say("unused", f"{counted(unused, 'video')} of the lists in neither half: left out")
     found.layout = f"HMDB51's lists, fold {fold}"

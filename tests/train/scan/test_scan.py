@@ -141,8 +141,7 @@ def test_a_half_for_testing_alone_validates_and_three_stay_three(
     videos("val/a/val.mp4", "val/b/val.mp4")
     report = scan(folder, tmp_path / "data", workers=1)
     assert "test as val" not in kinds(report)
-    data = read_data_folder(tmp_path / "data")
-    assert data.test_list is not None and len(rows_of(data.path, "test")) == 2
+    assert len(rows_of(tmp_path / "data", "test")) == 2
 
 
 def test_clips_of_one_recording_stay_together(videos: Make, tmp_path: Path) -> None:
