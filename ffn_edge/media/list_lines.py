@@ -18,9 +18,9 @@ from pathlib import Path
 from ffn_edge.errors import DataError, FfnEdgeError
 from ffn_edge.files.text_file import read_lines, read_table
 
-# Names of a table's columns, as people and data sets write them.
+# Names of a table's columns, as people and data sets write them; of several, the first counts.
 _COLUMNS = {
-    "path": ("video", "path", "file", "filename", "clip", "video_path"),
+    "path": ("video", "path", "file", "filename", "clip", "video_path", "video_id"),
     "label": ("label", "class", "action", "category"),
     "start": ("start_s", "start", "time_start", "begin", "from"),
     "end": ("end_s", "end", "time_end", "stop", "to"),
@@ -132,10 +132,20 @@ def names_videos(table: Path) -> bool:
 
 def _columns(row: list[str]) -> list[str]:
     """Return what each column holds, by the first line; nothing without a column of videos."""
-    names = [_column(cell) for cell in row]
-    if len(names) in _HEADLESS and not any(names):
-        return list(_HEADLESS[len(names)])
+    names = _headings(row)
+    if not any(names):
+        return list(_HEADLESS.get(len(row), ()))
     return names if "path" in names else []
+
+
+def _headings(row: list[str]) -> list[str]:
+    """Return what each column holds by its heading, one column for each; "" for nothing."""
+    lower = [cell.lower() for cell in row]
+    columns = {
+        next((lower.index(each) for each in written if each in lower), -1): name
+        for name, written in _COLUMNS.items()
+    }
+    return [columns.get(number, "") for number in range(len(row))]
 
 
 def _table_lines(
@@ -148,7 +158,7 @@ def _table_lines(
             f"{table} has no column of videos: its first line is {', '.join(rows[first])!r:.80}",
             f"write {_TABLE_FORM}; `ffn-edge data scan` also reads the lists of known data sets.",
         )
-    if any(map(_column, rows[first])):
+    if any(_headings(rows[first])):
         first += 1
     for number, row in enumerate(rows[first:], start=first + 1):
         if not any(row):
@@ -187,12 +197,6 @@ def seconds_of(text: str) -> float:
     if not all(value >= 0 for value in values) or len(values) > 3:
         raise ValueError(f"{text!r:.50} is no time")
     return sum((value * 60.0**power for power, value in enumerate(reversed(values))), 0.0)
-
-
-def _column(heading: str) -> str:
-    """Return what a column holds by its heading; "" for nothing that is read."""
-    lower = heading.lower()
-    return next((name for name, written in _COLUMNS.items() if lower in written), "")
 
 
 def _finder() -> _Find:

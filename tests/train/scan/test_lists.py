@@ -92,7 +92,7 @@ def test_numbers_without_a_class_file_are_names_and_said(tmp_path: Path) -> None
 def test_what_a_list_names_by_its_name_alone_is_found_below(tmp_path: Path) -> None:
     folder = empty_files(tmp_path / "videos", "deep/er/a.mp4", "b.mp4", "c.mp4")
     table = tmp_path / "labels.csv"
-    table.write_text("file,action\na.mp4,wave\nb.mp4,clap\nnone.mp4,clap\n")
+    table.write_text("video_id,file,action\n7,a.mp4,wave\n8,b.mp4,clap\n9,none.mp4,clap\n")
     found = found_in(folder, table)
     assert [line[:2] for line in lines_of(found)] == [("a.mp4", "wave"), ("b.mp4", "clap")]
     assert sorted(finding.kind for finding in found.findings) == ["missing", "unlisted"]
