@@ -89,8 +89,8 @@ class Report:
         lines = [
             f"{counted(self.videos, 'video')}, {counted(self.clips, 'clip')}, "
             f"{counted(len(self.classes), 'class', 'classes')}; taken as {self.layout}",
-            f"formats: {_counts(self.containers)} ({_counts(self.codecs)}); "
-            f"{_size(self.total_bytes)}",
+            f"formats: {_counts(self.containers)}"
+            + (f" ({_counts(self.codecs)}); {_size(self.total_bytes)}" if self.codecs else ""),
         ]
         if facts.seconds is not None:
             low, median, high = facts.seconds
@@ -98,7 +98,8 @@ class Report:
                 f"lengths: 10 % up to {low:.3g} s, median {median:.3g} s, 90 % up to {high:.3g} s; "
                 f"{_duration(self.total_s)} in all"
             )
-        lines.append(f"frames: {_counts(self.sizes)} pixels; {_counts(self.rates)} a second")
+        rates = f"; {_counts(self.rates)} a second" if self.rates else ""
+        lines.append(f"frames: {_counts(self.sizes)} pixels{rates}")
         window = "" if facts.window_s is None else f"a window of {facts.window_s:g} s, "
         lines.append(
             f"suggested: {window}{', '.join(map(str, facts.frame_counts))} frames; "
@@ -384,7 +385,7 @@ def _counts(counts: Mapping[str, int], most: int = 4) -> str:
     if len(counts) == 1:
         return next(iter(counts))
     shown = [f"{name} {count}" for name, count in list(counts.items())[:most]]
-    return ", ".join(shown) + (", …" if len(counts) > most else "") or "not known"
+    return ", ".join(shown) + (", …" if len(counts) > most else "")
 
 
 def _size(size_bytes: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
 import math
 import os
@@ -322,11 +321,13 @@ def _say_overlaps(found: Found) -> None:
     two_labels: list[str] = []
     for video, lines in by_video.items():
         lines.sort(key=lambda line: (line.start_s, line.end_s))
-        for one, other in itertools.pairwise(lines):
-            if other.start_s < one.end_s:
-                (overlaps if one.label == other.label else two_labels).append(
-                    f"{os.path.basename(video)} at {other.start_s:g} s"
+        last = lines[0]  # of those before, the one that ends last
+        for line in lines[1:]:
+            if line.start_s < last.end_s:
+                (overlaps if line.label == last.label else two_labels).append(
+                    f"{os.path.basename(video)} at {line.start_s:g} s"
                 )
+            last = max(last, line, key=lambda each: each.end_s)
     if overlaps:
         found.say(
             "overlaps",

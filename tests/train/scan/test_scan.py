@@ -232,6 +232,14 @@ def test_parts_are_brought_into_their_videos_and_what_was_done_is_said(
     assert data.facts.window_s == 0.9
 
 
+def test_every_part_that_lies_in_a_longer_one_overlaps(videos: Make, tmp_path: Path) -> None:
+    folder = videos("0.mp4", "1.mp4")
+    table = table_of(folder, "0.mp4,0,1.9,a", "0.mp4,0.1,0.3,a", "0.mp4,1,1.2,a", "1.mp4,,,b")
+    report = scan(table, tmp_path / "data", workers=1)
+    (overlaps,) = (each for each in report.findings if each.kind == "overlaps")
+    assert len(overlaps.examples) == 2
+
+
 def test_what_is_wrong_with_files_is_said_with_the_reason(videos: Make, tmp_path: Path) -> None:
     folder = videos(*(f"{label}/{i}.mp4" for label in "ab" for i in range(3)), "a/b.mkv")
     (folder / "a" / "zero.mp4").touch()
