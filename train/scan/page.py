@@ -14,7 +14,7 @@ _MOST_ROWS = 50  # of tables of what is wrong
 _STYLE = """
 .sheet { display: flex; flex-wrap: wrap; gap: .4rem; margin: .3rem 0 1rem }
 .sheet img { width: 9rem; max-width: 31vw; height: auto; display: block }
-h3 { font-size: 1rem; margin: 1rem 0 .2rem } h3 span { font-weight: 400; color: #555 }
+h3 { font-size: 1rem; margin: 1rem 0 .2rem }
 li { overflow-wrap: anywhere }
 """
 
