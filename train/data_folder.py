@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from ffn_edge.media.classes import read_classes
 
 REPORT, CLASSES = "report.json", "classes.txt"
 SCHEMA_VERSION = 1
-FILES = {*("train.csv", "val.csv", "test.csv"), CLASSES, REPORT, "report.html"}
+_FILES = {*("train.csv", "val.csv", "test.csv"), CLASSES, REPORT, "report.html"}
 _HINT = "make it with `ffn-edge data scan VIDEOS -o FOLDER`."
 
 
@@ -66,9 +65,10 @@ class DataFolder:
     @property
     def paths(self) -> dict[str, str]:
         """Its lists and class file, as fields of a recipe."""
-        files = {"train_list": self.train_list, "val_list": self.val_list}
-        return {name: str(path) for name, path in files.items()} | {
-            "classes": str(self.path / CLASSES)
+        return {
+            "train_list": str(self.train_list),
+            "val_list": str(self.val_list),
+            "classes": str(self.path / CLASSES),
         }
 
     @property
@@ -80,11 +80,6 @@ class DataFolder:
     def val_list(self) -> Path:
         """The list to validate on."""
         return self.path / "val.csv"
-
-    @property
-    def test_list(self) -> Path | None:
-        """The list to test on, where there is one."""
-        return self.path / "test.csv" if "test" in self.facts.clips else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +120,7 @@ def is_data_folder(folder: str | os.PathLike[str]) -> bool:
     return all(os.path.isfile(os.path.join(folder, name)) for name in (REPORT, CLASSES))
 
 
-def check_output(folder: Path, names: Iterable[str] = FILES) -> None:
+def check_output(folder: Path) -> None:
     """Refuse a folder to write to that holds something else.
 
     Raises:
@@ -136,7 +131,7 @@ def check_output(folder: Path, names: Iterable[str] = FILES) -> None:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder", "name another one with -o.")
     there = sorted(os.listdir(folder))
-    others = [name for name in there if name not in set(names)]
+    others = [name for name in there if name not in _FILES]
     if others or (there and REPORT not in there):
         raise DataError(
             f"{folder} holds something else than a scan wrote: {(others or there)[0]}",

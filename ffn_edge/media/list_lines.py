@@ -26,9 +26,9 @@ VIDEO_SUFFIXES = {
     *(".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mpg", ".mpeg", ".wmv", ".flv"),
     *(".3gp", ".mts", ".m2ts", ".ogv", ".gif"),
 }
-# Names of a table's columns, as people and data sets write them.
+# Names of a table's columns, as people and data sets write them; of several, the first counts.
 _COLUMNS = {
-    "path": ("video", "path", "file", "filename", "clip", "video_path"),
+    "path": ("video", "path", "file", "filename", "clip", "video_path", "video_id"),
     "label": ("label", "class", "action", "category"),
     "start": ("start_s", "start", "time_start", "begin", "from"),
     "end": ("end_s", "end", "time_end", "stop", "to"),
@@ -176,22 +176,47 @@ def _matches(pattern: str, root: Path) -> list[str]:
     return paths if paths != [pattern] else []
 
 
+def names_videos(table: Path) -> bool:
+    """Tell whether a table has a column of videos, or is in one column, as a text is.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    rows = [row for row in read_table(table, "a list of videos", _TABLE_FORM) if row]
+    return max(map(len, rows), default=0) < 2 or bool(_columns(rows[0]))
+
+
+def _columns(row: list[str]) -> list[str]:
+    """Return what each column holds, by the first line; nothing without a column of videos."""
+    names = _headings(row)
+    if not any(names):
+        return list(_HEADLESS.get(len(row), ()))
+    return names if "path" in names else []
+
+
+def _headings(row: list[str]) -> list[str]:
+    """Return what each column holds by its heading, one column for each; "" for nothing."""
+    lower = [cell.lower() for cell in row]
+    columns = {
+        next((lower.index(each) for each in written if each in lower), -1): name
+        for name, written in _COLUMNS.items()
+    }
+    return [columns.get(number, "") for number in range(len(row))]
+
+
 def _table_lines(
     table: Path, rows: list[list[str]], root: Path, find: _Find, error: type[FfnEdgeError]
 ) -> Iterator[ListLine]:
     first = next(number for number, row in enumerate(rows) if row)
-    names = [_column(cell) for cell in rows[first]]
-    if "path" in names:
-        rows = rows[first + 1 :]
-        first += 1
-    elif len(names) in _HEADLESS and not any(names):
-        names = list(_HEADLESS[len(names)])
-    else:
+    names = _columns(rows[first])
+    if not names:
         raise error(
             f"{table} has no column of videos: its first line is {', '.join(rows[first])!r:.80}",
             f"write {_TABLE_FORM}; `ffn-edge data scan` also reads the lists of known data sets.",
         )
-    for number, row in enumerate(rows, start=first + 1):
+    if any(_headings(rows[first])):
+        first += 1
+    for number, row in enumerate(rows[first:], start=first + 1):
         if not any(row):
             continue
         where = f"{table}, line {number}"
@@ -228,12 +253,6 @@ def seconds_of(text: str) -> float:
     if not all(value >= 0 for value in values) or len(values) > 3:
         raise ValueError(f"{text!r:.50} is no time")
     return sum((value * 60.0**power for power, value in enumerate(reversed(values))), 0.0)
-
-
-def _column(heading: str) -> str:
-    """Return what a column holds by its heading; "" for nothing that is read."""
-    lower = heading.lower()
-    return next((name for name, written in _COLUMNS.items() if lower in written), "")
 
 
 def _finder() -> _Find:

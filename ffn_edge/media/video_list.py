@@ -228,7 +228,7 @@ def read_list(
     if classes is None:
         return tuple(_checked(line, UNLABELLED, _num_frames(line)) for line in lines)
     numbers = {name: number for number, name in enumerate(classes)}
-    first = 1 if _counts_from_one(lines, classes) else 0
+    first = 1 if counts_from_one(lines, classes) else 0
     return tuple(_labelled(line, numbers, first) for line in lines)
 
 
@@ -307,7 +307,7 @@ def _num_frames(line: ListLine) -> int | None:
     return line.num_frames
 
 
-def _counts_from_one(lines: Sequence[ListLine], classes: Sequence[str]) -> bool:
+def counts_from_one(lines: Sequence[ListLine], classes: Sequence[str]) -> bool:
     """Tell whether labels are numbers from 1, as in the lists of UCF101."""
     if isinstance(classes, ClassNames) and classes.first == 1:
         return True

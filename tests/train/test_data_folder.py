@@ -39,7 +39,6 @@ def test_it_says_what_there_is(folder: Path) -> None:
     assert data.classes == ("a", "b")
     assert data.facts.seconds == (1, 2, 3) and data.facts.mirror == (("a", "b"),)
     assert (data.train_list, data.val_list) == (folder / "train.csv", folder / "val.csv")
-    assert data.test_list is None
 
 
 @pytest.mark.parametrize("missing", ["report.json", "classes.txt", "train.csv", "val.csv"])

@@ -31,7 +31,10 @@ _NEAR_BITS = 14  # two pictures that have nothing in common differ in 32 of 64, 
 _LENGTH_SHARE, _LENGTH_S, _LENGTH_FRAMES = 0.02, 0.15, 2
 _MOST_LOOKUPS = 40_000_000  # of hashes in all, and ...
 _FEWEST = 64  # ... of one hash at least
+_PLACES = 1_000_000  # of hashes that are looked up at a time
+_MOST_COMPARED = 64  # of a video at a time, whose pictures are compared
 _MOST_CANDIDATES = 16  # of a video, that are verified
+_AT_ONCE = 4096  # pictures, or pairs of them, in floats
 _BLOCK = 4  # pixels of a small picture, across
 _MOST_OF_BLOCK = 18.0  # levels of 255 by which the mean of a block may differ
 # Of pictures that are scaled to a deviation of 1: the root mean square of what they differ in, and
@@ -97,34 +100,57 @@ def candidates(looked: Sequence[Looked]) -> list[tuple[int, int, int]]:
         return []
     hashes = np.stack([looked[i].hashes for i in numbers])  # (N, C)
     pictures = np.stack([looked[i].picture for i in numbers])  # (N, 32, 32)
+    levels, deviations = _levels(pictures)
     lengths, tolerances = _lengths([looked[i] for i in numbers])
-    found: dict[tuple[int, int], tuple[int, int]] = {}
-    for a, b, crop, bits in _near_hashes(hashes, lengths, tolerances):
-        whole = crop == 0
-        keep = np.ones(len(a), bool)
-        keep[whole] = _alike(pictures[a[whole]], pictures[b[whole]])
-        for each in np.unique(crop[~whole]):
+    found = np.empty((0, 4), np.int64)  # A, B, crop, and how far apart
+    for near in _near_hashes(hashes, lengths, tolerances):
+        near = _nearest(near, _MOST_COMPARED)
+        a, b, crop, _ = near.T
+        keep = np.zeros(len(near), bool)
+        here = np.flatnonzero(crop == 0)
+        # Encoding again may change brightness and contrast.
+        gain = (deviations[a[here]] / deviations[b[here]])[:, None]
+        apart = np.abs(levels[a[here]] - gain * levels[b[here]])
+        keep[here] = apart.max(axis=1, initial=0) < _MOST_OF_BLOCK
+        for each in np.unique(crop[crop > 0]):
             here = np.flatnonzero(crop == each)
-            keep[here] = _correlated(pictures[a[here]], pictures[b[here]], int(each))
-        for i, j, c, distance in zip(a[keep], b[keep], crop[keep], bits[keep], strict=True):
-            # A whole that agrees says more than a crop does.
-            rank = (int(distance) + (0 if c == 0 else 4), int(c))
-            key = (int(i), int(j))
-            if key not in found or rank < found[key]:
-                found[key] = rank
+            for part in np.array_split(here, 1 + len(here) // _AT_ONCE):
+                keep[part] = _correlated(pictures[a[part]], pictures[b[part]], int(each))
+        found = _nearest(np.concatenate((found, near[keep])), _MOST_CANDIDATES)
     best: list[tuple[int, int, int]] = []
-    used: dict[int, int] = defaultdict(int)
+    used = np.zeros(len(numbers), np.int64)
     seen: set[tuple[int, int]] = set()
-    for (i, j), (_, c) in sorted(found.items(), key=lambda item: (item[1], item[0])):
+    for i, j, crop, _ in found[np.lexsort(found.T)].tolist():
         pair = (min(i, j), max(i, j))
-        if c == 0 and pair in seen:
+        if crop == 0 and pair in seen:
             continue
         if max(used[i], used[j]) < _MOST_CANDIDATES:
-            used[i] += 1
-            used[j] += 1
+            used[[i, j]] += 1
             seen.add(pair)
-            best.append((int(numbers[i]), int(numbers[j]), c))
+            best.append((int(numbers[i]), int(numbers[j]), crop))
     return best
+
+
+def _nearest(found: Any, most: int) -> Any:
+    """Keep of (A, B, crop, how far apart) a pair's best crop, and of each A so many nearest."""
+    a, b, crop, apart = found.T
+    found = found[np.lexsort((crop, apart, b, a))]
+    first = np.ones(len(found), bool)
+    first[1:] = (found[1:, :2] != found[:-1, :2]).any(axis=1)
+    found = found[first]
+    found = found[np.lexsort((found[:, 1], found[:, 2], found[:, 3], found[:, 0]))]
+    place = np.arange(len(found)) - np.searchsorted(found[:, 0], found[:, 0])
+    return found[place < most]
+
+
+def _levels(pictures: Any) -> tuple[Any, Any]:
+    """Return the blocks of each picture, float32 (N, 64) with a mean of 0, and its deviation."""
+    blocks, deviations = [], []
+    for part in np.array_split(pictures, 1 + len(pictures) // _AT_ONCE):
+        means = _blocks(part.astype(np.float32)).reshape(len(part), -1)
+        blocks.append(means - means.mean(axis=1, keepdims=True))
+        deviations.append(part.std(axis=(1, 2), dtype=np.float32) + 1)
+    return np.concatenate(blocks), np.concatenate(deviations)
 
 
 def _lengths(looked: Sequence[Looked]) -> tuple[Any, Any]:
@@ -146,8 +172,8 @@ def _lengths(looked: Sequence[Looked]) -> tuple[Any, Any]:
     )
 
 
-def _near_hashes(hashes: Any, lengths: Any, tolerances: Any) -> Iterator[tuple[Any, ...]]:
-    """Yield arrays (A, B, crop, bits that differ) of near hashes, a band of bits at a time.
+def _near_hashes(hashes: Any, lengths: Any, tolerances: Any) -> Iterator[Any]:
+    """Yield near hashes, int64 (P, 4): A, B, crop, how far apart; of some of the videos at a time.
 
     Near hashes are met where they agree in one of four bands, but for at most one bit of it.
     """
@@ -162,36 +188,27 @@ def _near_hashes(hashes: Any, lengths: Any, tolerances: Any) -> Iterator[tuple[A
         sortable = (keys << 40) | np.repeat(lengths, _CROPS)
         order = np.argsort(sortable, kind="stable")
         sortable = sortable[order]
-        queries = keys[::_CROPS]
-        for flip in flips:
-            base = (queries ^ flip) << 40
-            low = np.searchsorted(sortable, base | np.maximum(lengths - tolerances, 0), "left")
-            high = np.searchsorted(sortable, base | (lengths + tolerances), "right")
-            middle = np.searchsorted(sortable, base | lengths, "left")
-            low = np.maximum(low, middle - most // 2)
-            high = np.minimum(high, np.maximum(low, middle) + most)
-            yield from _compared(hashes, flat, order, low, high)
-
-
-def _compared(hashes: Any, flat: Any, order: Any, low: Any, high: Any) -> Iterator[tuple[Any, ...]]:
-    """Yield the near ones among each video and the places low..high of the sorted hashes."""
-    sizes = high - low
-    ends = np.cumsum(sizes)
-    step = 1_000_000
-    start = 0
-    while start < len(sizes):
-        stop = int(np.searchsorted(ends, (ends[start - 1] if start else 0) + step, "right"))
-        stop = max(stop, start + 1)
-        part = sizes[start:stop]
-        a = np.repeat(np.arange(start, stop), part)
-        offset = np.arange(len(a)) - np.repeat(np.cumsum(part) - part, part)
-        places = order[np.repeat(low[start:stop], part) + offset]
-        b, crop = places // _CROPS, places % _CROPS
-        bits = _ones(hashes[a, 0] ^ flat[places])
-        near = (bits <= _NEAR_BITS) & (a != b)
-        if near.any():
-            yield a[near], b[near], crop[near], bits[near]
-        start = stop
+        base = (keys[::_CROPS, None] ^ flips) << 40  # (N, 17)
+        own, room = lengths[:, None], tolerances[:, None]
+        low = np.searchsorted(sortable, base | np.maximum(own - room, 0), "left")
+        high = np.searchsorted(sortable, base | (own + room), "right")
+        middle = np.searchsorted(sortable, base | own, "left")
+        low = np.maximum(low, middle - most // 2)
+        high = np.minimum(high, np.maximum(low, middle) + most)
+        ends = np.cumsum((high - low).sum(axis=1))
+        # A video's places are in one part, so that of each the nearest can be told.
+        cuts = np.searchsorted(ends, np.arange(_PLACES, ends[-1], _PLACES), "right")
+        for videos in np.split(np.arange(count), np.unique(cuts)):
+            sizes = (high - low)[videos].ravel()
+            a = np.repeat(np.repeat(videos, len(flips)), sizes)
+            offset = np.arange(len(a)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            places = order[np.repeat(low[videos].ravel(), sizes) + offset]
+            b, crop = places // _CROPS, places % _CROPS
+            bits = _ones(hashes[a, 0] ^ flat[places])
+            near = (bits <= _NEAR_BITS) & (a != b)
+            # A whole that agrees says more than a crop does.
+            apart = bits + np.where(crop == 0, 0, 4)
+            yield np.stack((a, b, crop, apart), axis=1)[near]
 
 
 _ONES = np.array([bin(value).count("1") for value in range(1 << 16)], np.uint8)
@@ -200,16 +217,6 @@ _ONES = np.array([bin(value).count("1") for value in range(1 << 16)], np.uint8)
 def _ones(values: Any) -> Any:
     parts = values[:, None] >> np.arange(0, 64, 16, dtype=np.uint64) & np.uint64(0xFFFF)
     return _ONES[parts].sum(axis=1, dtype=np.int64)
-
-
-def _alike(first: Any, second: Any) -> Any:
-    """Tell of pairs of small pictures, uint8 (P, 32, 32), whether no block of them differs."""
-    a, b = first.astype(np.float32), second.astype(np.float32)
-    # Encoding again may change brightness and contrast.
-    gain = (a.std(axis=(1, 2)) + 1) / (b.std(axis=(1, 2)) + 1)
-    b = (b - b.mean(axis=(1, 2), keepdims=True)) * gain[:, None, None]
-    apart = a - a.mean(axis=(1, 2), keepdims=True) - b
-    return np.abs(_blocks(apart)).max(axis=(1, 2)) < _MOST_OF_BLOCK
 
 
 def same_content(whole: Signature, other: Signature, crop: int) -> bool:

@@ -98,9 +98,8 @@ def walk(source: str, output: Path, found: Found) -> Folder:
             suffix = os.path.splitext(entry.name)[1].lower()
             is_folder = entry.is_dir()
             if entry.name.startswith("."):
-                if not is_folder:
-                    number += 1
-                    ignored.setdefault("hidden", entry.path)
+                number += 1
+                ignored.setdefault("hidden folder" if is_folder else "hidden", entry.path)
             elif is_folder:
                 if not (_same(entry.path, output) or is_data_folder(entry.path)) and (
                     below := listed(entry.path, (*around, key))
@@ -115,13 +114,16 @@ def walk(source: str, output: Path, found: Found) -> Folder:
             else:
                 number += 1
                 ignored.setdefault(suffix or entry.name, entry.path)
+        if folder.images and not folder.is_video:
+            number += folder.images
+            ignored.setdefault("images", path)
         return folder if folder.videos or folder.images or folder.lists or folder.folders else None
 
     root = listed(source, ()) or Folder(source)
     if number:
         found.say(
             "other files",
-            f"{counted(number, 'file')} that are no videos, or hidden, were ignored",
+            f"{counted(number, 'file or folder', 'files or folders')} ignored: hidden, or no video",
             ignored.values(),
         )
     if closed:

@@ -10,6 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from ffn_edge.errors import counted
+
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
@@ -111,8 +113,8 @@ def merge_spellings(found: Found) -> None:
     if several:
         found.say(
             "spelling",
-            f"{len(several)} classes are spelled in several ways; each was kept as one, under the "
-            "more frequent",
+            f"{counted(len(several), 'class', 'classes')} spelled in several ways: kept as one, "
+            "under the more frequent",
             (f"{' and '.join(counts)} as {chosen[key]}" for key, counts in several.items()),
         )
     found.lines = [replace(line, label=chosen[_same(line.label)]) for line in found.lines]

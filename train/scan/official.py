@@ -85,8 +85,7 @@ def _ucf101(
         for text in filter(None, read_lines(path, "a list of UCF101", "`path`")):
             name = re.sub(r"\s+\d+$", "", text)
             label, _, base = name.rpartition("/")
-            video = index.find(base, folder=label) or index.find(os.path.splitext(base)[0])
-            _add(found, video, name, label, split_of(kind), missing)
+            _add(found, index.find(base, folder=label), name, label, split_of(kind), missing)
     names: list[str] = []
     if class_file is not None:
         lines = read_lines(class_file, "the classes of UCF101", "`number name`")
@@ -104,9 +103,8 @@ def _hmdb51(paths: Sequence[str], index: Index, found: Found, fold: int) -> None
             if use not in ("1", "2"):
                 unused += 1
                 continue
-            name = name.strip()
-            video = index.find(name, folder=label) or index.find(os.path.splitext(name)[0])
-            _add(found, video, name, label, "train" if use == "1" else "test", missing)
+            split = "train" if use == "1" else "test"
+            _add(found, index.find(name.strip(), folder=label), name, label, split, missing)
     if unused:
         found.say("unused", f"{counted(unused, 'video')} of the lists in neither half: left out")
     found.layout = f"HMDB51's lists, fold {fold}"
@@ -129,8 +127,11 @@ def _kinetics(paths: Sequence[str], index: Index, found: Found) -> None:
         for row in filter(None, rows[1:]):
             cells = dict(zip(names, row, strict=False))
             key, label = cells.get("youtube_id", ""), cells.get("label", "")
-            start_s = seconds_of(cells.get("time_start") or "0")
-            end_s = seconds_of(cells.get("time_end") or "inf")
+            try:
+                start_s = seconds_of(cells.get("time_start") or "0")
+                end_s = seconds_of(cells.get("time_end") or "inf")
+            except ValueError as reason:
+                raise DataError(f"{path}: {reason}", "write seconds, such as 12.5.") from reason
             whole = end_s < math.inf and f"{key}_{int(start_s):06d}_{int(end_s):06d}"
             # A clip that was cut out, or the whole video under its id.
             cut = index.find(whole, folder=label) if whole else None
@@ -230,7 +231,6 @@ def _add(
         return
     if video.is_folder:
         found.folders.add(video.path)
-        start_s, end_s = 0.0, math.inf
     found.lines.append(Line(video.path, label, split, start_s, end_s))
 
 
@@ -245,6 +245,6 @@ def _official(found: Found, dataset: str, names: Iterable[str], missing: Sequenc
         found.classes = tuple(name for name in names if name in present) or None
         found.say(
             "part of a set",
-            f"of {DATASETS[dataset].name}'s {DATASETS[dataset].num_classes} classes "
-            f"{len(present)} are there: taken as a data set of its own",
+            f"{counted(len(present), 'class', 'classes')}, and not {DATASETS[dataset].name}'s "
+            f"{DATASETS[dataset].num_classes}: taken as a data set of its own",
         )

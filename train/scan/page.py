@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from ffn_edge.files.markup import STYLE, data_url, table, text
+from ffn_edge.files.markup import data_url, page, table, text
 from ffn_edge.train.scan.found import Line
 from ffn_edge.train.scan.report import Report
 
@@ -14,7 +14,7 @@ _MOST_ROWS = 50  # of tables of what is wrong
 _STYLE = """
 .sheet { display: flex; flex-wrap: wrap; gap: .4rem; margin: .3rem 0 1rem }
 .sheet img { width: 9rem; max-width: 31vw; height: auto; display: block }
-h3 { font-size: 1rem; margin: 1rem 0 .2rem } h3 span { font-weight: 400; color: #555 }
+h3 { font-size: 1rem; margin: 1rem 0 .2rem }
 li { overflow-wrap: anywhere }
 """
 
@@ -27,46 +27,30 @@ def page_of(report: Report, lines: Sequence[Line], pictures: Mapping[str, bytes]
         lines: of the lists.
         pictures: by video, a JPEG of its middle; of few videos of each class.
     """
-    splits = list(report.facts.clips)
-    rows = [
-        [name, *(str(report.facts.clips[split][name]) for split in splits)]
-        for name in report.classes
-    ]
-    sums = ["all", *(str(sum(report.facts.clips[split].values())) for split in splits)]
+    title = f"Videos of {os.path.basename(report.source) or report.source}"
+    rows = report.rows()
     parts = [
-        f"<h1>Videos of {text(os.path.basename(report.source) or report.source)}</h1>",
+        f"<h1>{text(title)}</h1>",
         f"<p class=note>{text(report.source)}</p>",
         f"<ul>{''.join(f'<li>{text(line)}</li>' for line in report.summary())}</ul>",
         _findings(report),
         f"<h2>Train on them</h2><pre>{text(report.next_command)}</pre>",
         "<h2>Classes</h2>",
-        table(["class", *splits], [*rows, sums], bold={len(rows)}),
+        table(["class", *report.facts.clips], rows, bold={len(rows) - 1}),
         _sheets(report, lines, pictures),
         _problems(report),
     ]
-    body = "\n".join(filter(None, parts))
-    return (
-        "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>Videos of {text(os.path.basename(report.source))}</title>"
-        f"<style>{STYLE}{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
+    return page(title, "\n".join(filter(None, parts)), _STYLE)
 
 
 def _findings(report: Report) -> str:
     if not report.findings:
         return ""
-    items = "".join(
-        f"<li>{text(finding.text)}"
-        + (
-            f"<br><span class=note>{text('; '.join(finding.examples))}</span>"
-            if finding.examples
-            else ""
-        )
-        + "</li>"
-        for finding in report.findings
-    )
-    return f"<h2>What to know</h2><ul>{items}</ul>"
+    items = [
+        f"<li>{text(each.text)}<br><span class=note>{text('; '.join(each.examples))}</span></li>"
+        for each in report.findings
+    ]
+    return f"<h2>What to know</h2><ul>{''.join(items)}</ul>"
 
 
 def _sheets(report: Report, lines: Sequence[Line], pictures: Mapping[str, bytes]) -> str:

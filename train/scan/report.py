@@ -89,8 +89,8 @@ class Report:
         lines = [
             f"{counted(self.videos, 'video')}, {counted(self.clips, 'clip')}, "
             f"{counted(len(self.classes), 'class', 'classes')}; taken as {self.layout}",
-            f"formats: {_counts(self.containers)} ({_counts(self.codecs)}); "
-            f"{_size(self.total_bytes)}",
+            f"formats: {_counts(self.containers)}"
+            + (f" ({_counts(self.codecs)}); {_size(self.total_bytes)}" if self.codecs else ""),
         ]
         if facts.seconds is not None:
             low, median, high = facts.seconds
@@ -98,7 +98,8 @@ class Report:
                 f"lengths: 10 % up to {low:.3g} s, median {median:.3g} s, 90 % up to {high:.3g} s; "
                 f"{_duration(self.total_s)} in all"
             )
-        lines.append(f"frames: {_counts(self.sizes)} pixels; {_counts(self.rates)} a second")
+        rates = f"; {_counts(self.rates)} a second" if self.rates else ""
+        lines.append(f"frames: {_counts(self.sizes)} pixels{rates}")
         window = "" if facts.window_s is None else f"a window of {facts.window_s:g} s, "
         lines.append(
             f"suggested: {window}{', '.join(map(str, facts.frame_counts))} frames; "
@@ -117,28 +118,30 @@ class Report:
         """Return classes by splits, for the terminal; of many classes the largest."""
         table = Table(box=box.SIMPLE_HEAD, show_edge=False)
         table.add_column("class", overflow="fold")
-        splits = list(self.facts.clips)
-        for split in splits:
+        for split in self.facts.clips:
             table.add_column(split, justify="right")
-        totals = {name: sum(self.facts.clips[s][name] for s in splits) for name in self.classes}
-        shown = list(self.classes)
-        if len(shown) > most:
-            largest = set(sorted(shown, key=lambda name: -totals[name])[:most])
-            shown = [name for name in shown if name in largest]
-        for name in shown:
-            table.add_row(name, *(str(self.facts.clips[split][name]) for split in splits))
+        *rows, sums = self.rows()
+        totals = [sum(map(int, row[1:])) for row in rows]
+        largest = sorted(range(len(rows)), key=lambda number: -totals[number])[:most]
+        for number in sorted(largest):
+            table.add_row(*rows[number])
         table.add_section()
-        others = len(self.classes) - len(shown)
-        table.add_row(
-            f"all {len(self.classes)}" if others else "all",
-            *(str(sum(self.facts.clips[split].values())) for split in splits),
-        )
+        table.add_row(f"all {len(rows)}" if len(rows) > most else "all", *sums[1:])
         return table
+
+    def rows(self) -> list[list[str]]:
+        """Return for each class, and for all, its name and the number of its clips by split."""
+        clips = self.facts.clips.values()
+        return [
+            *([name, *(str(counts[name]) for counts in clips)] for name in self.classes),
+            ["all", *(str(sum(counts.values())) for counts in clips)],
+        ]
 
 
 def make_report(
     *,
     source: str,
+    folder: str,
     found: Found,
     looked: Mapping[str, Looked],
     copies: Sequence[Sequence[str]],
@@ -149,6 +152,7 @@ def make_report(
 
     Args:
         source: what was scanned.
+        folder: that videos are named from.
         found: with its lines split.
         looked: by video.
         copies: groups of videos that show the same.
@@ -156,16 +160,16 @@ def make_report(
         settings: of the scan.
     """
     lines = found.lines
-    classes = found.classes or tuple(
-        sorted({line.label for line in lines}, key=lambda name: natural_order(name))
-    )
+    classes = found.classes or ()
+    others = {line.label for line in lines} - set(classes)
+    classes = (*classes, *sorted(others, key=natural_order))
     splits = ["train", "val", *(["test"] if any(li.split == "test" for li in lines) else [])]
     counts = Counter((line.split, line.label) for line in lines)
     clips = {split: {name: counts[split, name] for name in classes} for split in splits}
     unreadable = {video: each.reason for video, each in looked.items() if each.reason}
     good = [each for each in looked.values() if not each.reason]
     told = _copies_with_splits(copies, lines)
-    _say(found, clips, looked, told, groups, unreadable, source)
+    _say(found, clips, looked, told, groups, unreadable)
     seconds = [_seconds(line, looked[line.video]) for line in lines]
     facts = _facts(found, classes, clips, lines, looked)
     return Report(
@@ -181,9 +185,9 @@ def make_report(
         codecs=_most(each.codec for each in good if each.codec),
         sizes=_most(f"{each.width}x{each.height}" for each in good),
         rates=_most(f"{each.fps:.3g}" for each in good if each.fps),
-        unreadable={os.path.relpath(video, source): why for video, why in unreadable.items()},
+        unreadable={os.path.relpath(video, folder): why for video, why in unreadable.items()},
         copies=tuple(
-            {os.path.relpath(video, source): split for video, split in each.items()}
+            {os.path.relpath(video, folder): split for video, split in each.items()}
             for each in told
         ),
         findings=tuple(found.findings),
@@ -247,14 +251,13 @@ def _say(
     copies: Sequence[Mapping[str, str]],
     groups: Mapping[str, str],
     unreadable: Mapping[str, str],
-    source: str,
 ) -> None:
     """Note what the look and the split have shown."""
     if unreadable:
         found.say(
             "unreadable",
-            f"{counted(len(unreadable), 'video')} that cannot be read: left out",
-            (f"{reason}" for reason in unreadable.values()),
+            f"{counted(len(unreadable), 'video')} cannot be read: left out",
+            unreadable.values(),
         )
     if short := [video for video, each in looked.items() if each.stated_s]:
         found.say(
@@ -271,7 +274,7 @@ def _say(
     for line in found.lines:
         labels[line.video].add(line.label)
     _say_copies(found, copies, labels)
-    _say_leaks(found, groups)
+    _say_leaks(found, copies, groups)
     _say_classes(found, clips, groups)
 
 
@@ -281,8 +284,10 @@ def _say_copies(
     def named(group: Iterable[str]) -> str:
         return " = ".join(os.path.basename(video) for video in list(group)[:4])
 
-    across = [each for each in copies if len(set(each.values()) - {""}) > 1]
-    inside = [each for each in copies if each not in across]
+    inside: list[Mapping[str, str]] = []
+    across: list[Mapping[str, str]] = []
+    for each in copies:
+        (across if len(set(each.values()) - {""}) > 1 else inside).append(each)
     if inside:
         found.say(
             "copies",
@@ -297,10 +302,13 @@ def _say_copies(
             "split that the source has: not moved; validation is better than it should be",
             map(named, across),
         )
-    mixed = [each for each in copies if len(set().union(*(labels[v] for v in each))) > 1]
-    if mixed := [
-        each for each in mixed if not set.intersection(*(labels[video] or {""} for video in each))
-    ]:
+    labelled = [[labels[video] for video in each if video in labels] for each in copies]
+    mixed = [
+        each
+        for each, its in zip(copies, labelled, strict=True)
+        if its and not set.intersection(*its)
+    ]
+    if mixed:
         found.say(
             "copies with two classes",
             f"{counted(len(mixed), 'group')} of videos that show the same, in different classes: "
@@ -309,27 +317,28 @@ def _say_copies(
         )
 
 
-def _say_leaks(found: Found, groups: Mapping[str, str]) -> None:
-    """Note recordings on two sides of a split that the source has."""
+def _say_leaks(
+    found: Found, copies: Sequence[Mapping[str, str]], groups: Mapping[str, str]
+) -> None:
+    """Note recordings on two sides of a split that the source has; copies are told already."""
+    told = {groups[video] for each in copies for video in each}
     sides: dict[str, set[str]] = defaultdict(set)
-    videos: dict[str, set[str]] = defaultdict(set)
     for line in found.lines:
         sides[groups[line.video]].add(line.split)
-        videos[groups[line.video]].add(line.video)
-    one_video = [group for group, each in sides.items() if len(each) > 1]
-    parts = [group for group in one_video if len(videos[group]) == 1]
-    if parts:
+    if across := [group for group, each in sides.items() if len(each) > 1 and group not in told]:
         found.say(
-            "parts across splits",
-            f"parts of {counted(len(parts), 'video')} on two sides of the split that the source "
-            "has: not moved",
-            parts,
+            "recordings across splits",
+            f"parts or clips of {counted(len(across), 'recording')} on two sides of the split that "
+            "the source has: not moved; validation is better than it should be",
+            across,
         )
 
 
 def _say_classes(found: Found, clips: dict[str, dict[str, int]], groups: Mapping[str, str]) -> None:
     train, val = clips["train"], clips["val"]
     total = {name: sum(each[name] for each in clips.values()) for name in train}
+    if not any(val.values()):
+        found.say("no validation", "no video is left to validate on, which training needs")
     if len(total) == 1:
         found.say("one class", "there is one class; a network needs two to tell apart", total)
     if empty := [name for name, count in total.items() if not count]:
@@ -376,7 +385,7 @@ def _counts(counts: Mapping[str, int], most: int = 4) -> str:
     if len(counts) == 1:
         return next(iter(counts))
     shown = [f"{name} {count}" for name, count in list(counts.items())[:most]]
-    return ", ".join(shown) + (", …" if len(counts) > most else "") or "not known"
+    return ", ".join(shown) + (", …" if len(counts) > most else "")
 
 
 def _size(size_bytes: int) -> str:

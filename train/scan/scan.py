@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
 import math
 import os
@@ -12,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from ffn_edge.train.scan.duplicates import (
 )
 from ffn_edge.train.scan.folders import LIST_SUFFIXES, Folder, by_folders, walk
 from ffn_edge.train.scan.found import Found, Line, group_of, merge_spellings
-from ffn_edge.train.scan.lists import Index, by_lists
+from ffn_edge.train.scan.lists import CLASS_FILES, Index, by_lists
 from ffn_edge.train.scan.look import Looked, look, pictures_at
 from ffn_edge.train.scan.official import by_official_lists
 from ffn_edge.train.scan.page import page_of
@@ -87,6 +87,7 @@ def scan(
         WriteError: the output cannot be written.
     """
     source, output = os.path.abspath(source), Path(output)
+    folder = os.path.dirname(source) if os.path.isfile(source) else source
     check_output(output)
     check_writable(output)
     workers = usable_processors() if workers is None else workers
@@ -103,40 +104,34 @@ def scan(
         )
     thumbnails = _chosen(found.lines)
     tasks = [(video, video in found.folders, video in thumbnails) for video in videos]
-    looked: list[Looked] = []
-    pictures: dict[str, bytes] = {}
     lost = Looked(reason="its decoder ended the process that looked at it")
     results = shared(look, tasks, workers, starts("looking at videos"), lost=lost)
-    for video, each in zip(videos, results, strict=True):
-        if each.thumbnail:
-            pictures[video] = each.thumbnail
-        looked.append(replace(each, thumbnail=b"") if each.thumbnail else each)
-    readable = [i for i, each in enumerate(looked) if not each.reason]
-    videos_read, looked_read = [videos[i] for i in readable], [looked[i] for i in readable]
-    union = joined(videos_read, looked_read, found.folders, workers, starts)
-    by_video = dict(zip(videos, looked, strict=True))
-    _fit_parts(found, by_video)
+    looked = dict(zip(videos, results, strict=True))
+    readable = [video for video in videos if not looked[video].reason]
+    union = joined(readable, [looked[video] for video in readable], found.folders, workers, starts)
+    _fit_parts(found, looked)
     if not found.lines:
-        why = [each.reason for each in looked if each.reason]
+        why = [each.reason for each in looked.values() if each.reason]
         raise DataError(
             f"of {counted(len(videos), 'video')} in {source} not one can be used: "
             + "; ".join(why[:3] or (finding.text for finding in found.findings)),
             "copy them again, or correct the times in the list.",
         )
-    groups = _groups(videos_read, union, source)
+    groups = _groups(readable, union, folder)
     _split(found, groups, output, val_share, seed)
     copies: dict[int, list[str]] = defaultdict(list)
-    for number, video in enumerate(videos_read):
+    for number, video in enumerate(readable):
         copies[union.of(number)].append(video)
     report = make_report(
         source=source,
+        folder=folder,
         found=found,
-        looked=by_video,
+        looked=looked,
         copies=[each for each in copies.values() if len(each) > 1],
         groups=groups,
         settings={"seed": seed, "val_share": val_share, "output": os.fspath(output)},
     )
-    _write(output, found, report, by_video, pictures)
+    _write(output, found, report, looked)
     return report
 
 
@@ -147,31 +142,35 @@ def find(source: str, output: Path, lists: str | os.PathLike[str] | None, fold: 
         DataError: see `scan`.
     """
     found = Found()
-    named: list[str] = []
     if os.path.isfile(source):
-        named, folder = [source], os.path.dirname(source)
+        # What lies beside a list is not its matter, and may be much.
+        folder, root, named = os.path.dirname(source), None, [source]
     else:
-        folder = source
-    root = walk(folder, output, found)
-    if os.path.isfile(source):
-        found.findings.clear()  # what lies beside a list is not its matter
+        folder, root, named = source, walk(source, output, found), []
     if lists is not None:
         named = _lists_at(os.fspath(lists))
-    index = Index(root)
-    there = named or _lists_below(root, _LIST_DEPTH)
-    beside = [os.path.join(root.path, name) for name in root.lists]
+    index = Index(folder, cache(lambda: root or walk(folder, output, Found())))
+    there = named or (_lists_below(root, _LIST_DEPTH) if root else [])
+    beside = [os.path.join(folder, name) for name in root.lists] if root else []
     if by_official_lists(there, index, found, fold):
         pass
     elif by_lists(named or beside, index, found, named=bool(named)):
-        if not os.path.isfile(source):
+        if root:
             index.say_unlisted(found)
-    elif named:
+    elif not root or named:
         raise DataError(
             f"{named[0]} is no list of videos that are there",
             "write a table with the columns video,start_s,end_s,label.",
         )
     else:
         by_folders(root, found)
+        if others := [path for path in beside if os.path.basename(path) not in CLASS_FILES]:
+            found.say(
+                "other lists",
+                f"{counted(len(others), 'table or text', 'tables or texts')} that list no labelled "
+                "videos: ignored",
+                others,
+            )
     return found
 
 
@@ -199,22 +198,21 @@ def _lists_below(folder: Folder, depth: int) -> list[str]:
 
 def _drop_unwritable(found: Found) -> None:
     """Leave out what could not stand in a list, or in a file of classes."""
-    odd = {
+    odd = [
         line
         for line in found.lines
-        if printable(line.video) != line.video
-        or "\n" in line.video
-        or printable(line.label) != line.label
-        or "\n" in line.label
-    }
+        for text in [f"{line.video}|{line.label}"]
+        if printable(text) != text or "\n" in text or line.video != line.video.strip()
+    ]
     if odd:
         found.say(
             "odd names",
             f"{counted(len(odd), 'video')} left out, whose names, or whose class's, cannot stand "
-            "in a list: they have control characters, or are no text in UTF-8",
+            "in a list: they have control characters, end with a space, or are no text in UTF-8",
             (printable(repr(line.video)) for line in odd),
         )
-        found.lines = [line for line in found.lines if line not in odd]
+        left_out = set(odd)
+        found.lines = [line for line in found.lines if line not in left_out]
 
 
 def _chosen(lines: Sequence[Line]) -> set[str]:
@@ -276,14 +274,18 @@ def signature(path: str, is_folder: bool) -> Signature | None:
 
 def _fit_parts(found: Found, looked: dict[str, Looked]) -> None:
     """Bring parts into their videos; leave out lines that cannot be read, are empty, or double."""
-    outside, clamped, whole, double = [], [], [], []
+    outside, clamped, whole, double, untimed = [], [], [], [], []
     lines: dict[Line, None] = {}
     for line in found.lines:
         each = looked[line.video]
         if each.reason:
             continue
         where = f"{os.path.basename(line.video)} {line.start_s:g}..{line.end_s:g} s"
-        if each.length_s and (line.start_s > 0 or line.end_s < math.inf):
+        is_part = line.start_s > 0 or line.end_s < math.inf
+        if is_part and line.video in found.folders:
+            untimed.append(where)
+            line = replace(line, start_s=0.0, end_s=math.inf)
+        elif is_part:
             span_s = line.end_s - line.start_s
             if line.end_s > each.length_s + 1 and abs(span_s - each.length_s) <= 0.1 * span_s:
                 whole.append(where)
@@ -303,6 +305,7 @@ def _fit_parts(found: Found, looked: dict[str, Looked]) -> None:
         ("outside", "empty, or outside their video: left out", outside),
         ("clamped", "ending after their video: cut at its end", clamped),
         ("cut before", "of videos that are as long as the part: taken as cut already", whole),
+        ("no times", "of folders of images, which have no times: taken whole", untimed),
         ("double", "in the lists twice: kept once", double),
     ):
         if names:
@@ -318,11 +321,13 @@ def _say_overlaps(found: Found) -> None:
     two_labels: list[str] = []
     for video, lines in by_video.items():
         lines.sort(key=lambda line: (line.start_s, line.end_s))
-        for one, other in itertools.pairwise(lines):
-            if other.start_s < one.end_s:
-                (overlaps if one.label == other.label else two_labels).append(
-                    f"{os.path.basename(video)} at {other.start_s:g} s"
+        last = lines[0]  # of those before, the one that ends last
+        for line in lines[1:]:
+            if line.start_s < last.end_s:
+                (overlaps if line.label == last.label else two_labels).append(
+                    f"{os.path.basename(video)} at {line.start_s:g} s"
                 )
+            last = max(last, line, key=lambda each: each.end_s)
     if overlaps:
         found.say(
             "overlaps",
@@ -339,7 +344,7 @@ def _say_overlaps(found: Found) -> None:
         )
 
 
-def _groups(videos: Sequence[str], union: Union, source: str) -> dict[str, str]:
+def _groups(videos: Sequence[str], union: Union, folder: str) -> dict[str, str]:
     """Return by video the name of its group: of copies, or of clips of one recording."""
     recordings = Union(len(videos))
     first: dict[str, int] = {}
@@ -348,15 +353,19 @@ def _groups(videos: Sequence[str], union: Union, source: str) -> dict[str, str]:
         recordings.join(number, first.setdefault(group_of(video), number))
     members: dict[int, list[str]] = defaultdict(list)
     for number, video in enumerate(videos):
-        members[recordings.of(number)].append(os.path.relpath(video, source))
+        members[recordings.of(number)].append(os.path.relpath(video, folder))
     names = {number: min(each) for number, each in members.items()}
     return {video: names[recordings.of(number)] for number, video in enumerate(videos)}
 
 
 def _split(found: Found, groups: dict[str, str], output: Path, val_share: float, seed: int) -> None:
     """Give each line its split."""
-    there = {line.split for line in found.lines}
-    if "test" in there and "val" not in there:
+    there = {line.split for line in found.lines} - {""}
+    if all(line.split in ("val", "test") for line in found.lines):
+        found.say("no training half", "no video is of a half for training: split anew")
+        found.lines = [replace(line, split="") for line in found.lines]
+        there = set()
+    elif "test" in there and "val" not in there:
         found.say(
             "test as val",
             "there is a half for testing and none for validation: it validates, as the protocols "
@@ -365,10 +374,10 @@ def _split(found: Found, groups: dict[str, str], output: Path, val_share: float,
         found.lines = [
             replace(line, split="val") if line.split == "test" else line for line in found.lines
         ]
-        there = {line.split for line in found.lines}
+        there.add("val")
     # Lines without a split join the training where there are two halves already.
     free = [i for i, line in enumerate(found.lines) if line.split in ("", "train")]
-    if "val" not in there or "train" not in there | {""}:
+    if "val" not in there:
         before = _before(output, groups, val_share, seed)
         val = split_by_group(
             [found.lines[i].label for i in free],
@@ -410,13 +419,8 @@ def _before(output: Path, groups: dict[str, str], val_share: float, seed: int) -
     return before
 
 
-def _write(
-    output: Path,
-    found: Found,
-    report: Report,
-    looked: dict[str, Looked],
-    pictures: dict[str, bytes],
-) -> None:
+def _write(output: Path, found: Found, report: Report, looked: dict[str, Looked]) -> None:
+    pictures = {video: each.thumbnail for video, each in looked.items() if each.thumbnail}
     folder = os.path.realpath(output)
     with atomic_folder(output) as temporary:
         for split in report.facts.clips:

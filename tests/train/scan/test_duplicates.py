@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 from ffn_edge.media.opencv import opencv
-from ffn_edge.train.scan.hashes import INTERVALS, SIDE, crop_hashes
-from ffn_edge.train.scan.look import look
+from ffn_edge.train.scan.duplicates import candidates
+from ffn_edge.train.scan.hashes import INTERVALS, SIDE, crop_hashes, small
+from ffn_edge.train.scan.look import Looked, look
 from ffn_edge.train.scan.scan import joined
 from tests.train.scan.conftest import FRAMES, HEIGHT, WIDTH, frames_of, write
 
@@ -119,3 +121,19 @@ def test_the_hash_of_a_crop_is_that_of_the_picture_cut_out() -> None:
         cut = cv2.resize(picture[top:bottom, left:right], (SIDE, SIDE))
         # Interpolation rounds: a coefficient that is close to the median may change sides.
         assert bin(int(crop_hashes(cut)[0] ^ hashes[crop])).count("1") <= 4
+
+
+def test_of_many_clips_of_one_tripod_each_has_a_few_candidates_and_its_copy_is_one() -> None:
+    cv2 = opencv()
+    rng = np.random.default_rng(0)
+    background = cv2.resize(rng.random((8, 8), np.float32), (SIDE, SIDE)) * 200
+    looked = []
+    for _ in range(300):
+        picture = background.copy()
+        top, left = rng.integers(0, SIDE - 10, 2)
+        picture[top : top + 10, left : left + 10] += 50
+        looked.append(Looked(length_s=9, picture=small(picture), hashes=crop_hashes(picture)))
+    looked.append(looked[123])
+    found = candidates(looked)
+    assert max(Counter(number for a, b, _ in found for number in (a, b)).values()) <= 16
+    assert {(123, 300, 0), (300, 123, 0)} & set(found)

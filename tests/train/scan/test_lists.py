@@ -92,7 +92,7 @@ def test_numbers_without_a_class_file_are_names_and_said(tmp_path: Path) -> None
 def test_what_a_list_names_by_its_name_alone_is_found_below(tmp_path: Path) -> None:
     folder = empty_files(tmp_path / "videos", "deep/er/a.mp4", "b.mp4", "c.mp4")
     table = tmp_path / "labels.csv"
-    table.write_text("file,action\na.mp4,wave\nb.mp4,clap\nnone.mp4,clap\n")
+    table.write_text("video_id,file,action\n7,a.mp4,wave\n8,b.mp4,clap\n9,none.mp4,clap\n")
     found = found_in(folder, table)
     assert [line[:2] for line in lines_of(found)] == [("a.mp4", "wave"), ("b.mp4", "clap")]
     assert sorted(finding.kind for finding in found.findings) == ["missing", "unlisted"]
@@ -105,7 +105,50 @@ def test_a_list_that_is_named_and_is_none_is_refused(tmp_path: Path) -> None:
         found_in(folder, tmp_path / "notes.txt")
 
 
-def test_a_table_that_is_no_list_does_not_hide_the_class_folders(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notes.txt", "filmed on Monday\n"),
+        ("notes.csv", "date,weather,camera\n1,sun,2\n"),
+        ("metadata.csv", "filename,duration\na.mp4,2\nb.mp4,3\n"),
+    ],
+)
+def test_what_is_no_list_of_labels_does_not_hide_the_class_folders(
+    name: str, content: str, tmp_path: Path
+) -> None:
     folder = empty_files(tmp_path, "wave/a.mp4", "clap/b.mp4")
-    (folder / "notes.txt").write_text("filmed on Monday\n")
-    assert {line.label for line in found_in(folder).lines} == {"wave", "clap"}
+    (folder / name).write_text(content)
+    found = found_in(folder)
+    assert {line.label for line in found.lines} == {"wave", "clap"}
+    assert [finding.kind for finding in found.findings] == ["other lists"]
+
+
+def test_a_list_without_labels_has_those_of_the_folders(tmp_path: Path) -> None:
+    folder = empty_files(tmp_path, "wave/a.mp4", "wave/b.mp4", "c.mp4")
+    (folder / "train.txt").write_text("wave/a.mp4\nc.mp4\n")
+    (folder / "val.txt").write_text("wave/b.mp4\n")
+    found = found_in(folder)
+    assert [(line.label, line.split) for line in found.lines] == [
+        ("wave", "train"),
+        ("wave", "val"),
+    ]
+    assert [finding.kind for finding in found.findings] == ["no label"]
+
+
+def test_numbers_from_one_are_recognised_by_the_folders(tmp_path: Path) -> None:
+    folder = empty_files(tmp_path, "wave/a.mp4", "clap/b.mp4")
+    (folder / "list.txt").write_text("wave/a.mp4 1\nclap/b.mp4 2\n")
+    (folder / "classes.txt").write_text("wave\nclap\n")
+    found = found_in(folder)
+    assert [line.label for line in found.lines] == ["wave", "clap"]
+    assert not found.findings
+
+
+@pytest.mark.parametrize("table", ["video,start_s,end_s,label", "label,youtube_id,time_start"])
+def test_a_time_that_is_none_is_refused(table: str, tmp_path: Path) -> None:
+    folder = empty_files(tmp_path, "a.mp4")
+    row = {"video": "a.mp4", "youtube_id": "a", "label": "wave"}
+    cells = [row.get(name, "soon") for name in table.split(",")]
+    (folder / "parts.csv").write_text(f"{table}\n{','.join(cells)}\n")
+    with pytest.raises(DataError, match="soon"):
+        found_in(folder)

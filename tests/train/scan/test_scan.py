@@ -141,8 +141,7 @@ def test_a_half_for_testing_alone_validates_and_three_stay_three(
     videos("val/a/val.mp4", "val/b/val.mp4")
     report = scan(folder, tmp_path / "data", workers=1)
     assert "test as val" not in kinds(report)
-    data = read_data_folder(tmp_path / "data")
-    assert data.test_list is not None and len(rows_of(data.path, "test")) == 2
+    assert len(rows_of(tmp_path / "data", "test")) == 2
 
 
 def test_clips_of_one_recording_stay_together(videos: Make, tmp_path: Path) -> None:
@@ -153,6 +152,47 @@ def test_clips_of_one_recording_stay_together(videos: Make, tmp_path: Path) -> N
         sides.setdefault(name[:7], set()).add(split)
     assert all(len(each) == 1 for each in sides.values())
     assert {split for each in sides.values() for split in each} == {"train", "val"}
+
+
+def test_clips_of_one_recording_on_two_sides_of_a_split_that_is_there_are_said(
+    videos: Make, tmp_path: Path
+) -> None:
+    names = [f"{s}/{c}/v_{c}_g01_c0{i}.mp4" for i, s in enumerate(("train", "val")) for c in "ab"]
+    report = scan(videos(*names), tmp_path / "data", workers=1)
+    assert "recordings across splits" in kinds(report)
+
+
+def test_a_half_for_testing_and_nothing_else_is_split(videos: Make, tmp_path: Path) -> None:
+    folder = videos(*(f"{i}.mp4" for i in range(6)))
+    rows = [f"{i}.mp4,{'ab'[i % 2]}" for i in range(6)]
+    (folder / "test.csv").write_text("\n".join(("video,label", *rows)))
+    report = scan(folder, tmp_path / "data", workers=1)
+    assert "no training half" in kinds(report)
+    assert {"train", "val"} == {*splits_of(tmp_path / "data").values()}
+
+
+def test_lines_without_a_split_train_where_others_validate(videos: Make, tmp_path: Path) -> None:
+    folder = videos(*(f"{i}.mp4" for i in range(6)))
+    rows = [f"{i}.mp4,{'ab'[i % 2]},{'val' if i < 2 else ''}" for i in range(6)]
+    (folder / "list.csv").write_text("\n".join(("video,label,split", *rows)))
+    scan(folder, tmp_path / "data", workers=1)
+    val = {name for name, split in splits_of(tmp_path / "data").items() if split == "val"}
+    assert val == {"0.mp4", "1.mp4"}
+
+
+def test_labels_that_the_class_file_does_not_name_are_classes_too(
+    videos: Make, tmp_path: Path
+) -> None:
+    folder = videos(*(f"{i}.mp4" for i in range(8)))
+    rows = [f"{i}.mp4,{('0', '1', '7', 'foo')[i % 4]}" for i in range(8)]
+    (folder / "list.csv").write_text("\n".join(("video,label", *rows)))
+    (folder / "classes.txt").write_text("wave\nclap\n")
+    report = scan(folder, tmp_path / "data", workers=1)
+    assert report.classes == ("wave", "clap", "7", "foo")
+    assert "labels are numbers" in kinds(report)
+    data = read_data_folder(tmp_path / "data")
+    labels = [video.label for video in read_list(data.train_list, classes=data.classes)]
+    assert sorted(labels) == [0, 1, 2, 3]
 
 
 def table_of(folder: Path, *lines: str) -> Path:
@@ -190,6 +230,14 @@ def test_parts_are_brought_into_their_videos_and_what_was_done_is_said(
     ]
     assert len({split for name, split in splits_of(data.path).items() if name == "0.mp4"}) == 1
     assert data.facts.window_s == 0.9
+
+
+def test_every_part_that_lies_in_a_longer_one_overlaps(videos: Make, tmp_path: Path) -> None:
+    folder = videos("0.mp4", "1.mp4")
+    table = table_of(folder, "0.mp4,0,1.9,a", "0.mp4,0.1,0.3,a", "0.mp4,1,1.2,a", "1.mp4,,,b")
+    report = scan(table, tmp_path / "data", workers=1)
+    (overlaps,) = (each for each in report.findings if each.kind == "overlaps")
+    assert len(overlaps.examples) == 2
 
 
 def test_what_is_wrong_with_files_is_said_with_the_reason(videos: Make, tmp_path: Path) -> None:
@@ -232,7 +280,9 @@ def test_one_class_and_a_class_with_one_video(videos: Make, tmp_path: Path) -> N
     report = scan(videos("a/0.mp4", "a/1.mp4"), tmp_path / "data", workers=1)
     assert "one class" in kinds(report)
     report = scan(videos("b/0.mp4"), tmp_path / "data", workers=1)
-    assert "one recording" in kinds(report)
+    assert "one recording" in kinds(report) and "no validation" not in kinds(report)
+    report = scan(tmp_path / "videos", tmp_path / "none", workers=1, val_share=0)
+    assert "no validation" in kinds(report)
     assert [row["label"] for row in rows_of(tmp_path / "data", "train")].count("b") == 1
 
 
@@ -264,13 +314,28 @@ def test_folders_of_images_have_a_number_of_frames(tmp_path: Path) -> None:
             folder.mkdir(parents=True)
             for number, frame in enumerate(frames_of(ord(label) + i, frames=5)):
                 cv2.imwrite(str(folder / f"{number}.jpg"), frame)
+    (tmp_path / "videos" / "a" / "a2 ").mkdir()  # whose name no table keeps
+    shutil.copy(tmp_path / "videos/a/a0/0.jpg", tmp_path / "videos/a/a2 ")
     report = scan(tmp_path / "videos", tmp_path / "data", workers=1)
+    assert "odd names" in kinds(report)
     assert {row["num_frames"] for row in rows_of(tmp_path / "data", "train")} == {"5"}
     facts = report.facts
     assert (facts.seconds, facts.window_s, facts.fps) == (None, None, 0)
     assert facts.frame_counts == (4,)
     data = read_data_folder(tmp_path / "data")
     assert {v.num_frames for v in read_list(data.val_list, classes=data.classes)} == {5}
+
+
+def test_parts_of_folders_of_images_are_said(tmp_path: Path) -> None:
+    import cv2
+
+    folder = tmp_path / "videos"
+    for label in "ab":
+        (folder / label).mkdir(parents=True)
+        cv2.imwrite(str(folder / label / "0.jpg"), frames_of(ord(label))[0])
+    table = table_of(folder, "a,0,1,a", "b,1,2,b")
+    report = scan(table, tmp_path / "data", workers=1)
+    assert "no times" in kinds(report) and report.clips == 2
 
 
 def test_processes_find_what_one_process_finds(videos: Make, tmp_path: Path) -> None:
@@ -315,10 +380,14 @@ def test_the_page_stands_alone_and_is_bounded(videos: Make, tmp_path: Path) -> N
         (("wave", "clap"), ()),
         (("Swipe Left", "swipe_right", "wave"), (("Swipe Left", "swipe_right"),)),
         (("LinksAbbiegen", "RechtsAbbiegen"), (("LinksAbbiegen", "RechtsAbbiegen"),)),
-        (("turn counter-clockwise", "turn clockwise"),) * 1
-        + ((("turn counter-clockwise", "turn clockwise"),),),
-        (("from left to right", "from right to left"),) * 1
-        + ((("from left to right", "from right to left"),),),
+        (
+            ("turn counter-clockwise", "turn clockwise"),
+            (("turn counter-clockwise", "turn clockwise"),),
+        ),
+        (
+            ("from left to right", "from right to left"),
+            (("from left to right", "from right to left"),),
+        ),
         (("swipe left", "wave"), None),
         (("leftovers", "write rightly"), ()),
     ],
