@@ -229,12 +229,13 @@ class _Decoded:
 
     def narrowed(self, window_s: float, place: float) -> _Decoded:
         """Return the frames of a window; see `VideoReader.narrow`."""
-        room_s = len(self.frames) / self.fps - window_s
+        room_s = self.frames[-1].time_s + 1 / self.fps - window_s
         if room_s <= 0.5 / self.fps:
             return self
         start_s = place * room_s
         inside = [f for f in self.frames if -1e-6 <= f.time_s - start_s < window_s - 1e-6]
-        return _Decoded(inside, self.fps, self.path)
+        before = [f for f in self.frames if f.time_s < start_s][-1:]
+        return _Decoded(inside or before, self.fps, self.path)
 
     def sample(
         self, choose: Choose[Key], prepare: Callable[[Images], Images] | None = None
