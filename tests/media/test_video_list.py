@@ -22,7 +22,8 @@ def test_a_list_may_have_labels_spaces_and_empty_lines(tmp_path: Path) -> None:
 
 def test_a_list_with_labels_names_the_same_videos_to_both_readers(tmp_path: Path) -> None:
     (tmp_path / "c d.mp4").touch()
-    for name in ("a.mp4", "b", "frames"):
+    (tmp_path / "frames").mkdir()
+    for name in ("a.mp4", "b"):
         (tmp_path / name).touch()
     path = tmp_path / "list.txt"
     path.write_text("a.mp4\t3\nb  1\nc d.mp4 \t 2\nframes 37 2\n")
@@ -208,6 +209,14 @@ def test_labels_from_one_are_recognised(by: str, tmp_path: Path) -> None:
     (tmp_path / "trainlist01.txt").write_text("".join(lines))
     names = tuple(classes) if by == "folders" else classes
     assert [v.label for v in read_list(tmp_path / "trainlist01.txt", classes=names)] == [0, 1]
+
+
+def test_frame_folders_may_be_labelled_from_one(tmp_path: Path) -> None:
+    for name in ("Archery", "Bowling"):
+        (tmp_path / name / "frames").mkdir(parents=True)
+    (tmp_path / "list.txt").write_text("Archery/frames 9 1\nBowling/frames 9 2\n")
+    found = read_list(tmp_path / "list.txt", classes=("Archery", "Bowling"))
+    assert [(v.label, v.num_frames) for v in found] == [(0, 9), (1, 9)]
 
 
 # ----------------------------------------------------------------------------------------- tables
