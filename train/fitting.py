@@ -26,13 +26,13 @@ from typing import Any
 import torch
 from torchvision.models import get_model_weights  # type: ignore[import-untyped]
 
-from ffn_edge.errors import counted
+from ffn_edge.errors import RecipeError, counted
 from ffn_edge.files.atomic import write_text
 from ffn_edge.train.data_folder import DataFolder
 from ffn_edge.train.loading import model_inputs
-from ffn_edge.train.loop import Run, check_new, make_card, make_learner
+from ffn_edge.train.loop import LAST, Run, check_new, make_card, make_learner
 from ffn_edge.train.processes import Processes, join_processes, require_one_process
-from ffn_edge.train.recipe import PATHS, Recipe
+from ffn_edge.train.recipe import FITTED, PATHS, Recipe
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ _VALIDATIONS = 25  # of a run, at most
 _PROBED = {"cpu": 4, "cuda": 16}  # clips of a step that only shows what it costs
 _TRIED_S, _TRIED_STEPS = 15.0, 40  # with videos, to see how fast training goes
 _FORWARD = 1 / 3  # of a training step's time
+_UNCHOSEN = 10**9  # epochs, which nobody asks for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +171,7 @@ class _Cost:
 def fit_recipe(
     data: DataFolder, output: str | Path, *, time_s: float | None, device: str | None
 ) -> Fitted:
-    """Choose a recipe for videos that were scanned; its epochs are still to be chosen.
+    """Choose a recipe for videos that were scanned; its epochs stay `_UNCHOSEN`.
 
     Args:
         data: what `ffn-edge data scan` wrote.
@@ -182,8 +183,8 @@ def fit_recipe(
         RecipeError: a GPU was asked for and there is none, the folder holds a run, or several
             processes were started.
     """
-    check_new(Path(output))
     require_one_process("train --data")
+    _check_new(Path(output))
     clips = sum(data.facts.clips["train"].values())
     with join_processes(device) as processes:
         kind = processes.device.type
@@ -200,9 +201,12 @@ def fit_recipe(
             cost = _cost(recipe, len(data.classes), processes)
             if cost is not None and cost.clip_s * clips * candidate.epochs[0] <= time_s:
                 break
-    assert cost is not None  # of the smallest
+    if cost is None:  # not even of the smallest
+        raise RecipeError(
+            f"{processes.device} has no memory left for training", "end what else runs on it."
+        )
     most = min(clips // _LEAST_STEPS, _MEMORY_SHARE * cost.device_bytes / cost.clip_bytes)
-    batch = min(_MOST_BATCH, max(_LEAST_BATCH, 2 ** int(math.log2(max(1.0, most)))))
+    batch = min(_MOST_BATCH, max(min(_LEAST_BATCH, clips), 2 ** int(math.log2(max(1.0, most)))))
     rate = recipe.learning_rate * (batch / _MOST_BATCH) ** (
         0.5 if recipe.optimizer == "adamw" else 1.0
     )
@@ -226,6 +230,7 @@ def _recipe(candidate: _Candidate, trained: dict[str, Any], data: DataFolder) ->
         window_s=facts.window_s,
         mirror=facts.mirror if facts.dataset == "custom" else None,
         balanced=max(sizes) >= _UNEVEN * min(sizes),
+        epochs=_UNCHOSEN,
         **trained,
         **paths,
     )
@@ -252,9 +257,9 @@ def _reasons(
     window = "the median length of the clips: what `run` looks at, too"
     if facts.window_s is None:
         window = "folders of images have no times: a clip is all of one"
-    return {
+    reasons = {
         "architecture": candidate.reason,
-        "size": f"the videos' short side has {facts.short_side} pixels",
+        "size": f"of the {facts.short_side} pixels that the videos' short side has",
         "frame_counts": "as many as the clips have frames for",
         "weights": weights,
         "window_s": window,
@@ -272,6 +277,9 @@ def _reasons(
         if candidate.pretrained
         else "a rise and a long fall, for a network that starts from nothing",
     }
+    if facts.dataset != "custom":
+        del reasons["mirror"]  # the data set's own
+    return reasons
 
 
 def _has_weights(architecture: str) -> bool:
@@ -346,7 +354,7 @@ def fit_to_data(
     for field in dataclasses.fields(Recipe):
         if getattr(recipe, field.name) != getattr(fitted.recipe, field.name):
             reasons[field.name] = "as asked for"
-    if "epochs" not in reasons:
+    if recipe.epochs == _UNCHOSEN:
         recipe, reasons["epochs"] = with_time(
             recipe,
             output,
@@ -355,11 +363,11 @@ def fit_to_data(
             device=device,
             workers=workers,
         )
-    path = Path(output) / "recipe.py"
+    path = Path(output) / FITTED
     clips = sum(data.facts.clips["train"].values())
     title = (
         f"Fitted to {counted(clips, 'clip')} of {counted(len(data.classes), 'class', 'classes')} "
-        f"in {data.path.name}."
+        "by `ffn-edge train --data`."
     )
     write_recipe(path, recipe, reasons, title=title)
     for name in ("architecture", "weights", "batch_size", "epochs"):
@@ -394,8 +402,8 @@ def with_time(
         FfnEdgeError: the run cannot start; see `ffn_edge.train.loop.train`.
     """
     began = time.monotonic()
-    check_new(Path(output))
     require_one_process("train --time")
+    _check_new(Path(output))
     with join_processes(device) as processes, tempfile.TemporaryDirectory() as folder:
         run = Run(recipe, Path(folder), processes, resume=False, workers=workers)
         step_s = _step_s(run)
@@ -404,10 +412,15 @@ def with_time(
     epoch_s = steps * step_s
     validation_s = epoch_s * _FORWARD * validated
     left_s = time_s - (time.monotonic() - began)
-    epochs = max(1, int((left_s - _VALIDATIONS * validation_s) / epoch_s))
+    # With a validation after each, or as many as there are at most.
+    epochs = max(
+        1,
+        int(left_s / (epoch_s + validation_s)),
+        int((left_s - _VALIDATIONS * validation_s) / epoch_s),
+    )
     epochs = min(epochs, most_epochs or epochs)
-    every = max(1, round(epochs / _VALIDATIONS))
-    total_s = epochs * epoch_s + epochs // every * validation_s
+    every = max(recipe.validate_every, math.ceil(epochs / _VALIDATIONS))
+    total_s = epochs * epoch_s + math.ceil(epochs / every) * validation_s
     said = (
         f"{counted(steps, 'step')} of {step_s:.2g} s an epoch, as measured: about "
         f"{_minutes(total_s)} in all"
@@ -417,8 +430,15 @@ def with_time(
     return recipe.replace(
         epochs=epochs,
         validate_every=every,
+        step_epochs=tuple(round(step * epochs / recipe.epochs) for step in recipe.step_epochs),
         warmup_epochs=min(recipe.warmup_epochs, epochs / 10),
     ), said
+
+
+def _check_new(folder: Path) -> None:
+    """Raise a RecipeError if a folder holds a run, or those of a method."""
+    for last in (folder / LAST, *folder.glob(f"*/{LAST}")):
+        check_new(last.parent)
 
 
 def _step_s(run: Run) -> float:
@@ -465,8 +485,11 @@ def write_recipe(path: Path, recipe: Recipe, reasons: dict[str, str], *, title: 
     ]
     for name, default in defaults.items():
         value = getattr(recipe, name)
-        if name in PATHS and value is not None and name != "weights":
-            value = os.path.relpath(value, path.parent)
+        if name in PATHS and value is not None and (name != "weights" or os.path.isfile(value)):
+            # Of a folder that is a link, ".." is that of what it leads to.
+            folder, file = os.path.split(value)
+            folder = os.path.relpath(os.path.realpath(folder), os.path.realpath(path.parent))
+            value = os.path.join(folder, file)
         if value != default or name in reasons:
             if name in reasons:
                 lines += [f"    # {line}" for line in textwrap.wrap(reasons[name], 92)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,8 @@ def train(
     """
     if recipe is None and data is None:
         raise click.UsageError("Name a RECIPE, or a folder of `ffn-edge data scan` with --data.")
-    if time_s is not None and (resume or options["epochs"] is not None):
+    asks_epochs = options["epochs"] is not None or "epochs" in options["settings"]
+    if time_s is not None and (resume or asks_epochs):
         raise click.UsageError("--time chooses the epochs of a run that begins.")
     videos = None
     if data is not None:
@@ -100,29 +102,24 @@ def train(
     def change(recipe: Recipe) -> Recipe:
         return changed(recipe, without=without, **options)
 
-    if recipe is not None:
-        from ffn_edge.train.recipe import load_recipe
+    fits = recipe is None and not resume
+    if not fits:
+        from ffn_edge.train.recipe import FITTED, load_recipe
 
-        chosen = load_recipe(recipe)
+        chosen = load_recipe(recipe or os.path.join(output, FITTED))
         if videos is not None:
             chosen = chosen.replace(**videos.paths)
         chosen = change(chosen)
         chosen.data_path("train_list")
     # Imported after what is quickly found wrong: PyTorch takes seconds.
     from ffn_edge.train.fitting import fit_to_data, with_time
-    from ffn_edge.train.loop import BEST, LAST
+    from ffn_edge.train.loop import BEST
     from ffn_edge.train.methods import method_of, train_method
     from ffn_edge.train.processes import is_first_process
-    from ffn_edge.train.run_state import recipe_of_run
 
-    if recipe is None:
+    if fits:
         assert videos is not None
-        if resume:
-            chosen = change(recipe_of_run(Path(output) / LAST).replace(**videos.paths))
-        else:
-            chosen = fit_to_data(
-                videos, output, change, time_s=time_s, device=device, workers=workers
-            )
+        chosen = fit_to_data(videos, output, change, time_s=time_s, device=device, workers=workers)
     elif time_s is not None:
         chosen, _ = with_time(chosen, output, time_s, device=device, workers=workers)
     asked = method_of(method, chosen)

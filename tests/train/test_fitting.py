@@ -19,7 +19,7 @@ from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.train import fitting
 from ffn_edge.train.data_folder import DataFacts, DataFolder
-from ffn_edge.train.fitting import Fitted, fit_recipe, with_time, write_recipe
+from ffn_edge.train.fitting import Fitted, fit_recipe, fit_to_data, with_time, write_recipe
 from ffn_edge.train.recipe import Recipe, load_recipe
 from ffn_edge.train.scan.scan import scan
 
@@ -86,7 +86,7 @@ def test_a_large_network_learns_from_nothing_only_with_very_many_clips(fit: Fit)
 
 @pytest.mark.parametrize(
     ("clips", "clip_bytes", "batch"),
-    [(500, 0.0, 32), (200, 0.0, 16), (20, 0.0, 4), (500, 0.5e9, 8), (500, 8e9, 4)],
+    [(500, 0.0, 32), (200, 0.0, 16), (20, 0.0, 4), (2, 0.0, 2), (500, 0.5e9, 8), (500, 8e9, 4)],
 )
 def test_a_batch_fits_the_clips_and_the_memory(
     clips: int, clip_bytes: float, batch: int, fit: Fit
@@ -103,26 +103,47 @@ def test_facts_of_the_videos_go_into_the_recipe(fit: Fit) -> None:
     assert recipe.mirror == (("clap", "wave"),) and recipe.balanced
     even = changed(clips={"train": {"wave": 100, "clap": 90}, "val": {"wave": 9}}, mirror=None)
     assert not fit(even).recipe.balanced and fit(even).recipe.mirror is None
-    known = fit(changed(dataset="kinetics400")).recipe
-    assert known.dataset == "kinetics400" and known.mirror is None  # that is among its facts
+    known = fit(changed(dataset="kinetics400"))
+    assert known.recipe.dataset == "kinetics400"
+    # That is among its facts.
+    assert known.recipe.mirror is None and "mirror" not in known.reasons
 
 
 def test_a_recipe_that_was_written_reads_as_it_was(fit: Fit, tmp_path: Path) -> None:
     fitted = fit()
-    (tmp_path / "run").mkdir()
-    write_recipe(tmp_path / "run/recipe.py", fitted.recipe, fitted.reasons, title="Fitted.")
+    recipe = fitted.recipe.replace(weights=str(tmp_path / "start.pth"))
+    (tmp_path / "a disk/run's").mkdir(parents=True)
+    (tmp_path / "run").symlink_to("a disk/run's")
+    (tmp_path / "start.pth").touch()
+    write_recipe(tmp_path / "run/recipe.py", recipe, fitted.reasons, title="Fitted.")
     read = load_recipe(str(tmp_path / "run/recipe.py"))
-    for name in ("train_list", "val_list", "classes"):
-        assert Path(getattr(read, name)).resolve() == Path(getattr(fitted.recipe, name))
-        read = read.replace(**{name: getattr(fitted.recipe, name)})
-    assert read == fitted.recipe
+    for name in ("train_list", "val_list", "classes", "weights"):
+        assert Path(getattr(read, name)).resolve() == Path(getattr(recipe, name))
+        read = read.replace(**{name: getattr(recipe, name)})
+    assert read == recipe
     text = (tmp_path / "run/recipe.py").read_text()
     assert all(reason.split()[0] in text for reason in fitted.reasons.values())
 
 
-def test_a_folder_with_a_run_is_refused_at_once(fit: Fit, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/last.pt").touch()
+def test_what_is_asked_for_is_not_fitted(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit()  # sets what a clip costs
+    monkeypatch.setattr(fitting, "with_time", None)
+    data = DataFolder(path=tmp_path, classes=("clap", "wave"), facts=FACTS)
+    usual = Recipe(architecture="tsm_tiny", dataset="custom").epochs
+
+    def asked(recipe: Recipe) -> Recipe:
+        return recipe.replace(epochs=usual)
+
+    recipe = fit_to_data(data, tmp_path / "run", asked, time_s=None, device="cpu", workers=0)
+    assert recipe.epochs == usual
+
+
+@pytest.mark.parametrize("last", ["run/last.pt", "run/single-4/last.pt"])
+def test_a_folder_with_a_run_is_refused_at_once(last: str, fit: Fit, tmp_path: Path) -> None:
+    (tmp_path / last).parent.mkdir(parents=True)
+    (tmp_path / last).touch()
     with pytest.raises(RecipeError, match="holds a run"):
         fit()
 
@@ -166,8 +187,17 @@ def test_two_commands_train_a_network_without_a_list_or_a_recipe(
     text = (tmp_path / "run/recipe.py").read_text()
     assert text.count("# as asked for") == 2
     more = str(written.epochs + 1)
-    run("train", "--data", data, "-o", tmp_path / "run", "--resume", "--epochs", more, *given[:4])
+    monkeypatch.chdir(data)
+    run("train", "--data", ".", "-o", "../run", "--resume", "--epochs", more, *given[:4])
     run("train", tmp_path / "run/recipe.py", "-o", tmp_path / "again", "--epochs", "1", *given[:4])
+
+
+def test_a_fitted_method_of_several_runs_is_resumed(data: Path, tmp_path: Path) -> None:
+    given = ("--data", data, "-o", tmp_path / "run", "--device", "cpu", "--workers", "0")
+    given = (*given, "--method", "separate")
+    run("train", *given, "--frames", "2,4", "--set", "size=32", "--epochs", "1")
+    run("train", *given, "--resume", "--epochs", "2")
+    assert load_checkpoint(tmp_path / "run/single-4/last.pt").training["epoch"] == 2
 
 
 def test_epochs_follow_from_the_time(
@@ -188,7 +218,11 @@ def test_epochs_follow_from_the_time(
         found, _ = with_time(recipe, tmp_path / "run", time_s, most_epochs=most, device="cpu")
         return found.epochs, found.validate_every
 
-    assert 270 < epochs(900.0)[0] <= 300
+    assert 290 < epochs(900.0)[0] <= 300
+    assert 10 <= epochs(40.0)[0] <= 12  # with as many validations
+    steps = recipe.replace(epochs=50, step_epochs=(20, 40))
+    found, _ = with_time(steps, tmp_path / "run", 900.0, most_epochs=25, device="cpu")
+    assert found.step_epochs == (10, 20)
     assert epochs(900.0, most=50) == (50, 2)
     caplog.set_level(logging.INFO)
     assert epochs(1.0) == (1, 1)
