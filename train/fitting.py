@@ -267,9 +267,9 @@ def _reasons(
         "balanced": f"draws each class equally often: {scale}"
         if max(sizes.values()) >= _UNEVEN * min(sizes.values())
         else f"the classes are of a size: {scale}",
-        "batch_size": f"{_LEAST_STEPS} steps an epoch at least"
-        if batch < _MOST_BATCH
-        else "more helps little",
+        "batch_size": "more helps little"
+        if batch == _MOST_BATCH
+        else f"{_LEAST_STEPS} steps an epoch, as far as clips and memory allow",
         "learning_rate": "for this batch size",
         "supervise_all": "every frame count learns the labels, too: a short run leaves no time to "
         "wait for the teacher",
