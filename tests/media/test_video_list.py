@@ -253,6 +253,20 @@ def test_a_table_may_name_frame_folders(tmp_path: Path) -> None:
     assert read_list(path, classes=None) == (Video(tmp_path / "frames", UNLABELLED, 7),)
 
 
+def test_a_table_may_have_videos_alone(tmp_path: Path) -> None:
+    (tmp_path / "wave").mkdir()
+    (tmp_path / "wave/a.mp4").touch()
+    path = tmp_path / "list.csv"
+    path.write_text("video\nwave/a.mp4\n")
+    assert labels(path) == [("wave/a.mp4", 0)] and len(find_videos(path)) == 1
+
+
+def test_a_number_of_frames_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("video,num_frames,label\nframes,7.5,wave\n")
+    with pytest.raises(DataError, match="number of frames"):
+        read_list(tmp_path / "list.csv", classes=GESTURES)
+
+
 def test_lines_of_text_may_stand_in_a_file_that_is_called_a_table(tmp_path: Path) -> None:
     """As in the lists of PySlowFast."""
     (tmp_path / "a.mp4").touch()
