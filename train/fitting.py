@@ -242,7 +242,8 @@ def _reasons(
     """Say why each field is as it is."""
     facts = data.facts
     sizes = facts.clips["train"]
-    few, many = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    by_size = sorted(sizes, key=sizes.__getitem__)
+    few, many = by_size[0], by_size[-1]
     scale = f"{few!r} has {sizes[few]}, {many!r} {sizes[many]}"
     mirror = "left and right may be swapped: no class's name speaks of a side"
     if facts.mirror is None:
