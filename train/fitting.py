@@ -11,6 +11,7 @@ question, and then steps with videos, decoding and all.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import math
 import os
@@ -18,7 +19,7 @@ import tempfile
 import textwrap
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from torchvision.models import get_model_weights  # type: ignore[import-untyped]
 from ffn_edge.errors import RecipeError, counted
 from ffn_edge.files.atomic import write_text
 from ffn_edge.train.data_folder import DataFolder
-from ffn_edge.train.loading import model_inputs
+from ffn_edge.train.loading import Batch, model_inputs
 from ffn_edge.train.loop import LAST, Run, check_new, make_card, make_learner
 from ffn_edge.train.processes import Processes, join_processes, require_one_process
 from ffn_edge.train.recipe import FITTED, PATHS, Recipe
@@ -442,11 +443,18 @@ def _check_new(folder: Path) -> None:
         check_new(last.parent)
 
 
+def _batches(run: Run) -> Iterator[Iterable[Batch]]:
+    """Yield the batches of one epoch after the other: few videos give only few in the first."""
+    for epoch in itertools.count():
+        run.state = dataclasses.replace(run.state, epoch_step=0)
+        yield from run.batches(epoch)
+
+
 def _step_s(run: Run) -> float:
     """Train for some seconds, and return how long a step takes once the first are over."""
     device = run.processes.device
     times = [time.perf_counter()]
-    for batch in run.batches(0):
+    for batch in _batches(run):
         run.step(batch)
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -20,6 +20,7 @@ from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.train import fitting
 from ffn_edge.train.data_folder import DataFacts, DataFolder
 from ffn_edge.train.fitting import Fitted, fit_recipe, fit_to_data, with_time, write_recipe
+from ffn_edge.train.loop import Run
 from ffn_edge.train.recipe import Recipe, load_recipe
 from ffn_edge.train.scan.scan import scan
 
@@ -227,6 +228,24 @@ def test_epochs_follow_from_the_time(
     caplog.set_level(logging.INFO)
     assert epochs(1.0) == (1, 1)
     assert "more than the time" in caplog.text
+
+
+def test_more_than_an_epoch_of_few_videos_is_measured(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(Run, "step", lambda run, batch: steps.append(len([*batch])))
+    monkeypatch.setattr(Run, "batches", lambda run, epoch: iter([[epoch], [epoch]]))
+    recipe = Recipe(
+        architecture="tsm_tiny",
+        dataset="custom",
+        frame_counts=(2,),
+        size=32,
+        train_list=str(data / "train.csv"),
+        batch_size=12,
+    )
+    with_time(recipe, tmp_path / "run", 900.0, device="cpu")
+    assert len(steps) == fitting._TRIED_STEPS
 
 
 @pytest.mark.parametrize(
