@@ -108,7 +108,7 @@ def train(
 
         chosen = load_recipe(recipe or os.path.join(output, FITTED))
         if videos is not None:
-            chosen = chosen.replace(**videos.paths)
+            chosen = chosen.replace(**videos.paths, root=None)
         chosen = change(chosen)
         chosen.data_path("train_list")
     # Imported after what is quickly found wrong: PyTorch takes seconds.

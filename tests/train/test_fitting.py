@@ -190,7 +190,16 @@ def test_two_commands_train_a_network_without_a_list_or_a_recipe(
     more = str(written.epochs + 1)
     monkeypatch.chdir(data)
     run("train", "--data", ".", "-o", "../run", "--resume", "--epochs", more, *given[:4])
-    run("train", tmp_path / "run/recipe.py", "-o", tmp_path / "again", "--epochs", "1", *given[:4])
+    again = ("-o", tmp_path / "again", "--epochs", "1", *given[:4])
+    run("train", tmp_path / "run/recipe.py", *again)
+
+
+def test_a_recipes_root_is_not_that_of_a_data_folder(data: Path, tmp_path: Path) -> None:
+    given = ("-o", tmp_path / "run", "--device", "cpu", "--workers", "0", "--frames", "2,4")
+    recipe = Recipe(architecture="tsm_tiny", dataset="custom", size=32, root="/elsewhere")
+    write_recipe(tmp_path / "mine.py", recipe.replace(batch_size=4, epochs=1), {}, title="Mine.")
+    run("train", tmp_path / "mine.py", "--data", data, *given)
+    assert (tmp_path / "run/best.pt").exists()
 
 
 def test_a_fitted_method_of_several_runs_is_resumed(data: Path, tmp_path: Path) -> None:
