@@ -262,6 +262,7 @@ def test_more_than_an_epoch_of_few_videos_is_measured(
     [
         ((), "RECIPE"),
         (("custom", "--time", "30m", "--epochs", "3"), "--time"),
+        (("custom", "--time", "30m", "--set", "epochs=3"), "--time"),
         (("custom", "--time", "soon"), "no time"),
         (("custom", "--time", "0m"), "no time"),
         (("--data", "."), "no folder of"),
