@@ -91,7 +91,8 @@ def train(
     if recipe is None and data is None:
         raise click.UsageError("Name a RECIPE, or a folder of `ffn-edge data scan` with --data.")
     asks_epochs = options["epochs"] is not None or "epochs" in options["settings"]
-    if time_s is not None and (resume or asks_epochs):
+    # A fitted recipe has its epochs, so that the same command with --resume goes on with them.
+    if time_s is not None and (asks_epochs or (resume and recipe is not None)):
         raise click.UsageError("--time chooses the epochs of a run that begins.")
     videos = None
     if data is not None:
@@ -120,7 +121,7 @@ def train(
     if fits:
         assert videos is not None
         chosen = fit_to_data(videos, output, change, time_s=time_s, device=device, workers=workers)
-    elif time_s is not None:
+    elif time_s is not None and not resume:
         chosen, _ = with_time(chosen, output, time_s, device=device, workers=workers)
     asked = method_of(method, chosen)
     results = train_method(asked, output, resume=resume, device=device, workers=workers)

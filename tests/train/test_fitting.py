@@ -179,7 +179,9 @@ def test_two_commands_train_a_network_without_a_list_or_a_recipe(
     monkeypatch.setattr(fitting, "_TRIED_STEPS", 6)
     given = ("--device", "cpu", "--workers", "0", "--frames", "2,4", "--set", "size=32")
 
-    run("train", "--data", data, "-o", tmp_path / "run", "--time", "4s", *given)
+    command = ("train", "--data", data, "-o", tmp_path / "run", "--time", "4s", *given)
+    run(*command)
+    run(*command, "--resume")
 
     card = load_checkpoint(tmp_path / "run/best.pt").card
     assert card.classes == ("bright", "dark") and card.window_s == 2.0
