@@ -6,15 +6,21 @@ Files are read with PyAV; beside it, in turns, stands OpenCV as release 0.1 used
 a header. A training sample of a Frame Flexible Network needs a clip of 4, one of 8 and one of 16
 frames; ffn-edge opens and decodes the video once for all of them.
 
+The last table follows the training's reader from stage to stage, on every processor. Its share of
+what the decoder alone gives is to be 90 % at least, where decoding is what costs: a frame that is
+wanted is converted, cropped and scaled as well.
+
 The videos are rendered here (synthetic).
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +29,20 @@ from rich.table import Table
 
 from benchmarks.machine import describe_machine
 from ffn_edge.demo.clips import render_clips
+from ffn_edge.device.cores import usable_processors
+from ffn_edge.device.host_memory import keep_freed_memory
 from ffn_edge.frames import Indices, segment_random
 from ffn_edge.media.classes import read_classes
 from ffn_edge.media.images import Images
 from ffn_edge.media.opencv import opencv, use_one_thread
 from ffn_edge.media.picture import prepare_frame
+from ffn_edge.media.pyav import pyav
 from ffn_edge.media.video import VideoReader
+from ffn_edge.media.video_list import Video
 from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
+from ffn_edge.train.loading import Loader, ResumableSampler
 
 FRAME_COUNTS = (4, 8, 16)
 ROUNDS = 40
@@ -130,12 +141,74 @@ def sample_ms(folder: Path, cache_bytes: int) -> float:
         size=64,
         short_side=64,
         cache_bytes=cache_bytes,
+        cache_folder=folder.parent / "cache",
     )
     for index in range(len(videos)):  # fills the cache, and the system's
         videos[0, index]
     return statistics.median(
         milliseconds(videos.__getitem__, (1, turn % len(videos))) for turn in range(10 * ROUNDS)
     )
+
+
+def decode_alone(path: Path) -> None:
+    """Decode every picture as FFmpeg gives it, and do nothing with it."""
+    with pyav().open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count, stream.codec_context.thread_type = 1, "NONE"
+        for _ in container.decode(stream):
+            pass
+
+
+def stages(paths: list[Path], batch_size: int, batches: int, rounds: int) -> tuple[str, ...]:
+    """Return the clips a second of each stage of the training's reader, every processor in use."""
+    workers = usable_processors()
+    videos = VideoDataset(
+        [Video(path, 0, None) for path in paths] * (batch_size * batches // len(paths)),
+        FRAME_COUNTS,
+        classes=["any"],
+        facts=dataset_facts("custom"),
+        train=True,
+        size=224,
+        short_side=256,
+    )
+    keys = [(0, index) for index in range(len(videos))]
+    sampler = ResumableSampler(len(videos))
+    loader = Loader(videos, sampler, batch_size=batch_size, workers=workers)
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(workers, start_loading) as pool:
+
+        def each(function: Callable[..., object], arguments: Iterable[object]) -> None:
+            for _ in pool.imap_unordered(function, arguments):
+                pass
+
+        ways = (
+            lambda: each(decode_alone, (video.path for video in videos.videos)),
+            lambda: each(partial(forget, videos), keys),
+            lambda: [None for _ in loader],
+            # What another device does meanwhile: half of the time is the host's.
+            lambda: [time.sleep(pause) for _ in loader],
+        )
+        pause = 0.0
+        for way in ways:  # starts the processes
+            way()
+        pause = milliseconds(ways[0]) / 1e3 / batches / 2
+        times: list[list[float]] = [[] for _ in ways]
+        for _ in range(rounds):
+            for way, found in zip(ways, times, strict=True):
+                found.append(milliseconds(way))
+    alone, *others = [1e3 * len(videos) / statistics.median(found) for found in times]
+    return f"{alone:.1f}", *(f"{each:.1f} ({each / alone:.0%})" for each in others)
+
+
+def start_loading() -> None:
+    """Make a process what those of the loader are."""
+    use_one_thread()
+    keep_freed_memory()
+
+
+def forget(videos: VideoDataset, key: tuple[int, int]) -> None:
+    """Make a sample, for nobody."""
+    videos[key]
 
 
 def main() -> None:
@@ -174,6 +247,19 @@ def main() -> None:
         table.add_column("decoded each time", justify="right")
         table.add_column("from the cache", justify="right")
         table.add_row(f"{sample_ms(clips, 0):.2f}", f"{sample_ms(clips, 2**30):.2f}")
+        console.print(table)
+
+        render(folder / "short.mp4", 320, 240, 90)
+        render(folder / "long.mp4", 1280, 720, 300)
+        table = Table(title="The training's reader for 224x224, on every processor, clips/s")
+        for column in ("video (synthetic)", "decoder alone", "samples", "loader", "beside a step"):
+            table.add_column(column, justify="left" if column.startswith("video") else "right")
+        for name, path, batch_size, batches in (
+            ("320x240, 90 frames", "short.mp4", 16, 8),
+            ("320x240, 300 frames", "320.mp4", 16, 8),
+            ("1280x720, 300 frames", "long.mp4", 2, 4),
+        ):
+            table.add_row(name, *stages([folder / path], batch_size, batches, rounds=5))
         console.print(table)
 
     frame = np.random.default_rng(0).integers(255, size=(720, 1280, 3), dtype=np.uint8)

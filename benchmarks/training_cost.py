@@ -1,8 +1,8 @@
 """One training run of FFN against the three separate runs that it replaces: time, energy, storage.
 
 The same videos, the same epochs, the same 28 frames a video. FFN decodes each video once an epoch,
-the separate runs three times; with --cache every run keeps its decoded videos in memory, as the
-demo's recipe does. Runs take turns, so that drift of the machine hits both alike.
+the separate runs three times; with --cache all runs share decoded frames on disk, as the demo's
+recipe keeps them. Runs take turns, so that drift of the machine hits both alike.
 
     python -m benchmarks.training_cost CLIPS [--epochs 1] [--rounds 3] [--cache]
 
@@ -59,7 +59,7 @@ def cost_of(runs: tuple[MethodRun, ...], meter: Meter) -> Cost:
 @click.argument("clips", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--epochs", default=1, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--cache", is_flag=True, help="Keep decoded videos in memory.")
+@click.option("--cache", is_flag=True, help="Keep decoded frames on disk.")
 def main(clips: Path, epochs: int, rounds: int, cache: bool) -> None:
     """Measure and print."""
     recipe: Recipe = load_recipe("demo").replace(

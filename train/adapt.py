@@ -26,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from ffn_edge.bundle.bundle import Accuracy
+from ffn_edge.device.host_memory import keep_freed_memory
 from ffn_edge.errors import CheckpointError, DataError, RecipeError
 from ffn_edge.files.atomic import check_writable
 from ffn_edge.frames import check_frame_counts
@@ -41,7 +42,6 @@ from ffn_edge.train.processes import (
     Processes,
     compute_dtype,
     join_processes,
-    keep_freed_memory,
     require_one_process,
     to_channels_last,
 )

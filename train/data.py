@@ -6,14 +6,17 @@ Legend: T frames a clip, frames of S x S pixels. Clips are uint8 RGB.
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from ffn_edge.device.plan_cache import default_folder
 from ffn_edge.errors import VideoError, reason_of
 from ffn_edge.frames import (
     DrawFrames,
@@ -23,12 +26,13 @@ from ffn_edge.frames import (
     segment_random,
 )
 from ffn_edge.media.clips import at_window, clips_at, open_video, read_checked_list
-from ffn_edge.media.images import Choose, Images, Key, sample_frames
+from ffn_edge.media.images import Images
 from ffn_edge.media.picture import crop_resize, prepare_frame
-from ffn_edge.media.video import Frame, VideoReader
+from ffn_edge.media.video import VideoReader
 from ffn_edge.media.video_list import UNLABELLED, Video
 from ffn_edge.train.augment import MULTI_SCALE, Variation, draw_variation
 from ffn_edge.train.datasets import DatasetFacts
+from ffn_edge.train.frame_cache import DamagedError, FrameCache
 
 Clip = npt.NDArray[np.uint8]  # (T, S, S, 3), RGB
 
@@ -74,6 +78,7 @@ class VideoDataset:
         scales: tuple[float, ...] = MULTI_SCALE,
         seed: int = 0,
         cache_bytes: int = 0,
+        cache_folder: Path | None = None,
         labelled: bool = True,
     ) -> None:
         """Read the list file and open a few of its videos, or take those of one that was read.
@@ -94,13 +99,15 @@ class VideoDataset:
                 its middle in testing; None for whole videos.
             scales: of the random crop, over the frame's short side; in training.
             seed: not negative.
-            cache_bytes: keep decoded videos in memory up to this size, in each loader process.
+            cache_bytes: keep decoded frames on disk up to this size; see `FrameCache`.
+            cache_folder: where; that of other caches if None.
             labelled: otherwise labels are not read, need not be there, and are `UNLABELLED`.
 
         Raises:
             DataError: the list, its labels or its paths are wrong, or most videos cannot be read,
                 or the labels do not fit the classes, or these not the data set.
             FrameCountError: the frame counts are not positive and ascending.
+            WriteError: the cache's folder cannot be written.
         """
         facts.check_classes(classes)
         if isinstance(listed, str | os.PathLike):
@@ -122,8 +129,13 @@ class VideoDataset:
         self._window_s = window_s
         self._scales = scales
         self._seed = seed
-        self._cache: dict[Video, _Decoded] = {}
-        self._cache_room = cache_bytes
+        self._cache: FrameCache | None = None
+        if cache_bytes:
+            # What the smallest crop, or a test's, leaves is then at least as large as `size`.
+            enough = max(short_side, math.ceil(size / min(scales)))
+            self._cache = FrameCache(
+                cache_folder or default_folder() / "frames", cache_bytes, enough
+            )
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -202,45 +214,15 @@ class VideoDataset:
         prepare: Callable[[Images], Images],
     ) -> dict[int, Clip]:
         """Return a video's clips from one decode, or from the cache; see `clips_at`."""
-        if video not in self._cache:
-            with open_video(video, frame_pattern=self._pattern) as reader:
-                size = self._cache_room + 1
-                if self._cache_room and isinstance(reader, VideoReader):
-                    size = reader.stated_frames * reader.height * reader.width * 3
-                if size > self._cache_room:
-                    reader = at_window(reader, self._window_s, place)
-                    return clips_at(reader, self.frame_counts, choose, prepare)
-                assert isinstance(reader, VideoReader)
-                self._cache[video] = _Decoded(list(reader.timed()), reader.fps, video.path)
-                self._cache_room -= size
-        decoded = self._cache[video]
-        if self._window_s is not None:
-            decoded = decoded.narrowed(self._window_s, place)
-        return clips_at(decoded, self.frame_counts, choose, prepare)
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """The frames of a video in memory, which are sampled as those of a file are."""
-
-    frames: list[Frame]
-    fps: float
-    path: Path
-
-    def narrowed(self, window_s: float, place: float) -> _Decoded:
-        """Return the frames of a window; see `VideoReader.narrow`."""
-        room_s = self.frames[-1].time_s + 1 / self.fps - window_s
-        if room_s <= 0.5 / self.fps:
-            return self
-        start_s = place * room_s
-        inside = [f for f in self.frames if -1e-6 <= f.time_s - start_s < window_s - 1e-6]
-        before = [f for f in self.frames if f.time_s < start_s][-1:]
-        return _Decoded(inside or before, self.fps, self.path)
-
-    def sample(
-        self, choose: Choose[Key], prepare: Callable[[Images], Images] | None = None
-    ) -> dict[Key, Images]:
-        """Return several choices of frames; see `VideoReader.sample`."""
-        return sample_frames(
-            len(self.frames), lambda index: self.frames[index].image, choose, prepare, self.path
-        )
+        window_s, counts = self._window_s, self.frame_counts
+        cache = self._cache if video.num_frames is None else None
+        kept = None if cache is None else cache.find(video)
+        if kept is not None:
+            with suppress(DamagedError):
+                return clips_at(kept.narrowed(window_s, place), counts, choose, prepare)
+        with open_video(video, frame_pattern=self._pattern) as reader:
+            if cache is not None and isinstance(reader, VideoReader):
+                kept = cache.keep(video, reader)
+                if kept is not None:
+                    return clips_at(kept.narrowed(window_s, place), counts, choose, prepare)
+            return clips_at(at_window(reader, window_s, place), counts, choose, prepare)

@@ -43,7 +43,7 @@ _WEIGHTS = "IMAGENET1K_V1"
 _MANY_CLIPS = 50_000  # a ResNet learns from nothing
 _UNEVEN = 1.5  # the largest class over the smallest, from where each is drawn equally often
 _MOST_BATCH, _LEAST_BATCH = 32, 4
-_LEAST_STEPS = 12  # of an epoch: each step is one of the schedule
+_LEAST_STEPS = 12  # of an epoch: few clips are learned by many steps
 _MEMORY_SHARE = 0.7  # of a GPU's, for clips
 _VALIDATIONS = 25  # of a run, at most
 _PROBED = {"cpu": 4, "cuda": 16}  # clips of a step that only shows what it costs
@@ -59,7 +59,7 @@ class _Candidate:
     Attributes:
         architecture: its name.
         size: of its frames, in pixels.
-        epochs: with fewer than the first, a smaller network does better; more than the second gain
+        steps: with fewer than the first, a smaller network does better; more than the second gain
             nothing.
         devices: that it may be trained on.
         trained: how: from image weights, or from nothing.
@@ -68,7 +68,7 @@ class _Candidate:
 
     architecture: str
     size: int
-    epochs: tuple[int, int]
+    steps: tuple[int, int]
     devices: tuple[str, ...]
     trained: dict[str, Any]
     reason: str
@@ -104,7 +104,7 @@ _CANDIDATES = (
     _Candidate(
         architecture="tsm_resnet50",
         size=224,
-        epochs=(10, 50),
+        steps=(200, 4000),
         devices=("cuda",),
         trained=_FROM_IMAGES,
         reason="the paper's network, the most accurate of those that the time allows",
@@ -112,7 +112,7 @@ _CANDIDATES = (
     _Candidate(
         architecture="tsm_resnet18",
         size=224,
-        epochs=(10, 50),
+        steps=(200, 4000),
         devices=("cuda",),
         trained=_FROM_IMAGES,
         reason="half the work of ResNet-50, for which the time is too short",
@@ -120,7 +120,7 @@ _CANDIDATES = (
     _Candidate(
         architecture="tsm_mobilenet_v3_small",
         size=160,
-        epochs=(12, 50),
+        steps=(300, 4000),
         devices=("cuda", "cpu"),
         trained=_FROM_IMAGES,
         reason="made for phones; the time is too short for a ResNet",
@@ -128,7 +128,7 @@ _CANDIDATES = (
     _Candidate(
         architecture="tsm_tiny",
         size=112,
-        epochs=(60, 200),
+        steps=(600, 8000),
         devices=("cuda", "cpu"),
         trained=_FROM_NOTHING,
         reason="small enough to learn from few clips without weights that were trained before",
@@ -136,7 +136,7 @@ _CANDIDATES = (
     _Candidate(
         architecture="tsm_tiny",
         size=64,
-        epochs=(1, 200),
+        steps=(0, 8000),
         devices=("cuda", "cpu"),
         trained=_FROM_NOTHING,
         reason="the smallest; the time is too short for another",
@@ -146,19 +146,17 @@ _CANDIDATES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """A recipe that was chosen.
+    """A recipe that may be chosen; its epochs are not.
 
     Attributes:
         recipe: it.
         reasons: of its fields, by name, why they are as they are.
-        most_epochs: more would gain nothing.
-        time_s: that training may take.
+        steps: see `_Candidate`.
     """
 
     recipe: Recipe
     reasons: dict[str, str]
-    most_epochs: int
-    time_s: float
+    steps: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,54 +168,51 @@ class _Cost:
     device_bytes: float
 
 
-def fit_recipe(
-    data: DataFolder, output: str | Path, *, time_s: float | None, device: str | None
-) -> Fitted:
-    """Choose a recipe for videos that were scanned; its epochs stay `_UNCHOSEN`.
+def candidates(
+    data: DataFolder, *, time_s: float, kind: str, device: str | None
+) -> Iterator[Fitted]:
+    """Yield recipes for videos that were scanned, from the most accurate to what is quickest.
+
+    Those whose arithmetic alone would take too long are left out, but not the last.
 
     Args:
         data: what `ffn-edge data scan` wrote.
-        output: the run's folder.
-        time_s: that training may take; None for 20 minutes on a CPU and 2 hours on a GPU.
-        device: "cpu", "cuda", "cuda:1"; None for a GPU where there is one.
-
-    Raises:
-        RecipeError: a GPU was asked for and there is none, the folder holds a run, or several
-            processes were started.
+        time_s: that training may take.
+        kind: of the device, "cpu" or "cuda".
+        device: the device, such as "cuda:1"; None for a GPU where there is one.
     """
-    require_one_process("train --data")
-    _check_new(Path(output))
     clips = sum(data.facts.clips["train"].values())
-    with join_processes(device) as processes:
-        kind = processes.device.type
-        time_s = DEFAULT_TIME_S[kind] if time_s is None else time_s
-        lacking = False
-        for candidate in (each for each in _CANDIDATES if kind in each.devices):
-            trained = dict(candidate.trained)
-            if candidate.pretrained and not _has_weights(candidate.architecture):
-                lacking = True
-                del trained["weights"]
-                if clips < _MANY_CLIPS:
-                    continue
-            recipe = _recipe(candidate, trained, data)
+    lacking = False
+    for candidate in _CANDIDATES:
+        trained = dict(candidate.trained)
+        if kind not in candidate.devices:
+            continue
+        if candidate.pretrained and not _has_weights(candidate.architecture):
+            lacking = True
+            del trained["weights"]
+            if clips < _MANY_CLIPS:
+                continue
+        recipe = _recipe(candidate, trained, data)
+        with join_processes(device) as processes:
             cost = _cost(recipe, len(data.classes), processes)
-            if cost is not None and cost.clip_s * clips * candidate.epochs[0] <= time_s:
-                break
-    if cost is None:  # not even of the smallest
-        raise RecipeError(
-            f"{processes.device} has no memory left for training", "end what else runs on it."
+        if cost is None and candidate is _CANDIDATES[-1]:
+            raise RecipeError(
+                f"there is no memory left on {processes.device} for training",
+                "end what else runs on it.",
+            )
+        if cost is None:
+            continue
+        most = min(clips // _LEAST_STEPS, _MEMORY_SHARE * cost.device_bytes / cost.clip_bytes)
+        batch = min(_MOST_BATCH, max(min(_LEAST_BATCH, clips), 2 ** int(math.log2(max(1.0, most)))))
+        if cost.clip_s * batch * candidate.steps[0] > time_s:
+            continue
+        power = 0.5 if recipe.optimizer == "adamw" else 1.0
+        rate = recipe.learning_rate * (batch / _MOST_BATCH) ** power
+        yield Fitted(
+            recipe=recipe.replace(batch_size=batch, learning_rate=float(f"{rate:.2g}")),
+            reasons=_reasons(candidate, data, batch, lacking_weights=lacking),
+            steps=candidate.steps,
         )
-    most = min(clips // _LEAST_STEPS, _MEMORY_SHARE * cost.device_bytes / cost.clip_bytes)
-    batch = min(_MOST_BATCH, max(min(_LEAST_BATCH, clips), 2 ** int(math.log2(max(1.0, most)))))
-    rate = recipe.learning_rate * (batch / _MOST_BATCH) ** (
-        0.5 if recipe.optimizer == "adamw" else 1.0
-    )
-    return Fitted(
-        recipe=recipe.replace(batch_size=batch, learning_rate=float(f"{rate:.2g}")),
-        reasons=_reasons(candidate, data, batch, lacking_weights=lacking),
-        most_epochs=candidate.epochs[1],
-        time_s=time_s,
-    )
 
 
 def _recipe(candidate: _Candidate, trained: dict[str, Any], data: DataFolder) -> Recipe:
@@ -344,28 +339,33 @@ def fit_to_data(
         data: what `ffn-edge data scan` wrote.
         output: the run's folder.
         change: makes of the recipe what the user has asked for.
-        time_s: see `fit_recipe`.
-        device: the same.
-        workers: see `ffn_edge.train.loop.train`.
+        time_s: that training may take; None for 20 minutes on a CPU and 2 hours on a GPU.
+        device: see `ffn_edge.train.loop.train`.
+        workers: the same.
 
     Raises:
-        FfnEdgeError: the folder holds a run, or the run cannot start; see
-            `ffn_edge.train.loop.train`.
+        FfnEdgeError: the folder holds a run, several processes were started, or the run cannot
+            start; see `ffn_edge.train.loop.train`.
     """
-    fitted = fit_recipe(data, output, time_s=time_s, device=device)
-    recipe, reasons = change(fitted.recipe), dict(fitted.reasons)
-    for field in dataclasses.fields(Recipe):
-        if getattr(recipe, field.name) != getattr(fitted.recipe, field.name):
-            reasons[field.name] = "as asked for"
-    if recipe.epochs == _UNCHOSEN:
-        recipe, reasons["epochs"] = with_time(
-            recipe,
-            output,
-            fitted.time_s,
-            most_epochs=fitted.most_epochs,
-            device=device,
-            workers=workers,
-        )
+    began = time.monotonic()
+    require_one_process("train --data")
+    check_all_new(Path(output))
+    with join_processes(device) as processes:
+        kind = processes.device.type
+    time_s = DEFAULT_TIME_S[kind] if time_s is None else time_s
+    for fitted in candidates(data, time_s=time_s, kind=kind, device=device):
+        recipe, reasons = change(fitted.recipe), dict(fitted.reasons)
+        for field in dataclasses.fields(Recipe):
+            if getattr(recipe, field.name) != getattr(fitted.recipe, field.name):
+                reasons[field.name] = "as asked for"
+        if recipe.epochs != _UNCHOSEN:
+            break
+        left_s = time_s - (time.monotonic() - began)
+        pace = pace_of(recipe, device=device, workers=workers)
+        recipe = with_time(recipe, pace, left_s, most_steps=fitted.steps[1])
+        reasons["epochs"] = pace.said(recipe)
+        if recipe.epochs * pace.steps >= fitted.steps[0]:
+            break
     path = Path(output) / FITTED
     clips = sum(data.facts.clips["train"].values())
     title = (
@@ -379,66 +379,82 @@ def fit_to_data(
     return recipe
 
 
-def with_time(
-    recipe: Recipe,
-    output: str | Path,
-    time_s: float,
-    *,
-    most_epochs: int | None = None,
-    device: str | None = None,
-    workers: int = 0,
-) -> tuple[Recipe, str]:
-    """Choose a recipe's epochs by a time that training may take, from its first steps.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How fast a run goes.
 
-    Args:
-        recipe: with its data.
-        output: the run's folder.
-        time_s: what the first steps take is part of it.
-        most_epochs: at most so many; None for any number.
-        device: see `ffn_edge.train.loop.train`.
-        workers: the same.
+    Attributes:
+        steps: of an epoch.
+        step_s: of one, decoding and all.
+        validation_s: of a validation.
+    """
 
-    Returns:
-        The recipe with these epochs and not too many validations, and what was measured, in words.
+    steps: int
+    step_s: float
+    validation_s: float
+
+    def total_s(self, recipe: Recipe) -> float:
+        """Return how long a recipe's epochs will take."""
+        validations = -(-recipe.epochs // recipe.validate_every)
+        return recipe.epochs * self.steps * self.step_s + validations * self.validation_s
+
+    def said(self, recipe: Recipe) -> str:
+        """Say how long they will take, and by what."""
+        return (
+            f"about {_minutes(self.total_s(recipe))}: {counted(self.steps, 'step')} an epoch, of "
+            f"{self.step_s:.2g} s as the first ones showed"
+        )
+
+
+def pace_of(recipe: Recipe, *, device: str | None, workers: int) -> Pace:
+    """Train a recipe for some seconds, and throw away what was learned.
 
     Raises:
         FfnEdgeError: the run cannot start; see `ffn_edge.train.loop.train`.
     """
-    began = time.monotonic()
-    require_one_process("train --time")
-    _check_new(Path(output))
     with join_processes(device) as processes, tempfile.TemporaryDirectory() as folder:
         run = Run(recipe, Path(folder), processes, resume=False, workers=workers)
         step_s = _step_s(run)
-        steps = run.state.epoch_steps
-        validated = len(run.val_loader) / len(run.loader) if len(run.loader) else 1.0
-    epoch_s = steps * step_s
-    validation_s = epoch_s * _FORWARD * validated
-    left_s = time_s - (time.monotonic() - began)
+        batches = len(run.val_loader)
+        return Pace(
+            steps=run.state.epoch_steps,
+            step_s=step_s,
+            validation_s=batches / recipe.accumulate * step_s * _FORWARD,
+        )
+
+
+def with_time(
+    recipe: Recipe, pace: Pace, time_s: float, *, most_steps: int | None = None
+) -> Recipe:
+    """Return a recipe with as many epochs as a time allows, and not too many validations.
+
+    Args:
+        recipe: any.
+        pace: of its training.
+        time_s: the time.
+        most_steps: no more steps, or little more; None for any number.
+    """
+    epoch_s = pace.steps * pace.step_s
     # With a validation after each, or as many as there are at most.
     epochs = max(
         1,
-        int(left_s / (epoch_s + validation_s)),
-        int((left_s - _VALIDATIONS * validation_s) / epoch_s),
+        int(time_s / (epoch_s + pace.validation_s)),
+        int((time_s - _VALIDATIONS * pace.validation_s) / epoch_s),
     )
-    epochs = min(epochs, most_epochs or epochs)
-    every = max(recipe.validate_every, math.ceil(epochs / _VALIDATIONS))
-    total_s = epochs * epoch_s + math.ceil(epochs / every) * validation_s
-    said = (
-        f"{counted(steps, 'step')} of {step_s:.2g} s an epoch, as measured: about "
-        f"{_minutes(total_s)} in all"
-    )
-    if total_s > 1.1 * time_s:
-        _log.warning("one epoch takes %s, more than the time given", _minutes(total_s))
-    return recipe.replace(
+    if most_steps is not None:
+        epochs = min(epochs, -(-most_steps // pace.steps))
+    found = recipe.replace(
         epochs=epochs,
-        validate_every=every,
+        validate_every=max(recipe.validate_every, math.ceil(epochs / _VALIDATIONS)),
         step_epochs=tuple(round(step * epochs / recipe.epochs) for step in recipe.step_epochs),
         warmup_epochs=min(recipe.warmup_epochs, epochs / 10),
-    ), said
+    )
+    if pace.total_s(found) > 1.1 * time_s:
+        _log.warning("%s; less time was given", pace.said(found))
+    return found
 
 
-def _check_new(folder: Path) -> None:
+def check_all_new(folder: Path) -> None:
     """Raise a RecipeError if a folder holds a run, or those of a method."""
     for last in (folder / LAST, *folder.glob(f"*/{LAST}")):
         check_new(last.parent)

@@ -8,11 +8,12 @@ Without PyTorch, whose import alone would take 200 MB in each process.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ffn_edge.device.host_memory import keep_freed_memory
 from ffn_edge.errors import DataError, reason_of
 from ffn_edge.media.opencv import use_one_thread
 from ffn_edge.signals import ending_signals
@@ -39,13 +41,25 @@ class Stacked(NamedTuple):
     broken: tuple[str, ...]
 
 
-def stack(samples: Mapping[tuple[int, int], Sample]) -> Stacked:
-    """Stack samples, by their keys (epoch, index), leaving out those that could not be read."""
+def stack(
+    samples: Mapping[tuple[int, int], Sample],
+    empty: Callable[[tuple[int, ...]], Clips] = lambda shape: np.empty(shape, np.uint8),
+) -> Stacked:
+    """Stack samples, by their keys (epoch, index), leaving out those that could not be read.
+
+    Args:
+        samples: to stack.
+        empty: returns the memory of a shape in which it is done.
+    """
     readable = {index: sample for (_, index), sample in samples.items() if sample.clips}
-    frame_counts = next(iter(readable.values())).clips if readable else ()
+    first = next(iter(readable.values())).clips if readable else {}
     return Stacked(
         clips={
-            t: np.stack([sample.clips[t] for sample in readable.values()]) for t in frame_counts
+            t: np.stack(
+                [sample.clips[t] for sample in readable.values()],
+                out=empty((len(readable), *clip.shape)),
+            )
+            for t, clip in first.items()
         },
         labels=[sample.label for sample in readable.values()],
         indices=list(readable),
@@ -59,12 +73,13 @@ def serve(videos: VideoDataset, training: Connection) -> None:
     for number in ending_signals():
         signal.signal(number, signal.SIG_IGN)
     use_one_thread()
+    keep_freed_memory()
     with suppress(EOFError, ConnectionError):
         while True:
             keys = training.recv()
             try:
-                batch = stack({key: videos[key] for key in keys})
-                handles = [_memory_of(clips) for clips in batch.clips.values()]
+                memory = _Memory()
+                batch = stack({key: videos[key] for key in keys}, memory.empty)
             except (OSError, MemoryError) as error:
                 training.send(
                     DataError(
@@ -77,9 +92,10 @@ def serve(videos: VideoDataset, training: Connection) -> None:
             else:
                 shapes = {t: clips.shape for t, clips in batch.clips.items()}
                 training.send((shapes, *batch[1:]))
-                for handle in handles:
+                for handle in memory.handles:
                     send_handle(training, handle, None)
                     os.close(handle)
+                del batch  # whose memory is now the training's
 
 
 def receive(connection: Connection) -> Stacked | Exception:
@@ -95,23 +111,39 @@ def receive(connection: Connection) -> Stacked | Exception:
     return Stacked({t: _mapped(connection, shape) for t, shape in shapes.items()}, *others)
 
 
-def _memory_of(clips: Clips) -> int:
-    """Return the handle of a file that has no name and holds `clips`, in memory if it can be."""
-    if hasattr(os, "memfd_create"):
-        handle = os.memfd_create("clips")
-    else:
-        with tempfile.TemporaryFile() as file:
-            handle = os.dup(file.fileno())
-    os.ftruncate(handle, clips.nbytes)
-    with mmap.mmap(handle, clips.nbytes) as memory:
-        memory.write(clips.data)
-    return handle
+class _Memory:
+    """Arrays in files that have no name, in memory if it can be.
+
+    Attributes:
+        handles: of the files, by which another process gets the arrays.
+    """
+
+    def __init__(self) -> None:
+        self.handles: list[int] = []
+
+    def empty(self, shape: tuple[int, ...]) -> Clips:
+        """Return an array that is yet to be filled."""
+        if hasattr(os, "memfd_create"):
+            handle = os.memfd_create("clips")
+        else:
+            with tempfile.TemporaryFile() as file:
+                handle = os.dup(file.fileno())
+        self.handles.append(handle)
+        os.ftruncate(handle, math.prod(shape))
+        return _array(handle, shape)
 
 
 def _mapped(connection: Connection, shape: tuple[int, ...]) -> Clips:
     handle = recv_handle(connection)
     try:
-        memory = mmap.mmap(handle, int(np.prod(shape)))
+        return _array(handle, shape)
     finally:
         os.close(handle)
+
+
+def _array(handle: int, shape: tuple[int, ...]) -> Clips:
+    """Return a file's content, which is changed with it."""
+    # All pages at once, where Linux can, and not with a fault for each.
+    flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+    memory = mmap.mmap(handle, math.prod(shape), flags)
     return np.frombuffer(memory, np.uint8).reshape(shape)

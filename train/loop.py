@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ffn_edge.bundle.bundle import Accuracy, standard_error
+from ffn_edge.device.host_memory import keep_freed_memory
 from ffn_edge.errors import DataError, RecipeError, counted
 from ffn_edge.network import FrameFlexibleNetwork, build, family_of
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint, start_from
@@ -35,13 +36,13 @@ from ffn_edge.train.processes import (
     Processes,
     compute_dtype,
     join_processes,
-    keep_freed_memory,
     to_channels_last,
 )
 from ffn_edge.train.recipe import Recipe
 from ffn_edge.train.run_state import RunState, TrainResult, load_run, save_run
 from ffn_edge.train.sampling import clips_of_step, sampled_frame_counts, trained_frame_counts
 from ffn_edge.train.step import Learner, Order
+from ffn_edge.train.waiting import Waiting
 
 LAST, BEST = "last.pt", "best.pt"
 _log = logging.getLogger(__name__)
@@ -146,6 +147,7 @@ class Run:
             len(val_videos), shuffle=False, rank=rank, world_size=world_size
         )
         self.val_loader = Loader(val_videos, val_sampler, batch_size=batch_size, workers=workers)
+        self._waiting = Waiting(recipe, processes.device)
         self.broken = BrokenVideos(len(videos), recipe.max_broken_share)
         self.val_broken = BrokenVideos(len(val_videos), recipe.max_broken_share)
         self.val_measured = processes.measured()
@@ -195,7 +197,7 @@ class Run:
     def batches(self, epoch: int) -> Iterator[Iterable[Batch]]:
         """Yield what is left of the epoch's batches, each in its parts."""
         self.sampler.start(epoch, self.state.epoch_step * self.videos_per_step)
-        parts = iter(self.loader)
+        parts = self._waiting.watch(self.loader)
         while self.state.epoch_step < self.state.epoch_steps and not self.stopping:
             yield itertools.islice(parts, self.recipe.accumulate)
 
@@ -403,6 +405,7 @@ def _dataset(recipe: Recipe, lists: TrainingLists, *, training: bool) -> VideoDa
         seed=recipe.seed,
         scales=recipe.crop_scales,
         cache_bytes=int(recipe.cache_gib * 2**30),
+        cache_folder=Path(recipe.cache_folder) if recipe.cache_folder else None,
     )
 
 

@@ -6,7 +6,6 @@ the only one. Only the first process (rank 0) writes files and prints.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +21,6 @@ from ffn_edge.errors import RecipeError
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.threads import Measured, thread_counts
 
-# Of malloc.h; see mallopt(3).
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 T = TypeVar("T")
 
 
@@ -134,21 +131,6 @@ def to_channels_last(network: FrameFlexibleNetwork) -> None:
     """Lay the weights out in memory as clips are, whatever the network takes: channels last."""
     clip = network.layout == "clip"
     network.to(memory_format=torch.channels_last_3d if clip else torch.channels_last)
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what a training step frees for the next one. CPU, glibc only.
-
-    By default it returns large blocks and the top of the heap to the kernel at once, and the next
-    step takes them back page by page, a page fault each.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return  # another C library
-    mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(_M_TOP_PAD, 256 << 20)
 
 
 def compute_dtype(precision: str, device: torch.device, network: nn.Module) -> torch.dtype:

@@ -35,9 +35,9 @@ class Recipe:
     line from the current one. `short_side` left out is 8/7 of `size`, the papers' 256 for 224.
     `crop_scales` are the sizes of the random crop as shares of the short side. `window_s` are the
     seconds that a clip spans: in a longer video, a window at random; None is whole videos. It goes
-    with the network, up to `run`. `cache_gib` of decoded videos stay in the memory of each loading
-    process. `batch_size` counts videos over all processes together; `epochs` are passes over the
-    list.
+    with the network, up to `run`. `cache_gib` of decoded frames are kept on disk for all epochs and
+    runs, in `cache_folder` (see `ffn_edge.train.frame_cache`). `batch_size` counts videos over all
+    processes together; `epochs` are passes over the list.
 
     Small data: `balanced` draws each class equally often in an epoch, which stays as long.
     `rand_augment` is the magnitude, up to 30, of torchvision's RandAugment of two operations, the
@@ -91,6 +91,7 @@ class Recipe:
     short_side: Positive | None = None
     crop_scales: tuple[Annotated[float, Between(1e-3, 1)], ...] = MULTI_SCALE
     cache_gib: Annotated[float, Between(0, 1e6)] = 0.0
+    cache_folder: str | None = None
     max_broken_share: Share = 0.05
     window_s: Above0 | None = None
     mirror: tuple[tuple[str, str], ...] | None = None
@@ -231,7 +232,7 @@ class Recipe:
 
 
 DATA = ("train_list", "val_list", "classes")
-PATHS = (*DATA, "root", "start_from", "weights")
+PATHS = (*DATA, "root", "start_from", "weights", "cache_folder")
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 

@@ -27,7 +27,7 @@ DEFAULTS = {f.name: f.default for f in dataclasses.fields(Recipe) if f.default i
 # fast it goes, and what is written of it. Everything else would make it another run.
 FREE_ON_RESUME = {
     *("train_list", "val_list", "classes", "root", "weights", "start_from"),
-    *("cache_gib", "together", "max_broken_share"),
+    *("cache_gib", "cache_folder", "together", "max_broken_share"),
     *("validate_every", "checkpoint_minutes", "log_every", "patience"),
 }
 

@@ -11,7 +11,7 @@ import click
 
 from ffn_edge.cli import say
 from ffn_edge.commands.option_types import Number, UserPath, Whole
-from ffn_edge.commands.training_options import FILE, machine_options
+from ffn_edge.commands.training_options import FILE, LIST, machine_options
 
 
 @click.command()
@@ -19,7 +19,7 @@ from ffn_edge.commands.training_options import FILE, machine_options
 @click.option(
     "--data",
     "list_file",
-    type=FILE,
+    type=LIST,
     required=True,
     help="List: `path`, or `path num_frames` for a frame folder; a label after it is not read.",
 )
@@ -29,7 +29,7 @@ from ffn_edge.commands.training_options import FILE, machine_options
 @click.option("--dataset", help="Facts of a data set; else those of the training's.")
 @click.option("--frames", help="Frame counts to add, such as 12, or to recalibrate: else all.")
 @click.option("--recalibrate", is_flag=True, help="Estimate statistics only, for a new camera.")
-@click.option("--val-list", type=FILE, help="List file of labelled videos to validate on.")
+@click.option("--val-list", type=LIST, help="List file of labelled videos to validate on.")
 @click.option("--epochs", type=Whole(), help="Passes over the list.  [default: 3]")
 @click.option(
     "--learning-rate",

@@ -31,7 +31,7 @@ _SHOWN_ROWS = 4  # of a cascade: every so many
     "list_file",
     type=UserPath(dir_okay=False, path_type=Path),
     required=True,
-    help="A text file with one `path label` a line: clips that were not trained on.",
+    help="A list of labelled clips that were not trained on.",
 )
 @click.option(
     "--root",

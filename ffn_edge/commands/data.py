@@ -91,3 +91,39 @@ def scan(source: Path, output: Path, as_json: bool, **options: object) -> None:
         terminal.say(f"· {line}")
     terminal.say(f"wrote {output / 'report.html'}")
     terminal.say(f"next: {report.next_command}")
+
+
+@data.command()
+@click.argument("list_file", metavar="LIST", type=UserPath(exists=True, path_type=Path))
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=UserPath(written=True, path_type=Path),
+    help="Folder for the shards.",
+)
+@click.option(
+    "--size-mb",
+    type=click.FloatRange(1),
+    default=500,
+    show_default=True,
+    help="From which a shard is full.",
+)
+def pack(list_file: Path, output: Path, size_mb: float) -> None:
+    """Copy the videos of a list, with their labels, into shards: tar files, in webdataset's layout.
+
+    A network's file system reads a few large files faster than many small ones. Shards take the
+    place of a list: a pattern in quotes names them all.
+
+    \b
+    Examples:
+      ffn-edge data pack data/train.csv -o shards
+      ffn-edge train demo --train-list "shards/train-*.tar" --val-list "shards/val-*.tar" -o run
+    """
+    from ffn_edge.progress import progress
+    from ffn_edge.terminal import Terminal
+    from ffn_edge.train.shards import pack as pack_videos
+
+    with progress(Terminal(stderr=True), "packing") as on_video:
+        shards = pack_videos(list_file, output, size_mb=size_mb, on_video=on_video)
+    Terminal().say(f"wrote {len(shards)} shards: {shards[0]} to {shards[-1].name}")

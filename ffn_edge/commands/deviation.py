@@ -8,12 +8,12 @@ import click
 
 from ffn_edge.cli import say
 from ffn_edge.commands.option_types import UserPath, Whole
-from ffn_edge.commands.training_options import FILE, machine_options
+from ffn_edge.commands.training_options import FILE, LIST, machine_options
 
 
 @click.command()
 @click.argument("checkpoint", type=FILE)
-@click.option("--list", "list_file", type=FILE, required=True, help="List file of labelled videos.")
+@click.option("--list", "list_file", type=LIST, required=True, help="List file of labelled videos.")
 @click.option(
     "--root", type=UserPath(), help="Folder that the list's paths start from; else the list's own."
 )

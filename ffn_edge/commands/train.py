@@ -14,6 +14,7 @@ import click
 from ffn_edge.cli import say
 from ffn_edge.commands.option_types import Duration, UserPath
 from ffn_edge.commands.training_options import changed, machine_options, recipe_options
+from ffn_edge.errors import counted
 
 if TYPE_CHECKING:
     from ffn_edge.train.recipe import Recipe
@@ -113,16 +114,20 @@ def train(
         chosen = change(chosen)
         chosen.data_path("train_list")
     # Imported after what is quickly found wrong: PyTorch takes seconds.
-    from ffn_edge.train.fitting import fit_to_data, with_time
+    from ffn_edge.train.fitting import check_all_new, fit_to_data, pace_of, with_time
     from ffn_edge.train.loop import BEST
     from ffn_edge.train.methods import method_of, train_method
-    from ffn_edge.train.processes import is_first_process
+    from ffn_edge.train.processes import is_first_process, require_one_process
 
     if fits:
         assert videos is not None
         chosen = fit_to_data(videos, output, change, time_s=time_s, device=device, workers=workers)
     elif time_s is not None and not resume:
-        chosen, _ = with_time(chosen, output, time_s, device=device, workers=workers)
+        check_all_new(Path(output))
+        require_one_process("train --time")
+        pace = pace_of(chosen, device=device, workers=workers)
+        chosen = with_time(chosen, pace, time_s)
+        say(f"{counted(chosen.epochs, 'epoch')}: {pace.said(chosen)}")
     asked = method_of(method, chosen)
     results = train_method(asked, output, resume=resume, device=device, workers=workers)
     first = is_first_process()

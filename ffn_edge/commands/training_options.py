@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 from ffn_edge.commands.option_types import UserPath, Whole, threads_option
 from ffn_edge.device.cores import usable_processors
+from ffn_edge.media.shards import is_pattern
 
 if TYPE_CHECKING:
     from ffn_edge.train.recipe import Recipe
@@ -17,6 +19,24 @@ if TYPE_CHECKING:
 WORKERS = min(4, usable_processors())
 # Looked for before PyTorch is imported, which takes seconds.
 FILE = UserPath(exists=True, dir_okay=False)
+
+
+class ListFile(UserPath):
+    """A list of videos, or a pattern of shards."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path."""
+        if is_pattern(os.fspath(value)):
+            return os.path.expanduser(value)
+        return super().convert(value, param, ctx)
+
+
+LIST = ListFile(exists=True, dir_okay=False)
 
 
 def read_settings(
@@ -53,16 +73,16 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
         (
             click.option(
                 "--train-list",
-                type=FILE,
-                help="List: `path label`, or `path num_frames label`.",
+                type=LIST,
+                help="Videos with their labels: a list, a table, or shards.",
             ),
             click.option(
-                "--val-list", type=FILE, help="List file to validate on after each epoch."
+                "--val-list", type=LIST, help="To validate on; left out, a fifth of the other list."
             ),
             click.option(
                 "--classes",
                 type=FILE,
-                help="Class names, one per line, in the labels' order.",
+                help="Class names, one a line; left out, those of the list or of folders.",
             ),
             click.option(
                 "--root",

@@ -68,14 +68,17 @@ def stacked(
     Raises:
         VideoError: they differ in size.
     """
-    order = sorted(frames)
-    try:
-        images = np.stack([frames[index] for index in order])
-    except ValueError as error:
+    shapes = {frame.shape for frame in frames.values()}
+    if len(shapes) > 1:
         raise VideoError(
             f"the frames of {path} differ in size", "encode or extract it again with one size."
-        ) from error
-    return {key: images[np.searchsorted(order, each)] for key, each in wanted.items()}
+        )
+    return {
+        key: np.stack([frames[index] for index in np.ravel(each).tolist()]).reshape(
+            *np.shape(each), *next(iter(shapes))
+        )
+        for key, each in wanted.items()
+    }
 
 
 def read_image(path: str | os.PathLike[str]) -> Images:

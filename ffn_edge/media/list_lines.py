@@ -7,6 +7,7 @@ long.mp4,12.5,15,wave
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import math
 import os
@@ -15,9 +16,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffn_edge.errors import DataError, FfnEdgeError
+from ffn_edge.errors import DataError, FfnEdgeError, VideoError
 from ffn_edge.files.text_file import read_lines, read_table
+from ffn_edge.media.shards import SUFFIX as SHARD
+from ffn_edge.media.shards import expand, videos_of_shard
 
+# What is looked for where a user names a folder or a pattern. A file that is named may be any.
+VIDEO_SUFFIXES = {
+    *(".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mpg", ".mpeg", ".wmv", ".flv"),
+    *(".3gp", ".mts", ".m2ts", ".ogv", ".gif"),
+}
 # Names of a table's columns, as people and data sets write them.
 _COLUMNS = {
     "path": ("video", "path", "file", "filename", "clip", "video_path"),
@@ -67,14 +75,15 @@ def list_lines(
     form: str,
     error: type[FfnEdgeError] = DataError,
 ) -> Iterator[ListLine]:
-    """Yield the lines of a list, in a text or a table.
+    """Yield the lines of a list, in a text or a table; of a shard, those of its videos.
 
     In a text, a line that begins with # is a comment, and a path may be a pattern such as
     "wave/*.mp4". Where spaces leave a choice, the longest path that exists is meant; with
     `labelled`, one that leaves a label. A path may begin with "~".
 
     Args:
-        list_file: *.csv or *.tsv is a table, anything else a text.
+        list_file: *.csv or *.tsv is a table, *.tar a shard or a pattern of such, see
+            `ffn_edge.media.shards`; anything else a text.
         root: the folder that paths start from.
         labelled: whether each line should have a label.
         form: of the lines of a text, for a message.
@@ -85,6 +94,28 @@ def list_lines(
             that is none.
     """
     find = _finder()
+    if list_file.suffix == SHARD:
+        found = _text_line(os.fspath(list_file), os.fspath(list_file), Path(), find, False)
+    else:
+        found = _listed_lines(list_file, root, find, labelled, form, error)
+    for line in found:
+        if line.path.suffix == SHARD and line.entry is not None and line.entry.is_file():
+            yield from _shard_lines(line, error)
+        else:
+            yield line
+
+
+_Find = Callable[[Path], "os.DirEntry[str] | None"]
+
+
+def _listed_lines(
+    list_file: Path,
+    root: Path,
+    find: _Find,
+    labelled: bool,
+    form: str,
+    error: type[FfnEdgeError],
+) -> Iterator[ListLine]:
     if list_file.suffix.lower() in _TABLES:
         rows = read_table(list_file, "a list of videos", _TABLE_FORM, error)
         # Else it holds lines of text, unless a header says what its only column is.
@@ -98,7 +129,24 @@ def list_lines(
             yield from _text_line(line, f"{list_file}, line {number}", root, find, labelled)
 
 
-_Find = Callable[[Path], "os.DirEntry[str] | None"]
+def _shard_lines(line: ListLine, error: type[FfnEdgeError]) -> Iterator[ListLine]:
+    """Yield a line for each video, or part of one, in the shard that a line names."""
+    try:
+        for number, (path, said) in enumerate(videos_of_shard(line.path, VIDEO_SUFFIXES)):
+            yield dataclasses.replace(
+                line,
+                where=f"{line.path}, video {number}",
+                path=path,
+                label=str(said.label) or line.label,
+                start_s=said.start_s,
+                end_s=math.inf if said.end_s is None else said.end_s,
+            )
+    except VideoError as failure:
+        raise error(failure.message, failure.hint) from failure
+    except ValueError as reason:
+        raise error(
+            f"{line.path}, {reason}", 'write {"label": "wave", "start_s": 1.5, "end_s": 3}.'
+        ) from reason
 
 
 def _text_line(
@@ -114,12 +162,20 @@ def _text_line(
             yield ListLine(where, root / path, entry, label)
             return
     for path, label in splits:
-        if glob.has_magic(path) and (found := sorted(glob.glob(path, root_dir=root))):
+        if found := _matches(path, root):
             yield from (ListLine(where, root / each, find(root / each), label) for each in found)
             return
     numbers = re.search(r"(\s+-?\d{1,12}){1,2}$", line)
     path = line[: numbers.start()] if numbers else splits[0][0]
     yield ListLine(where, root / path, None, line[len(path) :].strip())
+
+
+def _matches(pattern: str, root: Path) -> list[str]:
+    """Return what a pattern stands for; nothing for a path that is none."""
+    paths = expand(pattern)
+    if glob.has_magic(pattern):
+        return [each for path in paths for each in sorted(glob.glob(path, root_dir=root))]
+    return paths if paths != [pattern] else []
 
 
 def _table_lines(

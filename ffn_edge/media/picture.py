@@ -39,21 +39,34 @@ def crop_resize(
     """
     cv2 = opencv()
     top, left, height, width = box
-    shrink = min(height, width) / size
+    image: Image = resize(frame[top : top + height, left : left + width], size, size)
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if mirror or upside_down:
+        image = cv2.flip(image, -1 if mirror and upside_down else int(mirror))
+    return image
+
+
+def resize(image: Image, height: int, width: int) -> Image:
+    """Scale a picture: uint8 (height, width, 3).
+
+    Args:
+        image: uint8 (H, W, 3).
+        height: in pixels.
+        width: in pixels.
+    """
+    cv2 = opencv()
+    tall, wide = image.shape[:2]
+    shrink = min(tall / height, wide / width)
     # Averaging by a whole factor is several times faster than by a fraction. So do the most of a
     # large reduction that way; the rest, less than 2, is left to bilinear interpolation.
     factor = int(shrink)
     if factor >= 2:
-        height, width = height // factor * factor, width // factor * factor
-    image: Image = frame[top : top + height, left : left + width]
-    if factor >= 2:
-        image = cv2.resize(image, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
-    if image.shape[:2] != (size, size):
+        tall, wide = tall // factor, wide // factor
+        image = image[: tall * factor, : wide * factor]
+        image = cv2.resize(image, (wide, tall), interpolation=cv2.INTER_AREA)
+    if image.shape[:2] != (height, width):
         method = cv2.INTER_AREA if 1 < shrink < 2 else cv2.INTER_LINEAR
-        image = cv2.resize(image, (size, size), interpolation=method)
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    if mirror or upside_down:
-        image = cv2.flip(image, -1 if mirror and upside_down else int(mirror))
+        image = cv2.resize(image, (width, height), interpolation=method)
     return image
 
 

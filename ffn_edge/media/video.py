@@ -28,6 +28,7 @@ from ffn_edge.media.frame_folder import read_frame_folder as read_frame_folder
 from ffn_edge.media.images import Choose, Images, Indices, Key, check_file, distinct, stacked
 from ffn_edge.media.opencv import opencv
 from ffn_edge.media.pyav import pyav
+from ffn_edge.media.shards import member_of, shard_of
 
 # The rate of a file or camera that does not state one.
 UNSTATED_FPS = 30.0
@@ -82,7 +83,8 @@ class VideoReader:
         """Remember the file.
 
         Args:
-            path: a video of any format that FFmpeg decodes.
+            path: a video of any format that FFmpeg decodes, or of a shard; see
+                `ffn_edge.media.shards`.
             threads: of the decoder. 0 is what FFmpeg would choose if it knew of a container's
                 quota, best for one large video; 1 is faster for small ones, and where several are
                 read at once.
@@ -102,7 +104,7 @@ class VideoReader:
             VideoError: it is missing, empty, no video, cut off, too large, of an unknown codec, or
                 holds no frame.
         """
-        check_file(self.path, "video")
+        self._locate()
         self._reformatter = pyav().video.reformatter.VideoReformatter()
         self._num_frames: int | None = None  # known once the last one was decoded
         pictures = self._decode()
@@ -258,14 +260,26 @@ class VideoReader:
                 break
         return frames
 
+    def _locate(self) -> None:
+        """Find the file, or the shard that it is in.
+
+        Raises:
+            VideoError: there is none, or it is empty.
+        """
+        shard = shard_of(self.path)
+        if shard is None:
+            check_file(self.path, "video")
+            # With the protocol's name, a colon in the file's is not taken for another protocol.
+            self._url, self._size = f"file:{self.path}", self.path.stat().st_size
+        else:
+            begin, self._size = member_of(shard, self.path)
+            self._url = f"subfile,,start,{begin},end,{begin + self._size},,:file:{shard}"
+
     def _open(self) -> tuple[Any, Any]:
         """Open the file; return its container and the stream of the video. Note what it states."""
         av = pyav()
         try:
-            # With the protocol's name, a colon in the file's is not taken for another protocol.
-            container = av.open(
-                f"file:{self.path}", options=_demuxer_options(), metadata_errors="replace"
-            )
+            container = av.open(self._url, options=_demuxer_options(), metadata_errors="replace")
         except av.FFmpegError as error:
             raise self._unreadable() from error
         try:
@@ -302,7 +316,7 @@ class VideoReader:
                 "scale it down to 8K or less.",
             )
         index = stream.index_entries
-        if len(index) and index[-1].pos + index[-1].size > self.path.stat().st_size:
+        if len(index) and index[-1].pos + index[-1].size > self._size:
             raise self._unreadable()
         return stream
 
@@ -500,4 +514,4 @@ def _decoding_threads() -> int:
 def _demuxer_options() -> dict[str, str]:
     """Keep a playlist from naming an address, or another file."""
     formats = pyav().formats_available - _PLAYLISTS
-    return {"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(formats))}
+    return {"protocol_whitelist": "file,subfile", "format_whitelist": ",".join(sorted(formats))}

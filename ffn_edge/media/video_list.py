@@ -13,14 +13,10 @@ from pathlib import Path
 
 from ffn_edge.errors import DataError, VideoError
 from ffn_edge.media.classes import ClassNames
+from ffn_edge.media.list_lines import VIDEO_SUFFIXES as VIDEO_SUFFIXES
 from ffn_edge.media.list_lines import ListLine, list_lines
 
 UNLABELLED = -1
-# What is looked for where a user names a folder or a pattern. A file that is named may be any.
-VIDEO_SUFFIXES = {
-    *(".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mpg", ".mpeg", ".wmv", ".flv"),
-    *(".3gp", ".mts", ".m2ts", ".ogv", ".gif"),
-}
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _LISTS = {".txt", ".csv", ".tsv"}
 _REASONS = 3  # that are told of several broken videos

@@ -85,6 +85,7 @@ def dataset(
         scales=(1.0,),
         seed=seed,
         cache_bytes=cache_bytes,
+        cache_folder=list_file.parent / "cache",
         window_s=window_s,
     )
 
@@ -174,30 +175,6 @@ def test_a_video_is_opened_and_decoded_once_whatever_the_number_of_frame_counts(
     assert (len(opened), len(converted)) == (1, len(wanted))
 
 
-def test_a_cached_video_is_decoded_once_and_gives_the_same_clips(
-    listed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = dataset(listed)
-    video_bytes = FRAMES * SIZE * SIZE * 3
-    cached = dataset(listed, cache_bytes=2 * video_bytes)  # room for two of the six
-    for index in range(3):
-        cached[0, index]
-    expected = [frames_of(plain[1, index]) for index in range(3)]
-    assert [frames_of(cached[1, index]) for index in range(3)] == expected
-
-    opened = []
-    original = VideoReader._open
-
-    def counted(self: VideoReader) -> object:
-        opened.append(self.path.name)
-        return original(self)
-
-    monkeypatch.setattr(VideoReader, "_open", counted)
-    for index in range(3):
-        cached[2, index]
-    assert opened == ["video 2.mp4"]
-
-
 @pytest.mark.parametrize("wrong", [-5, 3])
 def test_a_wrong_number_of_stated_frames_changes_no_sample(
     listed: Path, wrong: int, monkeypatch: pytest.MonkeyPatch
@@ -205,7 +182,8 @@ def test_a_wrong_number_of_stated_frames_changes_no_sample(
     expected = frames_of(dataset(listed)[3, 0])
     monkeypatch.setattr(VideoReader, "stated_frames", FRAMES + wrong)
     assert frames_of(dataset(listed)[3, 0]) == expected
-    assert frames_of(dataset(listed, cache_bytes=10**9)[3, 0]) == expected
+    cached = dataset(listed, cache_bytes=10**9)
+    assert [frames_of(cached[3, 0]) for _ in range(2)] == [expected] * 2
 
 
 # --- windows ------------------------------------------------------------------------------------
@@ -242,7 +220,7 @@ def test_a_part_of_a_video_gives_the_same_clips_from_the_cache(
     cached = dataset(listed.with_suffix(".csv"), window_s=window_s, cache_bytes=10**9)
     for epoch in range(20):
         numbers = frames_of(plain[epoch, 0])
-        assert frames_of(cached[epoch, 0]) == numbers
+        assert [frames_of(cached[epoch, 0]) for _ in range(2)] == [numbers] * 2
         assert all(19 <= number < 42 for clip in numbers.values() for number in clip)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,8 @@ from ffn_edge.errors import RecipeError
 from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.train import fitting
-from ffn_edge.train.data_folder import DataFacts, DataFolder
-from ffn_edge.train.fitting import Fitted, fit_recipe, fit_to_data, with_time, write_recipe
+from ffn_edge.train.data_folder import DataFacts, DataFolder, read_data_folder
+from ffn_edge.train.fitting import Fitted, Pace, candidates, with_time, write_recipe
 from ffn_edge.train.loop import Run
 from ffn_edge.train.recipe import Recipe, load_recipe
 from ffn_edge.train.scan.scan import scan
@@ -44,7 +43,7 @@ def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
     def fitted(
         facts: DataFacts = FACTS,
         *,
-        time_s: float | None = None,
+        time_s: float = 1200.0,
         weights: bool = False,
         clip_s: Callable[[Recipe], float] = lambda recipe: 0.01,
         clip_bytes: float = 0.0,
@@ -57,7 +56,7 @@ def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
         monkeypatch.setattr(fitting, "_cost", cost)
         monkeypatch.setattr(fitting, "_has_weights", lambda architecture: weights)
         data = DataFolder(path=tmp_path / "data", classes=("clap", "wave"), facts=facts)
-        return fit_recipe(data, tmp_path / "run", time_s=time_s, device="cpu")
+        return next(candidates(data, time_s=time_s, kind="cpu", device="cpu"))
 
     return fitted
 
@@ -72,8 +71,8 @@ def test_the_best_network_that_the_time_allows_is_chosen(fit: Fit) -> None:
         return recipe.architecture, recipe.size
 
     assert chosen(weights=True) == ("tsm_mobilenet_v3_small", 160)
-    assert chosen(weights=True, time_s=50) == ("tsm_tiny", 64)
     assert chosen() == ("tsm_tiny", 112)
+    assert chosen(weights=True, time_s=20.0) == ("tsm_tiny", 64)
     assert chosen(clip_s=lambda recipe: recipe.size / 1000) == ("tsm_tiny", 64)
     assert chosen(clip_s=lambda recipe: 1e6) == ("tsm_tiny", 64)
 
@@ -130,23 +129,26 @@ def test_what_is_asked_for_is_not_fitted(
     fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit()  # sets what a clip costs
-    monkeypatch.setattr(fitting, "with_time", None)
+    monkeypatch.setattr(fitting, "pace_of", None)
     data = DataFolder(path=tmp_path, classes=("clap", "wave"), facts=FACTS)
     usual = Recipe(architecture="tsm_tiny", dataset="custom").epochs
 
     def asked(recipe: Recipe) -> Recipe:
         return recipe.replace(epochs=usual)
 
-    recipe = fit_to_data(data, tmp_path / "run", asked, time_s=None, device="cpu", workers=0)
+    recipe = fitting.fit_to_data(
+        data, tmp_path / "run", asked, time_s=None, device="cpu", workers=0
+    )
     assert recipe.epochs == usual
 
 
-@pytest.mark.parametrize("last", ["run/last.pt", "run/single-4/last.pt"])
-def test_a_folder_with_a_run_is_refused_at_once(last: str, fit: Fit, tmp_path: Path) -> None:
-    (tmp_path / last).parent.mkdir(parents=True)
-    (tmp_path / last).touch()
-    with pytest.raises(RecipeError, match="holds a run"):
-        fit()
+def test_a_machine_without_memory_is_refused(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: Recipe) -> float:
+        monkeypatch.setattr(fitting, "_cost", lambda *_: None)
+        return math.inf
+
+    with pytest.raises(RecipeError, match="memory"):
+        fit(clip_s=none_left)
 
 
 # ------------------------------------------------------------------------------------ with videos
@@ -192,8 +194,7 @@ def test_two_commands_train_a_network_without_a_list_or_a_recipe(
     more = str(written.epochs + 1)
     monkeypatch.chdir(data)
     run("train", "--data", ".", "-o", "../run", "--resume", "--epochs", more, *given[:4])
-    again = ("-o", tmp_path / "again", "--epochs", "1", *given[:4])
-    run("train", tmp_path / "run/recipe.py", *again)
+    run("train", tmp_path / "run/recipe.py", "-o", tmp_path / "again", "--epochs", "1", *given[:4])
 
 
 def test_a_recipes_root_is_not_that_of_a_data_folder(data: Path, tmp_path: Path) -> None:
@@ -212,37 +213,48 @@ def test_a_fitted_method_of_several_runs_is_resumed(data: Path, tmp_path: Path) 
     assert load_checkpoint(tmp_path / "run/single-4/last.pt").training["epoch"] == 2
 
 
-def test_epochs_follow_from_the_time(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_network_for_which_the_time_is_too_short_is_passed_over(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = Recipe(
-        architecture="tsm_tiny",
-        dataset="custom",
-        frame_counts=(2, 4),
-        size=32,
-        batch_size=4,
-        train_list=str(data / "train.csv"),
-        val_list=str(data / "val.csv"),
+    """Its arithmetic may be quick enough, and the decoding not."""
+    monkeypatch.setattr(fitting, "_has_weights", lambda architecture: False)
+    sizes = []
+
+    def pace_of(recipe: Recipe, **_: object) -> Pace:
+        sizes.append(recipe.size)
+        return Pace(steps=6, step_s=recipe.size / 40, validation_s=1.0)
+
+    monkeypatch.setattr(fitting, "pace_of", pace_of)
+    fitted = fitting.fit_to_data(
+        read_data_folder(data),
+        tmp_path / "run",
+        lambda recipe: recipe,
+        time_s=900.0,
+        device="cpu",
+        workers=0,
     )
-    monkeypatch.setattr(fitting, "_step_s", lambda run: 0.5)  # six steps an epoch
+    assert sizes == [112, 64] and fitted.size == 64
+    assert 88 < fitted.epochs <= 93 and fitted.validate_every == 4
 
-    def epochs(time_s: float, most: int | None = None) -> tuple[int, int]:
-        found, _ = with_time(recipe, tmp_path / "run", time_s, most_epochs=most, device="cpu")
-        return found.epochs, found.validate_every
 
-    assert 290 < epochs(900.0)[0] <= 300
-    assert 10 <= epochs(40.0)[0] <= 12  # with as many validations
+def test_epochs_follow_from_the_time(caplog: pytest.LogCaptureFixture) -> None:
+    recipe = Recipe(architecture="tsm_tiny", dataset="custom", warmup_epochs=5.0)
+    pace = Pace(steps=6, step_s=0.5, validation_s=0.4)
+    found = with_time(recipe, pace, 910.0)
+    assert (found.epochs, found.validate_every, found.warmup_epochs) == (300, 12, 5.0)
+    assert with_time(recipe, pace, 910.0, most_steps=100).epochs == 17
+    assert with_time(recipe, pace, 34.0).epochs == 10  # with as many validations
+    assert with_time(recipe.replace(validate_every=20), pace, 910.0).validate_every == 20
     steps = recipe.replace(epochs=50, step_epochs=(20, 40))
-    found, _ = with_time(steps, tmp_path / "run", 900.0, most_epochs=25, device="cpu")
-    assert found.step_epochs == (10, 20)
-    assert epochs(900.0, most=50) == (50, 2)
-    caplog.set_level(logging.INFO)
-    assert epochs(1.0) == (1, 1)
-    assert "more than the time" in caplog.text
+    assert with_time(steps, pace, 910.0, most_steps=150).step_epochs == (10, 20)
+    assert not caplog.records
+    short = with_time(recipe, pace, 1.0)
+    assert (short.epochs, short.validate_every, short.warmup_epochs) == (1, 1, 0.1)
+    assert "less time" in caplog.text
 
 
 def test_more_than_an_epoch_of_few_videos_is_measured(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
     monkeypatch.setattr(Run, "step", lambda run, batch: steps.append(len([*batch])))
@@ -255,8 +267,19 @@ def test_more_than_an_epoch_of_few_videos_is_measured(
         train_list=str(data / "train.csv"),
         batch_size=12,
     )
-    with_time(recipe, tmp_path / "run", 900.0, device="cpu")
+    fitting.pace_of(recipe, device="cpu", workers=0)
     assert len(steps) == fitting._TRIED_STEPS
+
+
+@pytest.mark.parametrize("last", ["last.pt", "single-4/last.pt"])
+def test_a_folder_with_a_run_is_refused_at_once(last: str, tmp_path: Path) -> None:
+    (tmp_path / last).parent.mkdir(exist_ok=True)
+    (tmp_path / last).touch()
+    (tmp_path / "list.txt").touch()
+    given = ("--train-list", str(tmp_path / "list.txt"), "--time", "9m")
+    result = CliRunner().invoke(cli, ["train", "custom", "-o", str(tmp_path), *given])
+    assert isinstance(result.exception, RecipeError)
+    assert "holds a run" in result.exception.message
 
 
 @pytest.mark.parametrize(

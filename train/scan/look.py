@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ffn_edge.errors import FfnEdgeError, reason_of
 from ffn_edge.media.frame_folder import FrameFolder
-from ffn_edge.media.images import Images, check_file
+from ffn_edge.media.images import Images
 from ffn_edge.media.opencv import opencv
 from ffn_edge.media.pyav import pyav
 from ffn_edge.media.video import VideoReader, upright
@@ -157,7 +157,7 @@ class _File(VideoReader):
         Raises:
             VideoError: see `VideoReader`.
         """
-        check_file(self.path, "video")
+        self._locate()
         self._reformatter = pyav().video.reformatter.VideoReformatter()
         self._is_seen = False
         self._last: Any = None
