@@ -26,7 +26,7 @@ from torchvision.models.convnext import LayerNorm2d  # type: ignore[import-untyp
 
 from ffn_edge.errors import DataError, FrameCountError, NetworkError, VideoError
 from ffn_edge.frames import nearest_frame_count
-from ffn_edge.media.clips import open_video
+from ffn_edge.media.clips import at_window, open_video
 from ffn_edge.media.video_list import Video
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint
@@ -308,7 +308,7 @@ def deviation_of_checkpoint(
     if layer is not None:
         _check_layer(layer, list(norm_layers(network, network.frame_counts[-1])))
     videos = videos_for(card, list_file, (low, high), root=root)
-    videos.videos = _choose(videos.videos, high, clips)
+    videos.videos = _choose(videos.videos, high, clips, card.window_s)
     with join_processes(device) as processes:
         batches = VideoBatches(videos, batch_size=batch_size, workers=workers, processes=processes)
         return measure(
@@ -419,14 +419,16 @@ def _check_layer(layer: str, names: Sequence[str]) -> None:
         )
 
 
-def _choose(videos: Sequence[Video], frames: int, clips: int | None) -> tuple[Video, ...]:
-    """Return up to `clips` of the videos that have as many frames, in the list's order."""
+def _choose(
+    videos: Sequence[Video], frames: int, clips: int | None, window_s: float | None = None
+) -> tuple[Video, ...]:
+    """Return up to `clips` of the videos with as many frames in a window, in the list's order."""
     chosen: list[int] = []
     # Lists are often in the order of the classes; the first lines, or every n-th, would be few.
     for index in np.random.default_rng(0).permutation(len(videos)).tolist():
         if len(chosen) == clips:
             break
-        if _has_frames(videos[index], frames):
+        if _has_frames(videos[index], frames, window_s):
             chosen.append(index)
     if not chosen:
         raise DataError(
@@ -436,12 +438,12 @@ def _choose(videos: Sequence[Video], frames: int, clips: int | None) -> tuple[Vi
     return tuple(videos[index] for index in sorted(chosen))
 
 
-def _has_frames(video: Video, frames: int) -> bool:
+def _has_frames(video: Video, frames: int, window_s: float | None) -> bool:
     """Tell whether a video is long enough; one that cannot be opened is the loader's to report."""
     if video.num_frames is not None:
         return video.num_frames >= frames
     try:
         with open_video(video) as reader:
-            return reader.num_frames >= frames
+            return at_window(reader, window_s, 0.5).num_frames >= frames
     except (VideoError, OSError):
         return True

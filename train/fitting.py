@@ -11,6 +11,7 @@ question, and then steps with videos, decoding and all.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import math
 import os
@@ -18,21 +19,22 @@ import tempfile
 import textwrap
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import torch
 from torchvision.models import get_model_weights  # type: ignore[import-untyped]
 
-from ffn_edge.errors import counted
+from ffn_edge.errors import RecipeError, counted
 from ffn_edge.files.atomic import write_text
 from ffn_edge.train.data_folder import DataFolder
-from ffn_edge.train.loading import model_inputs
-from ffn_edge.train.loop import Run, check_new, make_card, make_learner
+from ffn_edge.train.loading import Batch, model_inputs
+from ffn_edge.train.loop import LAST, Run, check_new, make_card, make_learner
 from ffn_edge.train.processes import Processes, join_processes, require_one_process
-from ffn_edge.train.recipe import PATHS, Recipe
+from ffn_edge.train.recipe import FITTED, PATHS, Recipe
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ _VALIDATIONS = 25  # of a run, at most
 _PROBED = {"cpu": 4, "cuda": 16}  # clips of a step that only shows what it costs
 _TRIED_S, _TRIED_STEPS = 15.0, 40  # with videos, to see how fast training goes
 _FORWARD = 1 / 3  # of a training step's time
+_UNCHOSEN = 10**9  # epochs, which nobody asks for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,10 +195,15 @@ def candidates(
         recipe = _recipe(candidate, trained, data)
         with join_processes(device) as processes:
             cost = _cost(recipe, len(data.classes), processes)
+        if cost is None and candidate is _CANDIDATES[-1]:
+            raise RecipeError(
+                f"there is no memory left on {processes.device} for training",
+                "end what else runs on it.",
+            )
         if cost is None:
             continue
         most = min(clips // _LEAST_STEPS, _MEMORY_SHARE * cost.device_bytes / cost.clip_bytes)
-        batch = min(_MOST_BATCH, max(_LEAST_BATCH, 2 ** int(math.log2(max(1.0, most)))))
+        batch = min(_MOST_BATCH, max(min(_LEAST_BATCH, clips), 2 ** int(math.log2(max(1.0, most)))))
         if cost.clip_s * batch * candidate.steps[0] > time_s:
             continue
         power = 0.5 if recipe.optimizer == "adamw" else 1.0
@@ -219,6 +227,7 @@ def _recipe(candidate: _Candidate, trained: dict[str, Any], data: DataFolder) ->
         window_s=facts.window_s,
         mirror=facts.mirror if facts.dataset == "custom" else None,
         balanced=max(sizes) >= _UNEVEN * min(sizes),
+        epochs=_UNCHOSEN,
         **trained,
         **paths,
     )
@@ -230,7 +239,8 @@ def _reasons(
     """Say why each field is as it is."""
     facts = data.facts
     sizes = facts.clips["train"]
-    few, many = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    by_size = sorted(sizes, key=sizes.__getitem__)
+    few, many = by_size[0], by_size[-1]
     scale = f"{few!r} has {sizes[few]}, {many!r} {sizes[many]}"
     mirror = "left and right may be swapped: no class's name speaks of a side"
     if facts.mirror is None:
@@ -245,9 +255,9 @@ def _reasons(
     window = "the median length of the clips: what `run` looks at, too"
     if facts.window_s is None:
         window = "folders of images have no times: a clip is all of one"
-    return {
+    reasons = {
         "architecture": candidate.reason,
-        "size": f"the videos' short side has {facts.short_side} pixels",
+        "size": f"of the {facts.short_side} pixels that the videos' short side has",
         "frame_counts": "as many as the clips have frames for",
         "weights": weights,
         "window_s": window,
@@ -255,9 +265,9 @@ def _reasons(
         "balanced": f"draws each class equally often: {scale}"
         if max(sizes.values()) >= _UNEVEN * min(sizes.values())
         else f"the classes are of a size: {scale}",
-        "batch_size": f"{_LEAST_STEPS} steps an epoch at least"
-        if batch < _MOST_BATCH
-        else "more helps little",
+        "batch_size": "more helps little"
+        if batch == _MOST_BATCH
+        else f"{_LEAST_STEPS} steps an epoch, as far as clips and memory allow",
         "learning_rate": "for this batch size",
         "supervise_all": "every frame count learns the labels, too: a short run leaves no time to "
         "wait for the teacher",
@@ -265,6 +275,9 @@ def _reasons(
         if candidate.pretrained
         else "a rise and a long fall, for a network that starts from nothing",
     }
+    if facts.dataset != "custom":
+        del reasons["mirror"]  # the data set's own
+    return reasons
 
 
 def _has_weights(architecture: str) -> bool:
@@ -275,7 +288,7 @@ def _has_weights(architecture: str) -> bool:
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5):
             return True
-    except OSError:
+    except (OSError, HTTPException):
         return False
 
 
@@ -335,8 +348,8 @@ def fit_to_data(
             start; see `ffn_edge.train.loop.train`.
     """
     began = time.monotonic()
-    check_new(Path(output))
     require_one_process("train --data")
+    check_all_new(Path(output))
     with join_processes(device) as processes:
         kind = processes.device.type
     time_s = DEFAULT_TIME_S[kind] if time_s is None else time_s
@@ -345,7 +358,7 @@ def fit_to_data(
         for field in dataclasses.fields(Recipe):
             if getattr(recipe, field.name) != getattr(fitted.recipe, field.name):
                 reasons[field.name] = "as asked for"
-        if "epochs" in reasons:
+        if recipe.epochs != _UNCHOSEN:
             break
         left_s = time_s - (time.monotonic() - began)
         pace = pace_of(recipe, device=device, workers=workers)
@@ -353,11 +366,11 @@ def fit_to_data(
         reasons["epochs"] = pace.said(recipe)
         if recipe.epochs * pace.steps >= fitted.steps[0]:
             break
-    path = Path(output) / "recipe.py"
+    path = Path(output) / FITTED
     clips = sum(data.facts.clips["train"].values())
     title = (
         f"Fitted to {counted(clips, 'clip')} of {counted(len(data.classes), 'class', 'classes')} "
-        f"in {data.path.name}."
+        "by `ffn-edge train --data`."
     )
     write_recipe(path, recipe, reasons, title=title)
     for name in ("architecture", "weights", "batch_size", "epochs"):
@@ -421,13 +434,19 @@ def with_time(
         time_s: the time.
         most_steps: no more steps, or little more; None for any number.
     """
-    left_s = time_s - _VALIDATIONS * pace.validation_s
-    epochs = max(1, int(left_s / (pace.steps * pace.step_s)))
+    epoch_s = pace.steps * pace.step_s
+    # With a validation after each, or as many as there are at most.
+    epochs = max(
+        1,
+        int(time_s / (epoch_s + pace.validation_s)),
+        int((time_s - _VALIDATIONS * pace.validation_s) / epoch_s),
+    )
     if most_steps is not None:
         epochs = min(epochs, -(-most_steps // pace.steps))
     found = recipe.replace(
         epochs=epochs,
-        validate_every=max(1, round(epochs / _VALIDATIONS)),
+        validate_every=max(recipe.validate_every, math.ceil(epochs / _VALIDATIONS)),
+        step_epochs=tuple(round(step * epochs / recipe.epochs) for step in recipe.step_epochs),
         warmup_epochs=min(recipe.warmup_epochs, epochs / 10),
     )
     if pace.total_s(found) > 1.1 * time_s:
@@ -435,11 +454,24 @@ def with_time(
     return found
 
 
+def check_all_new(folder: Path) -> None:
+    """Raise a RecipeError if a folder holds a run, or those of a method."""
+    for last in (folder / LAST, *folder.glob(f"*/{LAST}")):
+        check_new(last.parent)
+
+
+def _batches(run: Run) -> Iterator[Iterable[Batch]]:
+    """Yield the batches of one epoch after the other: few videos give only few in the first."""
+    for epoch in itertools.count():
+        run.state = dataclasses.replace(run.state, epoch_step=0)
+        yield from run.batches(epoch)
+
+
 def _step_s(run: Run) -> float:
     """Train for some seconds, and return how long a step takes once the first are over."""
     device = run.processes.device
     times = [time.perf_counter()]
-    for batch in run.batches(0):
+    for batch in _batches(run):
         run.step(batch)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -479,8 +511,11 @@ def write_recipe(path: Path, recipe: Recipe, reasons: dict[str, str], *, title: 
     ]
     for name, default in defaults.items():
         value = getattr(recipe, name)
-        if name in PATHS and value is not None and name != "weights":
-            value = os.path.relpath(value, path.parent)
+        if name in PATHS and value is not None and (name != "weights" or os.path.isfile(value)):
+            # Of a folder that is a link, ".." is that of what it leads to.
+            folder, file = os.path.split(value)
+            folder = os.path.relpath(os.path.realpath(folder), os.path.realpath(path.parent))
+            value = os.path.join(folder, file)
         if value != default or name in reasons:
             if name in reasons:
                 lines += [f"    # {line}" for line in textwrap.wrap(reasons[name], 92)]

@@ -215,11 +215,13 @@ class CachedVideo:
         """Return the frames of a window, see `VideoReader.narrow`; all of them for None."""
         if window_s is None:
             return self
-        room_s = len(self.times_s) / self.fps - window_s
+        room_s = float(self.times_s[-1]) + 1 / self.fps - window_s
         if room_s <= 0.5 / self.fps:
             return self
         since_s = self.times_s - place * room_s
         first, last = np.searchsorted(since_s, [-1e-6, window_s - 1e-6])
+        if first == last:  # between two frames: the one before
+            first -= 1
         return CachedVideo(
             *(self.handle, self.path, self.fps, self.size, self.is_jpeg),
             *(self.times_s, self.ends, int(first), int(last)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -58,9 +59,10 @@ def training_lists(recipe: Recipe) -> TrainingLists:
     if recipe.val_list is not None:
         val = read(recipe.val_list)
         return TrainingLists(classes=classes, train=train, val=val)
-    chosen = split_by_group(
-        [video.label for video in train], [str(video.path) for video in train], seed=recipe.seed
-    )
+    # From the root, so that the draw is the same wherever a run is started, or its data moved to.
+    folder = train_list.parent if root is None else Path(root)
+    names = [os.path.relpath(video.path, folder) for video in train]
+    chosen = split_by_group([video.label for video in train], names, seed=recipe.seed)
     if not chosen:
         raise DataError(
             f"{train_list} has too few videos to keep some for validation",

@@ -310,7 +310,8 @@ class Run:
 
     def _warn_of_chance(self, mean: float, clips: int) -> None:
         """Say once that a validation is no better than chance, if it is not."""
-        if mean > self._chance + 3 * standard_error(self._chance, clips) or self._chance == 1:
+        # With more standard errors, ten clips of which nine are right would stand at chance, too.
+        if mean > self._chance + standard_error(self._chance, clips) or self._chance == 1:
             return
         _log.warning(
             "validation stands at chance: top-1 is %s over %s, that of one answer for all %s; are "

@@ -104,6 +104,7 @@ def method_of(name: str, recipe: Recipe, evaluated: Sequence[int] = ()) -> Metho
         further = ordinary.replace(
             frame_counts=recipe.frame_counts[:1],
             weights=None,
+            start_from=f"{runs[0].name}/{BEST}",
             epochs=max(1, recipe.epochs // 2),
             learning_rate=recipe.learning_rate / 10,
             step_epochs=tuple(epoch // 2 for epoch in recipe.step_epochs),

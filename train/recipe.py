@@ -20,6 +20,7 @@ from ffn_edge.network.ablations import ABLATIONS
 from ffn_edge.train.augment import MULTI_SCALE
 
 WARM_SHARE = 0.5
+FITTED = "recipe.py"  # in a run's folder, the recipe that was fitted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ffn_edge.bundle.bundle import Accuracy
-from ffn_edge.errors import CheckpointError, RecipeError, counted
+from ffn_edge.errors import CheckpointError, counted
 from ffn_edge.files import schema
 from ffn_edge.files.schema import Count, NotNegative, Positive
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint
@@ -103,22 +103,6 @@ def save_run(
     }
     # Without the accuracy: that of the last validation is not that of these weights.
     save_checkpoint(path, learner.network, card, training)
-
-
-def recipe_of_run(path: Path) -> Recipe:
-    """Return the recipe of the run that a checkpoint is to resume.
-
-    Raises:
-        CheckpointError: no such file, or it holds no run.
-    """
-    training = load_checkpoint(path).training
-    try:
-        fields = schema.parse_fields(Recipe, (training or {})["recipe"])
-        return Recipe(**fields)
-    except (LookupError, TypeError, ValueError, RecipeError) as error:
-        raise CheckpointError(
-            f"{path} holds no run that could go on", "start anew in another folder."
-        ) from error
 
 
 def load_run(

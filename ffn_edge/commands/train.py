@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,9 @@ def train(
     """
     if recipe is None and data is None:
         raise click.UsageError("Name a RECIPE, or a folder of `ffn-edge data scan` with --data.")
-    if time_s is not None and (resume or options["epochs"] is not None):
+    asks_epochs = options["epochs"] is not None or "epochs" in options["settings"]
+    # A fitted recipe has its epochs, so that the same command with --resume goes on with them.
+    if time_s is not None and (asks_epochs or (resume and recipe is not None)):
         raise click.UsageError("--time chooses the epochs of a run that begins.")
     videos = None
     if data is not None:
@@ -101,31 +104,26 @@ def train(
     def change(recipe: Recipe) -> Recipe:
         return changed(recipe, without=without, **options)
 
-    if recipe is not None:
-        from ffn_edge.train.recipe import load_recipe
+    fits = recipe is None and not resume
+    if not fits:
+        from ffn_edge.train.recipe import FITTED, load_recipe
 
-        chosen = load_recipe(recipe)
+        chosen = load_recipe(recipe or os.path.join(output, FITTED))
         if videos is not None:
-            chosen = chosen.replace(**videos.paths)
+            chosen = chosen.replace(**videos.paths, root=None)
         chosen = change(chosen)
         chosen.data_path("train_list")
     # Imported after what is quickly found wrong: PyTorch takes seconds.
-    from ffn_edge.train.fitting import fit_to_data, pace_of, with_time
-    from ffn_edge.train.loop import BEST, LAST, check_new
+    from ffn_edge.train.fitting import check_all_new, fit_to_data, pace_of, with_time
+    from ffn_edge.train.loop import BEST
     from ffn_edge.train.methods import method_of, train_method
     from ffn_edge.train.processes import is_first_process, require_one_process
-    from ffn_edge.train.run_state import recipe_of_run
 
-    if recipe is None:
+    if fits:
         assert videos is not None
-        if resume:
-            chosen = change(recipe_of_run(Path(output) / LAST).replace(**videos.paths))
-        else:
-            chosen = fit_to_data(
-                videos, output, change, time_s=time_s, device=device, workers=workers
-            )
-    elif time_s is not None:
-        check_new(Path(output))
+        chosen = fit_to_data(videos, output, change, time_s=time_s, device=device, workers=workers)
+    elif time_s is not None and not resume:
+        check_all_new(Path(output))
         require_one_process("train --time")
         pace = pace_of(chosen, device=device, workers=workers)
         chosen = with_time(chosen, pace, time_s)

@@ -8,6 +8,8 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ffn_edge.errors import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -67,7 +69,7 @@ def table(
 
 def text(value: Any) -> str:
     """Return what reads as `value` on the page."""
-    return html.escape(str(value))
+    return html.escape(printable(str(value)))
 
 
 def svg(figure: Figure) -> str:

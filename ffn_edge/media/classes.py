@@ -32,7 +32,8 @@ class ClassNames(tuple[str, ...]):
 def read_classes(class_file: str | os.PathLike[str]) -> ClassNames:
     """Read the names of the classes, one a line; the first is class 0.
 
-    The lines may be numbered, from 0 or from 1, as in UCF101's `1 ApplyEyeMakeup`.
+    The lines may be numbered, from 0 or from 1, as in UCF101's `1 ApplyEyeMakeup`; but a name that
+    would come twice then, as of `1 hand` and `2 hand`, begins with its number.
 
     Raises:
         DataError: the file cannot be read or is empty, or a name comes twice.
@@ -43,11 +44,12 @@ def read_classes(class_file: str | os.PathLike[str]) -> ClassNames:
     if not names:
         raise DataError(f"{class_file} names no class", "one class name a line.")
     first = 0
-    numbered = [re.fullmatch(r"(\d{1,9})\s+(.+)", name) for name in names]
-    for start in (0, 1):
-        if all(match and int(match[1]) == i for i, match in enumerate(numbered, start)):
-            names, first = [match[2] for match in numbered if match], start
-            break
+    numbered = [m for name in names if (m := re.fullmatch(r"(\d{1,9})\s+(.+)", name))]
+    numbers = [int(match[1]) for match in numbered]
+    if len({match[2] for match in numbered}) == len(names):
+        for start in (0, 1):
+            if numbers == [*range(start, start + len(names))]:
+                names, first = [match[2] for match in numbered], start
     seen: set[str] = set()
     for number, name in enumerate(names, start=1):
         if not name or name in seen or printable(name) != name:

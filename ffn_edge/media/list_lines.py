@@ -118,7 +118,9 @@ def _listed_lines(
 ) -> Iterator[ListLine]:
     if list_file.suffix.lower() in _TABLES:
         rows = read_table(list_file, "a list of videos", _TABLE_FORM, error)
-        if max(map(len, rows), default=0) > 1:
+        # Else it holds lines of text, unless a header says what its only column is.
+        header = next(filter(None, rows), [""])
+        if max(map(len, rows), default=0) > 1 or _column(header[0]) == "path":
             yield from _table_lines(list_file, rows, root, find, error)
             return
     lines = read_lines(list_file, "a list of videos", form, error)
@@ -228,15 +230,22 @@ def _table_lines(
                 path,
                 find(path),
                 cells.get("label", ""),
-                int(count) if (count := cells.get("num_frames")) else None,
+                _count_of(count) if (count := cells.get("num_frames")) else None,
                 seconds_of(cells.get("start") or "0"),
                 seconds_of(cells.get("end") or "inf"),
                 cells.get("split", ""),
             )
         except ValueError as reason:
             raise error(
-                f"{where}: {reason}", "write seconds, such as 12.5, or minutes, such as 1:05."
+                f"{where}: {reason}",
+                "a time is in seconds, such as 12.5, or minutes, such as 1:05; frames are counted.",
             ) from reason
+
+
+def _count_of(text: str) -> int:
+    if not re.fullmatch(r"-?\d{1,12}", text):
+        raise ValueError(f"{text!r:.50} is no number of frames")
+    return int(text)
 
 
 def seconds_of(text: str) -> float:

@@ -95,6 +95,7 @@ class VideoReader:
         self.path = Path(path)
         self._threads = threads
         self._start_s, self._end_s = start_s, end_s
+        self._is_window = False
 
     def __enter__(self) -> VideoReader:
         """Open the file, and decode its first frame.
@@ -142,25 +143,29 @@ class VideoReader:
 
         At once or nearly so; but hidden, empty and damaged frames are counted.
         """
-        if not self._is_part and abs(self._stated_s * self.fps - self._stated_frames) <= 1:
-            return self._stated_frames
-        container, stream = self._open()
-        with container:
-            if not self._is_part:
-                return sum(packet.size > 0 for packet in container.demux(stream))
-            return self._packets_of_part(container, stream)
+        return self._stated_frames if self._header_agrees else self._packets()[0]
+
+    @property
+    def _header_agrees(self) -> bool:
+        """Whether all is read, and the header's number of frames agrees with its length."""
+        return not self._is_part and abs(self._stated_s * self.fps - self._stated_frames) <= 1
 
     def narrow(self, window_s: float, place: float) -> None:
         """Read only a window of what was to be read, unless that is shorter.
+
+        Where frames lie farther apart than the window is long, it may have none of its own: then it
+        is the one before, which is what a player shows.
 
         Args:
             window_s: its length in seconds.
             place: where it lies in the room that it has: 0 at the beginning, 1 at the end.
         """
-        room_s = self.stated_frames / self.fps - window_s
+        length_s = self._stated_s if self._header_agrees else self._packets()[1]
+        room_s = length_s - window_s
         if room_s > 0.5 / self.fps:
             self._start_s += place * room_s
             self._end_s = self._start_s + window_s
+            self._is_window = True
             self._num_frames = self._first_pass = None
 
     def __iter__(self) -> Iterator[Images]:
@@ -396,35 +401,55 @@ class VideoReader:
     def _within(self, pictures: Iterator[Any], origin_s: float | None) -> Iterator[Any]:
         """Yield those of the part; a picture without a time follows the one before it."""
         time_s = -1 / self.fps
+        before = None  # the picture that a window without any shows
         for picture in pictures:
             stamp_s = self._stamp_s(picture)
             time_s += 1 / self.fps
             if stamp_s is not None and origin_s is not None:
                 time_s = stamp_s - origin_s
             if time_s >= self._end_s - _ROUNDING_S:
-                return
+                break
             if time_s >= self._start_s - _ROUNDING_S:
+                before = None
                 yield picture
+            elif self._is_window:
+                before = picture
+        if before is not None:
+            yield before
 
-    def _packets_of_part(self, container: Any, stream: Any) -> int:
-        """Count the part's packets; where they have no times, its frames by their rate."""
-        origin_s = self._origin_s
-        if origin_s is None:
-            frames = round((min(self._end_s, self._stated_s) - self._start_s) * self.fps)
-            return max(1, frames)
-        count = 0
-        with suppress(pyav().FFmpegError):
-            if self._seeks(container):
+    def _packets(self) -> tuple[int, float]:
+        """Return the packets of what is read, and the seconds from its start to its last one's end.
+
+        Where it has no times, both follow from the rate.
+        """
+        container, stream = self._open()
+        origin_s, is_part = self._origin_s, self._is_part
+        count, last_s = 0, -math.inf
+        with container, suppress(pyav().FFmpegError):
+            if is_part and origin_s is None:
+                count = round((min(self._end_s, self._stated_s) - self._start_s) * self.fps)
+                return max(1, count), max(1, count) / self.fps
+            if origin_s is not None and is_part and self._seeks(container):
                 container.seek(int((origin_s + self._start_s) / stream.time_base), stream=stream)
             for packet in container.demux(stream):
+                if not packet.size:
+                    continue
                 stamp_s = self._stamp_s(packet)
-                if packet.size and stamp_s is not None:
-                    count += self._start_s <= stamp_s - origin_s + _ROUNDING_S < self._end_s
+                if stamp_s is None or origin_s is None:
+                    count += not is_part
+                else:
+                    time_s = stamp_s - origin_s
+                    if self._start_s <= time_s + _ROUNDING_S < self._end_s:
+                        count += 1
+                        last_s = max(last_s, time_s)
                     # Later ones may be shown earlier, but none before it is decoded.
                     decoded_s = float((packet.dts or 0) * packet.time_base)
                     if decoded_s - origin_s >= self._end_s:
                         break
-        return max(1, count)
+        count = max(1, count)
+        if last_s == -math.inf:
+            return count, count / self.fps
+        return count, last_s - self._start_s + 1 / self.fps
 
     def _stamp_s(self, picture: Any) -> float | None:
         """Return a picture's own time in seconds; None where it, or the file, states none."""

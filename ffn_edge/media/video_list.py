@@ -265,8 +265,9 @@ def _labelled(line: ListLine, numbers: Mapping[str, int], first: int) -> Video:
 
 
 def label_of(line: ListLine) -> tuple[str, int | None]:
-    """Return what a line gives as its label, and the number of frames before it, if one is."""
-    if match := re.fullmatch(r"(-?\d{1,12})\s+(.+)", line.label):
+    """Return what a line gives as its label, and the number of frames of a folder before it."""
+    match = re.fullmatch(r"(-?\d{1,12})\s+(.+)", line.label)
+    if match and line.num_frames is None and (line.entry is None or line.entry.is_dir()):
         return match[2], int(match[1])
     return line.label, line.num_frames
 
@@ -312,10 +313,11 @@ def counts_from_one(lines: Sequence[ListLine], classes: Sequence[str]) -> bool:
     if isinstance(classes, ClassNames) and classes.first == 1:
         return True
     return all(
-        _is_number(line.label)
-        and 1 <= int(line.label) <= len(classes)
-        and line.path.parent.name == classes[int(line.label) - 1]
+        _is_number(label)
+        and 1 <= int(label) <= len(classes)
+        and line.path.parent.name == classes[int(label) - 1]
         for line in lines
+        for label, _ in [label_of(line)]
     )
 
 

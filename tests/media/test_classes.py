@@ -23,6 +23,22 @@ def test_names_are_read_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"1 wave\n2 clap\n", ("wave", "clap")),
+        (b"0 wave\n1 clap\n", ("wave", "clap")),
+        (b"1 hand\n2 hands\n3 hands\n", ("1 hand", "2 hands", "3 hands")),
+        (b"2 hands\n3 feet\n", ("2 hands", "3 feet")),
+        (b"1 hand\nclap\n", ("1 hand", "clap")),
+    ],
+)
+def test_numbers_of_lines_are_no_part_of_names(
+    content: bytes, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert read_classes(written(tmp_path, content)) == names
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "names no class"),

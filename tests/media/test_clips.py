@@ -45,7 +45,7 @@ def test_a_list_may_name_videos_and_frame_folders(videos: Path, pattern: str | N
 @pytest.mark.parametrize(
     ("line", "pattern", "reason"),
     [
-        ("video.mp4 3 0", None, "video.mp4"),  # a file, as if it were a folder
+        ("video.mp4 3 0", None, "label '3 0' is none"),  # a file, as if it were a folder
         ("frames 3 0", "%06d.jpg", "lacks 000001.jpg"),  # of another data set
         ("frames 9 0", "%05d.jpg", "lacks 00004.jpg"),
         ("frames 9 0", None, "3 images, not 9"),

@@ -22,7 +22,8 @@ def test_a_list_may_have_labels_spaces_and_empty_lines(tmp_path: Path) -> None:
 
 def test_a_list_with_labels_names_the_same_videos_to_both_readers(tmp_path: Path) -> None:
     (tmp_path / "c d.mp4").touch()
-    for name in ("a.mp4", "b", "frames"):
+    (tmp_path / "frames").mkdir()
+    for name in ("a.mp4", "b"):
         (tmp_path / name).touch()
     path = tmp_path / "list.txt"
     path.write_text("a.mp4\t3\nb  1\nc d.mp4 \t 2\nframes 37 2\n")
@@ -210,6 +211,14 @@ def test_labels_from_one_are_recognised(by: str, tmp_path: Path) -> None:
     assert [v.label for v in read_list(tmp_path / "trainlist01.txt", classes=names)] == [0, 1]
 
 
+def test_frame_folders_may_be_labelled_from_one(tmp_path: Path) -> None:
+    for name in ("Archery", "Bowling"):
+        (tmp_path / name / "frames").mkdir(parents=True)
+    (tmp_path / "list.txt").write_text("Archery/frames 9 1\nBowling/frames 9 2\n")
+    found = read_list(tmp_path / "list.txt", classes=("Archery", "Bowling"))
+    assert [(v.label, v.num_frames) for v in found] == [(0, 9), (1, 9)]
+
+
 # ----------------------------------------------------------------------------------------- tables
 
 
@@ -242,6 +251,20 @@ def test_a_table_may_name_frame_folders(tmp_path: Path) -> None:
     path.write_text('video,num_frames,label\nframes,7,"put it down, slowly"\n')
     assert read_list(path, classes=GESTURES) == (Video(tmp_path / "frames", 3, 7),)
     assert read_list(path, classes=None) == (Video(tmp_path / "frames", UNLABELLED, 7),)
+
+
+def test_a_table_may_have_videos_alone(tmp_path: Path) -> None:
+    (tmp_path / "wave").mkdir()
+    (tmp_path / "wave/a.mp4").touch()
+    path = tmp_path / "list.csv"
+    path.write_text("video\nwave/a.mp4\n")
+    assert labels(path) == [("wave/a.mp4", 0)] and len(find_videos(path)) == 1
+
+
+def test_a_number_of_frames_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("video,num_frames,label\nframes,7.5,wave\n")
+    with pytest.raises(DataError, match="number of frames"):
+        read_list(tmp_path / "list.csv", classes=GESTURES)
 
 
 def test_lines_of_text_may_stand_in_a_file_that_is_called_a_table(tmp_path: Path) -> None:

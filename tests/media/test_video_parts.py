@@ -16,6 +16,7 @@ from ffn_edge.frames import segment_centres
 from ffn_edge.media.clips import open_video
 from ffn_edge.media.video import VideoReader
 from ffn_edge.media.video_list import Video
+from ffn_edge.train.frame_cache import CachedVideo
 
 CODECS = {
     "mp4": "libx264",
@@ -121,3 +122,37 @@ def test_a_part_without_a_frame_is_refused(start_s: float, end_s: float, tmp_pat
     path = write(tmp_path / "a.mp4", EVEN)
     with pytest.raises(VideoError, match="no frame from"):
         VideoReader(path, start_s=start_s, end_s=end_s).__enter__()
+
+
+# Ten frames a second, none for eight seconds, then two a second.
+PAUSED = [*(number / 10 for number in range(30)), *(11 + number / 2 for number in range(10))]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_window_lies_in_the_time_that_a_video_lasts(suffix: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"a.{suffix}", PAUSED)
+    with VideoReader(path) as reader:
+        whole = list(reader.timed())
+        reader.narrow(2.0, 1.0)
+        found = list(reader)
+    # An MP4 file with B-frames states too short a length.
+    assert any(np.array_equal(found[-1], frame.image) for frame in whole[-3:])
+    assert len(found) in (4, 5)
+    with VideoReader(path, start_s=2.0, end_s=12.1) as part:
+        part.narrow(1.0, 1.0)
+        shown = list(part)
+    np.testing.assert_array_equal(shown[-1], whole[32].image)
+
+
+def test_a_window_between_two_frames_shows_the_one_before(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", PAUSED)
+    with VideoReader(path) as reader:
+        whole = list(reader.timed())
+        times_s = np.array([frame.time_s for frame in whole])
+        kept = CachedVideo(None, path, reader.fps, (64, 64), False, times_s, times_s, 0, 40)
+        reader.narrow(2.0, 0.4)
+        shown = list(reader)
+    assert len(shown) == 1
+    np.testing.assert_array_equal(shown[0], whole[29].image)
+    window = kept.narrowed(2.0, 0.4)
+    assert (window.first, window.last) == (29, 30)

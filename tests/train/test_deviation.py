@@ -301,6 +301,10 @@ def test_videos_that_would_repeat_frames_are_left_out(checkpoint_file: Path, dat
     assert _choose([part], 3, None) == (part,)
     with pytest.raises(DataError, match="no video"):
         _choose([part], 4, None)
+    whole = Video(data / "0.mp4", 0, None)
+    assert _choose([whole], 5, None, 0.5) == (whole,)
+    with pytest.raises(DataError, match="no video"):
+        _choose([whole], 6, None, 0.5)
     # a video that cannot be opened is the loader's to report
     assert _choose([Video(Path("absent.mp4"), 0, None)], 16, None)
     with pytest.raises(DataError, match="no video of the list has 12 frames"):

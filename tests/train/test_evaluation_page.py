@@ -101,13 +101,13 @@ def test_a_wrong_clip_is_shown_with_its_path_and_its_answers(data: Path, tmp_pat
 
 def test_names_are_shown_as_they_are_whatever_is_in_them(data: Path, tmp_path: Path) -> None:
     names = ("<script>alert(1)</script>", "a & b")
-    broken = (f"{data}/<b>.mp4 cannot be read",)
+    broken = (f"{data}/<b>\udcff.mp4 cannot be read",)  # the name is not of UTF-8
     found = evaluation(data, names, [0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 1, 0], broken=broken)
 
     page = written(found, tmp_path)
 
     assert "<script>alert(1)</script> ↔ a & b" in words_of(page)
-    assert "1 video could not be read, and is left out: <b>.mp4 cannot be read" in words_of(page)
+    assert "1 video could not be read, and is left out: <b>?.mp4 cannot be read" in words_of(page)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.train import fitting
 from ffn_edge.train.data_folder import DataFacts, DataFolder, read_data_folder
 from ffn_edge.train.fitting import Fitted, Pace, candidates, with_time, write_recipe
+from ffn_edge.train.loop import Run
 from ffn_edge.train.recipe import Recipe, load_recipe
 from ffn_edge.train.scan.scan import scan
 
@@ -85,7 +86,7 @@ def test_a_large_network_learns_from_nothing_only_with_very_many_clips(fit: Fit)
 
 @pytest.mark.parametrize(
     ("clips", "clip_bytes", "batch"),
-    [(500, 0.0, 32), (200, 0.0, 16), (20, 0.0, 4), (500, 0.5e9, 8), (500, 8e9, 4)],
+    [(500, 0.0, 32), (200, 0.0, 16), (20, 0.0, 4), (2, 0.0, 2), (500, 0.5e9, 8), (500, 8e9, 4)],
 )
 def test_a_batch_fits_the_clips_and_the_memory(
     clips: int, clip_bytes: float, batch: int, fit: Fit
@@ -102,21 +103,52 @@ def test_facts_of_the_videos_go_into_the_recipe(fit: Fit) -> None:
     assert recipe.mirror == (("clap", "wave"),) and recipe.balanced
     even = changed(clips={"train": {"wave": 100, "clap": 90}, "val": {"wave": 9}}, mirror=None)
     assert not fit(even).recipe.balanced and fit(even).recipe.mirror is None
-    known = fit(changed(dataset="kinetics400")).recipe
-    assert known.dataset == "kinetics400" and known.mirror is None  # that is among its facts
+    known = fit(changed(dataset="kinetics400"))
+    assert known.recipe.dataset == "kinetics400"
+    # That is among its facts.
+    assert known.recipe.mirror is None and "mirror" not in known.reasons
 
 
 def test_a_recipe_that_was_written_reads_as_it_was(fit: Fit, tmp_path: Path) -> None:
     fitted = fit()
-    (tmp_path / "run").mkdir()
-    write_recipe(tmp_path / "run/recipe.py", fitted.recipe, fitted.reasons, title="Fitted.")
+    recipe = fitted.recipe.replace(weights=str(tmp_path / "start.pth"))
+    (tmp_path / "a disk/run's").mkdir(parents=True)
+    (tmp_path / "run").symlink_to("a disk/run's")
+    (tmp_path / "start.pth").touch()
+    write_recipe(tmp_path / "run/recipe.py", recipe, fitted.reasons, title="Fitted.")
     read = load_recipe(str(tmp_path / "run/recipe.py"))
-    for name in ("train_list", "val_list", "classes"):
-        assert Path(getattr(read, name)).resolve() == Path(getattr(fitted.recipe, name))
-        read = read.replace(**{name: getattr(fitted.recipe, name)})
-    assert read == fitted.recipe
+    for name in ("train_list", "val_list", "classes", "weights"):
+        assert Path(getattr(read, name)).resolve() == Path(getattr(recipe, name))
+        read = read.replace(**{name: getattr(recipe, name)})
+    assert read == recipe
     text = (tmp_path / "run/recipe.py").read_text()
     assert all(reason.split()[0] in text for reason in fitted.reasons.values())
+
+
+def test_what_is_asked_for_is_not_fitted(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit()  # sets what a clip costs
+    monkeypatch.setattr(fitting, "pace_of", None)
+    data = DataFolder(path=tmp_path, classes=("clap", "wave"), facts=FACTS)
+    usual = Recipe(architecture="tsm_tiny", dataset="custom").epochs
+
+    def asked(recipe: Recipe) -> Recipe:
+        return recipe.replace(epochs=usual)
+
+    recipe = fitting.fit_to_data(
+        data, tmp_path / "run", asked, time_s=None, device="cpu", workers=0
+    )
+    assert recipe.epochs == usual
+
+
+def test_a_machine_without_memory_is_refused(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: Recipe) -> float:
+        monkeypatch.setattr(fitting, "_cost", lambda *_: None)
+        return math.inf
+
+    with pytest.raises(RecipeError, match="memory"):
+        fit(clip_s=none_left)
 
 
 # ------------------------------------------------------------------------------------ with videos
@@ -149,7 +181,9 @@ def test_two_commands_train_a_network_without_a_list_or_a_recipe(
     monkeypatch.setattr(fitting, "_TRIED_STEPS", 6)
     given = ("--device", "cpu", "--workers", "0", "--frames", "2,4", "--set", "size=32")
 
-    run("train", "--data", data, "-o", tmp_path / "run", "--time", "4s", *given)
+    command = ("train", "--data", data, "-o", tmp_path / "run", "--time", "4s", *given)
+    run(*command)
+    run(*command, "--resume")
 
     card = load_checkpoint(tmp_path / "run/best.pt").card
     assert card.classes == ("bright", "dark") and card.window_s == 2.0
@@ -158,8 +192,25 @@ def test_two_commands_train_a_network_without_a_list_or_a_recipe(
     text = (tmp_path / "run/recipe.py").read_text()
     assert text.count("# as asked for") == 2
     more = str(written.epochs + 1)
-    run("train", "--data", data, "-o", tmp_path / "run", "--resume", "--epochs", more, *given[:4])
+    monkeypatch.chdir(data)
+    run("train", "--data", ".", "-o", "../run", "--resume", "--epochs", more, *given[:4])
     run("train", tmp_path / "run/recipe.py", "-o", tmp_path / "again", "--epochs", "1", *given[:4])
+
+
+def test_a_recipes_root_is_not_that_of_a_data_folder(data: Path, tmp_path: Path) -> None:
+    given = ("-o", tmp_path / "run", "--device", "cpu", "--workers", "0", "--frames", "2,4")
+    recipe = Recipe(architecture="tsm_tiny", dataset="custom", size=32, root="/elsewhere")
+    write_recipe(tmp_path / "mine.py", recipe.replace(batch_size=4, epochs=1), {}, title="Mine.")
+    run("train", tmp_path / "mine.py", "--data", data, *given)
+    assert (tmp_path / "run/best.pt").exists()
+
+
+def test_a_fitted_method_of_several_runs_is_resumed(data: Path, tmp_path: Path) -> None:
+    given = ("--data", data, "-o", tmp_path / "run", "--device", "cpu", "--workers", "0")
+    given = (*given, "--method", "separate")
+    run("train", *given, "--frames", "2,4", "--set", "size=32", "--epochs", "1")
+    run("train", *given, "--resume", "--epochs", "2")
+    assert load_checkpoint(tmp_path / "run/single-4/last.pt").training["epoch"] == 2
 
 
 def test_a_network_for_which_the_time_is_too_short_is_passed_over(
@@ -192,14 +243,38 @@ def test_epochs_follow_from_the_time(caplog: pytest.LogCaptureFixture) -> None:
     found = with_time(recipe, pace, 910.0)
     assert (found.epochs, found.validate_every, found.warmup_epochs) == (300, 12, 5.0)
     assert with_time(recipe, pace, 910.0, most_steps=100).epochs == 17
+    assert with_time(recipe, pace, 34.0).epochs == 10  # with as many validations
+    assert with_time(recipe.replace(validate_every=20), pace, 910.0).validate_every == 20
+    steps = recipe.replace(epochs=50, step_epochs=(20, 40))
+    assert with_time(steps, pace, 910.0, most_steps=150).step_epochs == (10, 20)
     assert not caplog.records
     short = with_time(recipe, pace, 1.0)
     assert (short.epochs, short.validate_every, short.warmup_epochs) == (1, 1, 0.1)
     assert "less time" in caplog.text
 
 
-def test_a_folder_with_a_run_is_refused_at_once(tmp_path: Path) -> None:
-    (tmp_path / "last.pt").touch()
+def test_more_than_an_epoch_of_few_videos_is_measured(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(Run, "step", lambda run, batch: steps.append(len([*batch])))
+    monkeypatch.setattr(Run, "batches", lambda run, epoch: iter([[epoch], [epoch]]))
+    recipe = Recipe(
+        architecture="tsm_tiny",
+        dataset="custom",
+        frame_counts=(2,),
+        size=32,
+        train_list=str(data / "train.csv"),
+        batch_size=12,
+    )
+    fitting.pace_of(recipe, device="cpu", workers=0)
+    assert len(steps) == fitting._TRIED_STEPS
+
+
+@pytest.mark.parametrize("last", ["last.pt", "single-4/last.pt"])
+def test_a_folder_with_a_run_is_refused_at_once(last: str, tmp_path: Path) -> None:
+    (tmp_path / last).parent.mkdir(exist_ok=True)
+    (tmp_path / last).touch()
     (tmp_path / "list.txt").touch()
     given = ("--train-list", str(tmp_path / "list.txt"), "--time", "9m")
     result = CliRunner().invoke(cli, ["train", "custom", "-o", str(tmp_path), *given])
@@ -212,6 +287,7 @@ def test_a_folder_with_a_run_is_refused_at_once(tmp_path: Path) -> None:
     [
         ((), "RECIPE"),
         (("custom", "--time", "30m", "--epochs", "3"), "--time"),
+        (("custom", "--time", "30m", "--set", "epochs=3"), "--time"),
         (("custom", "--time", "soon"), "no time"),
         (("custom", "--time", "0m"), "no time"),
         (("--data", "."), "no folder of"),

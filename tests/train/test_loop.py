@@ -437,8 +437,8 @@ def test_a_resumed_run_goes_on_counting_to_its_patience(
     [
         ((0.5, 0.5, 0.5), 1),
         ((0.5, 0.9, 0.9), 0),  # the first third is not judged
-        ((0.9, 0.66, 0.64), 1),  # 3 standard errors of 100 clips are 15 %
-        ((0.9, 0.66, 0.66), 0),
+        ((0.9, 0.66, 0.54), 1),  # a standard error of 100 clips is 5 %
+        ((0.9, 0.66, 0.56), 0),
     ],
 )
 def test_validation_at_chance_is_said_once(

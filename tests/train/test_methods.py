@@ -47,6 +47,11 @@ def test_only_the_network_that_was_trained_further_answers(recipe: Recipe) -> No
     assert method_of("separate", recipe).answering == ("single-2", "single-4")
 
 
+def test_frozen_stages_stay_so_in_fine_tuning(recipe: Recipe) -> None:
+    further = method_of("finetune", recipe.replace(weights="IMAGENET1K_V1", freeze=2)).runs[1]
+    assert further.recipe.freeze == 2 and further.recipe.weights is None
+
+
 def test_one_network_of_a_method_lies_in_the_folder_itself(quick: Recipe, tmp_path: Path) -> None:
     for name in ("naive", "mixed", "proportional"):
         results = train_method(method_of(name, quick), tmp_path / name)

@@ -51,13 +51,31 @@ def lines(form: str, classes: dict[str, object]) -> str:
             lines("{name}/{i}.mp4 {label}\n", dict(wave="hi there", clap="10", rest="9")),
             ("9", "10", "hi there"),
         ),
+        (
+            lines("{name}/{i}.mp4 {label}\n", dict(wave="2 hands", clap="3 hands", rest="hands")),
+            ("2 hands", "3 hands", "hands"),
+        ),
+        (
+            "video,label\n"
+            + lines("{name}/{i}.mp4,{label}\n", dict(wave="2 hands", clap="3 hands", rest="hands")),
+            ("2 hands", "3 hands", "hands"),
+        ),
         (lines("{name}/{i}.mp4\n", dict(wave="", clap="", rest="")), ("clap", "rest", "wave")),
         (lines("{name}/{i}.mp4 {label}\n", dict(wave=0, clap=1, rest=2)), ("wave", "clap", "rest")),
         (lines("{name}/{i}.mp4 {label}\n", dict(wave=1, clap=2, rest=3)), ("wave", "clap", "rest")),
         (lines("{name}/{i}.mp4 {label}\n", dict(wave=0, clap=1, rest=1)), ("0", "1")),
         (lines("{name}/{i}.mp4 {label}\n", dict(wave=0, clap=2)), ("0", "1", "2")),
     ],
-    ids=["labels", "folders", "numbered folders", "from one", "numbers", "with a gap"],
+    ids=[
+        "labels",
+        "numbered labels",
+        "in a table",
+        "folders",
+        "numbered folders",
+        "from one",
+        "numbers",
+        "with a gap",
+    ],
 )
 def test_names_come_from_the_list_or_the_folders(
     text: str, classes: tuple[str, ...], listed: Listed
@@ -76,6 +94,19 @@ def test_a_fifth_of_each_class_validates_and_the_draw_is_the_seeds(listed: Liste
     assert [sum(v.label == label for v in found.val) for label in range(3)] == [2, 2, 2]
     assert len(found.train) == 24 and not set(found.train) & set(found.val)
     assert listed(text) == found
+
+
+def test_the_draw_is_the_same_from_wherever_a_run_is_started(
+    listed: Listed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = listed(lines("{name}/{i}.mp4 {name}\n", dict.fromkeys(("wave", "clap", "rest"))))
+    drawn = [video.path.relative_to(tmp_path) for video in found.val]
+    recipe = Recipe(architecture="tsm_tiny", dataset="custom", train_list="list.csv", size=16)
+    monkeypatch.chdir(tmp_path)
+    assert [video.path for video in training_lists(recipe).val] == drawn
+    monkeypatch.chdir(tmp_path / "wave")
+    again = training_lists(recipe.replace(train_list="../list.csv", root=".."))
+    assert [video.path for video in again.val] == [".." / path for path in drawn]
 
 
 def test_parts_of_one_video_stay_on_one_side(listed: Listed) -> None:
