@@ -120,7 +120,7 @@ def _listed_lines(
         rows = read_table(list_file, "a list of videos", _TABLE_FORM, error)
         # Else it holds lines of text, unless a header says what its only column is.
         header = next(filter(None, rows), [""])
-        if max(map(len, rows), default=0) > 1 or _column(header[0]) == "path":
+        if max(map(len, rows), default=0) > 1 or "path" in _headings(header):
             yield from _table_lines(list_file, rows, root, find, error)
             return
     lines = read_lines(list_file, "a list of videos", form, error)
