@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torchvision.models import get_model_weights  # type: ignore[import-untyped]
 
-from ffn_edge.errors import RecipeError, counted
+from ffn_edge.errors import DataError, RecipeError, counted
 from ffn_edge.files.atomic import write_text
 from ffn_edge.train.data_folder import DataFolder
 from ffn_edge.train.loading import Batch, model_inputs
@@ -344,12 +344,19 @@ def fit_to_data(
         workers: the same.
 
     Raises:
+        DataError: there is nothing to train or to validate on.
         FfnEdgeError: the folder holds a run, several processes were started, or the run cannot
             start; see `ffn_edge.train.loop.train`.
     """
     began = time.monotonic()
     require_one_process("train --data")
     check_all_new(Path(output))
+    for split in ("train", "val"):
+        if not sum(data.facts.clips[split].values()):
+            raise DataError(
+                f"{data.path} has no clip in its {split}.csv",
+                "a class needs two recordings, one to validate on: add some and scan again.",
+            )
     with join_processes(device) as processes:
         kind = processes.device.type
     time_s = DEFAULT_TIME_S[kind] if time_s is None else time_s

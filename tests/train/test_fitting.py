@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from ffn_edge.cli import cli
-from ffn_edge.errors import RecipeError
+from ffn_edge.errors import DataError, RecipeError
 from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.train import fitting
@@ -235,6 +235,19 @@ def test_a_network_for_which_the_time_is_too_short_is_passed_over(
     )
     assert sizes == [112, 64] and fitted.size == 64
     assert 88 < fitted.epochs <= 93 and fitted.validate_every == 4
+
+
+def test_data_without_validation_is_refused(tmp_path: Path) -> None:
+    facts = changed(clips={"train": {"wave": 9}, "val": {"wave": 0}})
+    with pytest.raises(DataError, match="val"):
+        fitting.fit_to_data(
+            DataFolder(path=tmp_path / "data", classes=("wave",), facts=facts),
+            tmp_path / "run",
+            lambda recipe: recipe,
+            time_s=9.0,
+            device="cpu",
+            workers=0,
+        )
 
 
 def test_epochs_follow_from_the_time(caplog: pytest.LogCaptureFixture) -> None:

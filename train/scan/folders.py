@@ -74,6 +74,7 @@ def walk(source: str, output: Path, found: Found) -> Folder:
     """
     ignored: dict[str, str] = {}  # kind of file -> one of it
     closed: list[str] = []
+    empty: list[str] = []
     number = 0
 
     def listed(path: str, around: tuple[tuple[int, int], ...]) -> Folder | None:
@@ -117,7 +118,10 @@ def walk(source: str, output: Path, found: Found) -> Folder:
         if folder.images and not folder.is_video:
             number += folder.images
             ignored.setdefault("images", path)
-        return folder if folder.videos or folder.images or folder.lists or folder.folders else None
+        if folder.videos or folder.images or folder.lists or folder.folders:
+            return folder
+        empty.append(path)
+        return None
 
     root = listed(source, ()) or Folder(source)
     if number:
@@ -125,6 +129,10 @@ def walk(source: str, output: Path, found: Found) -> Folder:
             "other files",
             f"{counted(number, 'file or folder', 'files or folders')} ignored: hidden, or no video",
             ignored.values(),
+        )
+    if empty:
+        found.say(
+            "empty folders", f"{counted(len(empty), 'folder')} without a video: ignored", empty
         )
     if closed:
         found.say(

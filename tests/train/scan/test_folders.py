@@ -95,6 +95,13 @@ def test_what_is_no_video_is_said_once(tmp_path: Path) -> None:
     assert finding.kind == "other files" and finding.text.startswith("4 files")
 
 
+def test_a_folder_without_a_video_is_said(tmp_path: Path) -> None:
+    folder = empty_files(tmp_path, "wave/a.mp4", "clap/b.mp4")
+    (folder / "rest").mkdir()
+    (finding,) = found_in(folder).findings
+    assert finding.kind == "empty folders" and finding.examples == (str(folder / "rest"),)
+
+
 def test_videos_without_a_class_are_ignored_and_said(tmp_path: Path) -> None:
     found = found_in(empty_files(tmp_path, "a.mp4", "b.mp4", "wave/c.mp4", "clap/d.mp4"))
     assert labels(found) == {"c.mp4": "wave", "d.mp4": "clap"}
