@@ -250,7 +250,8 @@ def _reasons(
     weights = "of ImageNet, by torchvision" if candidate.pretrained else "none for this network"
     if lacking_weights:
         weights = (
-            "none could be reached; with ImageNet's a larger network would do better on few clips"
+            "torchvision's could not be downloaded, and --weights FILE takes one; with it a larger "
+            "network would do better on few clips"
         )
     window = "the median length of the clips: what `run` looks at, too"
     if facts.window_s is None:
@@ -351,6 +352,11 @@ def fit_to_data(
     began = time.monotonic()
     require_one_process("train --data")
     check_all_new(Path(output))
+    if len(data.classes) < 2:
+        raise DataError(
+            f"{data.path} has one class, and nothing to tell it from",
+            "add videos of what is not it, and scan again.",
+        )
     for split in ("train", "val"):
         if not sum(data.facts.clips[split].values()):
             raise DataError(

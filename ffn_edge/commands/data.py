@@ -90,7 +90,8 @@ def scan(source: Path, output: Path, as_json: bool, **options: object) -> None:
     for line in report.finding_texts():
         terminal.say(f"· {line}")
     terminal.say(f"wrote {output / 'report.html'}")
-    terminal.say(f"next: {report.next_command}")
+    if report.next_command:
+        terminal.say(f"next: {report.next_command}")
 
 
 @data.command()

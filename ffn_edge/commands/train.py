@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import click
 from ffn_edge.cli import say
 from ffn_edge.commands.option_types import Duration, UserPath
 from ffn_edge.commands.training_options import changed, machine_options, recipe_options
-from ffn_edge.errors import counted
+from ffn_edge.errors import CheckpointError, counted
 
 if TYPE_CHECKING:
     from ffn_edge.train.recipe import Recipe
@@ -70,7 +71,7 @@ def train(
     """Train a Frame Flexible Network on videos.
 
     With --data alone, a recipe is fitted to the videos, this machine and the time, and written to
-    recipe.py in the run folder with a reason for each choice.
+    recipe.py in the run folder with a reason for each choice; --resume runs this file.
 
     RECIPE is the name of a shipped recipe or a Python file that defines `recipe`. The file is a
     program and runs: use your own, or read it first. Another --method trains what the paper
@@ -108,6 +109,10 @@ def train(
     if not fits:
         from ffn_edge.train.recipe import FITTED, load_recipe
 
+        if recipe is None and not os.path.isfile(os.path.join(output, FITTED)):
+            raise CheckpointError(
+                f"{output} holds no run to resume", "leave out --resume to start one."
+            )
         chosen = load_recipe(recipe or os.path.join(output, FITTED))
         if videos is not None:
             chosen = chosen.replace(**videos.paths, root=None)
@@ -139,3 +144,5 @@ def train(
     for name in results if first else ():
         folder = Path(output) / name if len(asked.runs) > 1 else Path(output)
         say(f"{name}: {folder / BEST}")
+    if fits and first:
+        say(f"next: ffn-edge export {shlex.quote(str(Path(output) / BEST))} -o bundle")

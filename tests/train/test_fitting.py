@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from ffn_edge.cli import cli
-from ffn_edge.errors import DataError, RecipeError
+from ffn_edge.errors import CheckpointError, DataError, RecipeError
 from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.train import fitting
@@ -81,7 +81,7 @@ def test_a_large_network_learns_from_nothing_only_with_very_many_clips(fit: Fit)
     many = changed(clips={"train": {"wave": 60_000, "clap": 60_000}, "val": {"wave": 9}})
     fitted = fit(many, time_s=1e6)
     assert fitted.recipe.architecture == "tsm_mobilenet_v3_small"
-    assert fitted.recipe.weights is None and "none" in fitted.reasons["weights"]
+    assert fitted.recipe.weights is None and "--weights" in fitted.reasons["weights"]
 
 
 @pytest.mark.parametrize(
@@ -237,11 +237,16 @@ def test_a_network_for_which_the_time_is_too_short_is_passed_over(
     assert 88 < fitted.epochs <= 93 and fitted.validate_every == 4
 
 
-def test_data_without_validation_is_refused(tmp_path: Path) -> None:
-    facts = changed(clips={"train": {"wave": 9}, "val": {"wave": 0}})
-    with pytest.raises(DataError, match="val"):
+@pytest.mark.parametrize(
+    ("classes", "val", "message"), [(("wave",), 9, "one class"), (("clap", "wave"), 0, "val")]
+)
+def test_data_that_teaches_nothing_is_refused(
+    classes: tuple[str, ...], val: int, message: str, tmp_path: Path
+) -> None:
+    facts = changed(clips={"train": {"wave": 9}, "val": {"wave": val}})
+    with pytest.raises(DataError, match=message):
         fitting.fit_to_data(
-            DataFolder(path=tmp_path / "data", classes=("wave",), facts=facts),
+            DataFolder(path=tmp_path / "data", classes=classes, facts=facts),
             tmp_path / "run",
             lambda recipe: recipe,
             time_s=9.0,
@@ -293,6 +298,12 @@ def test_a_folder_with_a_run_is_refused_at_once(last: str, tmp_path: Path) -> No
     result = CliRunner().invoke(cli, ["train", "custom", "-o", str(tmp_path), *given])
     assert isinstance(result.exception, RecipeError)
     assert "holds a run" in result.exception.message
+
+
+def test_a_run_that_is_not_there_is_not_resumed(data: Path, tmp_path: Path) -> None:
+    given = ("train", "--data", str(data), "-o", str(tmp_path / "run"), "--resume")
+    result = CliRunner().invoke(cli, given)
+    assert isinstance(result.exception, CheckpointError)
 
 
 @pytest.mark.parametrize(

@@ -27,14 +27,14 @@ def page_of(report: Report, lines: Sequence[Line], pictures: Mapping[str, bytes]
         lines: of the lists.
         pictures: by video, a JPEG of its middle; of few videos of each class.
     """
-    title = f"Videos of {os.path.basename(report.source) or report.source}"
+    title = f"What is in {os.path.basename(report.source) or report.source}"
     rows = report.rows()
     parts = [
         f"<h1>{text(title)}</h1>",
         f"<p class=note>{text(report.source)}</p>",
         f"<ul>{''.join(f'<li>{text(line)}</li>' for line in report.summary())}</ul>",
         _findings(report),
-        f"<h2>Train on them</h2><pre>{text(report.next_command)}</pre>",
+        f"<h2>Train on them</h2><pre>{text(report.next_command)}</pre>" * bool(report.next_command),
         "<h2>Classes</h2>",
         table(["class", *report.facts.clips], rows, bold={len(rows) - 1}),
         _sheets(report, lines, pictures),

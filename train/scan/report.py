@@ -72,7 +72,10 @@ class Report:
 
     @property
     def next_command(self) -> str:
-        """The command that trains on what was written."""
+        """The command that trains on what was written; "" where that would learn nothing."""
+        clips = self.facts.clips
+        if len(self.classes) < 2 or not all(sum(clips[each].values()) for each in ("train", "val")):
+            return ""
         return f"ffn-edge train --data {shlex.quote(self.settings['output'])} -o runs/mine"
 
     def fields(self) -> dict[str, Any]:

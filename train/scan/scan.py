@@ -96,7 +96,8 @@ def scan(
     _drop_unwritable(found)
     videos = list(dict.fromkeys(line.video for line in found.lines))
     if not videos:
-        reasons = "; ".join(finding.text for finding in found.findings)
+        # What was done with them does not matter now.
+        reasons = "; ".join(finding.text.partition(":")[0] for finding in found.findings)
         raise DataError(
             f"there is no video with a class in {source}" + (f": {reasons}" if reasons else ""),
             "give each class a folder of videos, or list them in a table: video,start_s,end_s,"
