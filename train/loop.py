@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from ffn_edge.bundle.bundle import Accuracy, standard_error
 from ffn_edge.device.host_memory import keep_freed_memory
 from ffn_edge.errors import DataError, RecipeError, counted
+from ffn_edge.media.video_list import Video
 from ffn_edge.network import FrameFlexibleNetwork, build, family_of
 from ffn_edge.network.checkpoint import ModelCard, load_checkpoint, save_checkpoint, start_from
 from ffn_edge.signals import ending_signals, on_signals
 from ffn_edge.train.data import VideoDataset
 from ffn_edge.train.datasets import dataset_facts
 from ffn_edge.train.evaluate import evaluate
-from ffn_edge.train.lists import TrainingLists, training_lists
+from ffn_edge.train.lists import training_lists
 from ffn_edge.train.loading import Batch, BrokenVideos, Loader, ResumableSampler, model_inputs
 from ffn_edge.train.log import RunLog
 from ffn_edge.train.mixing import mixed, rand_augmented
@@ -129,8 +130,8 @@ class Run:
 
         lists = training_lists(recipe)
         classes = lists.classes
-        videos = _dataset(recipe, lists, training=True)
-        val_videos = _dataset(recipe, lists, training=False)
+        videos = _dataset(recipe, classes, lists.train, training=True)
+        val_videos = _dataset(recipe, classes, lists.val, training=False)
         _warn_of_absent_classes(classes, videos)
         batch_size = _micro_batch(recipe, processes)
         self.videos_per_step = batch_size * recipe.accumulate  # of this process
@@ -388,15 +389,23 @@ def _seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 
-def _dataset(recipe: Recipe, lists: TrainingLists, *, training: bool) -> VideoDataset:
+def _dataset(
+    recipe: Recipe,
+    classes: Sequence[str],
+    videos: Sequence[Video] | None = None,
+    *,
+    training: bool,
+) -> VideoDataset:
+    """Return videos as a recipe reads them; without `videos`, those of its own list."""
     facts = dataset_facts(recipe.dataset)
     if recipe.mirror is not None:
         facts = dataclasses.replace(facts, mirror=recipe.mirror)
     return VideoDataset(
-        lists.train if training else lists.val,
+        videos or recipe.data_path("train_list" if training else "val_list"),
         sampled_frame_counts(recipe) if training else recipe.frame_counts,
-        classes=lists.classes,
+        classes=classes,
         facts=facts,
+        root=recipe.root,
         train=training,
         draw_frames=family_of(recipe.architecture).draw_frames,
         size=recipe.size,

@@ -21,7 +21,6 @@ from ffn_edge.media.video_list import UNLABELLED
 from ffn_edge.media.video_writer import VideoWriter
 from ffn_edge.train.data import Sample, VideoDataset
 from ffn_edge.train.datasets import DatasetFacts, dataset_facts
-from ffn_edge.train.lists import training_lists
 from ffn_edge.train.loop import _dataset as training_videos
 from ffn_edge.train.recipe import Recipe
 
@@ -129,7 +128,7 @@ def test_a_familys_rule_draws_the_frames_of_training(
         short_side=SIZE,
         crop_scales=(1.0,),
     )
-    videos = training_videos(recipe, training_lists(recipe), training=True)
+    videos = training_videos(recipe, CLASSES, training=True)
 
     drawn = {n for epoch in range(30) for n in frames_of(videos[epoch, 0])[32]}
 
