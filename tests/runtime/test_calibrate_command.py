@@ -133,7 +133,7 @@ def test_a_list_of_broken_videos_is_refused(bundle: Bundle, tmp_path: Path) -> N
 
 def test_a_list_without_labels_is_refused(bundle: Bundle, videos: Path, tmp_path: Path) -> None:
     (tmp_path / "unlabelled.txt").write_text("0.mp4\n")
-    with pytest.raises(DataError, match=r"line 1: '0\.mp4' does not end in a label"):
+    with pytest.raises(DataError, match=r"line 1: .* no label"):
         invoke(bundle.path, "--list", tmp_path / "unlabelled.txt")
 
 
