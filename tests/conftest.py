@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnxruntime
@@ -33,6 +34,13 @@ GraphError = Callable[[FrameFlexibleNetwork, Bundle, int], float]
 # The networks of the tests are small: on a busy machine, threads wait for each other far longer
 # than they compute.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def caches_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep tests, and the programs that they start, out of the user's caches."""
+    with mock.patch.dict(os.environ, {"FFN_EDGE_CACHE": str(tmp_path_factory.mktemp("cache"))}):
+        yield
 
 
 @pytest.fixture(autouse=True)
