@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -51,7 +52,7 @@ def data() -> None:
     "--workers", type=Whole(1, 1024), help="Processes that look.  [default: one a processor]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def scan(source: Path, output: Path, as_json: bool, **options: object) -> None:
+def scan(source: Path, output: Path, as_json: bool, **options: Any) -> None:
     """Look at videos, report, split; change nothing in SOURCE.
 
     SOURCE is a folder with a folder of videos for each class, or with train, val and test folders
@@ -79,7 +80,7 @@ def scan(source: Path, output: Path, as_json: bool, **options: object) -> None:
             stack.pop_all().close()
             return stack.enter_context(progress(Terminal(stderr=True), what))
 
-        report = scan_videos(source, output, starts=starts, **options)  # type: ignore[arg-type]
+        report = scan_videos(source, output, starts=starts, **options)
     if as_json:
         click.echo(json.dumps(report.fields()))
         return

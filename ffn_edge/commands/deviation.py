@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -31,7 +32,7 @@ def deviation(
     layer: str | None,
     plot: str | None,
     as_json: bool,
-    **options: object,
+    **options: Any,
 ) -> None:
     """Show how activations and output move with the frame count.
 
@@ -53,7 +54,7 @@ def deviation(
     if plot:
         check_figure(plot)
     counts = parse_frames(frames) if frames else None
-    found = deviation_of_checkpoint(checkpoint, counts, layer=layer, **options)  # type: ignore[arg-type]
+    found = deviation_of_checkpoint(checkpoint, counts, layer=layer, **options)
     if not is_first_process():
         return
     if as_json:

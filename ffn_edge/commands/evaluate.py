@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import click
 
@@ -35,7 +36,7 @@ def evaluate(
     plot: str | None,
     report: str | None,
     frames: str | None,
-    **options: object,
+    **options: Any,
 ) -> None:
     """Measure accuracy at any frame count.
 
@@ -56,7 +57,7 @@ def evaluate(
     if plot:
         check_figure(plot)
     counts = parse_frames(frames) if frames else None
-    rows = evaluate_checkpoint(checkpoint, counts, report=report, **options)  # type: ignore[arg-type]
+    rows = evaluate_checkpoint(checkpoint, counts, report=report, **options)
     if not is_first_process():
         return
     if as_json:

@@ -47,25 +47,10 @@ class Video:
     end_s: float = math.inf
 
 
-def read_video_list(path: Path) -> list[Path]:
-    """Return the videos of a text file, one a line, relative to the file.
-
-    A line is as in the lists that `read_list` reads, with a label or without. What it names need
-    not be there: a missing video is one that cannot be read.
-
-    Raises:
-        VideoError: the file cannot be read, or names no video.
-    """
-    return [video.path for video in _videos_of_list(path)]
-
-
-def videos_of(source: str | os.PathLike[str]) -> list[Path]:
-    """Return the paths of what `find_videos` finds."""
-    return [video.path for video in find_videos(source)]
-
-
 def find_videos(source: str | os.PathLike[str]) -> list[Video]:
     """Return the videos that a user names by one text. Labels are not read.
+
+    What a list names need not be there: a missing video is one that cannot be read.
 
     Args:
         source: a list, *.txt, *.csv or *.tsv, see `read_list`; a folder, for the videos in it, or,

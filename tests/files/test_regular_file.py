@@ -20,7 +20,7 @@ from ffn_edge.files.regular_file import open_regular, read_bytes, read_text
 from ffn_edge.media.classes import read_classes
 from ffn_edge.media.images import read_image
 from ffn_edge.media.video import VideoReader
-from ffn_edge.media.video_list import read_list, read_video_list
+from ffn_edge.media.video_list import find_videos, read_list
 from ffn_edge.network.checkpoint import load_checkpoint
 from ffn_edge.runtime.limits_file import LimitsFile
 from ffn_edge.runtime.policy.interface import Limits
@@ -105,7 +105,7 @@ def test_what_is_no_regular_file_is_not_even_opened(
         ("trace.jsonl", read_trace),
         ("limits.json", lambda path: LimitsFile(path, Limits())),
         ("last.pt", load_checkpoint),
-        ("list.txt", read_video_list),
+        ("list.txt", find_videos),
         ("labelled.txt", lambda path: read_list(path, classes="ab")),
         ("classes.txt", read_classes),
         ("image.png", read_image),

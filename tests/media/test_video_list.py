@@ -9,7 +9,11 @@ import pytest
 
 from ffn_edge.errors import DataError, VideoError
 from ffn_edge.media.classes import read_classes
-from ffn_edge.media.video_list import UNLABELLED, Video, find_videos, read_list, videos_of
+from ffn_edge.media.video_list import UNLABELLED, Video, find_videos, read_list
+
+
+def videos_of(source: Path) -> list[Path]:
+    return [video.path for video in find_videos(source)]
 
 
 def test_a_list_may_have_labels_spaces_and_empty_lines(tmp_path: Path) -> None:
