@@ -296,7 +296,7 @@ class Run:
             return
         self.record.validation(self.state.step - 1, epoch, accuracy)
         mean = sum(value.top1 for value in accuracy.values()) / len(accuracy)
-        if 3 * (epoch + 1) > self.recipe.epochs:
+        if 2 * (epoch + 1) > self.recipe.epochs:  # until then many a schedule has only begun
             self._warn_of_chance(mean, max(value.clips for value in accuracy.values()))
         is_best = mean > self.state.best_mean_top1
         if is_best and self.processes.first:

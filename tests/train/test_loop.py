@@ -436,7 +436,7 @@ def test_a_resumed_run_goes_on_counting_to_its_patience(
     ("means", "warns"),
     [
         ((0.5, 0.5, 0.5), 1),
-        ((0.5, 0.9, 0.9), 0),  # the first third is not judged
+        ((0.5, 0.9, 0.9), 0),  # the first half is not judged
         ((0.9, 0.66, 0.54), 1),  # a standard error of 100 clips is 5 %
         ((0.9, 0.66, 0.56), 0),
     ],
