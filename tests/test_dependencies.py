@@ -19,7 +19,8 @@ ROOMS = (
     "",
     *("files", "bundle", "device", "media", "network", "train", "export"),
     *("runtime.machine", "runtime.stream", "runtime.policy", "runtime.power", "runtime.engines"),
-    *("runtime.cascade", "runtime.profile", "runtime", "runtime.simulate", "runtime.doctor"),
+    *("runtime.events", "runtime.cascade", "runtime.profile", "runtime"),
+    *("runtime.outputs", "runtime.serve", "runtime.simulate", "runtime.doctor"),
     *("demo", "commands"),
 )
 

@@ -1,0 +1,1 @@
+"""The service: cameras, outputs and a page, from one file of settings."""
