@@ -153,7 +153,7 @@ def around_the_engine(bundle: Bundle, folder: Path) -> Table:
     limits = Limits(latency_ms=1e6)
     session = Session(
         Source(streams=(MemoryStream(60.0),)),
-        Classifier(engines, manifest, Controller(Adaptive(), setting)),
+        Classifier(engines, manifest, Adaptive(), setting),
         lambda: limits,
         Timing(hop_s=1 / FPS),
     )

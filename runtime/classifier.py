@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +26,15 @@ from ffn_edge.runtime.policy.interface import (
     Decision,
     Limits,
     Observation,
+    Policy,
     Sensed,
+    Setting,
 )
 from ffn_edge.runtime.stream.clip_buffer import HostRing, Ring, window_capacity
 from ffn_edge.runtime.stream.sources import Frame, Stream
 from ffn_edge.runtime.stream.step_window import StepWindow
-from ffn_edge.runtime.stream.window import Restart, Timing, Window
+from ffn_edge.runtime.stream.stillness import Stillness
+from ffn_edge.runtime.stream.window import Restart, Roi, Seat, Timing, Window
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +66,7 @@ class Result:
         engine_ms: of the latency, the engine's share.
         device_ms: of the engine's share, the device's own clock; None where it has none.
         overhead_ms: around the engine: deciding, gathering the clip, sensing, reading the logits.
+        waited_ms: before the decision, for the inferences of other cameras.
         top: the most probable classes, best first.
         precision: of the engine that answered.
         restart: why the engine of a stream forgot the frames before this one; None where it did
@@ -84,6 +89,7 @@ class Result:
     restart: Restart | None = None
     covers_s: float
     weight: float = 1.0
+    waited_ms: float = 0.0
     probabilities: Probabilities = field(
         default_factory=lambda: np.empty(0), repr=False, compare=False
     )
@@ -105,13 +111,19 @@ class Result:
 
 
 class Classifier:
-    """The engines, the policy that picks one of them, and the sensors that it learns from."""
+    """The engines, the policy that picks one of them, and the sensors that it learns from.
+
+    Attributes:
+        manifest: of the bundle.
+        setting: what the policy knows at the start.
+    """
 
     def __init__(
         self,
         engines: OpenEngines,
         manifest: Manifest,
-        controller: Controller,
+        policy: Policy[Any],
+        setting: Setting,
         sense: Callable[[float], Sensed] = lambda now: NOTHING_SENSED,
         cascade: CascadeController | None = None,
     ) -> None:
@@ -120,16 +132,18 @@ class Classifier:
         Args:
             engines: open, one for each of the controller's operating points.
             manifest: the bundle's.
-            controller: picks the frame count; its clock is `time.monotonic`.
+            policy: picks the frame count; its clock is `time.monotonic`.
+            setting: what it knows at the start.
             sense: is asked after every inference what the sensors say, and given the time.
             cascade: looks again at what few frames are not sure of; None is never.
         """
+        self.manifest = manifest
+        self.setting = setting
         self._contract = manifest.input
-        self._frame_counts = manifest.frame_counts
         self._new_ring = engines.new_ring or self._host_ring
         self._engines = engines
-        self._classes = manifest.classes
-        self._controller = controller
+        self._policy = policy
+        self._seat = Seat()
         self._sense = sense
         self._cascade = cascade
         self._warned: dict[object, float] = {}  # when, of each kind
@@ -141,48 +155,83 @@ class Classifier:
         timing: Timing,
         start_s: float,
         on_frame: Callable[[Frame, Stream], None] | None,
+        *,
+        roi: Roi | None = None,
+        stillness: Stillness | None = None,
     ) -> Iterator[Window]:
         """Yield an empty window for a stream that was just opened. See `Window`."""
-        contract = self._contract
-        capacity = 1 if timing.stream else window_capacity(timing.clip_s, stream.fps)
-        with self._new_ring(capacity) as ring:
+        parts = (self._contract, timing, start_s, on_frame)
+        with self.open_ring(timing, stream.fps) as ring:
             if timing.stream:
-                fewest = min(self._frame_counts)
-                yield StepWindow(stream, ring, contract, timing, start_s, on_frame, fewest=fewest)
+                yield StepWindow(
+                    stream,
+                    ring,
+                    *parts,
+                    roi=roi,
+                    stillness=stillness,
+                    fewest=min(self.manifest.frame_counts),
+                    seat=self._seat,
+                )
             else:
-                yield Window(stream, ring, contract, timing, start_s, on_frame)
+                yield Window(stream, ring, *parts, roi=roi, stillness=stillness)
+
+    def open_ring(self, timing: Timing, fps: float) -> AbstractContextManager[Ring]:
+        """Return a ring for the window of a stream of so many frames a second."""
+        return self._new_ring(1 if timing.stream else window_capacity(timing.clip_s, fps))
+
+    def adopt(self, window: Window, ring: Ring) -> None:
+        """Take over a window from another classifier of the same input, with a ring of this one."""
+        window.move_to(ring, self._seat)
 
     @contextmanager
     def _host_ring(self, capacity: int) -> Iterator[Ring]:
         yield HostRing(capacity, max(self._engines), self._contract.height, self._contract.width)
 
-    def decide(self, limits: Limits, now: float, source_frames: float | None = None) -> Decision:
+    def new_controller(self, setting: Setting | None = None) -> Controller:
+        """Return one that has seen no inference yet; it knows `setting`, or the classifier's."""
+        return Controller(self._policy, setting or self.setting)
+
+    def decide(
+        self,
+        controller: Controller,
+        limits: Limits,
+        now: float,
+        source_frames: float | None = None,
+    ) -> Decision:
         """Pick a frame count, and warn of a limit that cannot be kept.
 
         Of each kind, for the same limits, once a minute. See `Policy.decide`.
         """
-        decision = self._controller.decide(limits, now, source_frames)
+        decision = controller.decide(limits, now, source_frames)
         if decision.warning is not None:
             # Behind the colon there are numbers, which change.
-            self._warn((decision.warning.partition(":")[0], limits), decision.warning, now)
+            self.warn((decision.warning.partition(":")[0], limits), decision.warning, now)
         return decision
 
-    def _warn(self, kind: object, warning: str, now: float) -> None:
+    def warn(self, kind: object, warning: str, now: float) -> None:
         """Warn, of each kind once a minute."""
         self._warned = {each: at for each, at in self._warned.items() if now - at < _WARNING_S}
         if kind not in self._warned:
             _log.warning("%s", warning)
             self._warned[kind] = now
 
-    def classify(self, window: Window, limits: Limits) -> Result:
+    def classify(
+        self, window: Window, limits: Limits, controller: Controller, *, waited_ms: float = 0.0
+    ) -> Result:
         """Classify what a window holds, which is one frame at least.
+
+        Args:
+            window: of a stream.
+            limits: of this inference.
+            controller: picks the frame count, and learns.
+            waited_ms: for other streams' inferences.
 
         Raises:
             EngineError: an engine failed, or its logits are not numbers.
         """
         start = time.monotonic()
         source_frames = window.source_frames
-        decision = self.decide(limits, start, source_frames)
+        decision = self.decide(controller, limits, start, source_frames)
 
         def infer(frames: int) -> tuple[Logits, float]:
             clip = window.clip(frames)
@@ -206,11 +255,11 @@ class Classifier:
             sensed=self._sense(end),
             ran=() if as_decided else ran,
             source_frames=source_frames,
-            pace_s=self._controller.points[decision.frames].pace_s,
+            pace_s=controller.points[decision.frames].pace_s,
         )
-        self._controller.observe(observation)
+        controller.observe(observation)
         if window.restart == "not finite":
-            self._warn(window.restart, "the engine's state was not finite, and began anew", end)
+            self.warn(window.restart, "the engine's state was not finite, and began anew", end)
         probabilities = class_probabilities(logits)
         return Result(
             time_s=window.used_s,
@@ -221,11 +270,12 @@ class Classifier:
             engine_ms=engine_ms,
             device_ms=self._engines[decision.frames].device_ms if as_decided else None,
             overhead_ms=(time.monotonic() - start) * 1e3 - engine_ms,
-            top=top_classes(logits, probabilities, self._classes),
+            top=top_classes(logits, probabilities, self.manifest.classes),
             precision=self._engines.precisions[ran[-1][0]],
             restart=window.restart,
             covers_s=window.covers_s,
             weight=window.weight,
+            waited_ms=waited_ms,
             probabilities=probabilities,
         )
 

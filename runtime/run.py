@@ -13,14 +13,16 @@ from typing import Any
 from ffn_edge.bundle.bundle import Bundle, InputContract
 from ffn_edge.errors import FfnEdgeError, VideoError
 from ffn_edge.media.video import UNSTATED_FPS
+from ffn_edge.runtime.camera_settings import cameras_of
+from ffn_edge.runtime.cameras import Cameras
 from ffn_edge.runtime.cascade.calibration import load_calibration
 from ffn_edge.runtime.cascade.cascade import CascadeController
 from ffn_edge.runtime.classifier import Classifier
-from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, open_engines
+from ffn_edge.runtime.engines.engine import Backend, EngineOptions, OpenEngines, open_engines
 from ffn_edge.runtime.limits_file import LimitsFile
 from ffn_edge.runtime.machine.health import Health
 from ffn_edge.runtime.policy.adaptive import Adaptive
-from ffn_edge.runtime.policy.interface import Controller, Limits, Policy
+from ffn_edge.runtime.policy.interface import NOTHING_SENSED, Limits, Policy, Sensed
 from ffn_edge.runtime.power.meter import Meter, NullMeter
 from ffn_edge.runtime.power.sampler import Sampler
 from ffn_edge.runtime.profile.conditions import conditions_now
@@ -96,7 +98,7 @@ def open_session(
     hooks: Hooks = NO_HOOKS,
     trace: TraceWriter | None = None,
     **fields: Any,
-) -> Iterator[Session]:
+) -> Iterator[Session | Cameras]:
     """Open a bundle's engines, learn their latency, and yield the session over a source.
 
         source = "demo/clips/test"  # a folder of videos; or one, or 0 for a camera
@@ -107,6 +109,7 @@ def open_session(
     Iterating the session runs it; each result is one inference, on a clip of the last
     `window_s` seconds, every `hop_s` seconds; or with `stream`, on each frame that is due. Its
     `probabilities` are float64 (classes,), its times in seconds, its latencies in milliseconds.
+    Several cameras are watched at once, and share one budget; several videos one by one.
 
     Args:
         bundle: what to run: a folder, or one that was loaded.
@@ -128,9 +131,91 @@ def open_session(
         bundle = Bundle.load(bundle)
     manifest = bundle.manifest
     manifest.input.check_streamable()
-    options = _with_window(options, manifest.input.window_s)
+    options = with_window(options, manifest.input.window_s)
     limits_now = _limits_now(limits, options)
     opened = source_for(manifest.input, source, options, whole=hooks.on_frame is not None)
+    is_live = all(stream.live for stream in opened.streams)
+    several = len(opened.streams) > 1 and any(stream.comes_back for stream in opened.streams)
+    cameras = cameras_of(opened, options) if several else []
+    with ExitStack() as stack:
+        sensors = stack.enter_context(Sensors(options.root))
+        classifier = stack.enter_context(
+            open_classifier(
+                bundle, limits_now(), options, sensors, period_s=options.hop_s if is_live else 0.0
+            )
+        )
+        if trace is not None:
+            trace.begin(classifier.setting, limits, sensors.conditions(bundle))
+        sensors.start()
+        if cameras:
+            yield Cameras(cameras, classifier, limits_now, options, hooks)
+        else:
+            yield Session(opened, classifier, limits_now, options, hooks)
+
+
+class Sensors:
+    """The machine's meter and health, which bundles that follow each other share.
+
+    The meter is opened for the first engines: a graphics card's only where they run on it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._stack = ExitStack()
+        self._meter: Meter | None = None
+        self._backend: Backend | None = None
+        self._sampler: Sampler | None = None
+
+    def __enter__(self) -> Sensors:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def meter_for(self, backend: Backend) -> Meter:
+        """Return the meter, opened for the first engines that ask."""
+        if self._meter is None:
+            self._meter = self._stack.enter_context(closing(meter_for(backend, self.root)))
+            self._backend = backend
+        return self._meter
+
+    def conditions(self, bundle: Bundle) -> dict[str, Any]:
+        """Return the conditions of now, for a trace."""
+        assert self._backend is not None
+        return dataclasses.asdict(conditions_now(bundle.identity, self._backend, self.root))
+
+    def start(self) -> None:
+        """Begin to sample; until then nothing is sensed."""
+        assert self._meter is not None
+        self._sampler = self._stack.enter_context(Sampler(self._meter, Health(self.root)))
+
+    def sense(self, now: float) -> Sensed:
+        """Return what was sensed since the last call; see `Sampler`."""
+        return NOTHING_SENSED if self._sampler is None else self._sampler.sense(now)
+
+
+@contextmanager
+def open_classifier(
+    bundle: Bundle,
+    limits: Limits,
+    options: RunOptions,
+    sensors: Sensors,
+    *,
+    period_s: float,
+) -> Iterator[Classifier]:
+    """Open a bundle's engines, and learn what they take; all close when the block ends.
+
+    Args:
+        bundle: what to run.
+        limits: that are to be kept first. With `limits.frames`, only that engine is opened.
+        options: how to run; its window is the bundle's where it has one.
+        sensors: of the machine.
+        period_s: from one inference to the next; 0 is back to back, as of a file.
+
+    Raises:
+        FfnEdgeError: the bundle or the backend cannot be used.
+    """
+    manifest = bundle.manifest
     wanted = None if limits.frames is None else (limits.frames,)
     with ExitStack() as stack:
         engine_options = dataclasses.replace(options.engines, stream=options.stream)
@@ -139,9 +224,8 @@ def open_session(
             open_engines(bundle, engine_options, frame_counts=wanted, precisions=chooser)
         )
         _tell_engines(manifest.architecture, engines)
-        meter = stack.enter_context(closing(meter_for(engines.backend, options.root)))
-        _warn_without_meter(meter, limits_now())
-        is_live = all(stream.live for stream in opened.streams)
+        meter = sensors.meter_for(engines.backend)
+        _warn_without_meter(meter, limits)
         setting = learn_setting(
             bundle,
             engines,
@@ -150,24 +234,18 @@ def open_session(
             # A file may ask for it later.
             needs_power=limits.needs_power or options.limits_file is not None,
             root=options.root,
-            period_s=options.hop_s if is_live else 0.0,
+            period_s=period_s,
             stream=options.stream,
         )
         if options.stream:
-            setting = setting.streamed(options.clip_s, live=is_live)
+            setting = setting.streamed(options.clip_s, live=period_s > 0)
         cascade = None
         if options.escalate:
             cascade = CascadeController(load_calibration(bundle), engines, setting)
-        if trace is not None:
-            conditions = conditions_now(bundle.identity, engines.backend, options.root)
-            trace.begin(setting, limits, dataclasses.asdict(conditions))
-        sampler = stack.enter_context(Sampler(meter, Health(options.root)))
-        controller = Controller(options.policy, setting)
-        classifier = Classifier(engines, manifest, controller, sampler.sense, cascade)
-        yield Session(opened, classifier, limits_now, options, hooks)
+        yield Classifier(engines, manifest, options.policy, setting, sensors.sense, cascade)
 
 
-def _with_window(options: RunOptions, trained_s: float | None) -> RunOptions:
+def with_window(options: RunOptions, trained_s: float | None) -> RunOptions:
     """Let clips span what they did in training, unless the user has said otherwise."""
     if trained_s is None:
         return options
@@ -231,6 +309,11 @@ def run_session(
     cameras = {stream.name for stream in opened.streams if stream.comes_back}
     if annotate is not None:
         _check_annotation(annotate, opened)
+    if record is not None and len(cameras) > 1:
+        raise FfnEdgeError(
+            f"{record} can hold what the policy saw of one camera, not of {len(cameras)}",
+            "record one camera at a time, or leave out --record.",
+        )
     with ExitStack() as stack:
         if video is not None:
             stack.enter_context(video)

@@ -28,10 +28,15 @@ class Hooks:
     Attributes:
         on_frame: with every frame that is handled; on a live source, in its reader's thread.
         on_skip: with each video of several that is broken, and why.
+        on_still: of several cameras, with the name of one whose scene is still, and the time of
+            the frame whose inference was left out.
+        on_lost: of several cameras, with the name of one that is away or has ended.
     """
 
     on_frame: Callable[[Frame, Stream], None] | None = None
     on_skip: Callable[[str, VideoError], None] = lambda name, error: None
+    on_still: Callable[[str, float], None] = lambda name, time_s: None
+    on_lost: Callable[[str], None] = lambda name: None
 
 
 NO_HOOKS = Hooks()
@@ -60,6 +65,7 @@ class Session:
         """Put the parts together. `limits` are asked for before every inference."""
         self._source = source
         self._classifier = classifier
+        self._controller = classifier.new_controller()
         self._limits = limits
         self._timing = timing
         self._hooks = hooks
@@ -81,7 +87,7 @@ class Session:
             EngineError: an engine failed.
         """
         # Of a limit that nothing can keep one hears at once, and not when the window is full.
-        self._classifier.decide(self._limits(), time.monotonic())
+        self._classifier.decide(self._controller, self._limits(), time.monotonic())
         broken: list[tuple[str, VideoError]] = []
         for stream in self._source.streams:
             if self._is_over():
@@ -145,7 +151,7 @@ class Session:
         return self._classifier.open_window(stream, self._timing, self._start_s, on_frame)
 
     def _classify(self, window: Window) -> Result:
-        result = self._classifier.classify(window, self._limits())
+        result = self._classifier.classify(window, self._limits(), self._controller)
         self._stream_s = max(self._stream_s, result.time_s)
         return result
 

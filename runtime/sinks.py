@@ -60,6 +60,7 @@ def result_fields(result: Result) -> dict[str, object]:
         "engine_ms": round(result.engine_ms, 3),
         "device_ms": _rounded(result.device_ms),
         "overhead_ms": round(result.overhead_ms, 3),
+        "waited_ms": round(result.waited_ms, 3),
         "ran": {frames: round(ms, 3) for frames, ms in result.observation.ran} or None,
         "power_w": _rounded(sensed.power_w),
         "energy_j": _rounded(sensed.energy_j),

@@ -58,6 +58,11 @@ class DeviceRing:
         _, height, width, _ = self._host.shape
         return PlacedClip((1, len(rows), height, width, 3))
 
+    def frame(self, row: int) -> Frames:
+        """Return a frame. See `clip_buffer.Ring`."""
+        frame: Frames = self._host[row]
+        return frame
+
     def close(self) -> None:
         """Give the device memory back."""
         self._device.free(self._ring)

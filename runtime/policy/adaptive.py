@@ -55,7 +55,7 @@ _STEP_UP, _MARGIN = 0.5, 0.02
 # After a step up, so many inferences tell of the engine rather than of the machine.
 _UPDATES = 4
 # A power that was not heard of for so long is not known; until then the model answers.
-_SILENCE_S = 3.0
+SILENCE_S = 3.0
 # A stream's rate may be so many times what its source gives: cameras do not keep theirs exactly.
 _SOURCE_TOLERANCE = 1.1
 
@@ -314,7 +314,8 @@ def _demands(
 ) -> Iterator[_Demand]:
     """Yield what an engine would take of the deadline: its tail has the chance alpha of more.
 
-    In a stream also what its rate would take of the source.
+    In a stream also what its rate would take of the source, and of several cameras the frames
+    that this one may have.
     """
     point = state.engines.points[index]
     limit_ms = point.deadline_ms(limits)
@@ -325,6 +326,8 @@ def _demands(
         words = f"{100 * (1 - alpha):.4g} % latency {predicted_ms:.3g} ms"
         of_what = "" if limit_ms == limits.latency_ms else " between frames"
         yield _Demand(predicted_ms / limit_ms, words, f"{limit_ms:.4g} ms{of_what}")
+    if index and limits.most_frames is not None and point.frames > limits.most_frames:
+        yield _Demand(math.inf, f"{point.frames} frames", f"{limits.most_frames}, its share")
     if source_frames is not None and point.frames > _SOURCE_TOLERANCE * source_frames:
         given = f"{source_frames:.3g} that the source gives"
         yield _Demand(math.inf, f"{point.frames} frames a window", given)
@@ -386,7 +389,7 @@ def _judge(
 def _unknown_power(state: AdaptiveState) -> str | None:
     """Say why the power is not known; None if it is, or cannot be yet."""
     heard, observed = state.power.heard, state.power.observed
-    if heard is None or observed is None or observed - heard <= _SILENCE_S:
+    if heard is None or observed is None or observed - heard <= SILENCE_S:
         return None
     return state.fault or f"not measured for {observed - heard:.1f} s"
 

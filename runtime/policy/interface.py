@@ -97,6 +97,7 @@ class Limits:
         latency_ms: the deadline of one inference; None is no deadline.
         miss_rate: the share of inferences that may miss it.
         frames: always run this frame count, whatever the other limits.
+        most_frames: run no more than these; or the fewest there are.
         power_w: the most that the machine may draw, on average over ten seconds; None is no limit.
         battery_j: the energy that must last ...
         until_s: ... to this time, on the clock of `now`.
@@ -108,6 +109,7 @@ class Limits:
     latency_ms: float | None = None
     miss_rate: float = 0.05
     frames: int | None = None
+    most_frames: int | None = None
     power_w: float | None = None
     battery_j: float | None = None
     until_s: float | None = None

@@ -55,6 +55,9 @@ class Ring(Protocol):
     def gather(self, rows: npt.NDArray[np.int64]) -> Clip:
         """Return the rows as one clip, (1, T, H, W, 3), valid until the next call."""
 
+    def frame(self, row: int) -> Frames:
+        """Return a frame that was stored, uint8 (H, W, 3), in host memory."""
+
 
 class HostRing:
     """A ring in host memory, for engines that run there."""
@@ -75,6 +78,11 @@ class HostRing:
         # out of range.
         np.take(self._ring, rows, axis=0, out=clip, mode="clip")
         return clip[None]
+
+    def frame(self, row: int) -> Frames:
+        """Return a frame. See `Ring`."""
+        frame: Frames = self._ring[row]
+        return frame
 
 
 def window_capacity(window_s: float, fps: float) -> int:
@@ -137,6 +145,13 @@ class ClipBuffer:
             else:
                 picked = segment_centres(kept, frames)
             return self._ring.gather(np.asarray(self._rows)[picked]), self._times[-1]
+
+    def move_to(self, ring: Ring) -> None:
+        """Go on with another ring of as many rows, and of frames of the same size."""
+        with self._lock:
+            for row in self._rows:
+                ring.store(row, self._ring.frame(row))
+            self._ring = ring
 
     def _drop(self, position: int) -> None:
         self._free.append(self._rows.pop(position))

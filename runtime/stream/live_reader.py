@@ -219,6 +219,7 @@ def live_readers(
     *,
     patience_s: float = PATIENCE_S,
     pauses_s: Sequence[float] = PAUSES_S,
+    may_be_away: bool = False,
 ) -> Generator[LiveReader, None, None]:
     """Yield a reader of a live stream, and another one each time that a lost one is back.
 
@@ -228,7 +229,8 @@ def live_readers(
                 while reader.wait(until_s, stopped):
                     ...
 
-    Only a stream that has sent a frame can be lost; one that never did, failed.
+    Only a stream that has sent a frame can be lost; one that never did, failed, unless it
+    `may_be_away`.
 
     See `LiveReader`; `pauses_s` are waited before each attempt to open the stream again, of which
     the last is repeated.
@@ -262,7 +264,7 @@ def live_readers(
             failure = error
         if failure is None:
             return
-        if not has_sent:
+        if not (has_sent or may_be_away):
             raise failure
         now = time.monotonic()
         if lost_at is None:

@@ -115,9 +115,12 @@ class FolderStream:
                 yield Frame(image, index / self.fps)
 
 
-def _at_its_pace(fps: float) -> Callable[[float], bool]:
-    """Return what waits until a frame's time has come, and says whether it is not late by one."""
-    start = time.monotonic()
+def _at_its_pace(fps: float, start_s: float | None = None) -> Callable[[float], bool]:
+    """Return what waits until a frame's time has come, and says whether it is not late by one.
+
+    The first frame's was at `start_s` of the clock; None is now.
+    """
+    start = time.monotonic() if start_s is None else start_s
 
     def in_time(time_s: float) -> bool:
         early_s = start + time_s - time.monotonic()
@@ -162,6 +165,47 @@ class CameraStream:
             if self._start_s is None:
                 self._start_s = now
             yield Frame(image, now - self._start_s)
+
+
+class LoopedVideo:
+    """A video file as a camera: at its own pace, again and again, and its time goes on."""
+
+    live = True
+    comes_back = True
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._path = path
+        self._after_s = 0.0  # what was played before
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return self._reader.fps
+
+    def __enter__(self) -> LoopedVideo:
+        self._reader = VideoReader(self._path)
+        self._reader.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._reader.__exit__(*error)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield frames without an end, but for those that are already a frame late."""
+        begin_s, start_s = self._after_s, time.monotonic() - self._after_s
+        in_time = _at_its_pace(self.fps, start_s)
+
+        def wanted(time_s: float) -> bool:
+            self._after_s = begin_s + time_s + 1 / self.fps
+            return in_time(begin_s + time_s)
+
+        while True:
+            for image, time_s in self._reader.timed(wanted):
+                yield Frame(image, begin_s + time_s)
+            if self._after_s == begin_s:
+                raise VideoError(f"{self.name} has no frame that can be read", "name another.")
+            begin_s = self._after_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ffn_edge.bundle.bundle import InputContract
+from ffn_edge.bundle.stream_state import State
 from ffn_edge.runtime.stream.clip_buffer import Clip, Ring
 from ffn_edge.runtime.stream.sources import Frame, Stream
-from ffn_edge.runtime.stream.window import Engine, Logits, Timing, Window
+from ffn_edge.runtime.stream.stillness import Stillness
+from ffn_edge.runtime.stream.window import Engine, Logits, Roi, Seat, Timing, Window
 
 # Frames that are further apart than so many spacings of the slowest rate are no one stream: that
 # is more than uneven timestamps make of one spacing, and less than a frame of that rate is left
@@ -52,11 +54,19 @@ class StepWindow(Window):
         start_s: float,
         on_frame: Callable[[Frame, Stream], None] | None = None,
         *,
+        roi: Roi | None = None,
+        stillness: Stillness | None = None,
         fewest: int,
+        seat: Seat,
     ) -> None:
-        """Start empty, with a ring of one row; `fewest` frames a window are the slowest rate."""
+        """Start empty, with a ring of one row; `fewest` frames a window are the slowest rate.
+
+        The `seat` is that of all windows of the same engines.
+        """
         of_one_frame = Timing(window_s=1 / stream.fps)
-        super().__init__(stream, ring, contract, of_one_frame, start_s, on_frame)
+        super().__init__(
+            stream, ring, contract, of_one_frame, start_s, on_frame, roi=roi, stillness=stillness
+        )
         self._window_s = timing.clip_s
         # Times of equal spacing are not exact in binary. A source may be slower than the window.
         self._tolerance_s = min(0.5 / stream.fps, 0.25 * timing.clip_s)
@@ -68,13 +78,20 @@ class StepWindow(Window):
         self._on_grid_s = math.inf  # the point of the grid of the last frame that was used
         self._frames = 0  # the rate that it was used for
         self.source_frames = timing.clip_s * stream.fps
-        self._engine: Engine | None = None  # whose state is the stream's
+        self._engine: Engine | None = None  # that ran last
+        self._seat = seat
+        self._state: State | None = None  # the stream's, while another one has the seat
         self._outputs: deque[_Output] = deque()
 
     def _take(self, frame: Frame) -> None:
         self._watch_source(frame.time_s)
         if self.is_due(frame.time_s):
             super()._take(frame)
+
+    @property
+    def span_s(self) -> float:
+        """See `Window`: what came before the window is in the engine's state."""
+        return 2 * self._window_s
 
     def _watch_source(self, time_s: float) -> None:
         """Learn from a frame's time, due or not, what the source gives."""
@@ -109,12 +126,20 @@ class StepWindow(Window):
         elif frames != self._frames:
             self._origin_s = self.used_s
         self._frames = frames
-        spacing_s = self._window_s / frames
+        self._set_due()
+        return clip
+
+    def _set_due(self) -> None:
+        spacing_s = self.hop_s = self._window_s / self._frames
         since_s = self.used_s + self._tolerance_s - self._origin_s
         point = math.floor(since_s / spacing_s + 1e-6)
         self._on_grid_s = self._origin_s + point * spacing_s
         self.due_s = self._on_grid_s + spacing_s - self._tolerance_s
-        return clip
+
+    def skip(self) -> None:
+        """See `Window`: an engine would say of the frame what it said of the last one."""
+        super().skip()
+        self._remember(self._outputs[-1].logits)
 
     def answer(self, engine: Engine, clip: Clip) -> Logits:
         """Return the mean of an engine's logits, (C,), for this frame and those before.
@@ -124,25 +149,50 @@ class StepWindow(Window):
         gain no more (docs/streaming.md). It begins anew after an interruption; and once where what
         it says is not finite, since its state may be what is not.
         """
+        self._take_seat()
         if self.restart is not None:
             engine.restart()
+        elif self._state is not None:
+            engine.restart(self._state)
         elif self._engine is not None and engine is not self._engine:
             engine.restart(self._engine.state())
-        self._engine = engine
+        self._engine, self._state = engine, None
         logits = engine.infer(clip)[0]
         if not np.isfinite(logits).all():
             self.restart = "not finite"
             engine.restart()
             logits = engine.infer(clip)[0]
+        self._remember(logits)
+        weights = np.array([each.stands_s for each in self._outputs])
+        self.covers_s = float(weights.sum())
+        self.weight = self._outputs[-1].stands_s * self.covers_s
+        total = weights @ np.stack([each.logits for each in self._outputs])
+        mean: Logits = (total / self.covers_s).astype(np.float32)
+        return mean
+
+    def _take_seat(self) -> None:
+        """Let the engines be this stream's, and the one before keep its state."""
+        before, self._seat.taken_by = self._seat.taken_by, self
+        if before is not None and before is not self:
+            before.leave_seat()
+
+    def leave_seat(self) -> None:
+        """See `Window`."""
+        if self._engine is not None:
+            self._state = self._engine.state()
+
+    def move_to(self, ring: Ring, seat: Seat) -> None:
+        """See `Window`: other engines begin anew."""
+        super().move_to(ring, seat)
+        self._seat = seat
+        self._engine = self._state = None
+        self._began_s = math.nextafter(self.used_s, math.inf)
+
+    def _remember(self, logits: Logits) -> None:
+        """Add what was said of the frame on the grid, and forget what is older than the window."""
         stands_s = self._window_s / self._frames
         if self._outputs:
             stands_s = min(stands_s, self._on_grid_s - self._outputs[-1].due_s)
         self._outputs.append(_Output(self._on_grid_s, stands_s, logits.copy()))
         while self._outputs[0].due_s <= self._on_grid_s - self._window_s + self._tolerance_s:
             self._outputs.popleft()
-        weights = np.array([each.stands_s for each in self._outputs])
-        self.covers_s = float(weights.sum())
-        self.weight = stands_s * self.covers_s
-        total = weights @ np.stack([each.logits for each in self._outputs])
-        mean: Logits = (total / self.covers_s).astype(np.float32)
-        return mean

@@ -384,9 +384,10 @@ def test_a_camera_has_no_answer_and_a_video_has_one(
     video = VideoStream(write_video("a.mp4", ["blue"] * 5, fps=10.0), realtime=realtime)
     answers = Answers(bundle.manifest.classes)
     summary = Summary()
-    source = Source(streams=(video, Live(["red"] * 60)))
     options = RunOptions(window_s=0.2, hop_s=0.1, engines=ENGINES)
-    run_session(bundle, source, Limits(), options, summary=summary, video_sinks=[answers])
+    for stream in (video, Live(["red"] * 60)):
+        source = Source(streams=(stream,))
+        run_session(bundle, source, Limits(), options, summary=summary, video_sinks=[answers])
     answers.end_video()
     (answer,) = answers.all
     assert (answer.video, answer.class_name) == (video.name, "blue")

@@ -56,6 +56,7 @@ def new_result() -> NewResult:
             "device_ms": None,
             "precision": "fp32",
             "overhead_ms": 1.1,
+            "waited_ms": 0.0,
             "covers_s": 2.0,
             "top": (Prediction("öffnen", 0.75), Prediction("schließen", 0.25)),
         }
@@ -101,6 +102,7 @@ def test_every_line_is_json_with_all_fields(tmp_path: Path, new_result: NewResul
         "engine_ms": 40.0,
         "device_ms": None,
         "overhead_ms": 1.1,
+        "waited_ms": 0.0,
         "ran": None,
         "power_w": 7.25,
         "energy_j": 1.8,
