@@ -167,3 +167,22 @@ def test_one_thread_may_append_while_another_gathers() -> None:
         last = round(newest_s * 10)
         assert numbers.tolist() == (last - 29 + segment_centres(30, 8)).tolist()
     writer.join()
+
+
+def test_another_ring_takes_over_with_all_frames_in_place() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (HostRing(6, 4, 2, 2) for _ in range(2))
+    moved, kept = (
+        ClipBuffer(ring, window_s=0.6, fps=10.0) for ring in (first, HostRing(6, 4, 2, 2))
+    )
+    for number in range(20):
+        frame = rng.integers(0, 255, (2, 2, 3), dtype=np.uint8)
+        for buffer in (moved, kept):
+            buffer.append(frame, number / 10)
+        if number == 9:
+            moved.move_to(second)
+        for frames in (1, 2, 4):
+            found, time_s = moved.gather(frames)
+            expected, expected_s = kept.gather(frames)
+            np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+            assert time_s == expected_s

@@ -17,7 +17,8 @@ from ffn_edge.runtime.stream import window as window_module
 from ffn_edge.runtime.stream.clip_buffer import Clip, HostRing
 from ffn_edge.runtime.stream.sources import Frame
 from ffn_edge.runtime.stream.step_window import StepWindow
-from ffn_edge.runtime.stream.window import Timing
+from ffn_edge.runtime.stream.stillness import Stillness
+from ffn_edge.runtime.stream.window import Seat, Timing
 
 SIZE = 4
 COUNTS = (4, 8, 16)
@@ -73,7 +74,7 @@ class Played:
         self.engines = engines or {frames: Engine() for frames in COUNTS}
         fewest = min(self.engines)
         self.window = StepWindow(
-            stream, ring, contract, Timing(window_s=window_s), 0.0, fewest=fewest
+            stream, ring, contract, Timing(window_s=window_s), 0.0, fewest=fewest, seat=Seat()
         )
         self.used: list[int] = []  # the numbers of the frames
         self.answers: list[float] = []
@@ -270,3 +271,90 @@ def test_a_window_may_be_shorter_than_a_frame_of_the_source(fps: float, window_s
 def test_a_source_that_is_slow_and_uneven_is_one_stream() -> None:
     times_s = np.cumsum([0.2, 1.0] * 8)
     assert list(Played(times_s, fps=8.0).restarts) == [0, 1]
+
+
+class Remembers(Engine):
+    """Says half of what it said before, and the frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._state = np.zeros(1, np.float32)
+
+    def infer(self, frames: Clip) -> Logits:
+        """Take a frame."""
+        assert isinstance(frames, np.ndarray)
+        self._state = self._state / 2 + np.float32(frames[0, 0, 0, 0, 0])
+        return self._state[None]
+
+    def restart(self, state: State | None = None) -> None:
+        """Forget, or go on from another's."""
+        self._state = np.zeros(1, np.float32) if state is None else state[0]
+
+    def state(self) -> State:
+        """Tell it."""
+        return (self._state,)
+
+
+def step_window(seat: Seat, name: str, stillness: Stillness | None = None) -> StepWindow:
+    contract = InputContract(
+        batch=1, height=SIZE, width=SIZE, short_side=SIZE, mean=(0.0,) * 3, std=(1.0,) * 3
+    )
+    stream: Any = SimpleNamespace(name=name, fps=8.0)
+    ring = HostRing(1, 1, SIZE, SIZE)
+    timing = Timing(window_s=2.0)
+    return StepWindow(stream, ring, contract, timing, 0.0, fewest=4, seat=seat, stillness=stillness)
+
+
+def see(window: StepWindow, engine: Engine, number: int, value: int) -> float:
+    window.add(Frame(np.full((SIZE, SIZE, 3), value, np.uint8), number / 8))
+    return float(window.answer(engine, window.clip(16))[0])
+
+
+def test_streams_that_take_turns_on_one_engine_are_answered_as_if_alone() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 255, (3, 40))
+    alone = []
+    for camera in values:
+        window, engine = step_window(Seat(), "alone"), Remembers()
+        alone.append([see(window, engine, n, int(value)) for n, value in enumerate(camera)])
+    seat, engine = Seat(), Remembers()
+    windows = [step_window(seat, name) for name in "abc"]
+    together: list[list[float]] = [[], [], []]
+    for number in range(40):
+        for camera in rng.permutation(3):
+            value = int(values[camera, number])
+            together[camera].append(see(windows[camera], engine, number, value))
+    assert together == alone
+
+
+def test_engines_of_another_bundle_begin_anew_with_a_stream() -> None:
+    seat, engine, other = Seat(), Remembers(), Remembers()
+    window = step_window(seat, "a")
+    for number in range(8):
+        see(window, engine, number, 100)
+    window.move_to(HostRing(1, 1, SIZE, SIZE), Seat())
+    assert see(window, other, 8, 10) == 10.0
+    assert window.restart == "start"
+    see(window, other, 9, 10)
+    assert window.restart is None
+
+
+def test_a_still_stream_is_answered_as_if_its_frames_were_looked_at() -> None:
+    values = [100] * 60 + [30] * 20
+    all_seen, watched = (
+        step_window(Seat(), name, Stillness(2.0) if name == "watched" else None)
+        for name in ("all", "watched")
+    )
+    engines = Remembers(), Remembers()
+    skipped = 0
+    for number, value in enumerate(values):
+        expected = see(all_seen, engines[0], number, value)
+        watched.add(Frame(np.full((SIZE, SIZE, 3), value, np.uint8), number / 8))
+        if watched.is_still:
+            watched.skip()
+            skipped += 1
+        else:
+            found = float(watched.answer(engines[1], watched.clip(16))[0])
+            assert found == pytest.approx(expected, abs=1e-3)
+    # Nothing is left out until the window, and what the state is of, are still.
+    assert skipped == 60 - 2 * 16 - 1
