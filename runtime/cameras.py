@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ffn_edge.errors import EngineError, FfnEdgeError
 from ffn_edge.runtime.camera_settings import CameraSettings
@@ -30,12 +31,26 @@ from ffn_edge.runtime.stream.window import Timing, Window
 _log = logging.getLogger(__name__)
 _DEFAULT_TIMING = Timing()
 
-# An inference that waited for longer than its deadline has this left, which nothing keeps.
-_LEAST_MS = 0.001
 # Whether cameras have ended is looked at so often.
 _CHECK_S = 0.1
 # At the end, a camera's driver may take so long.
 _LEAVING_S = 3.0
+
+
+class CameraState(NamedTuple):
+    """How a camera does.
+
+    Attributes:
+        name: the camera's.
+        up: whether it sends frames.
+        received: frames that came, since the start.
+        dropped: of them, those that were not handled, since newer ones came meanwhile.
+    """
+
+    name: str
+    up: bool
+    received: int
+    dropped: int
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +77,8 @@ class _Watched:
         self.controller = cameras.new_controller(self.timing())
         self.window: Window | None = None
         self.must_leave = False
+        self.received = self.dropped = 0  # by readers that have ended
+        self.reader: LiveReader | None = None  # at hand
         self.error: BaseException | None = None
         self._ring = ExitStack()  # of the window; used by the thread that infers
         self.thread = threading.Thread(target=self._run, name="camera", daemon=True)
@@ -75,6 +92,13 @@ class _Watched:
     def is_over(self) -> bool:
         """Whether to end soon."""
         return self.must_leave or self._cameras.is_over()
+
+    def state(self) -> CameraState:
+        """Tell how it does."""
+        reader, received, dropped = self.reader, self.received, self.dropped
+        if reader is not None:
+            received, dropped = received + reader.received, dropped + reader.dropped
+        return CameraState(self.settings.name, self.window is not None, received, dropped)
 
     def _run(self) -> None:
         try:
@@ -100,10 +124,13 @@ class _Watched:
         with closing(readers):
             for reader in readers:
                 self._cameras.do(_Job(self._open_window, -math.inf))
+                self.reader = reader
                 try:
                     self._read(reader)
                 finally:
-                    self._cameras.count(reader)
+                    self.reader = None
+                    self.received += reader.received
+                    self.dropped += reader.dropped
 
     def _read(self, reader: LiveReader) -> None:
         window = self.window
@@ -178,8 +205,7 @@ class Cameras:
         still: the threshold of `Stillness` below which inferences are left out; None leaves out
             none.
         fall_back: is given the error of an engine, and returns what to go on with, if anything.
-        received: frames that were sent, up to the latest end or loss of a camera.
-        dropped: of them, those that were not handled, since newer ones came meanwhile.
+        on_round: is called between two inferences, and many times a second without any.
     """
 
     def __init__(
@@ -199,7 +225,7 @@ class Cameras:
         self.hooks = hooks
         self.still = still
         self.fall_back: Callable[[EngineError], Classifier | None] = lambda error: None
-        self.received = self.dropped = 0
+        self.on_round: Callable[[], None] = lambda: None
         self._stopped = False
         self._start = math.inf
         self._news = threading.Condition()  # guards the jobs, the cameras and the counts
@@ -232,6 +258,7 @@ class Cameras:
         try:
             while not self.is_over():
                 self._check_cameras()
+                self.on_round()
                 job = self._take_job()
                 if job is None:
                     continue
@@ -280,10 +307,20 @@ class Cameras:
             self._next = classifier
             self._news.notify_all()
 
-    def names_watched(self) -> list[str]:
-        """Return the names of the cameras."""
+    def states(self) -> list[CameraState]:
+        """Tell how each camera does. From any thread."""
         with self._news:
-            return list(self._watched)
+            return [each.state() for each in self._watched.values()]
+
+    @property
+    def received(self) -> int:
+        """Frames that were sent by the cameras that are watched."""
+        return sum(state.received for state in self.states())
+
+    @property
+    def dropped(self) -> int:
+        """Of them, those that were not handled, since newer ones came meanwhile."""
+        return sum(state.dropped for state in self.states())
 
     def new_controller(self, timing: Timing) -> Controller:
         """Return one for a camera that has seen no inference yet."""
@@ -291,12 +328,6 @@ class Cameras:
         if timing.stream:
             setting = setting.streamed(timing.clip_s)
         return self.classifier.new_controller(setting)
-
-    def count(self, reader: LiveReader) -> None:
-        """Count the frames of a reader that has ended."""
-        with self._news:
-            self.received += reader.received
-            self.dropped += reader.dropped
 
     def do(self, job: _Job, *, wait: bool = True) -> None:
         """Have a job done in the thread that infers, or left out where that ends."""
@@ -311,13 +342,13 @@ class Cameras:
         now = time.monotonic()
         waited_ms = (now - ready) * 1e3
         limits = self.limits()
-        mine, why = self._limits_of(watched, limits, waited_ms, now)
+        mine, why = self._limits_of(watched, limits, now)
         result = self.classifier.classify(window, mine, watched.controller, waited_ms=waited_ms)
         decision, observation = result.decision, result.observation
         if why:
             decision = dataclasses.replace(decision, reason=f"{decision.reason}; {why}")
             # Who reads the result wants to see the budget that was asked for.
-            asked = dataclasses.replace(mine, power_w=limits.power_w, most_frames=None)
+            asked = dataclasses.replace(observation.limits, power_w=limits.power_w)
             observation = dataclasses.replace(observation, limits=asked)
         result = dataclasses.replace(
             result, decision=decision, observation=observation, elapsed_s=now - self._start
@@ -388,13 +419,8 @@ class Cameras:
         if ended and is_last:
             self._stopped = True
 
-    def _limits_of(
-        self, watched: _Watched, limits: Limits, waited_ms: float, now: float
-    ) -> tuple[Limits, str]:
+    def _limits_of(self, watched: _Watched, limits: Limits, now: float) -> tuple[Limits, str]:
         """Return what a camera may take of the limits: what is left of them for it, and why."""
-        if limits.latency_ms is not None:
-            left_ms = max(limits.latency_ms - waited_ms, _LEAST_MS)
-            limits = dataclasses.replace(limits, latency_ms=left_ms)
         with self._news:
             cameras = {name: each.settings for name, each in self._watched.items()}
         if len(cameras) < 2 or watched.must_leave or limits.frames is not None:

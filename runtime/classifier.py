@@ -197,12 +197,13 @@ class Classifier:
         limits: Limits,
         now: float,
         source_frames: float | None = None,
+        waited_ms: float = 0.0,
     ) -> Decision:
         """Pick a frame count, and warn of a limit that cannot be kept.
 
         Of each kind, for the same limits, once a minute. See `Policy.decide`.
         """
-        decision = controller.decide(limits, now, source_frames)
+        decision = controller.decide(limits.after_waiting(waited_ms), now, source_frames)
         if decision.warning is not None:
             # Behind the colon there are numbers, which change.
             self.warn((decision.warning.partition(":")[0], limits), decision.warning, now)
@@ -222,16 +223,17 @@ class Classifier:
 
         Args:
             window: of a stream.
-            limits: of this inference.
+            limits: of this inference; the deadline counts from when the window was complete.
             controller: picks the frame count, and learns.
-            waited_ms: for other streams' inferences.
+            waited_ms: since then, for other streams' inferences.
 
         Raises:
             EngineError: an engine failed, or its logits are not numbers.
         """
         start = time.monotonic()
         source_frames = window.source_frames
-        decision = self.decide(controller, limits, start, source_frames)
+        decision = self.decide(controller, limits, start, source_frames, waited_ms)
+        limits = limits.after_waiting(waited_ms)
 
         def infer(frames: int) -> tuple[Logits, float]:
             clip = window.clip(frames)

@@ -20,6 +20,8 @@ StateT = TypeVar("StateT")
 
 # Of a battery, this share is kept back: the sensors of power are no better than that.
 _RESERVE = 0.01
+# What is left to an inference that waited for longer than its deadline: nothing keeps it.
+_LEAST_MS = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +152,12 @@ class Limits:
         if not pace_s:
             return self.latency_ms
         return min(pace_s * 1e3, self.latency_ms or math.inf)
+
+    def after_waiting(self, waited_ms: float) -> Limits:
+        """Return what is left of them for an inference that waited for others."""
+        if self.latency_ms is None or not waited_ms:
+            return self
+        return replace(self, latency_ms=max(self.latency_ms - waited_ms, _LEAST_MS))
 
     def saving_s(self, now: float) -> float:
         """Return how many seconds' worth of the budget may be saved and spent later.
