@@ -135,7 +135,9 @@ def calibrate(
                     on_step=learning,
                 )
         rules = {field: each.rules for field, each in events.items()}
-        learnt = dataclasses.replace(learnt, **rules)
+        learnt = dataclasses.replace(
+            learnt, events=rules.get("events"), step_events=rules.get("step_events")
+        )
         save_calibration(loaded, learnt)
     if learnt.clips < _FEW_CLIPS:
         say(f"{learnt.clips} clips are few: take {_FEW_CLIPS} or more for thresholds that hold.")
