@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
@@ -82,7 +83,9 @@ def _rounded(value: float | None) -> float | None:
 class LiveView:
     """The latest result in the terminal, redrawn four times a second by rich's own thread."""
 
-    def __init__(self, console: Terminal) -> None:
+    def __init__(self, console: Terminal, note: Callable[[str], str] = lambda source: "") -> None:
+        """Show nothing yet; `note` returns what more to say of a source."""
+        self._note = note
         self._latest: Result | None = None
         self._live = Live(
             console=console,
@@ -127,7 +130,8 @@ class LiveView:
         why = Text(printable(f"{result.decision.frames}: {result.decision.reason}"))
         rejected = (f"{frames}: {reason}" for frames, reason in result.decision.rejected.items())
         why_not = Text(printable("\n".join(rejected)), style="dim")
-        return Group(head, classes, why, why_not)
+        note = Text(self._note(result.source), style="bold")
+        return Group(head, *([note] if note else []), classes, why, why_not)
 
 
 class ProgressLines:

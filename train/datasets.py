@@ -95,9 +95,10 @@ DATASETS = {
     "kinetics400": DatasetFacts(name="Kinetics-400", num_classes=400, mirror=()),
     "ucf101": DatasetFacts(name="UCF101", num_classes=101, mirror=()),
     "hmdb51": DatasetFacts(name="HMDB51", num_classes=51, mirror=()),
+    # Twelve classes, and "nothing" where that was rendered.
     "demo": DatasetFacts(
         name="the demo clips",
-        num_classes=12,
+        num_classes=None,
         mirror=_SIDES,
         upside_down=_HEIGHTS,
         backwards=_ORDERS,

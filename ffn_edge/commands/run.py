@@ -24,6 +24,7 @@ from ffn_edge.commands.engine_options import (
 from ffn_edge.commands.option_types import Number, UserPath, Whole
 from ffn_edge.media.video import UNSTATED_FPS
 from ffn_edge.runtime.answers import Answers, AnswersCsv
+from ffn_edge.runtime.event_sink import EventSink
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.run import RunOptions, run_session, source_for
 from ffn_edge.runtime.sinks import JsonLines, LiveView, ProgressLines, Sink
@@ -124,7 +125,19 @@ from ffn_edge.terminal import Terminal
     "--csv",
     "csv_file",
     type=UserPath(dir_okay=False, path_type=Path),
-    help="Write what each video showed, and when: a row for each span.",
+    help="Write what each video showed, and when: a row for each span, or with --events for each "
+    "event.",
+)
+@click.option(
+    "--events",
+    is_flag=True,
+    help="Tell of each action once, when it begins and when it has ended: in the JSON lines and "
+    "the CSV. See `ffn-edge calibrate --stream`.",
+)
+@click.option(
+    "--subtitles",
+    type=UserPath(file_okay=False, path_type=Path),
+    help="With --events: write a WebVTT file for each video into this folder.",
 )
 @click.option(
     "--annotate",
@@ -155,6 +168,8 @@ def run(
     until_s: float | None,
     output: Path | None,
     csv_file: Path | None,
+    events: bool,
+    subtitles: Path | None,
     annotate: Path | None,
     record: Path | None,
     as_json: bool,
@@ -175,13 +190,17 @@ def run(
       ffn-edge run bundle --source 0 --latency-ms 50 --miss-rate 0.01 --power-w 10
       ffn-edge run bundle --source csi://0 --battery-wh 20 --until 18:00
       ffn-edge run bundle --source 0 --stream --power-w 8
+      ffn-edge run bundle --source day.mp4 --events --subtitles .
       ffn-edge run bundle --source clip.mp4 --frames 8 --annotate out.mp4
     """
     loaded = Bundle.load(bundle)
     run_options = RunOptions(engines=take_engine_options(options), **options)
     source = source_for(loaded.manifest.input, sources, run_options, whole=annotate is not None)
     videos = [each.path for each in source.streams if isinstance(each, VideoStream | FolderStream)]
-    if csv_file is not None and not videos:
+    recordings = {each.name for each in source.streams if not each.comes_back}
+    if subtitles is not None and not (events and videos):
+        raise click.UsageError("--subtitles is for the --events of videos.")
+    if csv_file is not None and not videos and not events:
         raise click.UsageError("--csv is for answers to videos, and a camera has no end.")
     _check_files(
         {"--output": output, "--csv": csv_file, "--annotate": annotate, "--record": record},
@@ -210,12 +229,25 @@ def run(
         with ExitStack() as stack:
             sinks: list[Sink] = []
             video_sinks: list[Sink] = [answers]
-            if csv_file is not None:
+            sink = None
+            lines = output or (sys.stdout if to_stdout else None)
+            if events:
+                sink = EventSink(
+                    loaded,
+                    stream=run_options.stream,
+                    recordings=recordings,
+                    lines=lines,
+                    csv=csv_file,
+                    subtitles=subtitles,
+                )
+                sinks.append(stack.enter_context(sink))
+            elif lines is not None:
+                sinks.append(stack.enter_context(JsonLines(lines)))
+            if csv_file is not None and not events:
                 answers.on_answer = stack.enter_context(AnswersCsv(csv_file)).write
-            if output is not None or to_stdout:
-                sinks.append(stack.enter_context(JsonLines(output or sys.stdout)))
+            note = (lambda source: "") if sink is None else sink.shown
             if console.is_terminal and not (to_stdout and sys.stdout.isatty()):
-                sinks.append(stack.enter_context(LiveView(console)))
+                sinks.append(stack.enter_context(LiveView(console, note)))
             if not console.is_terminal:
                 video_sinks.append(ProgressLines())
             stack.callback(answers.end_video)

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ffn_edge.demo.scenes import ACTIONS, FRAMES, Canvas, Share, render_action
+from ffn_edge.demo.idle import NOTHING, render_nothing
+from ffn_edge.demo.scenes import ACTIONS, FPS, FRAMES, Canvas, Share, render_action
 from ffn_edge.device.cores import usable_processors
 from ffn_edge.errors import DataError
 from ffn_edge.files import schema
@@ -29,7 +30,6 @@ from ffn_edge.files.regular_file import read_text
 from ffn_edge.media.opencv import use_one_thread
 from ffn_edge.media.video_writer import VideoWriter
 
-FPS = 24.0
 CLIP = Canvas(64, 64, scale=1.0)
 STREAM = Canvas(320, 240, scale=240 / 64)
 
@@ -43,6 +43,9 @@ _SPLIT_SEEDS = {"train": 0, "val": 1, "test": 2, "stream": 3}
 # clips that an older version wrote.
 _MANIFEST = "clips.json"
 _RENDERER = 1
+
+
+_Clip = tuple[str, int, str]  # split, number and class
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ def render_clips(
     train: int = 1800,
     val: int = 400,
     test: int = 600,
+    nothing: int = 0,
     seed: int = 0,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -75,6 +79,8 @@ def render_clips(
         train: number of training clips.
         val: number of validation clips.
         test: number of test clips.
+        nothing: number of training clips more in which no action happens, of a 13th class; the
+            other splits get as many for each of their clips.
         seed: decides every clip; not negative.
         workers: processes; as many as there are cores if None, this one alone if 1.
         progress: called with (clips done, clips in all) now and then.
@@ -87,18 +93,28 @@ def render_clips(
     folder = Path(folder)
     sizes = {"train": train, "val": val, "test": test}
     manifest = {"renderer": _RENDERER, "seed": seed, **sizes}
+    classes = ACTIONS if not nothing else (*ACTIONS, NOTHING)
+    labels = {split: [i % len(ACTIONS) for i in range(size)] for split, size in sizes.items()}
+    if nothing:
+        manifest["nothing"] = nothing
+        for split, size in sizes.items():
+            labels[split] += [len(ACTIONS)] * round(nothing * size / train)
     if _holds(folder, manifest):
         return
-    clips = [(split, index) for split, size in sizes.items() for index in range(size)]
+    clips = [
+        (split, index, classes[label])
+        for split, each in labels.items()
+        for index, label in enumerate(each)
+    ]
     with atomic_folder(folder) as new:
         render = functools.partial(_render_clip, new, seed)
         for done, _ in enumerate(_map(render, clips, workers), start=1):
             if progress is not None and (done % 50 == 0 or done == len(clips)):
                 progress(done, len(clips))
-        for split, size in sizes.items():
-            lines = [f"{_clip_name(split, i)} {i % len(ACTIONS)}\n" for i in range(size)]
+        for split, each in labels.items():
+            lines = [f"{_clip_name(split, i)} {label}\n" for i, label in enumerate(each)]
             write_text(new / f"{split}.txt", "".join(lines))
-        write_text(new / "classes.txt", "".join(f"{action}\n" for action in ACTIONS))
+        write_text(new / "classes.txt", "".join(f"{name}\n" for name in classes))
         write_text(new / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
@@ -147,14 +163,18 @@ def render_stream(
     return actions
 
 
-def _render_clip(folder: Path, seed: int, clip: tuple[str, int]) -> None:
-    split, index = clip
+def _render_clip(folder: Path, seed: int, clip: _Clip) -> None:
+    split, index, label = clip
     rng = np.random.default_rng([_SPLIT_SEEDS[split], seed, index])
     share = TRAINING_SHARE if split == "train" else TEST_SHARE
     path = folder / _clip_name(split, index)
     # Not for people: read again in every epoch, and three times as fast as H.264.
     with VideoWriter(path, FPS, CLIP.width, CLIP.height, codec="mpeg4") as video:
-        for frame in render_action(ACTIONS[index % len(ACTIONS)], share, CLIP, rng):
+        for frame in (
+            render_nothing(share, CLIP, rng)
+            if label == NOTHING
+            else render_action(label, share, CLIP, rng)
+        ):
             video.write(frame)
 
 
@@ -163,7 +183,7 @@ def _clip_name(split: str, index: int) -> str:
 
 
 def _map(
-    function: Callable[[tuple[str, int]], None], clips: list[tuple[str, int]], workers: int | None
+    function: Callable[[_Clip], None], clips: list[_Clip], workers: int | None
 ) -> Iterator[None]:
     """Apply `function` to each clip, in `workers` processes."""
     workers = usable_processors() if workers is None else workers

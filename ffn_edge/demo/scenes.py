@@ -12,8 +12,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ ACTIONS = (
     *("clockwise", "counter-clockwise", "together", "apart", "appear", "disappear"),
 )
 FRAMES = 48
+FPS = 24.0
 
 # They come with scikit-image's wheel; nothing is downloaded.
 PHOTOGRAPHS = (
@@ -75,6 +76,48 @@ class Pose:
 Poses = Callable[[float], tuple[Pose, ...]]
 
 
+class Scene:
+    """A photograph that a camera pans across, with sprites that rest and others that may act.
+
+    Attributes:
+        poses: how the actors stand when a given part, 0..1, of their action is done.
+    """
+
+    def __init__(
+        self,
+        action: str,
+        share: Share,
+        canvas: Canvas,
+        rng: np.random.Generator,
+        camera_path: Callable[[np.random.Generator], Floats],
+    ) -> None:
+        """Draw what stays. `camera_path` gives (y, x) from the middle for each frame, (F, 2)."""
+        side = round((max(canvas.width, canvas.height) / canvas.scale + 2 * MARGIN) * canvas.scale)
+        photographs = [PHOTOGRAPHS[i] for i in rng.permutation(len(PHOTOGRAPHS))[:4]]
+        background = _texture(photographs[0], share, side, canvas.scale, rng)
+        background = _toned(background, rng.uniform(90, 160), rng.uniform(0.6, 0.9))
+        sprites = [_sprite(name, share, background, canvas.scale, rng) for name in photographs[1:]]
+
+        self.poses = action_poses(action, rng)
+        actors, others = np.split(np.asarray(sprites, object), [len(self.poses(0.0))])
+        for other in others[: rng.integers(1, len(others) + 1)]:
+            _put(other, _resting(rng), background, Canvas(side, side, canvas.scale))
+        self._canvas, self._rng, self._actors, self._background = canvas, rng, actors, background
+        self._camera = camera_path(rng) * canvas.scale
+        noise = rng.normal(0, rng.uniform(1, 4), (canvas.height, canvas.width, 3))
+        self._noise = noise.astype(np.float32)
+
+    def frame(self, t: int, poses: tuple[Pose, ...]) -> Image:
+        """Return what the camera sees at frame `t`: uint8 (height, width, 3), BGR."""
+        picture = _window(self._background, self._camera[t], self._canvas)
+        for actor, pose in zip(self._actors, poses, strict=True):
+            _put(actor, pose, picture, self._canvas)
+        shift = self._rng.integers(self._canvas.height, size=2)
+        picture += np.roll(self._noise, shift, axis=(0, 1))
+        image: Image = np.clip(picture[..., ::-1] + 0.5, 0, 255).astype(np.uint8)
+        return image
+
+
 def render_action(
     action: str, share: Share, canvas: Canvas, rng: np.random.Generator
 ) -> Iterator[Image]:
@@ -89,28 +132,60 @@ def render_action(
     Raises:
         DataError: scikit-image is not installed, or lacks a photograph.
     """
-    side = round((max(canvas.width, canvas.height) / canvas.scale + 2 * MARGIN) * canvas.scale)
-    photographs = [PHOTOGRAPHS[i] for i in rng.permutation(len(PHOTOGRAPHS))[:4]]
-    background = _texture(photographs[0], share, side, canvas.scale, rng)
-    background = _toned(background, rng.uniform(90, 160), rng.uniform(0.6, 0.9))
-    sprites = [_sprite(name, share, background, canvas.scale, rng) for name in photographs[1:]]
-
-    poses = action_poses(action, rng)
-    actors, others = np.split(np.asarray(sprites, object), [len(poses(0.0))])
-    for other in others[: rng.integers(1, len(others) + 1)]:
-        _put(other, _resting(rng), background, Canvas(side, side, canvas.scale))
-    camera = _camera_path(rng) * canvas.scale
-    noise = rng.normal(0, rng.uniform(1, 4), (canvas.height, canvas.width, 3)).astype(np.float32)
-    length = rng.uniform(0.30, 0.65) * FRAMES
+    scene = Scene(action, share, canvas, rng, _camera_path)
+    length = action_frames(rng)
     start = rng.uniform(0, FRAMES - 1 - length)
-
     for t in range(FRAMES):
-        picture = _window(background, camera[t], canvas)
-        progress = _ease((t - start) / length)
-        for actor, pose in zip(actors, poses(progress), strict=True):
-            _put(actor, pose, picture, canvas)
-        picture += np.roll(noise, rng.integers(canvas.height, size=2), axis=(0, 1))
-        yield np.clip(picture[..., ::-1] + 0.5, 0, 255).astype(np.uint8)
+        yield scene.frame(t, scene.poses(_ease((t - start) / length)))
+
+
+def render_scene(
+    action: str,
+    moves: Sequence[tuple[float, float]],
+    frames: int,
+    share: Share,
+    canvas: Canvas,
+    rng: np.random.Generator,
+    *,
+    sway: bool = False,
+) -> Iterator[Image]:
+    """Yield a scene of any length: an action, then it backwards, and so on; rest before and after.
+
+    Args:
+        action: one of `ACTIONS`.
+        moves: when each begins and how long it takes, in frames; they do not overlap. A part of
+            one may lie before or after the scene.
+        frames: of the scene.
+        share: see `render_action`, as for all else.
+        canvas: the same.
+        rng: the same.
+        sway: the actors sway a little, to and fro, which is none of the actions.
+    """
+    scene = Scene(action, share, canvas, rng, functools.partial(_wandering_path, frames))
+    swings = rng.uniform(-1, 1, 3) * (5, 5, 0.5)  # x, y and angle
+    speeds = rng.uniform(3, 7, 3) / FPS  # radians a frame: a swing takes 0.9 to 2.1 s
+    for t in range(frames):
+        done = sum(
+            (-1) ** k * _ease((t - start) / length) for k, (start, length) in enumerate(moves)
+        )
+        poses = scene.poses(done)
+        if sway:
+            x, y, angle = swings * np.sin(speeds * t)
+            poses = tuple(
+                replace(pose, x=pose.x + x, y=pose.y + y, angle=pose.angle + angle)
+                for pose in poses
+            )
+        yield scene.frame(t, poses)
+
+
+def action_frames(rng: np.random.Generator) -> float:
+    """Return how many frames an action takes."""
+    return rng.uniform(0.30, 0.65) * FRAMES
+
+
+def opposite(action: str) -> str:
+    """Return the action that is this one played backwards."""
+    return ACTIONS[ACTIONS.index(action) ^ 1]
 
 
 # --- motion -------------------------------------------------------------------------------------
@@ -203,6 +278,16 @@ def _camera_path(rng: np.random.Generator) -> Floats:
     shake = rng.normal(0, 0.5, size=(FRAMES + 2, 2))
     shake = (shake[:-2] + 2 * shake[1:-1] + shake[2:]) / 4
     path: Floats = np.clip(pan + shake, 1 - MARGIN, MARGIN - 1).astype(np.float32)
+    return path
+
+
+def _wandering_path(frames: int, rng: np.random.Generator) -> Floats:
+    """Return a camera that drifts to and fro for ever, with a shaking hand: as `_camera_path`."""
+    swings, speeds = rng.uniform(-3, 3, size=2), rng.uniform(0.25, 0.75, size=2) / FPS
+    drift = swings * np.sin(np.arange(frames)[:, None] * speeds + rng.uniform(0, math.tau, size=2))
+    shake = rng.normal(0, 0.5, size=(frames + 2, 2))
+    shake = (shake[:-2] + 2 * shake[1:-1] + shake[2:]) / 4
+    path: Floats = np.clip(drift + shake, 1 - MARGIN, MARGIN - 1).astype(np.float32)
     return path
 
 

@@ -32,6 +32,7 @@ from ffn_edge.runtime.cascade.confidence import (
     log_loss,
     margins,
 )
+from ffn_edge.runtime.events.rules import EventRules
 
 SCHEMA_VERSION = 1
 CALIBRATION = "calibration.json"
@@ -126,6 +127,10 @@ class Calibration:
         precisions: of the engines that answered; empty where an older release did not tell.
         confidences: by frame count, each of the bundle's.
         cascades: of each two of them.
+        events: the rules of events in clips; None where no labelled stream told.
+        step_events: the same of streams that are followed frame by frame.
+        still: the largest difference of two frames, in 0..255, at which nothing has moved; None
+            where no labelled stream told.
     """
 
     bundle: str
@@ -134,11 +139,19 @@ class Calibration:
     precisions: Mapping[int, Precision] = field(default_factory=dict)
     confidences: Mapping[int, Confidence]
     cascades: tuple[Cascade, ...]
+    events: EventRules | None = None
+    step_events: EventRules | None = None
+    still: NotNegative | None = None
 
     def __post_init__(self) -> None:
         pairs = [(cascade.first, cascade.second) for cascade in self.cascades]
         if sorted(pairs) != list(itertools.combinations(sorted(self.confidences), 2)):
             raise ValueError("a calibration has a cascade of each two frame counts")
+
+    @property
+    def temperatures(self) -> dict[int, float]:
+        """What the logits of each frame count are divided by."""
+        return {frames: each.temperature for frames, each in self.confidences.items()}
 
     def below_rounding(self, logit_errors: Mapping[int, float]) -> list[Cascade]:
         """Return the cascades whose choice an engine's rounding may decide.

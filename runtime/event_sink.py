@@ -1,0 +1,142 @@
+"""A sink that makes events of results, and writes them: lines, a table, subtitles."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TextIO
+
+from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.errors import printable
+from ffn_edge.runtime.cascade.calibration import CALIBRATION, load_calibration
+from ffn_edge.runtime.classifier import Result
+from ffn_edge.runtime.event_stage import EventStage
+from ffn_edge.runtime.events.event import Event
+from ffn_edge.runtime.events.event_files import COLUMNS, Subtitles, csv_row, csv_text
+from ffn_edge.runtime.events.rules import EventRules
+from ffn_edge.runtime.line_file import LineFile
+
+_log = logging.getLogger(__name__)
+
+
+def event_rules(bundle: Bundle, *, stream: bool) -> tuple[EventRules, dict[int, float]]:
+    """Return the rules of a bundle's events, and its temperatures, by frame count.
+
+    Without thresholds of its own it has plain ones, and a warning says so.
+
+    Args:
+        bundle: where to look for a calibration.
+        stream: whether it is to be followed frame by frame.
+
+    Raises:
+        FfnEdgeError: the calibration cannot be read, or belongs to another bundle.
+    """
+    rules, temperatures = None, {}
+    if (bundle.path / CALIBRATION).exists():
+        calibration = load_calibration(bundle)
+        temperatures = calibration.temperatures
+        rules = calibration.step_events if stream else calibration.events
+    if rules is not None:
+        return rules, temperatures
+    rules = EventRules()
+    _log.warning(
+        "%s has no thresholds of events%s: any class of a probability of %g is one. `ffn-edge "
+        "calibrate BUNDLE --list val.txt --stream labelled.csv%s` learns them.",
+        bundle.path,
+        "" if rules.nothing in bundle.manifest.classes else " and no class that means nothing",
+        rules.onset,
+        " --frame-by-frame" if stream else "",
+    )
+    return rules, temperatures
+
+
+class EventSink:
+    """Makes events of results: `with EventSink(...) as events: events.write(result)`."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        stream: bool = False,
+        recordings: Collection[str] = (),
+        lines: TextIO | Path | None = None,
+        csv: Path | None = None,
+        subtitles: Path | None = None,
+    ) -> None:
+        """Read the bundle's rules; open no file yet.
+
+        Args:
+            bundle: whose results will come.
+            stream: whether it follows the source frame by frame.
+            recordings: the sources that are over when another's results come.
+            lines: where each event is written as a line of JSON, when it begins and when it ends.
+            csv: where it is a row when it has ended.
+            subtitles: the folder of a WebVTT file for each recording.
+
+        Raises:
+            FfnEdgeError: see `event_rules`.
+        """
+        rules, temperatures = event_rules(bundle, stream=stream)
+        self.stage = EventStage(
+            lambda source: rules,
+            bundle.manifest.classes,
+            temperatures,
+            self._take,
+            recordings=recordings,
+        )
+        self._recordings = recordings
+        self._lines = None if lines is None else LineFile(lines)
+        self._csv = None if csv is None else LineFile(csv)
+        self._folder = subtitles
+        self._subtitles: Subtitles | None = None
+        self._playing: str | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> EventSink:
+        """Open the files, or raise a WriteError."""
+        with ExitStack() as stack:
+            for file in (self._lines, self._csv):
+                if file is not None:
+                    stack.enter_context(file)
+            if self._csv is not None:
+                self._csv.write_text(csv_text([COLUMNS]))
+            if self._folder is not None:
+                self._subtitles = Subtitles(self._folder)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End what goes on, and close the files. Raises a WriteError, as when the disk is full."""
+        with self._stack:
+            self._end_recording()
+            self.stage.end_all()
+
+    def write(self, result: Result) -> None:
+        """Take a result. Raises as `LineFile.write_text`."""
+        if result.source != self._playing and result.source in self._recordings:
+            self._end_recording()
+            self._playing = result.source
+        self.stage.result(result)
+
+    def shown(self, source: str) -> str:
+        """Return the event of a source that goes on, for people; "" for none."""
+        event = self.stage.running(source)
+        return "" if event is None else f"{printable(event.class_name)} since {event.start_s:.1f} s"
+
+    def _end_recording(self) -> None:
+        if self._playing is not None:
+            self.stage.end(self._playing)
+            if self._subtitles is not None:
+                self._subtitles.end(self._playing)
+            self._playing = None
+
+    def _take(self, event: Event) -> None:
+        if self._lines is not None:
+            self._lines.write_line(event.fields())
+        if event.end_s is not None:
+            if self._csv is not None:
+                self._csv.write_text(csv_text([csv_row(event)]))
+            if self._subtitles is not None and event.source in self._recordings:
+                self._subtitles.write(event)
