@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import signal
@@ -24,9 +25,6 @@ async def main():
         "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{sys.argv[1]}"}},
         "plugins": {
             "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True},
-            "amqtt.plugins.persistence.SessionDBPlugin": {
-                "file": sys.argv[2], "clear_on_shutdown": False,
-            },
         },
     })
     await broker.start()
@@ -44,7 +42,12 @@ def free_port() -> int:
 
 
 class Broker:
-    """A broker that lets anyone in: `with Broker(folder) as broker: ...`. It keeps sessions."""
+    """A broker that lets anyone in: `with Broker(folder) as broker: ...`.
+
+    Attributes:
+        port: that it listens on.
+        name: of the program. Only mosquitto keeps sessions when it ends.
+    """
 
     def __init__(self, folder: Path, *, mosquitto: bool = True) -> None:
         """Prepare; `mosquitto` takes that where it is installed, else amqtt."""
@@ -54,6 +57,8 @@ class Broker:
             self.name = "mosquitto"
             settings = folder / "mosquitto.conf"
             settings.write_text(
+                # Root would become another user, who may not write there.
+                f"user {getpass.getuser()}\n"
                 f"listener {self.port} 127.0.0.1\nallow_anonymous true\n"
                 f"persistence true\npersistence_location {folder}/\n"
                 "autosave_on_changes true\nautosave_interval 1\nmax_queued_messages 100000\n"
@@ -61,9 +66,7 @@ class Broker:
             self._command = [program, "-c", str(settings)]
         else:
             self.name = "amqtt"
-            self._command = [
-                sys.executable, "-c", _AMQTT, str(self.port), str(folder / "amqtt.db")
-            ]  # fmt: skip
+            self._command = [sys.executable, "-c", _AMQTT, str(self.port)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Broker:
@@ -132,19 +135,24 @@ class Listener:
         )
         self._client.reconnect_delay_set(0.2, 0.2)  # type: ignore[arg-type]  # any number will do
         self._client.on_connect = self._on_connect
+        self._client.on_disconnect = lambda *_: self._is_there.clear()
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message
 
     def __enter__(self) -> Listener:
         self._client.connect("127.0.0.1", self._port, keepalive=60)
         self._client.loop_start()
-        if not self._is_there.wait(10):
-            raise RuntimeError("the broker takes no subscription")
+        self.wait()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+
+    def wait(self) -> None:
+        """Wait until it gets messages, again."""
+        if not self._is_there.wait(10):
+            raise RuntimeError("the broker takes no subscription")
 
     def _on_connect(self, client: mqtt.Client, *_: Any) -> None:
         client.subscribe(self._topic, qos=1)

@@ -16,7 +16,7 @@ def prometheus() -> ModuleType:
         FfnEdgeError: it is not installed.
     """
     try:
-        import prometheus_client
+        import prometheus_client.core
     except ImportError as error:
         raise FfnEdgeError(
             f"metrics need prometheus-client, which cannot be imported here ({error})",

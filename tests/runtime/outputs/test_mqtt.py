@@ -183,10 +183,13 @@ def test_what_came_while_the_broker_was_away_arrives_once_and_in_order(
     wait_until: Await,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    if broker.name != "mosquitto":
+        pytest.skip("forgets who listens when it ends")
     caplog.set_level(logging.INFO)
     with new(broker.port, tmp_path) as mqtt:
         mqtt.event(new_event(0))
-        wait_until(lambda: mqtt.status().sent == 1)
+        wait_until(lambda: mqtt.status().sent == 1 and events_of(listener))
+        time.sleep(0.2)  # or the broker may not know yet that the listener has it
         broker.stop()
         for number in range(1, 50):
             mqtt.event(new_event(number))
@@ -230,6 +233,7 @@ def test_a_broker_that_is_away_at_the_start_gets_what_an_earlier_run_left(
             mqtt.event(new_event(1))
             wait_until(lambda: mqtt.status().fault)
         broker.start()
+        listener.wait()
         with new(broker.port, tmp_path) as mqtt:
             mqtt.event(new_event(2))
             wait_until(lambda: len(events_of(listener)) == 2)
