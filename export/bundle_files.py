@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,8 +28,11 @@ from ffn_edge.bundle.bundle import (
     file_record,
     read_manifest,
 )
+from ffn_edge.bundle.signature import SIGNATURE
 from ffn_edge.errors import BundleError, ExportError, reason_of
 from ffn_edge.files.atomic import atomic_file, locked, write_text
+
+_log = logging.getLogger(__name__)
 
 _OURS = re.compile(r"(frames_[\d-]+\.safetensors|(graph|step)_[\d-]+(\.int8(-\d+)?)?\.onnx)")
 
@@ -73,6 +77,14 @@ def changing(folder: Path) -> Iterator[None]:
         ) from error
     finally:
         _remove_unused(folder)
+
+
+def replace_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a bundle that changed. Its signature, if it has one, goes."""
+    write_text(folder / MANIFEST, manifest.to_json())
+    if (folder / SIGNATURE).exists():
+        (folder / SIGNATURE).unlink()
+        _log.warning("the signature was of the bundle before, and goes: `ffn-edge sign` it again")
 
 
 def _remove_unused(folder: Path) -> None:
@@ -125,5 +137,5 @@ def add_int8(
                 subs[frames] = dataclasses.replace(manifest.sub_networks[frames], int8=int8)
             after = with_sub_networks(manifest, subs, written)
             Bundle(folder, after, "").check()
-            write_text(folder / MANIFEST, after.to_json())
+            replace_manifest(folder, after)
     return Bundle.load(folder)

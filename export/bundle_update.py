@@ -32,7 +32,12 @@ from ffn_edge.bundle.bundle import (
 from ffn_edge.bundle.known_answer import answer_name
 from ffn_edge.bundle.weight_file import WeightFile, read_header
 from ffn_edge.errors import ExportError
-from ffn_edge.export.bundle_files import changing, free_name, with_sub_networks
+from ffn_edge.export.bundle_files import (
+    changing,
+    free_name,
+    replace_manifest,
+    with_sub_networks,
+)
 from ffn_edge.export.bundle_writer import (
     check_before_use,
     check_steps,
@@ -45,7 +50,7 @@ from ffn_edge.export.bundle_writer import (
 )
 from ffn_edge.export.fold import FoldedNetwork, fold
 from ffn_edge.export.graph import graph_from_folded, save_graph
-from ffn_edge.files.atomic import atomic_file, locked, write_text
+from ffn_edge.files.atomic import atomic_file, locked
 from ffn_edge.frames import check_frame_counts
 from ffn_edge.network import FrameFlexibleNetwork
 from ffn_edge.network.checkpoint import ModelCard
@@ -165,7 +170,7 @@ def _update(
             producer=f"ffn-edge {ffn_edge.__version__}",
         )
         check_before_use(Bundle(folder, after, ""))
-        write_text(folder / MANIFEST, after.to_json())
+        replace_manifest(folder, after)
     sizes = {name: file.stat().st_size for name, file in written.items()}
     sizes[MANIFEST] = (folder / MANIFEST).stat().st_size
     return BundleUpdate(Bundle.load(folder), counts, sizes)

@@ -153,7 +153,7 @@ def export_bundle(
                         shutil.copy2(file, folder)
                 else:
                     names = ", ".join(file.name for file in others)
-                    _log.warning(f"removing what was measured of the bundle before: {names}")
+                    _log.warning(f"removing what belonged to the bundle before: {names}")
     except (OSError, SafetensorError) as error:
         raise ExportError(
             f"could not write {target}: {reason_of(error)}",

@@ -43,6 +43,7 @@ _COMMANDS = {
     "export": ("export", "Fold a checkpoint into a bundle."),
     "verify": ("export", "Compare PyTorch, graph, composition and engine."),
     "quantize": ("cpu,video", "Add INT8 to a bundle, from clips of what it will see."),
+    "sign": ("serve", "Sign a bundle, so that a device knows whose it is."),
     "build": ("jetson", "Build TensorRT engines, on the device."),
     "doctor": ("cpu", "Report what this machine can do."),
     "power": ("nvml", "Show what power can be measured here."),

@@ -141,7 +141,7 @@ class Classifier:
         self.setting = setting
         self._contract = manifest.input
         self._new_ring = engines.new_ring or self._host_ring
-        self._engines = engines
+        self.engines = engines
         self._policy = policy
         self._seat = Seat()
         self._sense = sense
@@ -185,7 +185,7 @@ class Classifier:
 
     @contextmanager
     def _host_ring(self, capacity: int) -> Iterator[Ring]:
-        yield HostRing(capacity, max(self._engines), self._contract.height, self._contract.width)
+        yield HostRing(capacity, max(self.engines), self._contract.height, self._contract.width)
 
     def new_controller(self, setting: Setting | None = None) -> Controller:
         """Return one that has seen no inference yet; it knows `setting`, or the classifier's."""
@@ -238,7 +238,7 @@ class Classifier:
         def infer(frames: int) -> tuple[Logits, float]:
             clip = window.clip(frames)
             begin = time.monotonic()
-            logits = window.answer(self._engines[frames], clip)
+            logits = window.answer(self.engines[frames], clip)
             return logits, (time.monotonic() - begin) * 1e3
 
         if self._cascade is None:
@@ -270,10 +270,10 @@ class Classifier:
             decision=decision,
             observation=observation,
             engine_ms=engine_ms,
-            device_ms=self._engines[decision.frames].device_ms if as_decided else None,
+            device_ms=self.engines[decision.frames].device_ms if as_decided else None,
             overhead_ms=(time.monotonic() - start) * 1e3 - engine_ms,
             top=top_classes(logits, probabilities, self.manifest.classes),
-            precision=self._engines.precisions[ran[-1][0]],
+            precision=self.engines.precisions[ran[-1][0]],
             restart=window.restart,
             covers_s=window.covers_s,
             weight=window.weight,

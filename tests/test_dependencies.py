@@ -122,6 +122,7 @@ def test_a_stage_never_imports_another(stage: str) -> None:
         ("tensorrt_rtx", {"ffn_edge.device.tensorrt_api"}),
         ("pycuda", {"ffn_edge.device.gpu"}),
         ("pynvml", {"ffn_edge.runtime.power.nvml"}),
+        ("cryptography", {"ffn_edge.bundle.signature"}),
     ],
 )
 def test_a_device_library_is_imported_only_by_the_files_that_drive_it(
@@ -156,7 +157,7 @@ def run_fresh(program: str) -> subprocess.CompletedProcess[str]:
         "class Blocker:\n"
         "    blocked = {'torch', 'torchvision', 'onnx', 'onnxscript', 'onnxruntime', 'cv2', 'av',\n"
         "               'matplotlib', 'tensorboard', 'skimage', 'tensorrt', 'tensorrt_rtx',\n"
-        "               'pycuda', 'pynvml'}\n"
+        "               'pycuda', 'pynvml', 'cryptography'}\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.partition('.')[0] in self.blocked:\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"

@@ -29,14 +29,14 @@ import json
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 from ffn_edge.bundle.compose import check_layers
 from ffn_edge.bundle.graph_check import MOST_BYTES as MOST_GRAPH_BYTES
 from ffn_edge.bundle.graph_check import check_graph
-from ffn_edge.bundle.weight_file import EXPORT_AGAIN, RENAME, WeightFile
+from ffn_edge.bundle.weight_file import EXPORT_AGAIN, RENAME, WeightFile, opening
 from ffn_edge.errors import BundleError, reason_of
 from ffn_edge.files.regular_file import MOST_TEXT_BYTES, open_regular, read_bytes
 from ffn_edge.files.schema import (
@@ -51,6 +51,9 @@ from ffn_edge.files.schema import (
     Share,
 )
 from ffn_edge.frames import check_frame_counts
+
+if TYPE_CHECKING:
+    from ffn_edge.bundle.signature import PublicKey
 
 # A bundle as it is exported. One with vector files is of the next version: a release that does not
 # know them would compose its weights from the wrong vectors, and must refuse it.
@@ -346,14 +349,23 @@ class Bundle:
     path: Path
     manifest: Manifest
     identity: str
+    _tensors: WeightFile | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def load(cls, path: str | Path) -> Bundle:
+    def load(cls, path: str | Path, signed_by: PublicKey | None = None) -> Bundle:
         """Open the bundle in folder `path` and check each file's size and sha256, and each graph.
+
+        Weight files stay open, and graphs are hashed again when they are read: what replaces a
+        file later is not what was checked, and is not used.
+
+        Args:
+            path: the folder.
+            signed_by: the key that must have signed it; None takes any bundle.
 
         Raises:
             BundleError: no such folder, an unknown schema version, a file that is missing,
-                truncated or altered, a graph that a bundle may not hold.
+                truncated or altered, a graph that a bundle may not hold; it is not signed, was
+                signed by another key, or was changed since.
         """
         folder = Path(path)
         try:
@@ -368,12 +380,17 @@ class Bundle:
                 ),
                 "name the folder that `ffn-edge export` wrote.",
             ) from error
+        if signed_by is not None:
+            signed_by.check(folder, content)
         manifest = Manifest.from_json(content, str(folder / MANIFEST))
         # A file may be a link, as in stores that share files between bundles: what it leads to
         # has the hash of the manifest, and is opened here alone and not by a library's own rules.
-        for name, record in manifest.files.items():
-            check_file(folder / name, record)
         bundle = cls(folder, manifest, hashlib.sha256(content).hexdigest())
+        weights = {WEIGHTS, *bundle._vectors.values()}
+        for name, record in manifest.files.items():
+            if name not in weights:
+                check_file(folder / name, record)
+        bundle = dataclasses.replace(bundle, _tensors=bundle._open_weights(check=True))
         bundle.check()
         return bundle
 
@@ -459,13 +476,20 @@ class Bundle:
         return content
 
     def tensors(self) -> WeightFile:
-        """Return the tensors of all weight files."""
-        vectors = {
-            frames: self.path / sub.vectors
-            for frames, sub in self.manifest.sub_networks.items()
-            if sub.vectors
-        }
-        return WeightFile(self.path / WEIGHTS, vectors)
+        """Return the tensors of all weight files: those that were checked when it was loaded."""
+        return self._tensors or self._open_weights()
+
+    @property
+    def _vectors(self) -> dict[int, str]:
+        subs = self.manifest.sub_networks.items()
+        return {frames: sub.vectors for frames, sub in subs if sub.vectors}
+
+    def _open_weights(self, *, check: bool = False) -> WeightFile:
+        def check_opened(path: Path, file: BinaryIO) -> None:
+            _check_opened(path, file, self.manifest.files[path.name])
+
+        vectors = {frames: self.path / name for frames, name in self._vectors.items()}
+        return WeightFile(self.path / WEIGHTS, vectors, check_opened if check else None)
 
 
 def file_record(path: Path) -> FileRecord:
@@ -474,27 +498,28 @@ def file_record(path: Path) -> FileRecord:
     Raises:
         OSError: it cannot be read.
     """
-    digest = hashlib.sha256()
     with open_regular(path) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return FileRecord(bytes=file.tell(), sha256=digest.hexdigest())
+        return _record_of(file)
+
+
+def _record_of(file: BinaryIO) -> FileRecord:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return FileRecord(bytes=file.tell(), sha256=digest.hexdigest())
 
 
 def check_file(path: Path, expected: FileRecord) -> None:
     """Raise a BundleError unless the file at `path` is the one that was recorded."""
-    try:
-        size = os.stat(path).st_size
-        if size != expected.bytes:  # before it is hashed
-            raise BundleError(
-                f"{path} has {size} bytes; the manifest says {expected.bytes}", EXPORT_AGAIN
-            )
-        found = file_record(path)
-    except FileNotFoundError as error:
-        raise BundleError(f"{path} is missing", EXPORT_AGAIN) from error
-    except OSError as error:
+    with opening(path), open_regular(path) as file:
+        _check_opened(path, file, expected)
+
+
+def _check_opened(path: Path, file: BinaryIO, expected: FileRecord) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size != expected.bytes:  # before it is hashed
         raise BundleError(
-            f"{path} cannot be read: {reason_of(error)}", "make it readable for this user."
-        ) from error
-    if found.sha256 != expected.sha256:
+            f"{path} has {size} bytes; the manifest says {expected.bytes}", EXPORT_AGAIN
+        )
+    if _record_of(file).sha256 != expected.sha256:
         raise BundleError(f"{path} was altered: its sha256 is not the manifest's", EXPORT_AGAIN)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ _DTYPES = {
     for name, dtype in {"F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I8": "<i1"}.items()
 }
 _BLOCK = 1 << 18  # values that are converted at once
+Check = Callable[[Path, BinaryIO], None]
 
 
 class WeightFile(FreshTensors):
@@ -41,23 +43,30 @@ class WeightFile(FreshTensors):
         entries: where each tensor lies.
     """
 
-    def __init__(self, path: Path, vectors: Mapping[int, Path] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        vectors: Mapping[int, Path] | None = None,
+        check: Check | None = None,
+    ) -> None:
         """Open the files.
 
         Args:
             path: the weight file.
             vectors: by frame count, the file that holds its tensors in place of the weight file.
+            check: is given each file that was opened, before anything else is read of it: so what
+                it looked at is what is read.
 
         Raises:
             BundleError: a file is not a whole safetensors file, or one of `vectors` holds more
-                than its frame count's.
+                than its frame count's; or as `check`.
         """
-        opened = _OpenFile(path)
+        opened = _OpenFile(path, check)
         self.entries = _read_entries(opened)
         self._files = dict.fromkeys(self.entries, opened)
         for frames, file in (vectors or {}).items():
             own = f"frames/{frames}/"
-            opened = _OpenFile(file)
+            opened = _OpenFile(file, check)
             entries = _read_entries(opened)
             for name in entries:
                 if not name.startswith(own):  # it would change what other frame counts compute
@@ -120,18 +129,31 @@ class WeightFile(FreshTensors):
         return _DTYPES[entry.dtype]
 
 
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a bundle's file is read into a BundleError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BundleError(f"{path} is missing", EXPORT_AGAIN) from error
+    except OSError as error:
+        raise BundleError(
+            f"{path} cannot be read: {reason_of(error)}", "make it readable for this user."
+        ) from error
+
+
 class _OpenFile:
     """A file that is read at places of its own; it closes with the last reference."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, check: Check | None = None) -> None:
         self.path = path
-        try:
+        with opening(path):
             file = open_regular(path)
-        except OSError as error:
-            raise BundleError(f"{path} cannot be read: {reason_of(error)}", EXPORT_AGAIN) from error
-        self._descriptor = file.fileno()
-        weakref.finalize(self, file.close)
-        self._opened = self._state()
+            self._descriptor = file.fileno()
+            weakref.finalize(self, file.close)
+            self._opened = self._state()
+            if check is not None:
+                check(path, file)
 
     def size(self) -> int:
         """Return how many bytes it has now."""

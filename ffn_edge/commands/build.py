@@ -14,7 +14,8 @@ from typing import get_args
 import click
 
 from ffn_edge.bundle.bundle import Precision
-from ffn_edge.commands.option_types import UserPath
+from ffn_edge.bundle.signature import PublicKey
+from ffn_edge.commands.option_types import UserPath, signature_option
 from ffn_edge.device.tensorrt_api import Target
 
 _SHIFTS = {"KiB": 10, "MiB": 20, "GiB": 30}
@@ -73,6 +74,7 @@ def _size(context: click.Context, option: click.Parameter, value: str | None) ->
     envvar="FFN_EDGE_CACHE",
     help="Where engines are kept.  [default: ~/.cache/ffn-edge]",
 )
+@signature_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def build(
     bundle: str,
@@ -82,6 +84,7 @@ def build(
     refit: str,
     stream: bool,
     cache: Path | None,
+    signed_by: PublicKey | None,
     as_json: bool,
 ) -> None:
     """Build TensorRT engines, on the device.
@@ -118,7 +121,7 @@ def build(
     )
     console = Terminal(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        opened = Bundle.load(bundle)
+        opened = Bundle.load(bundle, signed_by)
         built = build_plans(
             opened,
             PlanCache(cache),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import click
 from click.core import ParameterSource
@@ -12,7 +13,7 @@ from ffn_edge.errors import printable
 
 
 @click.command()
-@click.argument("checkpoint", type=UserPath(exists=True, dir_okay=False))
+@click.argument("checkpoint", type=UserPath(exists=True), metavar="CHECKPOINT|BUNDLE")
 @click.option(
     "--output", "-o", type=UserPath(written=True, file_okay=False), help="Bundle to write."
 )
@@ -20,6 +21,12 @@ from ffn_edge.errors import printable
     "--into", type=UserPath(written=True, file_okay=False), help="Bundle to add --only to."
 )
 @click.option("--only", help="Frame counts to add or replace there, such as 12; all else stays.")
+@click.option(
+    "--triton",
+    type=UserPath(written=True, file_okay=False),
+    metavar="REPOSITORY",
+    help="Write a BUNDLE's graphs as models of Triton Inference Server, one per frame count.",
+)
 @click.option("--frames", help="Frame counts to export, such as 4,8; left out, all trained ones.")
 @click.option(
     "--weights-dtype",
@@ -43,6 +50,7 @@ def export(
     output: str | None,
     into: str | None,
     only: str | None,
+    triton: str | None,
     frames: str | None,
     weights_dtype: str,
     batch: int,
@@ -60,13 +68,20 @@ def export(
     it. Its weight file and other graphs stay as they are; what is printed is all that has to be
     copied to where the bundle is deployed, the manifest last.
 
+    With --triton, the graphs of a bundle become models in a repository of Triton, with the
+    configuration that serves them as they are, in float32.
+
     \b
     Examples:
       ffn-edge export runs/first/best.pt -o bundle
       ffn-edge export runs/first/best.pt -o bundle --frames 4,8 --weights-dtype int8
       ffn-edge export runs/first/best-12.pt --only 12 --into bundle
+      ffn-edge export bundle --triton models
     """
     _check_destination(context)
+    if triton:
+        _export_triton(checkpoint, triton, as_json)
+        return
     from ffn_edge.export.bundle_update import update_bundle
     from ffn_edge.export.bundle_writer import export_bundle
     from ffn_edge.export.report import export_fields, export_table
@@ -100,13 +115,30 @@ def export(
         Terminal().print(export_table(bundle))
 
 
+def _export_triton(bundle: str, repository: str, as_json: bool) -> None:
+    from ffn_edge.bundle.bundle import Bundle
+    from ffn_edge.export.triton import export_triton
+
+    names = export_triton(Bundle.load(bundle), repository)
+    if as_json:
+        click.echo(json.dumps({"path": repository, "models": names}))
+    else:
+        click.echo(printable("\n".join(os.path.join(repository, name) for name in names)))
+
+
 def _check_destination(context: click.Context) -> None:
-    """Raise a UsageError unless a new bundle is asked for, or an addition to one."""
+    """Raise a UsageError unless a new bundle is asked for, an addition to one, or its models."""
     given = {
         name
         for name in context.params
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
+    others = given - {"checkpoint", "triton", "as_json"}
+    of_a_bundle = os.path.isdir(context.params["checkpoint"])
+    if of_a_bundle != ("triton" in given) or (of_a_bundle and others):
+        raise click.UsageError("--triton, and nothing besides, is for a BUNDLE.")
+    if of_a_bundle:
+        return
     if "output" not in given and not {"into", "only"} <= given:
         raise click.UsageError("write a bundle with -o, or add to one with --only and --into.")
     of_a_new_one = {"output", "frames", "weights_dtype", "batch", "replace"}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ffn_edge.device.cpu_threads import VARIABLE
 from ffn_edge.files.atomic import check_writable
+
+if TYPE_CHECKING:
+    from ffn_edge.bundle.signature import PublicKey
 
 
 class UserPath(click.Path):
@@ -93,6 +96,25 @@ def fix_threads(ctx: click.Context, param: click.Parameter, value: int | None) -
     return value
 
 
+def _read_public_key(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> PublicKey | None:
+    """Read the key whose signature is required: an option's callback."""
+    if value is None:
+        return None
+    from ffn_edge.bundle.signature import PublicKey
+
+    return PublicKey.read(value)
+
+
+signature_option = click.option(
+    "--require-signature",
+    "signed_by",
+    type=UserPath(dir_okay=False),
+    callback=_read_public_key,
+    metavar="PUBLIC_KEY",
+    help="Refuse a bundle that `ffn-edge sign` has not signed with this key's other half.",
+)
 threads_option = click.option(
     "--threads",
     type=Whole(1, 1024),

@@ -11,12 +11,13 @@ import click
 from rich.table import Table
 
 from ffn_edge.bundle.bundle import Bundle, Precision, SubNetwork
+from ffn_edge.bundle.signature import PublicKey
 from ffn_edge.commands.engine_options import (
     engine_options,
     root_option,
     take_engine_options,
 )
-from ffn_edge.commands.option_types import UserPath, Whole
+from ffn_edge.commands.option_types import UserPath, Whole, signature_option
 from ffn_edge.errors import EngineError, counted
 from ffn_edge.files.atomic import check_writable
 from ffn_edge.progress import progress
@@ -29,11 +30,18 @@ from ffn_edge.terminal import Terminal
 @click.argument("bundle", type=UserPath(path_type=Path))
 @click.option("--runs", type=Whole(), default=50, show_default=True, help="Of each engine.")
 @click.option("--stream", is_flag=True, help="Of the engines that `run --stream` uses.")
+@signature_option
 @root_option
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
 def profile(
-    bundle: Path, runs: int, stream: bool, root: Path, as_json: bool, **options: Any
+    bundle: Path,
+    runs: int,
+    stream: bool,
+    signed_by: PublicKey | None,
+    root: Path,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Measure each engine's latency and power here.
 
@@ -47,7 +55,7 @@ def profile(
       ffn-edge profile bundle --stream
     """
     engines = replace(take_engine_options(options), stream=stream)
-    loaded = Bundle.load(bundle)
+    loaded = Bundle.load(bundle, signed_by)
     path = profile_path(bundle, stream=stream)
     check_writable(path)
     console = Terminal(stderr=True)

@@ -15,13 +15,14 @@ import click
 from click.core import ParameterSource
 
 from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.signature import PublicKey
 from ffn_edge.commands.engine_options import (
     engine_options,
     root_option,
     seconds_until,
     take_engine_options,
 )
-from ffn_edge.commands.option_types import Number, UserPath, Whole
+from ffn_edge.commands.option_types import Number, UserPath, Whole, signature_option
 from ffn_edge.media.video import UNSTATED_FPS
 from ffn_edge.runtime.answers import Answers, AnswersCsv
 from ffn_edge.runtime.event_sink import EventSink
@@ -149,6 +150,7 @@ from ffn_edge.terminal import Terminal
     type=UserPath(dir_okay=False, path_type=Path),
     help="Write what the policy saw, for `ffn-edge simulate --trace`.",
 )
+@signature_option
 @root_option
 @engine_options
 @click.option(
@@ -172,6 +174,7 @@ def run(
     subtitles: Path | None,
     annotate: Path | None,
     record: Path | None,
+    signed_by: PublicKey | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -193,7 +196,7 @@ def run(
       ffn-edge run bundle --source day.mp4 --events --subtitles .
       ffn-edge run bundle --source clip.mp4 --frames 8 --annotate out.mp4
     """
-    loaded = Bundle.load(bundle)
+    loaded = Bundle.load(bundle, signed_by)
     run_options = RunOptions(engines=take_engine_options(options), **options)
     source = source_for(loaded.manifest.input, sources, run_options, whole=annotate is not None)
     videos = [each.path for each in source.streams if isinstance(each, VideoStream | FolderStream)]

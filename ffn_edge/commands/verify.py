@@ -17,7 +17,7 @@ import click
 from ffn_edge.bundle.known_answer import mean_of_steps, tolerance
 from ffn_edge.cli import say
 from ffn_edge.commands.engine_options import engine_options, take_engine_options
-from ffn_edge.commands.option_types import Number, UserPath, Whole
+from ffn_edge.commands.option_types import Number, UserPath, Whole, signature_option
 from ffn_edge.errors import ExportError, counted
 from ffn_edge.media.video_list import find_videos
 from ffn_edge.runtime.engines.engine import (
@@ -32,6 +32,7 @@ from ffn_edge.runtime.stream.clip_buffer import Frames
 
 if TYPE_CHECKING:
     from ffn_edge.bundle.bundle import Bundle
+    from ffn_edge.bundle.signature import PublicKey
     from ffn_edge.export.verify import EngineToVerify
     from ffn_edge.network.checkpoint import Checkpoint
 
@@ -74,6 +75,7 @@ Infer = Callable[[Frames], Logits]
     is_flag=True,
     help="Open the engines for streams in place of those for clips, and compare T steps of each.",
 )
+@signature_option
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def verify(
@@ -84,6 +86,7 @@ def verify(
     tolerance: float | None,
     labels: bool,
     stream: bool,
+    signed_by: PublicKey | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -107,7 +110,7 @@ def verify(
     if engines.precision == "int8":
         if checkpoint or tolerance:
             raise click.UsageError("--precision int8 takes no --checkpoint and no --tolerance.")
-        _verify_int8(bundle, sources, clips or 256, labels, engines, as_json)
+        _verify_int8(bundle, signed_by, sources, clips or 256, labels, engines, as_json)
         return
     if labels:
         raise click.UsageError("--labels is for --precision int8.")
@@ -117,7 +120,7 @@ def verify(
     from ffn_edge.export.report import verify_fields, verify_table
     from ffn_edge.export.verify import verify as run
 
-    opened = Bundle.load(bundle)
+    opened = Bundle.load(bundle, signed_by)
     contract, frame_counts = opened.manifest.input, opened.manifest.frame_counts
     opened.graph_path(frame_counts[0], step=stream)  # raises for one that is not for streams
     if sources:
@@ -191,6 +194,7 @@ def _of_clips(engines: OpenEngines, options: EngineOptions) -> dict[int, Infer]:
 
 def _verify_int8(
     path: str,
+    signed_by: PublicKey | None,
     sources: tuple[str, ...],
     count: int,
     labels: bool,
@@ -210,7 +214,7 @@ def _verify_int8(
 
     if not sources:
         raise click.UsageError("--precision int8 is compared on clips: --source val.txt, or alike.")
-    bundle = Bundle.load(path)
+    bundle = Bundle.load(path, signed_by)
     if labels:
         check_writable(bundle.path / MANIFEST)
     videos: list[Video] = []

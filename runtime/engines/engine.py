@@ -16,6 +16,13 @@ import numpy.typing as npt
 
 from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.bundle.graph_check import external_tensors
+from ffn_edge.bundle.known_answer import (
+    fault,
+    known_clips,
+    known_logits,
+    mean_of_steps,
+    tolerance,
+)
 from ffn_edge.bundle.onnxruntime_graph import for_onnxruntime
 from ffn_edge.bundle.stream_state import State
 from ffn_edge.device.cores import usable_cores
@@ -363,3 +370,27 @@ def cpu_backend(threads: int | None = None, reason: str = "asked for") -> Backen
         threads=usable_cores() if threads is None else threads,
         reason=reason,
     )
+
+
+def check_answers(engines: OpenEngines, bundle: Bundle, *, stream: bool = False) -> None:
+    """Raise an EngineError unless engines give the logits that export stored with their bundle.
+
+    Args:
+        engines: open. Those of a stream are at its start afterwards.
+        bundle: of them.
+        stream: they are for the next frame of a stream.
+    """
+    manifest, tensors = bundle.manifest, bundle.tensors()
+    for frames, engine in engines.items():
+        found = []
+        for clip in known_clips(manifest.input, frames):
+            engine.restart()
+            found.append(mean_of_steps(engine.infer, clip) if stream else engine.infer(clip))
+        engine.restart()
+        allowed = tolerance(manifest, frames, engines.precisions[frames])
+        wrong = fault(np.stack(found), known_logits(tensors, frames), allowed)
+        if wrong is not None:
+            raise EngineError(
+                f"the engine for {frames} frames is not to be trusted: {wrong}",
+                "compare it with the export's answers: ffn-edge verify.",
+            )

@@ -103,6 +103,18 @@ def test_a_weight_file_that_is_replaced_by_renaming_is_read_as_it_was(bundle_cop
     assert all(np.array_equal(tensors[name], before[name]) for name in before)
 
 
+def test_the_weights_that_were_checked_are_those_that_are_read(bundle_copy: Path) -> None:
+    bundle = Bundle.load(bundle_copy)
+    before = bundle.tensors()
+    name = next(iter(before))
+    other = bytearray((bundle_copy / WEIGHTS).read_bytes())
+    other[before.entries[name].offset] ^= 1
+    (bundle_copy / "new").write_bytes(other)
+    (bundle_copy / "new").replace(bundle_copy / WEIGHTS)  # after it was hashed, before it is used
+
+    assert np.array_equal(bundle.tensors()[name], before[name])
+
+
 def test_tensors_belong_to_who_asked_for_them(exported: Bundle) -> None:
     tensors = exported.tensors()
     name = next(iter(tensors))

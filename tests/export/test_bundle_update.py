@@ -32,7 +32,7 @@ from ffn_edge.bundle.bundle import (
 )
 from ffn_edge.device import tensorrt_api
 from ffn_edge.errors import BundleError, ExportError
-from ffn_edge.export import bundle_update
+from ffn_edge.export import bundle_files, bundle_update
 from ffn_edge.export.bundle_update import update_bundle
 from ffn_edge.export.bundle_writer import export_bundle
 from ffn_edge.export.fold import FoldedNetwork, fold
@@ -297,7 +297,7 @@ def test_a_damaged_vector_file_is_refused(updated: Bundle) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("no space left on device")])
-@pytest.mark.parametrize("moment", ["save_tensors", "save_graph", "write_text"])
+@pytest.mark.parametrize("moment", ["save_tensors", "save_graph", "replace_manifest"])
 def test_an_interruption_at_any_moment_leaves_the_old_bundle(
     moment: str,
     error: BaseException,
@@ -324,7 +324,7 @@ def test_an_interruption_just_after_the_manifest_leaves_the_new_bundle(
         write_text(path, text)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bundle_update, "write_text", interrupted)
+    monkeypatch.setattr(bundle_files, "write_text", interrupted)
 
     with pytest.raises(KeyboardInterrupt):
         update_bundle(adapted.network, adapted.card, bundle_copy, (3,))
