@@ -99,6 +99,10 @@ class OutOfMemoryError(EngineError):
     """The device, or its host, has too little memory left."""
 
 
+class ConfigError(FfnEdgeError):
+    """A configuration of the service with something that cannot be used."""
+
+
 class SensorError(FfnEdgeError):
     """A sensor of power that is missing, closed to this user, or does not answer."""
 

@@ -23,7 +23,6 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -304,10 +303,14 @@ def _any_of(kinds: tuple[Any, ...], strict: bool) -> _Parser:
     def parser(value: object, name: str) -> Any:
         if value is None and or_none:
             return None
-        for parser_of_kind in inner[:-1]:
-            with suppress(ValueError):
+        errors = []
+        for parser_of_kind in inner:
+            try:
                 return parser_of_kind(value, name)
-        return inner[-1](value, name)
+            except SchemaError as error:
+                errors.append(error)
+        # Where something in it is wrong, it was meant to be of that kind.
+        raise next((each for each in errors if each.problems[0].name != name), errors[-1])
 
     return parser
 
@@ -343,7 +346,7 @@ def _mapping(kinds: tuple[Any, ...], strict: bool) -> _Parser:
 
     def parser(value: object, name: str) -> Any:
         if not isinstance(value, dict):
-            raise _wrong(value, name, "an object")
+            raise _wrong(value, name, "a table" if strict else "an object")
 
         def entry(key: object, item: object) -> tuple[Any, Any]:
             return _key(key, key_kind, name), inner(item, f"{name}.{key}")

@@ -54,6 +54,15 @@ class Secret:
         """Whether the secret itself stands in the configuration."""
         return not self._origin.startswith(("env:", "file:"))
 
+    @property
+    def was_read(self) -> bool:
+        """Whether `reveal` reads nothing."""
+        return self._value is not None
+
+    def with_value(self, value: str) -> Secret:
+        """Return the same with another value, as after a path in it was made absolute."""
+        return Secret(self._origin, value)
+
     def read(self, folder: Path) -> Secret:
         """Return the same with its value, which stays even if the file changes.
 
@@ -73,7 +82,7 @@ class Secret:
         value = value.rstrip("\r\n")
         if not value:
             raise FfnEdgeError(f"{self._origin} is not set, or empty", _HINT)
-        return Secret(self._origin, value)
+        return self.with_value(value)
 
     def reveal(self) -> str:
         """Return the text. One that was not read yet is read now.
