@@ -240,6 +240,15 @@ class Config(Tables):
     path: Path
     toml: Toml = field(repr=False, compare=False)
 
+    def secrets(self) -> list[Secret]:
+        """Return what no log may show. Addresses of cameras are cleaned wherever they are shown."""
+        found = [self.http.token]
+        if self.mqtt is not None:
+            found.append(self.mqtt.password)
+        if self.webhook is not None:
+            found += [self.webhook.url, self.webhook.secret]
+        return [secret for secret in found if secret is not None]
+
     def check(self, manifest: Manifest) -> None:
         """Hold it against the bundle that it names.
 

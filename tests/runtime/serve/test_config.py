@@ -144,6 +144,8 @@ def test_every_key_is_read(folder: Path) -> None:
     assert found.files.results == Path("/var/log/results.jsonl")
     for table in dataclasses.fields(found):  # nothing was forgotten above
         assert table.name in ("toml", "path") or table.name in FULL
+    hidden = {secret.reveal() for secret in found.secrets()}
+    assert hidden == {"hunter2", "hunter3", "hunter4", found.webhook.url.reveal()}
     assert "hunter" not in repr(found) and "hunter" not in str(dataclasses.asdict(found.mqtt))
 
 
