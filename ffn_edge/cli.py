@@ -51,6 +51,7 @@ _COMMANDS = {
     "calibrate": ("cpu,video", "Learn from labelled clips how sure each answer is."),
     "simulate": ("", "Replay a recorded run under other limits."),
     "run": ("cpu,video", "Recognise actions, adapting the frame count."),
+    "serve": ("cpu,video,serve", "Watch cameras as a service, from one file of settings."),
     "demo": ("train,export,demo", "Show it all on rendered clips, with a report."),
 }
 

@@ -103,6 +103,10 @@ class OutputError(FfnEdgeError):
     """An output that cannot be opened, or whose other end is away."""
 
 
+class ConfigError(FfnEdgeError):
+    """A configuration of the service with something that cannot be used."""
+
+
 class SensorError(FfnEdgeError):
     """A sensor of power that is missing, closed to this user, or does not answer."""
 

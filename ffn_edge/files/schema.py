@@ -5,24 +5,26 @@
         clips: Count
     accuracy: dict[int, Accuracy]       # {"8": {"top1": 0.9, "clips": 600}}
 
-A field's type may be a scalar, a `Literal`, a tuple, a mapping, another dataclass, or a union, of
-which the first that fits counts; numbers may be `Annotated` with bounds. They are finite, whole
-ones have 64 bits, and texts can be shown on a terminal. A field that is missing has its default;
-one that is not declared is passed over: a newer release may have written it. What holds between
-fields is the dataclass's own `__post_init__`.
+A field's type may be a scalar, a `Literal`, a tuple, a mapping, another dataclass, a class that
+is made `from_text`, a `Path`, or a union, of which the first that fits counts; numbers may be
+`Annotated` with bounds. They are finite, whole ones have 64 bits, and texts can be shown on a
+terminal. A field that is missing has its default; one that is not declared is passed over: a
+newer release may have written it. In a file that people write it is a mistake: `parse_strictly`
+refuses it, and tells of everything that is wrong at once. What holds between fields is the
+dataclass's own `__post_init__`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import (
     Annotated,
@@ -42,6 +44,8 @@ from ffn_edge.files.regular_file import read_text
 T = TypeVar("T")
 _MOST_FINITE, _MOST_WHOLE = sys.float_info.max, (1 << 63) - 1
 _LEAST_ABOVE_0 = sys.float_info.min
+# A lone surrogate could not be written anywhere; an escape sequence would act on the terminal.
+_UNSHOWN = re.compile(r"[\0-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _Parser = Callable[[object, str], Any]
 
 
@@ -60,6 +64,27 @@ NotNegative = Annotated[float, Between(0)]
 Above0 = Annotated[float, Between(_LEAST_ABOVE_0)]
 Rgb = tuple[float, float, float]
 RgbAbove0 = tuple[Above0, Above0, Above0]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a value.
+
+    Attributes:
+        name: of the value, as "camera[0].roi[1]"; of one that is missing, what it would have.
+        text: what is wrong, with the name.
+    """
+
+    name: str
+    text: str
+
+
+class SchemaError(ValueError):
+    """What is wrong with a value: one problem, or in `parse_strictly` all of them."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(problem.text for problem in problems))
+        self.problems = tuple(problems)
 
 
 def load(text: str | bytes) -> Any:
@@ -87,6 +112,17 @@ def parse(kind: type[T], value: object, name: str = "") -> T:
     """
     kinds: Any = kind
     found: T = _parser(kinds)(value, name)
+    return found
+
+
+def parse_strictly(kind: type[T], value: object) -> T:
+    """Return what `parse` does of a file that people write: a key that nobody declared is wrong.
+
+    Raises:
+        SchemaError: with every problem that was found.
+    """
+    kinds: Any = kind
+    found: T = _parser(kinds, strict=True)(value, "")
     return found
 
 
@@ -156,30 +192,57 @@ class Format(Generic[T]):
 
 
 @cache
-def _parser(kind: Any) -> _Parser:
+def _parser(kind: Any, strict: bool = False) -> _Parser:
     """Return the function that turns a value into what `kind` declares."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _number(*arguments)
     if origin in (Union, types.UnionType):
-        return _any_of(arguments)
+        return _any_of(arguments, strict)
     if origin is Literal:
         return _one_of(arguments)
     if origin is tuple:
-        return _tuple(arguments)
+        return _tuple(arguments, strict)
     if origin is Sequence:
-        return _tuple((*arguments, ...))
+        return _tuple((*arguments, ...), strict)
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return _mapping(*arguments)
+        return _mapping(arguments, strict)
+    if kind is Path or hasattr(kind, "from_text"):
+        return _from_text(kind if kind is Path else kind.from_text)
     if dataclasses.is_dataclass(kind):
-        return _dataclass(kind)
+        return _dataclass(kind, strict)
     if kind in (int, float):
         return _number(kind, Between())
     return {str: _str, bool: _bool, Any: lambda value, name: value}[kind]
 
 
-def _wrong(value: object, name: str, wanted: str) -> ValueError:
-    return ValueError(f"{name or 'the whole':.100} is {value!r:.50}, not {wanted}")
+def _wrong(value: object, name: str, wanted: str) -> SchemaError:
+    # Not what is in it: that may be a secret.
+    if isinstance(value, list | dict):
+        shown = "a list" if isinstance(value, list) else "an object"
+    else:
+        shown = f"{value!r:.50}"
+    return _problem(name, f"{name or 'the whole':.100} is {shown}, not {wanted}")
+
+
+def _problem(name: str, text: str) -> SchemaError:
+    return SchemaError([Problem(name, text)])
+
+
+def _every(parsers: Iterable[Callable[[], Any]], strict: bool) -> list[Any]:
+    """Return what each of them returns; where `strict`, raise what all of them raise."""
+    found: list[Any] = []
+    problems: list[Problem] = []
+    for parser in parsers:
+        try:
+            found.append(parser())
+        except SchemaError as error:
+            if not strict:
+                raise
+            problems += error.problems
+    if problems:
+        raise SchemaError(problems)
+    return found
 
 
 def _number(kind: type[int] | type[float], bounds: Between) -> _Parser:
@@ -210,8 +273,7 @@ def _number(kind: type[int] | type[float], bounds: Between) -> _Parser:
 def _str(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise _wrong(value, name, "a text")
-    # A lone surrogate could not be written anywhere; an escape sequence would act on the terminal.
-    if re.search(r"[\0-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", value):
+    if _UNSHOWN.search(value):
         raise _wrong(value, name, "a text that can be shown")
     return value
 
@@ -222,17 +284,33 @@ def _bool(value: object, name: str) -> bool:
     return value
 
 
-def _any_of(kinds: tuple[Any, ...]) -> _Parser:
-    inner = [_parser(kind) for kind in kinds if kind is not types.NoneType]
+def _from_text(make: Callable[[str], Any]) -> _Parser:
+    def parser(value: object, name: str) -> Any:
+        if not isinstance(value, str) or _UNSHOWN.search(value):  # it may be a secret: not shown
+            raise _problem(name, f"{name:.100} is no text in quotes that can be shown")
+        try:
+            return make(value)
+        except ValueError as error:
+            raise _problem(name, f"{name:.100} {error}") from error
+
+    return parser
+
+
+def _any_of(kinds: tuple[Any, ...], strict: bool) -> _Parser:
+    inner = [_parser(kind, strict) for kind in kinds if kind is not types.NoneType]
     or_none = len(inner) < len(kinds)
 
     def parser(value: object, name: str) -> Any:
         if value is None and or_none:
             return None
-        for parser_of_kind in inner[:-1]:
-            with suppress(ValueError):
+        errors = []
+        for parser_of_kind in inner:
+            try:
                 return parser_of_kind(value, name)
-        return inner[-1](value, name)
+            except SchemaError as error:
+                errors.append(error)
+        # Where something in it is wrong, it was meant to be of that kind.
+        raise next((each for each in errors if each.problems[0].name != name), errors[-1])
 
     return parser
 
@@ -246,31 +324,34 @@ def _one_of(choices: tuple[Any, ...]) -> _Parser:
     return parser
 
 
-def _tuple(kinds: tuple[Any, ...]) -> _Parser:
+def _tuple(kinds: tuple[Any, ...], strict: bool) -> _Parser:
     any_length = kinds[-1] is Ellipsis
-    inner = [_parser(kind) for kind in kinds if kind is not Ellipsis]
+    inner = [_parser(kind, strict) for kind in kinds if kind is not Ellipsis]
 
     def parser(value: object, name: str) -> Any:
         if not isinstance(value, list | tuple) or (not any_length and len(value) != len(inner)):
             raise _wrong(value, name, "a list" if any_length else f"a list of {len(inner)}")
         each = inner * len(value) if any_length else inner
-        return tuple(
-            parser_of_item(item, f"{name}[{place}]")
+        items = (
+            partial(parser_of_item, item, f"{name}[{place}]")
             for place, (parser_of_item, item) in enumerate(zip(each, value, strict=True))
         )
+        return tuple(_every(items, strict))
 
     return parser
 
 
-def _mapping(key_kind: Any, kind: Any) -> _Parser:
-    inner = _parser(kind)
+def _mapping(kinds: tuple[Any, ...], strict: bool) -> _Parser:
+    key_kind, inner = kinds[0], _parser(kinds[1], strict)
 
     def parser(value: object, name: str) -> Any:
         if not isinstance(value, dict):
-            raise _wrong(value, name, "an object")
-        return {
-            _key(key, key_kind, name): inner(item, f"{name}.{key}") for key, item in value.items()
-        }
+            raise _wrong(value, name, "a table" if strict else "an object")
+
+        def entry(key: object, item: object) -> tuple[Any, Any]:
+            return _key(key, key_kind, name), inner(item, f"{name}.{key}")
+
+        return dict(_every((partial(entry, *each) for each in value.items()), strict))
 
     return parser
 
@@ -297,12 +378,13 @@ def parse_fields(cls: type, values: Mapping[str, object], name: str = "") -> dic
 
 
 @cache
-def _parsers(cls: Any) -> dict[str, _Parser]:
+def _parsers(cls: Any, strict: bool = False) -> dict[str, _Parser]:
     hints = get_type_hints(cls, include_extras=True)
-    return {each.name: _parser(hints[each.name]) for each in dataclasses.fields(cls) if each.init}
+    names = [each.name for each in dataclasses.fields(cls) if each.init]
+    return {name: _parser(hints[name], strict) for name in names}
 
 
-def _dataclass(cls: Any) -> _Parser:
+def _dataclass(cls: Any, strict: bool) -> _Parser:
     needed = {
         each.name
         for each in dataclasses.fields(cls)
@@ -311,9 +393,49 @@ def _dataclass(cls: Any) -> _Parser:
 
     def parser(value: object, name: str) -> Any:
         if not isinstance(value, dict):
-            raise _wrong(value, name, "an object")
+            raise _wrong(value, name, "a table" if strict else "an object")
+        if strict:
+            return _strictly(cls, value, name, needed)
         if missing := needed - value.keys():
-            raise ValueError(f"{name and name[:100] + '.'}{sorted(missing)[0]} is missing")
+            raise _missing(sorted(missing)[0], name)
         return cls(**parse_fields(cls, value, name))
 
     return parser
+
+
+def _missing(key: str, name: str) -> SchemaError:
+    key = f"{name and name[:100] + '.'}{key}"
+    return _problem(key, f"{key} is missing")
+
+
+def _strictly(cls: Any, value: dict[str, object], name: str, needed: set[str]) -> Any:
+    """Return a dataclass, or raise all that is wrong with its fields, in their order."""
+    start = name and f"{name}."
+    parsers = _parsers(cls, strict=True)
+
+    def field_of(key: str) -> tuple[str, Any]:
+        if key not in parsers:
+            raise _unknown(key, name, parsers)
+        return key, parsers[key](value[key], start + key)
+
+    def absent(key: str) -> None:
+        raise _missing(key, name)
+
+    fields = _every(
+        (
+            *(partial(field_of, key) for key in value),
+            *(partial(absent, key) for key in sorted(needed - value.keys())),
+        ),
+        strict=True,
+    )
+    try:
+        return cls(**dict(fields))
+    except FfnEdgeError as error:
+        raise _problem(name, f"{name or 'the whole'}: {error.message}") from error
+
+
+def _unknown(key: str, name: str, known: Iterable[str]) -> SchemaError:
+    near = difflib.get_close_matches(key, known, 1)
+    advice = f"did you mean {near[0]}?" if near else f"there may be {', '.join(known)}"
+    where = f" in {name:.100}" if name else ""
+    return _problem(f"{name and name + '.'}{key}", f"there is no key {key!r:.50}{where}: {advice}")

@@ -12,7 +12,18 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from ffn_edge.errors import BundleError, FfnEdgeError
-from ffn_edge.files.schema import Above0, Between, Count, Format, Positive, Share, load, parse
+from ffn_edge.files.schema import (
+    Above0,
+    Between,
+    Count,
+    Format,
+    Positive,
+    SchemaError,
+    Share,
+    load,
+    parse,
+    parse_strictly,
+)
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -174,3 +185,71 @@ def test_a_file_that_cannot_be_read_is_told_from_one_that_is_missing(tmp_path: P
         (tmp_path / "some.json").write_bytes(content)
         with pytest.raises(BundleError, match=r"some\.json"):
             FORMAT.read(tmp_path / "some.json", missing="nothing here")
+
+
+def test_strictly_everything_that_is_wrong_is_told_by_its_name() -> None:
+    wrong = {
+        "cuont": 3,
+        "parts": {"4": {"share": 2, "nam": "x"}, "5": {}, "6": 7},
+        "size": [1, 0],
+        "notes": [1, "a", 2],
+    }
+    with pytest.raises(SchemaError) as caught:
+        parse_strictly(Whole, wrong)
+    assert sorted(problem.name for problem in caught.value.problems) == [
+        "count",
+        "cuont",
+        "notes[0]",
+        "notes[2]",
+        "parts.4.nam",
+        "parts.4.share",
+        "parts.5.share",
+        "parts.6",
+        "size[1]",
+    ]
+    assert "did you mean count?" in str(caught.value)
+
+
+def test_strictly_what_holds_between_fields_is_told_with_the_table() -> None:
+    with pytest.raises(SchemaError, match=r"parts\.4: a part is forbidden") as caught:
+        parse_strictly(Whole, {"count": 1, "parts": {"4": {"share": 0, "name": "forbidden"}}})
+    assert [problem.name for problem in caught.value.problems] == ["parts.4"]
+
+
+def test_strictly_what_is_right_is_read_as_ever() -> None:
+    good = {key: value for key, value in GOOD.items() if key != "of a newer release"}
+    assert parse_strictly(Whole, good) == parse(Whole, GOOD)
+
+
+class Token:
+    """A text that is not to be seen."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @classmethod
+    def from_text(cls, text: str) -> Token:
+        """Return it, unless it is empty."""
+        if not text:
+            raise ValueError("is empty")
+        return cls(text)
+
+
+@dataclass(frozen=True)
+class Door:
+    """A dataclass with what is made of texts."""
+
+    token: Token
+    path: Path | None = None
+
+
+def test_what_is_made_of_a_text_is_made_of_it_and_never_shown() -> None:
+    found = parse(Door, {"token": "hunter2", "path": "a/b"})
+    assert (found.token.text, found.path) == ("hunter2", Path("a/b"))
+    for wrong in (["hunter2"], {"hunter2": 1}, "hunter2\x1b", "", 22):
+        with pytest.raises(SchemaError, match="token") as caught:
+            parse(Door, {"token": wrong})
+        assert "hunter2" not in str(caught.value) and "22" not in str(caught.value)
+    with pytest.raises(SchemaError) as caught:
+        parse_strictly(Door, [{"token": "hunter2"}])
+    assert "hunter2" not in str(caught.value)
