@@ -118,3 +118,15 @@ def draw_label(frame: Image, lines: Sequence[str]) -> Image:
             cv2.LINE_AA,
         )
     return image
+
+
+def encode_jpeg(image: Image, quality: int) -> bytes:
+    """Return a picture as a JPEG file.
+
+    Args:
+        image: uint8 (H, W, 3), BGR.
+        quality: in 1..100.
+    """
+    cv2 = opencv()
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return bytes(data)
