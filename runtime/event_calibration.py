@@ -29,7 +29,7 @@ from ffn_edge.runtime.events.thresholds import (
 from ffn_edge.runtime.stream.clip_buffer import HostRing, Ring, window_capacity
 from ffn_edge.runtime.stream.sources import FolderStream, Stream, VideoStream
 from ffn_edge.runtime.stream.step_window import StepWindow
-from ffn_edge.runtime.stream.window import Timing, Window
+from ffn_edge.runtime.stream.window import Seat, Timing, Window
 
 _log = logging.getLogger(__name__)
 _DEFAULT_TIMING = Timing()
@@ -175,7 +175,10 @@ def _windows(
         rows = ring(window_capacity(timing.clip_s, stream.fps))
         return [(Window(stream, rows, contract, timing, 0.0), counts)]
     return [
-        (StepWindow(stream, ring(1), contract, timing, 0.0, fewest=min(counts)), (frames,))
+        (
+            StepWindow(stream, ring(1), contract, timing, 0.0, fewest=min(counts), seat=Seat()),
+            (frames,),
+        )
         for frames in counts
     ]
 

@@ -61,7 +61,7 @@ def serve(config: Path, check: bool, public_key: Path | None) -> None:
             loaded = _load(config)
             if handler is not None:
                 handler.hide(loaded.secrets())
-            from ffn_edge.runtime.serve import service  # type: ignore[attr-defined]
+            from ffn_edge.runtime.serve import service
 
             service.serve(loaded, public_key=public_key, logs=handler)
         except FfnEdgeError as error:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import ffn_edge
+from ffn_edge.runtime.cameras import CameraState
 from ffn_edge.runtime.classifier import Result
 from ffn_edge.runtime.events.event import Event
 from ffn_edge.runtime.outputs.output import Output, Status
@@ -14,22 +15,6 @@ from ffn_edge.runtime.policy.interface import Observation
 
 # Latencies from a small network on a graphics card to a large one on a busy processor.
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
-
-
-class CameraState(NamedTuple):
-    """How a camera does.
-
-    Attributes:
-        name: the camera's.
-        up: whether it sends frames.
-        received: frames that came, since the start.
-        dropped: frames of them that were never looked at.
-    """
-
-    name: str
-    up: bool
-    received: int
-    dropped: int
 
 
 class Metrics(Output):
