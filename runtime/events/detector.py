@@ -187,15 +187,16 @@ class Detector:
     def _is_second_peak(self, running: _Open, now: _Window, probability: float) -> bool:
         """Follow the dip since the highest probability, and tell whether it has risen again."""
         onset = float(self._onsets[running.number])
+        deep = running.high - running.low >= _DIP
+        if deep and probability - running.low >= _DIP and probability >= onset:
+            return True
         if probability >= running.high:
             running.high, running.low, running.since_low = probability, math.inf, []
-            return False
-        if probability <= running.low:
+        elif probability <= running.low:
             running.low, running.low_s, running.since_low = probability, now.middle_s, []
-            return False
-        running.since_low.append((now.middle_s, probability))
-        deep = running.high - running.low >= _DIP
-        return deep and probability - running.low >= _DIP and probability >= onset
+        else:
+            running.since_low.append((now.middle_s, probability))
+        return False
 
     def _begin(self, last: _Window | None, now: _Window, covers_s: float) -> list[Event]:
         """Open an event if a class has risen to its onset."""
