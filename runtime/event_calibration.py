@@ -5,6 +5,7 @@ Legend: T frames of a clip, C classes.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from ffn_edge.media.video_list import Video
 from ffn_edge.runtime.classifier import class_probabilities
 from ffn_edge.runtime.engines.engine import OpenEngines
 from ffn_edge.runtime.event_stage import with_temperature
+from ffn_edge.runtime.events.gate import Seen, learn_gate
 from ffn_edge.runtime.events.rules import NOTHING
 from ffn_edge.runtime.events.scoring import Segment
 from ffn_edge.runtime.events.thresholds import (
@@ -29,6 +31,7 @@ from ffn_edge.runtime.events.thresholds import (
 from ffn_edge.runtime.stream.clip_buffer import HostRing, Ring, window_capacity
 from ffn_edge.runtime.stream.sources import FolderStream, Stream, VideoStream
 from ffn_edge.runtime.stream.step_window import StepWindow
+from ffn_edge.runtime.stream.stillness import Cells, Stillness
 from ffn_edge.runtime.stream.window import Seat, Timing, Window
 
 _log = logging.getLogger(__name__)
@@ -44,12 +47,16 @@ class RecordedStream:
         segments: what happened, in turn.
         seconds: how long it is.
         answers: of each window, in the order of time, by frame count.
+        seen: the frames that the windows looked at, by frame count.
+        span_s: see `Window`.
     """
 
     name: str
     segments: tuple[Segment, ...]
     seconds: float = 0.0
     answers: dict[int, list[WindowAnswer]] = field(default_factory=dict)
+    seen: dict[int, list[Seen]] = field(default_factory=dict)
+    span_s: float = 0.0
 
     def labelled(self) -> Iterator[LabelledStream]:
         """Yield what each frame count said."""
@@ -148,8 +155,10 @@ def _record(
         windows = _windows(stack, contract, engines, stream, timing)
         for frame in stream:
             found.seconds = frame.time_s + 1 / stream.fps
-            for window, counts in windows:
+            for window, counts, seen in windows:
                 window.add(frame)
+                found.span_s = window.span_s
+                found.seen.update(dict.fromkeys(counts, seen))
                 if window.is_due(frame.time_s):
                     for frames in counts:
                         answer = _answer(window, engines, frames, temperatures[frames])
@@ -162,25 +171,44 @@ def _windows(
     engines: OpenEngines,
     stream: Stream,
     timing: Timing,
-) -> list[tuple[Window, tuple[int, ...]]]:
-    """Return one window for the clips of all frame counts; of streams, one for each rate."""
+) -> list[tuple[Window, tuple[int, ...], list[Seen]]]:
+    """Return one window for the clips of all frame counts; of streams, one for each rate.
+
+    With each are the frame counts, and what it will have looked at.
+    """
 
     def ring(capacity: int) -> Ring:
         if engines.new_ring is not None:
             return stack.enter_context(engines.new_ring(capacity))
         return HostRing(capacity, max(engines), contract.height, contract.width)
 
-    counts = tuple(engines)
     if not timing.stream:
         rows = ring(window_capacity(timing.clip_s, stream.fps))
-        return [(Window(stream, rows, contract, timing, 0.0), counts)]
-    return [
-        (
-            StepWindow(stream, ring(1), contract, timing, 0.0, fewest=min(counts), seat=Seat()),
-            (frames,),
+        watch = _Recorder()
+        window = Window(stream, rows, contract, timing, 0.0, stillness=watch)
+        return [(window, tuple(engines), watch.seen)]
+    found: list[tuple[Window, tuple[int, ...], list[Seen]]] = []
+    for frames in engines:
+        watch = _Recorder()
+        window = StepWindow(
+            *(stream, ring(1), contract, timing, 0.0),
+            stillness=watch,
+            fewest=min(engines),
+            seat=Seat(),
         )
-        for frames in counts
-    ]
+        found.append((window, (frames,), watch.seen))
+    return found
+
+
+class _Recorder(Stillness):
+    """Keeps what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.seen: list[Seen] = []
+
+    def see(self, cells: Cells, time_s: float) -> None:
+        self.seen.append(Seen(time_s, cells))
 
 
 def _answer(window: Window, engines: OpenEngines, frames: int, temperature: float) -> WindowAnswer:
@@ -223,10 +251,22 @@ def calibrate_events(
     recorded = record_streams(
         bundle, engines, streams, temperatures, timing=timing, on_video=on_video
     )
-    return learn_rules(
+    learnt = learn_rules(
         [each for found in recorded for each in found.labelled()],
         bundle.manifest.classes,
         false_alarms_per_hour=false_alarms_per_hour,
         nothing=nothing,
         on_step=on_step,
     )
+    gate = learn_gate(
+        [
+            (each, found.seen[each.frames], found.span_s)
+            for found in recorded
+            for each in found.labelled()
+        ],
+        bundle.manifest.classes,
+        learnt.rules,
+    )
+    if gate is None:
+        return learnt
+    return dataclasses.replace(learnt, still=gate.threshold, left_out=gate.left_out)

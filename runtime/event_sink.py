@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.errors import printable
@@ -21,10 +21,22 @@ from ffn_edge.runtime.line_file import LineFile
 _log = logging.getLogger(__name__)
 
 
-def event_rules(bundle: Bundle, *, stream: bool) -> tuple[EventRules, dict[int, float]]:
-    """Return the rules of a bundle's events, and its temperatures, by frame count.
+class EventSetting(NamedTuple):
+    """What a bundle's events go by.
 
-    Without thresholds of its own it has plain ones, and a warning says so.
+    Attributes:
+        rules: from probabilities to events.
+        temperatures: by frame count.
+        still: the threshold of `Stillness` below which no event is lost; None is not known.
+    """
+
+    rules: EventRules
+    temperatures: Mapping[int, float]
+    still: float | None
+
+
+def event_setting(bundle: Bundle, *, stream: bool) -> EventSetting:
+    """Return what was learnt of a bundle's events, or plain rules, and a warning that says so.
 
     Args:
         bundle: where to look for a calibration.
@@ -33,13 +45,13 @@ def event_rules(bundle: Bundle, *, stream: bool) -> tuple[EventRules, dict[int, 
     Raises:
         FfnEdgeError: the calibration cannot be read, or belongs to another bundle.
     """
-    rules, temperatures = None, {}
+    rules, temperatures, still = None, {}, None
     if (bundle.path / CALIBRATION).exists():
         calibration = load_calibration(bundle)
-        temperatures = calibration.temperatures
+        temperatures, still = calibration.temperatures, calibration.still
         rules = calibration.step_events if stream else calibration.events
     if rules is not None:
-        return rules, temperatures
+        return EventSetting(rules, temperatures, still)
     rules = EventRules()
     _log.warning(
         "%s has no thresholds of events%s: any class of a probability of %g is one. `ffn-edge "
@@ -49,7 +61,7 @@ def event_rules(bundle: Bundle, *, stream: bool) -> tuple[EventRules, dict[int, 
         rules.onset,
         " --frame-by-frame" if stream else "",
     )
-    return rules, temperatures
+    return EventSetting(rules, temperatures, None)
 
 
 class EventSink:
@@ -76,13 +88,13 @@ class EventSink:
             subtitles: the folder of a WebVTT file for each recording.
 
         Raises:
-            FfnEdgeError: see `event_rules`.
+            FfnEdgeError: see `event_setting`.
         """
-        rules, temperatures = event_rules(bundle, stream=stream)
+        self.setting = event_setting(bundle, stream=stream)
         self.stage = EventStage(
-            lambda source: rules,
+            lambda source: self.setting.rules,
             bundle.manifest.classes,
-            temperatures,
+            self.setting.temperatures,
             self._take,
             recordings=recordings,
         )

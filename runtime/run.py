@@ -19,6 +19,7 @@ from ffn_edge.runtime.cascade.calibration import load_calibration
 from ffn_edge.runtime.cascade.cascade import CascadeController
 from ffn_edge.runtime.classifier import Classifier
 from ffn_edge.runtime.engines.engine import Backend, EngineOptions, OpenEngines, open_engines
+from ffn_edge.runtime.event_sink import EventSink
 from ffn_edge.runtime.limits_file import LimitsFile
 from ffn_edge.runtime.machine.health import Health
 from ffn_edge.runtime.policy.adaptive import Adaptive
@@ -54,6 +55,7 @@ class RunOptions(Timing):
         limits_file: limits that change during the run; see `LimitsFile`.
         root: where the machine's file system begins, for its sensors.
         escalate: look again, with more frames, where few are not sure: a cascade.
+        still: of cameras, leave inferences out where nothing moves: the threshold of `Stillness`.
 
     Raises:
         FfnEdgeError: a time or the rate is not positive, or out of all proportion; or a stream was
@@ -67,6 +69,7 @@ class RunOptions(Timing):
     limits_file: Path | None = None
     root: Path = Path("/")
     escalate: bool = False
+    still: float | None = None
 
     def __post_init__(self) -> None:
         # Not super(): a dataclass with slots is another class than the one that stands here.
@@ -135,7 +138,8 @@ def open_session(
     limits_now = _limits_now(limits, options)
     opened = source_for(manifest.input, source, options, whole=hooks.on_frame is not None)
     is_live = all(stream.live for stream in opened.streams)
-    several = len(opened.streams) > 1 and any(stream.comes_back for stream in opened.streams)
+    has_cameras = any(stream.comes_back for stream in opened.streams)
+    several = has_cameras and (len(opened.streams) > 1 or options.still is not None)
     cameras = cameras_of(opened, options) if several else []
     with ExitStack() as stack:
         sensors = stack.enter_context(Sensors(options.root))
@@ -148,7 +152,7 @@ def open_session(
             trace.begin(classifier.setting, limits, sensors.conditions(bundle))
         sensors.start()
         if cameras:
-            yield Cameras(cameras, classifier, limits_now, options, hooks)
+            yield Cameras(cameras, classifier, limits_now, options, hooks, still=options.still)
         else:
             yield Session(opened, classifier, limits_now, options, hooks)
 
@@ -282,6 +286,7 @@ def run_session(
     summary: Summary,
     sinks: Sequence[Sink] = (),
     video_sinks: Sequence[Sink] = (),
+    events: EventSink | None = None,
     annotate: Path | None = None,
     record: Path | None = None,
 ) -> None:
@@ -297,6 +302,7 @@ def run_session(
         summary: counts the results; a run that fails leaves what it counted until then.
         sinks: open.
         video_sinks: the same, but they are given no results of cameras, which have no end.
+        events: makes events of the results; it is open, and one of the sinks.
         annotate: an MP4 file to write, or None.
         record: a trace to write, or None; see `TraceWriter`.
 
@@ -305,6 +311,9 @@ def run_session(
     """
     video = None if annotate is None else AnnotatedVideo(annotate)
     hooks = Hooks(on_frame=None if video is None else video.frame, on_skip=summary.skip)
+    if events is not None:
+        stage = events.stage
+        hooks = dataclasses.replace(hooks, on_still=stage.still, on_lost=stage.lost)
     opened = source_for(bundle.manifest.input, source, options, whole=annotate is not None)
     cameras = {stream.name for stream in opened.streams if stream.comes_back}
     if annotate is not None:

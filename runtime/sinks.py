@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
@@ -83,10 +83,22 @@ def _rounded(value: float | None) -> float | None:
 class LiveView:
     """The latest result in the terminal, redrawn four times a second by rich's own thread."""
 
-    def __init__(self, console: Terminal, note: Callable[[str], str] = lambda source: "") -> None:
-        """Show nothing yet; `note` returns what more to say of a source."""
+    def __init__(
+        self,
+        console: Terminal,
+        note: Callable[[str], str] = lambda source: "",
+        cameras: Collection[str] = (),
+    ) -> None:
+        """Show nothing yet.
+
+        Args:
+            console: where to.
+            note: returns what more to say of a source.
+            cameras: those that are watched at once.
+        """
         self._note = note
-        self._latest: Result | None = None
+        self._cameras = cameras
+        self._latest: dict[str, Result] = {}
         self._live = Live(
             console=console,
             get_renderable=self._render,
@@ -104,25 +116,16 @@ class LiveView:
 
     def write(self, result: Result) -> None:
         """Show a result at the next redraw."""
-        self._latest = result
+        kept = self._latest if result.source in self._cameras else {}
+        self._latest = {**kept, result.source: result}
 
     def _render(self) -> Group | Text:
-        result = self._latest
-        if result is None:
+        latest = self._latest
+        if not latest:
             return Text("waiting for the first window of frames ...")
-        limits, sensed = result.observation.limits, result.observation.sensed
-        deadline_ms = result.observation.deadline_ms
-        deadline = f" of {deadline_ms:.4g} ms" if deadline_ms else ""
-        budget = f" of {limits.power_w:g} W" if limits.power_w else ""
-        heat = "" if sensed.temperature_c is None else f"   {sensed.temperature_c:.0f} °C"
-        head = Text.assemble(
-            f"{printable(result.source)}  {result.time_s:8.2f} s   ",
-            (f"{result.frames} frames", "bold cyan"),
-            "   ",
-            (f"{result.latency_ms:.1f} ms{deadline}", "bold red" if result.missed else "green"),
-            "" if sensed.power_w is None else f"   {sensed.power_w:.2f} W{budget}",
-            f"{heat}   {sensed.throttled or ''}",
-        )
+        if len(latest) > 1:
+            return Group(*(self._line(latest[name]) for name in sorted(latest)))
+        (result,) = latest.values()
         classes = Table.grid(padding=(0, 1))
         for best in result.top:
             bar = ProgressBar(total=1.0, completed=best.probability, width=30)
@@ -131,7 +134,28 @@ class LiveView:
         rejected = (f"{frames}: {reason}" for frames, reason in result.decision.rejected.items())
         why_not = Text(printable("\n".join(rejected)), style="dim")
         note = Text(self._note(result.source), style="bold")
-        return Group(head, *([note] if note else []), classes, why, why_not)
+        return Group(self._head(result), *([note] if note else []), classes, why, why_not)
+
+    def _line(self, result: Result) -> Text:
+        """Return a camera's line among several."""
+        best, note = result.top[0], self._note(result.source)
+        what = Text(f"   {printable(best.class_name)} {best.probability:.2f}   ")
+        return Text.assemble(self._head(result), what, (note, "bold"))
+
+    def _head(self, result: Result) -> Text:
+        limits, sensed = result.observation.limits, result.observation.sensed
+        deadline_ms = result.observation.deadline_ms
+        deadline = f" of {deadline_ms:.4g} ms" if deadline_ms else ""
+        budget = f" of {limits.power_w:g} W" if limits.power_w else ""
+        heat = "" if sensed.temperature_c is None else f"   {sensed.temperature_c:.0f} °C"
+        return Text.assemble(
+            f"{printable(result.source)}  {result.time_s:8.2f} s   ",
+            (f"{result.frames} frames", "bold cyan"),
+            "   ",
+            (f"{result.latency_ms:.1f} ms{deadline}", "bold red" if result.missed else "green"),
+            "" if sensed.power_w is None else f"   {sensed.power_w:.2f} W{budget}",
+            f"{heat}   {sensed.throttled or ''}",
+        )
 
 
 class ProgressLines:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,10 @@ def calibrate(
                 )
         rules = {field: each.rules for field, each in events.items()}
         learnt = dataclasses.replace(
-            learnt, events=rules.get("events"), step_events=rules.get("step_events")
+            learnt,
+            events=rules.get("events"),
+            step_events=rules.get("step_events"),
+            still=_still(events.values()),
         )
         save_calibration(loaded, learnt)
     if learnt.clips < _FEW_CLIPS:
@@ -151,8 +154,16 @@ def calibrate(
         Terminal().print(_cascade_table(learnt, gmacs))
     for field, each in events.items():
         Terminal().print(_event_table(each, _EVENT_FIELDS[field]))
+        if each.left_out is not None:
+            say(f"where nothing moves, {each.left_out:.0%} of these inferences would be left out.")
         for warning in _event_warnings(each):
             say(warning)
+
+
+def _still(events: Collection[LearntEvents]) -> float | None:
+    """Return the threshold that costs no event in any way to follow a stream."""
+    thresholds = [each.still for each in events if each.still is not None]
+    return min(thresholds) if len(thresholds) == len(events) else None
 
 
 def _confidence_table(learnt: Calibration, gmacs: dict[int, float]) -> Table:

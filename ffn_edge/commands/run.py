@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
@@ -200,6 +201,7 @@ def run(
     run_options = RunOptions(engines=take_engine_options(options), **options)
     source = source_for(loaded.manifest.input, sources, run_options, whole=annotate is not None)
     videos = [each.path for each in source.streams if isinstance(each, VideoStream | FolderStream)]
+    cameras = {each.name for each in source.streams if each.comes_back}
     recordings = {each.name for each in source.streams if not each.comes_back}
     if subtitles is not None and not (events and videos):
         raise click.UsageError("--subtitles is for the --events of videos.")
@@ -244,13 +246,14 @@ def run(
                     subtitles=subtitles,
                 )
                 sinks.append(stack.enter_context(sink))
+                run_options = dataclasses.replace(run_options, still=sink.setting.still)
             elif lines is not None:
                 sinks.append(stack.enter_context(JsonLines(lines)))
             if csv_file is not None and not events:
                 answers.on_answer = stack.enter_context(AnswersCsv(csv_file)).write
             note = (lambda source: "") if sink is None else sink.shown
             if console.is_terminal and not (to_stdout and sys.stdout.isatty()):
-                sinks.append(stack.enter_context(LiveView(console, note)))
+                sinks.append(stack.enter_context(LiveView(console, note, cameras)))
             if not console.is_terminal:
                 video_sinks.append(ProgressLines())
             stack.callback(answers.end_video)
@@ -262,6 +265,7 @@ def run(
                 summary=summary,
                 sinks=sinks,
                 video_sinks=video_sinks,
+                events=sink,
                 annotate=annotate,
                 record=record,
             )

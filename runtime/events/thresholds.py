@@ -69,11 +69,15 @@ class LearntEvents:
             event of it was found.
         classes: the score of each, over all frame counts.
         frames: the score of each frame count, over all classes.
+        still: the threshold of `Stillness` that costs no event, and
+        left_out: the share of inferences that it leaves out, in 0..1; None where each costs one.
     """
 
     rules: EventRules
     classes: Mapping[str, Score]
     frames: Mapping[int, Score]
+    still: float | None = None
+    left_out: float | None = None
 
 
 def find_events(

@@ -21,7 +21,7 @@ from ffn_edge.errors import FfnEdgeError, counted
 from ffn_edge.runtime.camera_settings import CameraSettings, open_camera
 from ffn_edge.runtime.cameras import Cameras, CameraState
 from ffn_edge.runtime.classifier import Classifier
-from ffn_edge.runtime.event_sink import event_rules
+from ffn_edge.runtime.event_sink import event_setting
 from ffn_edge.runtime.event_stage import EventStage
 from ffn_edge.runtime.events.event import Event
 from ffn_edge.runtime.events.rules import EventRules
@@ -69,7 +69,8 @@ def serve(
     with ExitStack() as stack:
         service = _Service(config, logs, root)
         # What cannot be used is told before the engines are opened, which takes a while.
-        stack.enter_context(service.page())
+        page = stack.enter_context(service.page())
+        _log.info("the page is at %s", page.url)
         stack.enter_context(service.sensors)
         key = None if public_key is None else PublicKey.read(public_key)
         updates = stack.enter_context(
@@ -128,7 +129,7 @@ class _Service:
         """Open the outputs, and make ready to watch."""
         config, bundle = self._config, updates.bundle
         self._updates = updates
-        self._learnt, temperatures = event_rules(bundle, stream=config.engines.stream)
+        self._learnt, temperatures, still = event_setting(bundle, stream=config.engines.stream)
         self._rules = self._merged(config)
         for output in self._opened_outputs(bundle):
             self._outputs.append(stack.enter_context(output))
@@ -144,7 +145,7 @@ class _Service:
             lambda: self._limits,
             with_window(self._options, bundle.manifest.input.window_s),
             hooks,
-            still=self._still_threshold if config.events.gate else None,
+            still=still if config.events.gate else None,
         )
         self._cameras.fall_back = updates.failed
         self._cameras.on_round = self._on_round
@@ -260,7 +261,7 @@ class _Service:
             table = config.clips
             self._clips = EventClips(
                 ClipSettings(
-                    folder=table.folder,
+                    folder=str(table.folder),
                     before_s=table.before_s,
                     after_s=table.after_s,
                     most_mb=table.most_mb,
