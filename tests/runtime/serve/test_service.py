@@ -225,7 +225,7 @@ def replace(target: Path, new: Path) -> None:
 
 
 def test_what_cannot_be_used_is_told_in_one_line_and_nothing_starts(
-    run: Run, tmp_path: Path
+    run: Run, bundle: Bundle, tmp_path: Path
 ) -> None:
     with run(CAMERAS + SECOND.replace('"green"', '"red & blue"')) as service:
         service.says("line")
@@ -235,7 +235,7 @@ def test_what_cannot_be_used_is_told_in_one_line_and_nothing_starts(
         taken.listen()
         port = taken.getsockname()[1]
         config = tmp_path / "serve.toml"
-        text = config.read_text(encoding="utf-8").rpartition("port = ")[0] + f"port = {port}\n"
+        text = f'bundle = "{bundle.path}"\n{CAMERAS}\n[http]\nport = {port}\n'
         config.write_text(text, encoding="utf-8")
         found = subprocess.run(
             [sys.executable, "-c", PROGRAM, "serve", str(config)],
