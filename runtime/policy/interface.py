@@ -374,14 +374,25 @@ def by_accuracy(points: Iterable[OperatingPoint]) -> list[OperatingPoint]:
     Where the clips are not known every difference counts, and ties go to fewer frames.
     """
     listed = sorted(points, key=lambda point: point.frames)
+    fitted = fitted_accuracies(listed)
+    if fitted is None:
+        return listed[::-1]
+    if not all(point.clips for point in listed):
+        return sorted(listed, key=lambda point: -fitted[point.frames])
+    return sorted(listed, key=lambda point: (-fitted[point.frames], -point.frames))
+
+
+def fitted_accuracies(points: Iterable[OperatingPoint]) -> dict[int, float] | None:
+    """Return the accuracies that `by_accuracy` compares, by frame count; None if one is unknown.
+
+    Those that were measured, where it is not known on how many clips.
+    """
+    listed = sorted(points, key=lambda point: point.frames)
     accuracy = {point.frames: point.accuracy for point in listed if point.accuracy is not None}
     if len(accuracy) < len(listed):
-        return listed[::-1]
+        return None
     clips = {point.frames: point.clips for point in listed if point.clips}
-    if len(clips) < len(listed):
-        return sorted(listed, key=lambda point: -accuracy[point.frames])
-    fitted = _fitted(accuracy, clips)
-    return sorted(listed, key=lambda point: (-fitted[point.frames], -point.frames))
+    return accuracy if len(clips) < len(listed) else _fitted(accuracy, clips)
 
 
 def _fitted(accuracy: dict[int, float], clips: dict[int, int]) -> dict[int, float]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ffn_edge.runtime.policy.interface import OperatingPoint
+from ffn_edge.runtime.policy.interface import OperatingPoint, fitted_accuracies
 
 # Of the processor's time, the rest is for reading cameras and for inferences that come at once.
 _TIME = 0.85
@@ -76,6 +76,7 @@ def allot(
         before: what was given out last, which stays unless it fits no more or another is better.
     """
     ordered = sorted(points, key=lambda point: point.frames)
+    gains = _gains(ordered)
     found = dict.fromkeys(claims, 0)  # indices into `ordered`
 
     def taken(given: Mapping[str, int]) -> _Taken:
@@ -88,10 +89,7 @@ def allot(
         return _Taken(time, power_w)
 
     def worth(given: Mapping[str, int]) -> float:
-        return sum(
-            claims[camera].interest * _gain(ordered[0], ordered[index])
-            for camera, index in given.items()
-        )
+        return sum(claims[camera].interest * gains[index] for camera, index in given.items())
 
     while True:
         here = taken(found)
@@ -100,7 +98,7 @@ def allot(
             for higher in range(index + 1, len(ordered)):
                 given = {**found, camera: higher}
                 then = taken(given)
-                gain = claims[camera].interest * _gain(ordered[index], ordered[higher])
+                gain = claims[camera].interest * (gains[higher] - gains[index])
                 if gain <= 0 or not then.fits(spare_w):
                     continue
                 cost = (then.time - here.time) / _TIME
@@ -126,9 +124,17 @@ def _busy(point: OperatingPoint, claim: Claim, slowdown: float) -> float:
     return seconds / (point.period_s or claim.hop_s)
 
 
-def _gain(fewer: OperatingPoint, more: OperatingPoint) -> float:
-    """Return what more frames gain in accuracy, or are taken to where it was not measured."""
-    doublings = math.log2(more.frames / fewer.frames)
-    if fewer.accuracy is None or more.accuracy is None:
+def _gains(ordered: Sequence[OperatingPoint]) -> list[float]:
+    """Return what each engine gains in accuracy over the fewest frames.
+
+    Or what it is taken to gain, where that was not measured, or is less than validation can tell.
+    """
+    doublings = [math.log2(point.frames / ordered[0].frames) for point in ordered]
+    accuracies = fitted_accuracies(ordered)
+    if accuracies is None:
         return doublings
-    return more.accuracy - fewer.accuracy + _MORE_FRAMES * doublings
+    least = accuracies[ordered[0].frames]
+    return [
+        accuracies[point.frames] - least + _MORE_FRAMES * doubled
+        for point, doubled in zip(ordered, doublings, strict=True)
+    ]

@@ -68,6 +68,14 @@ def test_without_accuracies_more_frames_are_taken_to_be_better() -> None:
     assert allot(points, {"a": Claim(hop_s=0.1)}) == {"a": 16}
 
 
+def test_differences_that_validation_cannot_tell_are_none() -> None:
+    points = [
+        OperatingPoint(frames=8, base_ms=20, accuracy=0.91, clips=100),
+        OperatingPoint(frames=16, base_ms=40, accuracy=0.90, clips=100),
+    ]
+    assert allot(points, {"a": Claim(hop_s=1)}) == {"a": 16}
+
+
 def test_more_frames_that_were_measured_to_be_worse_are_not_given_out() -> None:
     points = [
         OperatingPoint(frames=8, base_ms=20, accuracy=0.9, clips=400),
