@@ -73,7 +73,7 @@ class Run:
 def main(demo: Path, seconds: float, pulls: int, send: bool) -> None:
     """Measure, and print a table."""
     if send:
-        send_pictures(demo / "stream.mp4")
+        send_pictures(demo)
         return
     os.environ["no_proxy"] = "127.0.0.1"
     console = Console(width=120)
@@ -88,7 +88,7 @@ def main(demo: Path, seconds: float, pulls: int, send: bool) -> None:
         "late",
     ):
         table.add_column(heading, justify="left" if heading == "run" else "right")
-    with sender(demo) as url:
+    with sender(demo / "stream.mp4") as url:
         usual = watch(demo, url, seconds, hop_s=0.25)
         add(table, "every 0.25 s", usual)
         add(table, "every 0.25 s, within 60 ms", watch(demo, url, seconds, latency_ms=60.0))
@@ -181,9 +181,9 @@ def add(table: Table, name: str, run: Run, cameras: tuple[str, ...] = CAMERAS) -
 
 
 @contextmanager
-def sender(demo: Path) -> Iterator[str]:
-    """Start the process that sends, and yield its address."""
-    command = [sys.executable, "-m", "benchmarks.cameras", str(demo), "--send"]
+def sender(stream: Path) -> Iterator[str]:
+    """Start the process that sends a video's pictures, and yield its address."""
+    command = [sys.executable, "-m", "benchmarks.cameras", str(stream), "--send"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
