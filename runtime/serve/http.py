@@ -141,7 +141,8 @@ class HttpServer:
         except (OSError, UnicodeError) as error:
             raise FfnEdgeError(
                 f"{where} cannot be opened: {reason_of(error)}",
-                "set another port in [http], or end what listens there (`ss -ltnp` names it).",
+                "set host and port in [http] to an address of this machine and a port that is free "
+                "(`ss -ltnp` names who listens).",
             ) from error
         host, port = self._server.server_address[:2]
         host = f"[{host!s}]" if family == socket.AF_INET6 else str(host)
