@@ -20,7 +20,7 @@ SHOWN_S = 600.0  # of events and charts
 WIDTHS = (480, 240)  # of pictures in pixels: for most links, and for slow ones
 
 _MOST_EVENTS = 200
-_STEP_S = 2.0  # of the charts
+_STEP_S = 4.0  # of the charts
 _JUDGED = 100  # answers of a camera, of which the share that was late is told
 _PICTURE_S = 0.1  # between two pictures of a camera
 _WATCHED_S = 3.0  # a camera counts as watched for so long after somebody asked
@@ -353,7 +353,7 @@ class _Shown(NamedTuple):
             "id": event.id,
             "source": event.source,
             "class": event.class_name,
-            "began_at": round(self.began_at, 2),
+            "began_at": round(self.began_at, 1),
             "ended_at": _rounded(self._ended_at),
             "confidence": round(event.confidence, 3),
         }
@@ -395,4 +395,4 @@ class _Step:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
+    return None if value is None else round(value, 1)

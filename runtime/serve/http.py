@@ -45,13 +45,13 @@ _COOKIE_S = 30 * 86400
 
 # The redirection is the document's own, not a 303: a browser that follows a 303 from another site's
 # link keeps a strict cookie back.
-_SIGNED_IN = b"""<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0;url=/">
-<title>Signed in</title><a href="/">Signed in: go on</a>"""
+_SIGNED_IN = b"""<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0;url=./">
+<title>Signed in</title><a href="./">Signed in: go on</a>"""
 
 _SIGN_IN = b"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
 <title>Sign in</title><h1>Sign in</h1>
-<form action="/" autocomplete="off"><label>Token of the service
+<form action="./" autocomplete="off"><label>Token of the service
 <input name="token" type="password" required></label> <button>Sign in</button></form>
 <p>It stands in the [http] table of the service's settings.</p></html>"""
 
@@ -141,7 +141,8 @@ class HttpServer:
         except (OSError, UnicodeError) as error:
             raise FfnEdgeError(
                 f"{where} cannot be opened: {reason_of(error)}",
-                "set another port in [http], or end what listens there (`ss -ltnp` names it).",
+                "set host and port in [http] to an address of this machine and a port that is free "
+                "(`ss -ltnp` names who listens).",
             ) from error
         host, port = self._server.server_address[:2]
         host = f"[{host!s}]" if family == socket.AF_INET6 else str(host)

@@ -267,7 +267,7 @@ def test_a_link_with_the_token_signs_in(serve: Serve, board: Board) -> None:
 
     cookie = headers["set-cookie"]
     assert status == 200
-    assert b"url=/" in body
+    assert b"url=./" in body
     assert TOKEN not in cookie
     assert all(each in cookie for each in ("HttpOnly", "SameSite=Strict"))
     assert get(server, "/", {"Cookie": cookie.partition(";")[0]})[0] == 200
