@@ -99,6 +99,10 @@ class OutOfMemoryError(EngineError):
     """The device, or its host, has too little memory left."""
 
 
+class OutputError(FfnEdgeError):
+    """An output that cannot be opened, or whose other end is away."""
+
+
 class SensorError(FfnEdgeError):
     """A sensor of power that is missing, closed to this user, or does not answer."""
 
