@@ -1,0 +1,117 @@
+"""A webhook: each event as a POST of JSON to an address of the user's."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlsplit
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
+
+import ffn_edge
+from ffn_edge.errors import FfnEdgeError, OutputError, reason_of
+from ffn_edge.runtime.outputs.sender import RefusedError, Sender
+
+# Of the answers that say that the request was wrong, those that say "later".
+_LATER = (408, 425, 429)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookSettings:
+    """Where to.
+
+    Attributes:
+        url: of HTTP or HTTPS. Shown nowhere but for scheme and host: some hold a token.
+        timeout_s: for the connection, and for the answer.
+    """
+
+    url: str = field(repr=False)
+    timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            fits = False
+        if not fits:
+            raise FfnEdgeError("url is no address of a webhook", "begin it with https://HOST/.")
+        if parts.username is not None:
+            raise FfnEdgeError("url holds a user", "have the receiver check the signature instead.")
+
+
+class Webhook(Sender):
+    """Posts each event when it begins and when it ends. See `Sender`.
+
+    The header Idempotency-Key is the same of each repeat, and of no other message. With a secret,
+    X-Ffn-Edge-Signature is "sha256=" and the HMAC-SHA256 of the body, in hexadecimal.
+
+    An answer of 2xx is an arrival; of 4xx, but for "later", the event is dropped and counted;
+    after any other, or none, it is sent again. A redirection is not followed: what the secret
+    signs is for one receiver.
+    """
+
+    def __init__(
+        self, settings: WebhookSettings, spool: Path, *, secret: str | None = None, **options: Any
+    ) -> None:
+        """Prepare.
+
+        Args:
+            settings: where to.
+            spool: the file that keeps events until they arrive.
+            secret: that the receiver knows; None is no signature.
+            **options: of `Sender`.
+        """
+        super().__init__("webhook", spool, **options)
+        self._settings = settings
+        self._secret = secret
+        parts = urlsplit(settings.url)
+        port = f":{parts.port}" if parts.port else ""
+        self._where = f"{parts.scheme}://{parts.hostname}{port}"
+        self._opener = build_opener(
+            HTTPSHandler(context=ssl.create_default_context()), _NoRedirection()
+        )
+
+    def _send(self, message: dict[str, Any], body: bytes) -> None:
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"ffn-edge/{ffn_edge.__version__}",
+            "Idempotency-Key": quote(f"{message['id']}:{message['phase']}", safe=":"),
+        }
+        if self._secret is not None:
+            digest = hmac.new(self._secret.encode(), body, hashlib.sha256).hexdigest()
+            headers["X-Ffn-Edge-Signature"] = f"sha256={digest}"
+        request = Request(self._settings.url, body, headers, method="POST")
+        try:
+            self._opener.open(request, timeout=self._settings.timeout_s).close()
+        except HTTPError as error:
+            error.close()
+            self._raise(error.code)
+        except URLError as error:
+            reason = error.reason
+            raise OutputError(
+                f"{self._where} cannot be reached: "
+                + (reason_of(reason) if isinstance(reason, Exception) else str(reason))
+            ) from None  # whose text may hold the address
+        except TimeoutError:
+            raise OutputError(
+                f"{self._where} does not answer within {self._settings.timeout_s:g} s"
+            ) from None
+
+    def _raise(self, code: int) -> None:
+        if 300 <= code < 400:
+            raise OutputError(
+                f"{self._where} answers with a redirection ({code})", "set url to where it leads."
+            )
+        if 400 <= code < 500 and code not in _LATER:
+            raise RefusedError(f"{self._where} refuses it with {code}")
+        raise OutputError(f"{self._where} answers with {code}")
+
+
+class _NoRedirection(HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Leave the answer as it is."""
