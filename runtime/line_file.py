@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 from ffn_edge.errors import WriteError
 from ffn_edge.files.atomic import written
@@ -18,8 +18,10 @@ _Self = TypeVar("_Self", bound="LineFile")
 class LineFile:
     """Lines to a file or a stream: `with LineFile(path) as lines: lines.write_line({...})`."""
 
-    def __init__(self, target: TextIO | Path) -> None:
+    def __init__(self, target: TextIO | Path, *, append: bool = False) -> None:
+        """Remember where to; `append` keeps the lines that a file has."""
         self._target = target
+        self._mode: Literal["a", "w"] = "a" if append else "w"
         self._stack = ExitStack()
 
     def __enter__(self: _Self) -> _Self:
@@ -28,7 +30,7 @@ class LineFile:
             with written(self._target):
                 self._target.parent.mkdir(parents=True, exist_ok=True)
                 self._file: TextIO = self._stack.enter_context(
-                    open(self._target, "w", encoding="utf-8", errors="surrogateescape")
+                    open(self._target, self._mode, encoding="utf-8", errors="surrogateescape")
                 )
         else:
             self._file = self._target
