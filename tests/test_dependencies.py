@@ -123,6 +123,9 @@ def test_a_stage_never_imports_another(stage: str) -> None:
         ("pycuda", {"ffn_edge.device.gpu"}),
         ("pynvml", {"ffn_edge.runtime.power.nvml"}),
         ("cryptography", {"ffn_edge.bundle.signature"}),
+        ("tomli", {"ffn_edge.files.toml"}),
+        ("paho", {"ffn_edge.runtime.outputs.paho"}),
+        ("prometheus_client", {"ffn_edge.runtime.outputs.prometheus"}),
     ],
 )
 def test_a_device_library_is_imported_only_by_the_files_that_drive_it(

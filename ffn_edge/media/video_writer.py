@@ -34,6 +34,7 @@ class VideoWriter:
         height: int,
         *,
         codec: Literal["h264", "mpeg4"] = "h264",
+        quick: bool = False,
     ) -> None:
         """Remember what to write.
 
@@ -43,11 +44,13 @@ class VideoWriter:
             width: of every frame, in pixels. H.264 leaves out the last column of an odd one.
             height: of every frame, in pixels; likewise.
             codec: MPEG-4 part 2 is decoded several times faster, but by no browser.
+            quick: encode H.264 in a third of the time and a quarter of the memory, to larger files.
         """
         self.path = Path(path)
         self._fps = fps
         self._size = (width, height)
         self._codec = codec
+        self._preset = "ultrafast" if quick else "veryfast"
 
     def __enter__(self) -> VideoWriter:
         """Open a file beside `path`.
@@ -78,7 +81,7 @@ class VideoWriter:
                 (width // 2 * 2, height // 2 * 2) if self._codec == "h264" else self._size
             )
             if self._codec == "h264":
-                stream.options = {"preset": "veryfast", "crf": "20"}
+                stream.options = {"preset": self._preset, "crf": "20"}
             else:
                 stream.bit_rate = round(4 * width * height * self._fps)
             stream.codec_context.time_base = Fraction(1, _TICKS)

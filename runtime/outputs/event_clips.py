@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 import threading
 import time
@@ -59,7 +58,7 @@ class EventClips(Output):
     """Writes a clip for each event; two at once are two clips.
 
     The last seconds of each camera are kept in memory as JPEG, small and at ten frames a second. A
-    thread of low priority does that and writes the clips; frames that it has no time for are left
+    thread does that and writes the clips; frames that it has no time for are left
     out.
     """
 
@@ -104,10 +103,12 @@ class EventClips(Output):
         """Take a camera's frame, in the camera's thread; at once."""
         camera, time_s = stream.name, frame.time_s
         with self._changed:
-            due_s = self._due_s.get(camera, 0.0)
-            if due_s - 1 / _FPS < time_s < due_s:
+            due_s = self._due_s.get(camera, time_s)
+            if time_s < due_s - 2 / _FPS:  # the stream began again
+                due_s = time_s
+            if time_s < due_s:
                 return
-            self._due_s[camera] = time_s + 0.9 / _FPS  # of a pace that is not steady
+            self._due_s[camera] = max(due_s + 1 / _FPS, time_s)
             self._frames[camera] = _Arrival(frame, time.monotonic())
             self._changed.notify()
 
@@ -127,7 +128,6 @@ class EventClips(Output):
         )
 
     def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._frames or self._is_ending, timeout=1.0)
@@ -275,7 +275,7 @@ class _Clip:
         if self._writer is None:
             self._size = image.shape[1::-1]
             width, height = self._size
-            writer = VideoWriter(self._path, fps=_FPS, width=width, height=height)
+            writer = VideoWriter(self._path, _FPS, width, height, quick=True)
             self._writer = writer.__enter__()
             self._first_s = kept.time_s
         elif image.shape[1::-1] != self._size:  # a camera may come back with another

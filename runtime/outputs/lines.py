@@ -12,6 +12,7 @@ from types import TracebackType
 
 from ffn_edge.errors import WriteError
 from ffn_edge.files.atomic import check_writable, written
+from ffn_edge.files.regular_file import open_regular
 from ffn_edge.runtime.classifier import Result
 from ffn_edge.runtime.events.event import Event
 from ffn_edge.runtime.line_file import LineFile
@@ -113,7 +114,9 @@ def _line(item: Result | Event) -> str:
 
 def _is_cut_off(path: Path) -> bool:
     """Tell whether a file's last line has no end, as after a full disk or a kill."""
-    with written(path), open(path, "rb") as file:
+    if not path.is_file():  # a pipe has no last line
+        return False
+    with written(path), open_regular(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         return file.read() not in (b"", b"\n")

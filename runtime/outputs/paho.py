@@ -108,7 +108,7 @@ class Connection:
     def check(self) -> None:
         """Raise an OutputError if the connection is lost."""
         if self._lost is not None:
-            raise OutputError(f"the broker has left: {self._lost}")
+            raise OutputError(f"the connection to the broker is lost: {self._lost}")
 
     def close(self) -> None:
         """Leave; the will is not published."""
@@ -130,7 +130,8 @@ class Connection:
 
     def _on_disconnect(self, _: object, __: object, ___: object, reason: Any, ____: object) -> None:
         with self._changed:
-            self._lost = str(reason)
+            # All that is known where the system says that it ended.
+            self._lost = "it was closed" if str(reason) == "Unspecified error" else str(reason)
             self._changed.notify_all()
 
     def _on_publish(self, _: object, __: object, number: int, ___: object, ____: object) -> None:

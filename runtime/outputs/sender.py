@@ -11,15 +11,18 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from ffn_edge.errors import OutputError, counted, printable
+from ffn_edge.files.schema import load
 from ffn_edge.runtime.events.event import Event
 from ffn_edge.runtime.outputs.background import Background
 from ffn_edge.runtime.outputs.output import Output, Status
 from ffn_edge.runtime.outputs.spool import Spool
 
 _log = logging.getLogger(__name__)
+
+_Self = TypeVar("_Self", bound="Sender")
 
 # Before each attempt after a failure, less a random part of it, so that many devices do not come
 # back at once; the last one is repeated.
@@ -73,7 +76,7 @@ class Sender(Output):
         self._news = threading.Event()
         self._is_ending = threading.Event()
 
-    def __enter__(self) -> Sender:
+    def __enter__(self: _Self) -> _Self:
         """Begin to send what an earlier run left.
 
         Raises:
@@ -98,7 +101,7 @@ class Sender(Output):
         self._spool.__exit__(kind, error, trace)
         if self._spool.waiting:
             _log.warning(
-                "%s: %s waiting; the next run sends them",
+                "%s: %s left to the next run",
                 self._name,
                 counted(self._spool.waiting, "message"),
             )
@@ -175,7 +178,7 @@ class Sender(Output):
                 self._news.wait(1.0)
                 continue
             number, body = first
-            message = json.loads(body)
+            message = load(body)
             try:
                 self._send(message, body)
                 self._sent += 1
