@@ -6,7 +6,7 @@ Legend: N clips of T frames, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
@@ -26,7 +26,7 @@ from ffn_edge.bundle.known_answer import (
 from ffn_edge.bundle.onnxruntime_graph import for_onnxruntime
 from ffn_edge.bundle.stream_state import State
 from ffn_edge.device.cores import usable_cores
-from ffn_edge.device.gpu import find_gpu
+from ffn_edge.device.gpu import Device, find_gpu
 from ffn_edge.device.tensorrt_api import Target, is_installed, load
 from ffn_edge.errors import EngineError, counted
 from ffn_edge.runtime.engines.onnxruntime import (
@@ -160,6 +160,8 @@ class OpenEngines(dict[int, Engine]):
         logit_errors: by frame count, the largest |Δlogit| seen against export's known answers;
             empty where the engines do not round.
         warnings: what was logged on their opening that a user may act on.
+        on_this_thread: lets another thread use them than the one that opened them, and others of
+            the same backend that are opened later.
     """
 
     def __init__(
@@ -172,6 +174,7 @@ class OpenEngines(dict[int, Engine]):
         switch_is_free: bool = True,
         logit_errors: Mapping[int, float] | None = None,
         warnings: Sequence[str] = (),
+        on_this_thread: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Keep open engines; they are in fp32 unless `precisions` says otherwise."""
         super().__init__(engines)
@@ -183,6 +186,7 @@ class OpenEngines(dict[int, Engine]):
         self.switch_is_free = switch_is_free
         self.logit_errors = logit_errors or {}
         self.warnings = warnings
+        self.on_this_thread = on_this_thread
 
     @property
     def in_words(self) -> str:
@@ -325,6 +329,7 @@ def _open_tensorrt(stack: ExitStack, request: _Request, target: Target, reason: 
         switch_is_free=group.resident == "all",
         logit_errors=group.logit_errors,
         warnings=group.warnings,
+        on_this_thread=Device,  # with the same context, which lives as long as any of them is open
     )
 
 

@@ -27,9 +27,9 @@ from pathlib import Path
 
 from ffn_edge.bundle.bundle import Bundle, Manifest
 from ffn_edge.bundle.signature import PublicKey
-from ffn_edge.errors import BundleError, EngineError, FfnEdgeError
+from ffn_edge.errors import BundleError, EngineError
 from ffn_edge.runtime.classifier import Classifier, Result
-from ffn_edge.runtime.engines.engine import check_answers
+from ffn_edge.runtime.engines.engine import OpenEngines, check_answers
 from ffn_edge.runtime.engines.onnxruntime import give_back_freed
 
 _log = logging.getLogger(__name__)
@@ -97,6 +97,7 @@ class Updates:
         self._wake = threading.Event()
         self._is_open = threading.Event()
         self._error: BaseException | None = None
+        self._here = ExitStack()  # of the thread that infers
         # Guards the fields below, for moments only.
         self._lock = threading.Lock()
         self._running: _Opened | None = None
@@ -108,7 +109,7 @@ class Updates:
         self._seen: _State = ()
 
     def __enter__(self) -> Updates:
-        """Open the bundle that is there, and begin to watch.
+        """Open the bundle that is there, for this thread to infer, and begin to watch.
 
         Raises:
             FfnEdgeError: it cannot be used.
@@ -117,10 +118,12 @@ class Updates:
         self._is_open.wait()
         if self._error is not None:
             raise self._error
+        self._here.enter_context(self.classifier.engines.on_this_thread())
         return self
 
     def __exit__(self, *_: object) -> None:
         """Close all engines."""
+        self._here.close()
         self._must_end = True
         self._wake.set()
         self._thread.join(timeout=_LEAVING_S)
@@ -244,9 +247,9 @@ class Updates:
             if bundle.identity == running.bundle.identity or _state_of(self._path) != state:
                 return
             _log.info("the bundle %s is new in %s", bundle.identity[:12], self._path)
-            offered = self._open(bundle, running.bundle.manifest)
+            offered = self._open(bundle, running)
         except Exception as error:  # whatever it is, what runs goes on
-            reason = error.message if isinstance(error, FfnEdgeError) else repr(error)
+            reason = "; ".join(str(error).split("\nHint: ")) or repr(error)
             _log.warning(
                 "%s goes on, and what is in %s is refused: %s", running, self._path, reason
             )
@@ -258,13 +261,14 @@ class Updates:
         # Where a link leads now: what is read later must be of the same bundle.
         return Bundle.load(os.path.realpath(self._path), self._signed_by)
 
-    def _open(self, bundle: Bundle, replaces: Manifest | None) -> _Opened:
+    def _open(self, bundle: Bundle, replaces: _Opened | None) -> _Opened:
         if replaces is not None:
-            check_replaces(replaces, bundle.manifest)
+            check_replaces(replaces.bundle.manifest, bundle.manifest)
         begin = time.monotonic()
         with ExitStack() as stack:
             classifier = stack.enter_context(self._open_classifier(bundle))
             if replaces is not None:
+                _check_engines(replaces.classifier.engines, classifier.engines)
                 check_answers(classifier.engines, bundle, stream=self._stream)
             opened = _Opened(bundle, classifier, stack.pop_all())
         _log.info("%s is open after %.1f s", opened, time.monotonic() - begin)
@@ -289,6 +293,16 @@ def check_replaces(old: Manifest, new: Manifest) -> None:
         raise BundleError(
             f"the new bundle differs from the one that runs in {' and '.join(differing)}",
             "restart the service, which then begins with the new one.",
+        )
+
+
+def _check_engines(old: OpenEngines, new: OpenEngines) -> None:
+    """Refuse what would go on by another backend, as on the CPU where no engine was built yet."""
+    if new.backend.name != old.backend.name:
+        raise EngineError(
+            f"{old.backend.name} runs, and the new bundle would run with {new.backend.name}: "
+            f"{new.backend.reason}",
+            "build its engines before it takes the old one's place: ffn-edge build.",
         )
 
 

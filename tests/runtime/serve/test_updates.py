@@ -20,13 +20,23 @@ import pytest
 from ffn_edge.bundle.bundle import MANIFEST, WEIGHTS, Bundle, Manifest, file_record
 from ffn_edge.bundle.known_answer import answer_name
 from ffn_edge.bundle.signature import PublicKey, new_key, sign
+from ffn_edge.device import tensorrt_api
+from ffn_edge.device.plan_cache import PlanCache
 from ffn_edge.errors import BundleError, EngineError
+from ffn_edge.export.tensorrt_plan import BuildOptions, build_plans
 from ffn_edge.runtime.classifier import Classifier, Result
-from ffn_edge.runtime.engines.engine import EngineOptions, check_answers, open_engines
+from ffn_edge.runtime.engines.engine import (
+    EngineOptions,
+    OpenEngines,
+    check_answers,
+    cpu_backend,
+    open_engines,
+)
 from ffn_edge.runtime.policy.adaptive import Adaptive
 from ffn_edge.runtime.policy.interface import OperatingPoint, Setting
 from ffn_edge.runtime.serve import updates as updates_module
 from ffn_edge.runtime.serve.updates import Updates, check_replaces
+from tests.emulator import Emulator
 
 POLL_S = 0.05
 
@@ -37,8 +47,8 @@ class Fake:
 
     identity: str
     thread: int
+    engines: OpenEngines
     closed_by: int = 0
-    engines: Any = None
 
 
 class Opens:
@@ -47,13 +57,14 @@ class Opens:
     def __init__(self) -> None:
         self.fakes: list[Fake] = []
         self.error: Exception | None = None
+        self.backend = cpu_backend(1)
 
     @contextmanager
     def __call__(self, bundle: Bundle) -> Iterator[Classifier]:
         """Open one."""
         if self.error is not None:
             raise self.error
-        fake = Fake(bundle.identity, threading.get_ident())
+        fake = Fake(bundle.identity, threading.get_ident(), OpenEngines({}, self.backend))
         self.fakes.append(fake)
         try:
             yield cast(Classifier, fake)
@@ -91,7 +102,7 @@ def identity(classifier: Classifier) -> str:
     return cast(Fake, classifier).identity
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "it did not come"
@@ -251,6 +262,18 @@ def test_a_bundle_that_cannot_go_on_where_another_stops_is_refused(
             assert updates.take() is None and len(opens.open) == 1
 
 
+def test_a_bundle_whose_engines_were_not_built_is_refused(
+    bundle_copy: Path, opens: Opens, log: pytest.LogCaptureFixture
+) -> None:
+    opens.backend = dataclasses.replace(opens.backend, name="tensorrt")
+    with watch(bundle_copy, opens) as updates:
+        opens.backend = cpu_backend(1, "not TensorRT, as there is no plan")
+        change(bundle_copy)
+        wait_for(lambda: "no plan" in log.text)
+        assert updates.take() is None and "ffn-edge build" in log.text
+        wait_for(lambda: len(opens.open) == 1)
+
+
 def test_an_engine_that_fails_on_trial_goes_back_by_itself(
     bundle_copy: Path, opens: Opens, log: pytest.LogCaptureFixture
 ) -> None:
@@ -349,3 +372,36 @@ def test_the_steps_of_a_stream_must_give_the_known_answers(exported_causal: Bund
     options = EngineOptions(threads=1, stream=True)
     with open_engines(exported_causal, options) as engines:
         check_answers(engines, exported_causal, stream=True)
+
+
+def test_tensorrt_runs_in_the_thread_that_infers(bundle_copy: Path, tmp_path: Path) -> None:
+    options = EngineOptions(backend="tensorrt", cache=tmp_path / "cache")
+
+    @contextmanager
+    def on_device(bundle: Bundle) -> Iterator[Classifier]:
+        with open_engines(bundle, options) as engines:
+            setting = Setting(points=[OperatingPoint(frames=t, base_ms=1) for t in engines])
+            yield Classifier(engines, bundle.manifest, Adaptive(), setting)
+
+    def infer(classifier: Classifier) -> np.ndarray:
+        assert classifier.engines.new_ring is not None
+        with classifier.engines.new_ring(8) as ring:
+            for row in range(4):
+                ring.store(row, np.full((32, 32, 3), 60 * row, np.uint8))
+            return classifier.engines[4].infer(ring.gather(np.arange(4)))
+
+    tensorrt_api.load.cache_clear()
+    with Emulator("10.3.0") as device:
+        build_plans(Bundle.load(bundle_copy), PlanCache(options.cache), BuildOptions())
+        with Updates(bundle_copy, on_device, poll_s=POLL_S) as updates:
+            expected = infer(updates.classifier)
+            for _ in range(2):
+                change(bundle_copy)
+                new = wait_for(updates.take)
+                for _ in range(updates_module._TRIAL):
+                    assert np.array_equal(infer(new), expected)
+                    assert updates.ran(result()) is None
+                some_looks()  # what ran before is closed
+                assert np.array_equal(infer(new), expected)
+        assert device.alive == []
+    tensorrt_api.load.cache_clear()
