@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from ffn_edge.runtime.events.detector import Detector, Probabilities
 from ffn_edge.runtime.events.event import Event
 from ffn_edge.runtime.events.rules import NOTHING, EventRules
@@ -77,9 +80,11 @@ class LearntEvents:
 
 
 def find_events(
-    answers: Iterable[WindowAnswer], classes: Sequence[str], rules: EventRules
+    answers: Sequence[WindowAnswer], classes: Sequence[str], rules: EventRules
 ) -> list[Told]:
     """Return the events of a recorded stream, in the order of their ends."""
+    if not answers:
+        return []
     ids = map(str, itertools.count())
     detector = Detector("", classes, rules, lambda: next(ids))
     told_s: dict[str, float] = {}
@@ -92,7 +97,14 @@ def find_events(
             if event.end_s is not None:
                 found.append(Told(event, told_s[event.id]))
 
-    for answer in answers:
+    said = np.stack([each.probabilities for each in answers])
+    quiet: npt.NDArray[np.bool_] = np.all(said < detector.onsets, axis=-1)
+    # Most of a stream is idle: of it only the last window tells anything, unless the time since the
+    # last event does.
+    idle = quiet & np.append(quiet[1:], False) & (rules.refractory_s == 0)
+    for answer, is_idle in zip(answers, idle.tolist(), strict=True):
+        if is_idle and not detector.is_open:
+            continue
         time_s = answer.time_s
         take(detector.observe(time_s, answer.covers_s, answer.probabilities))
     take(detector.end())
