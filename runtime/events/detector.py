@@ -100,7 +100,9 @@ class Detector:
         ]
         offsets = [of_class(rules.offset, name, math.inf) for name in self._classes]
         self.onsets = np.array(onsets)
-        self._offsets = np.minimum(offsets, self.onsets)
+        # What was an event under other rules, and is none now, is over.
+        none = np.isinf(self.onsets)
+        self._offsets = np.where(none, math.inf, np.minimum(offsets, self.onsets))
 
     @property
     def is_open(self) -> bool:

