@@ -23,7 +23,7 @@ from ffn_edge.runtime.events.rules import NOTHING, EventRules
 from ffn_edge.runtime.events.scoring import Score, Segment, Told, match, score
 
 # Even steps of the logarithm of the odds, about.
-_ONSETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.97, 0.985, 0.993)
+_ONSETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.97, 0.985, 0.993, 0.997, 0.9985)
 _OFFSET = 0.5  # of the onset
 _LEAST_S = (0.0, 0.25, 0.5)
 _MERGE_S = (0.0, 0.5, 1.0)
@@ -32,7 +32,7 @@ _WORTH = 0.01
 # Thresholds which cost so many mistakes more, per segment of the class, are as good.
 _AS_GOOD = 0.02
 # A false alarm's price in mistakes, until the rate is kept.
-_PRICES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 1e6)
+_PRICES = (0.0, *(1.5**power for power in range(21)), 1e6)
 # So many starts tell how early a class is known; of fewer, all classes together do.
 _FEW = 5
 
