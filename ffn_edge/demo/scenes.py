@@ -162,7 +162,7 @@ def render_scene(
         sway: the actors sway a little, to and fro, which is none of the actions.
     """
     scene = Scene(action, share, canvas, rng, functools.partial(_wandering_path, frames))
-    swings = rng.uniform(-1, 1, 3) * (5, 5, 0.5)  # x, y and angle
+    swings = rng.uniform(-1, 1, 3) * (5, 5, 0.15)  # x, y and angle: far less than a turn
     speeds = rng.uniform(3, 7, 3) / FPS  # radians a frame: a swing takes 0.9 to 2.1 s
     for t in range(frames):
         done = sum(

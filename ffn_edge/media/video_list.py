@@ -198,7 +198,8 @@ def read_list(
 
     Args:
         list_file: the text or the table.
-        classes: their names, see `read_classes`; None where labels are not read.
+        classes: their names, see `read_classes`; None where labels are not read. One that is ""
+            is that of lines without a label.
         root: the folder that paths are relative to; the list file's own if None.
 
     Raises:
@@ -222,9 +223,9 @@ def _labelled(line: ListLine, numbers: Mapping[str, int], first: int) -> Video:
     text, num_frames = line.label, line.num_frames
     if text not in numbers:
         text, num_frames = label_of(line)
-    if not text and line.path.parent.name in numbers:
-        text = line.path.parent.name
-    if not text:
+    if not text and text not in numbers:
+        text = line.path.parent.name if line.path.parent.name in numbers else ""
+    if not text and text not in numbers:
         raise DataError(
             f"{line.where}: {line.path.name!r:.80} is followed by no label",
             f"write {_LABELLED_LINE}.",

@@ -65,6 +65,9 @@ class Detector:
 
     Every event is told of twice: when it began, without an end, and when it has ended. The two
     differ in their end, their confidence and their peak alone.
+
+    Attributes:
+        onsets: the probability at which an event of each class begins, float64 (C,).
     """
 
     def __init__(
@@ -96,8 +99,15 @@ class Detector:
             for name in self._classes
         ]
         offsets = [of_class(rules.offset, name, math.inf) for name in self._classes]
-        self._onsets = np.array(onsets)
-        self._offsets = np.minimum(offsets, self._onsets)
+        self.onsets = np.array(onsets)
+        # What was an event under other rules, and is none now, is over.
+        none = np.isinf(self.onsets)
+        self._offsets = np.where(none, math.inf, np.minimum(offsets, self.onsets))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an event that has not ended, told of or not."""
+        return self._open is not None
 
     @property
     def running(self) -> Event | None:
@@ -158,8 +168,8 @@ class Detector:
         number = running.number
         after = float(now.probabilities[number])
         if running.over_s is not None:
-            back_s = _crossing(last, now, number, float(self._onsets[number]))
-            if after >= self._onsets[number] and back_s - running.over_s < self._rules.merge_s:
+            back_s = _crossing(last, now, number, float(self.onsets[number]))
+            if after >= self.onsets[number] and back_s - running.over_s < self._rules.merge_s:
                 running.over_s = None
             elif now.middle_s - running.over_s >= self._rules.merge_s:
                 return self._close(running, running.over_s)
@@ -186,7 +196,7 @@ class Detector:
 
     def _is_second_peak(self, running: _Open, now: _Window, probability: float) -> bool:
         """Follow the dip since the highest probability, and tell whether it has risen again."""
-        onset = float(self._onsets[running.number])
+        onset = float(self.onsets[running.number])
         deep = running.high - running.low >= _DIP
         if deep and probability - running.low >= _DIP and probability >= onset:
             return True
@@ -213,7 +223,7 @@ class Detector:
             # Nothing was seen of what was before: it may have begun with the window.
             start_s = now.time_s - covers_s
         else:
-            start_s = _crossing(last, now, number, float(self._onsets[number]))
+            start_s = _crossing(last, now, number, float(self.onsets[number]))
             start_s = max([start_s, *self._ended_s.values()])
         start_s = self._earliest(number, start_s)
         if start_s <= now.middle_s:
@@ -269,7 +279,7 @@ class Detector:
 
     def _candidate(self, now: _Window) -> int | None:
         """Return the most probable of the classes that have risen to their onset."""
-        reached = np.where(now.probabilities >= self._onsets, now.probabilities, -math.inf)
+        reached = np.where(now.probabilities >= self.onsets, now.probabilities, -math.inf)
         best = int(reached.argmax())
         return best if reached[best] > -math.inf else None
 

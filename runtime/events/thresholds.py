@@ -14,13 +14,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from ffn_edge.runtime.events.detector import Detector, Probabilities
 from ffn_edge.runtime.events.event import Event
 from ffn_edge.runtime.events.rules import NOTHING, EventRules
 from ffn_edge.runtime.events.scoring import Score, Segment, Told, match, score
 
 # Even steps of the logarithm of the odds, about.
-_ONSETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.97, 0.985, 0.993)
+_ONSETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.97, 0.985, 0.993, 0.997, 0.9985)
 _OFFSET = 0.5  # of the onset
 _LEAST_S = (0.0, 0.25, 0.5)
 _MERGE_S = (0.0, 0.5, 1.0)
@@ -29,7 +32,7 @@ _WORTH = 0.01
 # Thresholds which cost so many mistakes more, per segment of the class, are as good.
 _AS_GOOD = 0.02
 # A false alarm's price in mistakes, until the rate is kept.
-_PRICES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 1e6)
+_PRICES = (0.0, *(1.5**power for power in range(21)), 1e6)
 # So many starts tell how early a class is known; of fewer, all classes together do.
 _FEW = 5
 
@@ -81,9 +84,11 @@ class LearntEvents:
 
 
 def find_events(
-    answers: Iterable[WindowAnswer], classes: Sequence[str], rules: EventRules
+    answers: Sequence[WindowAnswer], classes: Sequence[str], rules: EventRules
 ) -> list[Told]:
     """Return the events of a recorded stream, in the order of their ends."""
+    if not answers:
+        return []
     ids = map(str, itertools.count())
     detector = Detector("", classes, rules, lambda: next(ids))
     told_s: dict[str, float] = {}
@@ -96,7 +101,14 @@ def find_events(
             if event.end_s is not None:
                 found.append(Told(event, told_s[event.id]))
 
-    for answer in answers:
+    said = np.stack([each.probabilities for each in answers])
+    quiet: npt.NDArray[np.bool_] = np.all(said < detector.onsets, axis=-1)
+    # Most of a stream is idle: of it only the last window tells anything, unless the time since the
+    # last event does.
+    idle = quiet & np.append(quiet[1:], False) & (rules.refractory_s == 0)
+    for answer, is_idle in zip(answers, idle.tolist(), strict=True):
+        if is_idle and not detector.is_open:
+            continue
         time_s = answer.time_s
         take(detector.observe(time_s, answer.covers_s, answer.probabilities))
     take(detector.end())
