@@ -260,18 +260,14 @@ class Cameras:
                 self._check_cameras()
                 self.on_round()
                 job = self._take_job()
-                if job is None:
-                    continue
                 try:
-                    result = job.run()
+                    result = self._do(job)
                 except EngineError as error:
                     before = self.fall_back(error)
                     if before is None:
                         raise
                     self._go_on_with(before)
                     result = None
-                finally:
-                    job.done.set()
                 if result is not None:
                     yield result
         finally:
@@ -369,13 +365,21 @@ class Cameras:
         with self._news:
             if not self._jobs:
                 self._news.wait(timeout=0.05)
-            classifier, self._next = self._next, None
             job = min(self._jobs, key=lambda job: job.due, default=None)
             if job is not None:
                 self._jobs.remove(job)
-        if classifier is not None:
-            self._go_on_with(classifier)
         return job
+
+    def _do(self, job: _Job | None) -> Result | None:
+        """Take over what is to be swapped in, and do a job."""
+        try:
+            classifier, self._next = self._next, None
+            if classifier is not None:
+                self._go_on_with(classifier)
+            return None if job is None else job.run()
+        finally:
+            if job is not None:
+                job.done.set()
 
     def _go_on_with(self, classifier: Classifier) -> None:
         self.classifier = classifier

@@ -20,6 +20,9 @@ class EventStage:
     """Takes results, and tells of each event when it begins and when it has ended.
 
     Not for several threads: it is called where the results come.
+
+    Attributes:
+        temperatures: by frame count, of the bundle whose results come.
     """
 
     def __init__(
@@ -46,23 +49,25 @@ class EventStage:
         """
         self._rules = rules
         self._classes = classes
-        self._temperatures = temperatures
+        self.temperatures = temperatures
         self._on_event = on_event
         self._recordings = recordings
         self._new_id = new_id
         self._clock = clock
         self._detectors: dict[str, Detector] = {}
         self._answers: dict[str, tuple[float, Probabilities]] = {}  # covers_s, and what was said
-        self._began_at: dict[str, float] = {}  # by event
+        # Of each source, what time of day its time 0 was; of an event, as it was when it was told.
+        self._zero_at: dict[str, float] = {}
+        self._began_at: dict[str, float] = {}
 
     def result(self, result: Result) -> None:
         """Take a result."""
-        temperature = self._temperatures.get(result.frames, 1.0)
+        temperature = self.temperatures.get(result.frames, 1.0)
         if len(result.observation.ran) > 1:  # a cascade's weights are of calibrated answers
             temperature = 1.0
         calibrated = with_temperature(result.probabilities, temperature)
         self._answers[result.source] = result.covers_s, calibrated
-        self._observe(result.source, result.time_s, result.latency_ms / 1e3)
+        self._observe(result.source, result.time_s, (result.latency_ms + result.waited_ms) / 1e3)
 
     def still(self, source: str, time_s: float) -> None:
         """Take it that nothing has moved up to a time: what was said last still stands."""
@@ -74,12 +79,8 @@ class EventStage:
         detector = self._detectors.get(source)
         return None if detector is None else detector.running
 
-    def lost(self, source: str) -> None:
-        """End what goes on: the source is lost, and may come back."""
-        self.end(source)
-
     def end(self, source: str) -> None:
-        """End what goes on, and forget the source."""
+        """End what goes on, and forget the source, which may come back."""
         self._answers.pop(source, None)
         if (detector := self._detectors.pop(source, None)) is not None:
             self._tell(detector.end())
@@ -96,16 +97,15 @@ class EventStage:
         detector = self._detectors[source]
         if detector.rules is not rules:
             detector.rules = rules
-        found = detector.observe(time_s, *self._answers[source])
-        self._tell(found, time_s, ago_s)
+        self._zero_at[source] = self._clock() - ago_s - time_s
+        self._tell(detector.observe(time_s, *self._answers[source]))
 
-    def _tell(self, events: Sequence[Event], time_s: float = 0.0, ago_s: float = 0.0) -> None:
+    def _tell(self, events: Sequence[Event]) -> None:
         for event in events:
             if event.source not in self._recordings:
-                if event.id not in self._began_at:
-                    began_at = self._clock() - ago_s - (time_s - event.start_s)
-                    self._began_at[event.id] = began_at
-                event = replace(event, began_at=self._began_at[event.id])
+                began_at = self._zero_at[event.source] + event.start_s
+                began_at = self._began_at.setdefault(event.id, began_at)
+                event = replace(event, began_at=began_at)
                 if event.end_s is not None:
                     del self._began_at[event.id]
             self._on_event(event)

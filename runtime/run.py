@@ -313,7 +313,7 @@ def run_session(
     hooks = Hooks(on_frame=None if video is None else video.frame, on_skip=summary.skip)
     if events is not None:
         stage = events.stage
-        hooks = dataclasses.replace(hooks, on_still=stage.still, on_lost=stage.lost)
+        hooks = dataclasses.replace(hooks, on_still=stage.still, on_lost=stage.end)
     opened = source_for(bundle.manifest.input, source, options, whole=annotate is not None)
     cameras = {stream.name for stream in opened.streams if stream.comes_back}
     if annotate is not None:

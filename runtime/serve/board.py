@@ -328,7 +328,8 @@ class _Camera:
             "budget_w": _rounded(observation.limits.power_w),
             "temperature_c": _rounded(sensed.temperature_c),
             "throttled": sensed.throttled,
-            "fault": sensed.fault,
+            # Without a budget nobody asked for the power.
+            "fault": sensed.fault if observation.limits.needs_power else None,
         }
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.bundle.signature import PublicKey
-from ffn_edge.errors import FfnEdgeError, counted
+from ffn_edge.errors import EngineError, FfnEdgeError, counted
 from ffn_edge.runtime.camera_settings import CameraSettings, open_camera
 from ffn_edge.runtime.cameras import Cameras, CameraState
 from ffn_edge.runtime.classifier import Classifier
-from ffn_edge.runtime.event_sink import event_setting
+from ffn_edge.runtime.event_sink import EventSetting, event_setting
 from ffn_edge.runtime.event_stage import EventStage
 from ffn_edge.runtime.events.event import Event
 from ffn_edge.runtime.events.rules import EventRules
@@ -129,12 +129,11 @@ class _Service:
         """Open the outputs, and make ready to watch."""
         config, bundle = self._config, updates.bundle
         self._updates = updates
-        self._learnt, temperatures, still = event_setting(bundle, stream=config.engines.stream)
-        self._rules = self._merged(config)
+        learnt = self._learn(config)
         for output in self._opened_outputs(bundle):
             self._outputs.append(stack.enter_context(output))
         self._stage = EventStage(
-            lambda camera: self._rules, bundle.manifest.classes, temperatures, self._tell
+            lambda camera: self._rules, bundle.manifest.classes, learnt.temperatures, self._tell
         )
         stack.callback(self._stage.end_all)
         self.sensors.start()
@@ -145,9 +144,9 @@ class _Service:
             lambda: self._limits,
             with_window(self._options, bundle.manifest.input.window_s),
             hooks,
-            still=still if config.events.gate else None,
+            still=learnt.still if config.events.gate else None,
         )
-        self._cameras.fall_back = updates.failed
+        self._cameras.fall_back = self._fall_back
         self._cameras.on_round = self._on_round
 
     def run(self) -> None:
@@ -165,23 +164,32 @@ class _Service:
                 self._stage.result(result)
                 for output in (self._board, self._metrics, *self._outputs):
                     output.result(result)
-                slow = updates.ran(result)
-                if slow is not None:
-                    cameras.swap(slow)
+                self._swap(updates.ran(result))
             notify(STOPPING=1)
 
     # --- between two inferences
 
     def _on_round(self) -> None:
         self._round = time.monotonic()
-        newer = self._updates.take()
-        if newer is not None and self._cameras is not None:
-            self._cameras.swap(newer)
+        self._swap(self._updates.take())
         if self._must_reload:
             self._must_reload = False
             reloading()
             self._reload()
             notify(READY=1, STATUS=counted(len(self._config.camera), "camera"))
+
+    def _swap(self, classifier: Classifier | None) -> None:
+        """Go on with another bundle after the inference at hand; None is no other."""
+        if classifier is not None:
+            assert self._cameras is not None
+            self._cameras.swap(classifier)
+            self._stage.temperatures = self._learn(self._config).temperatures
+
+    def _fall_back(self, error: EngineError) -> Classifier | None:
+        before = self._updates.failed(error)
+        if before is not None:
+            self._stage.temperatures = self._learn(self._config).temperatures
+        return before
 
     def _ask_for_reload(self) -> None:
         self._must_reload = True
@@ -222,7 +230,7 @@ class _Service:
 
     def _lost(self, name: str) -> None:
         self._board.lost(name)
-        self._stage.lost(name)
+        self._stage.end(name)
 
     def _tell(self, event: Event) -> None:
         for output in (self._board, self._metrics, *self._outputs):
@@ -233,6 +241,13 @@ class _Service:
         return [status for status in found if status is not None]
 
     # --- from the configuration to parts
+
+    def _learn(self, config: Config) -> EventSetting:
+        """Take the rules of events from the bundle that runs, and from the configuration."""
+        setting = event_setting(self._updates.bundle, stream=config.engines.stream)
+        self._learnt = setting.rules
+        self._rules = self._merged(config)
+        return setting
 
     def _merged(self, config: Config) -> EventRules:
         """Return the calibration's rules of events, and what the configuration says instead."""

@@ -71,8 +71,8 @@ def test_sources_have_events_of_their_own() -> None:
     for source in ("door", "yard"):
         told.stage.result(result(2.0, 1.0, source))
     told.stage.result(result(2.25, 0.0, "door"))
-    told.stage.lost("yard")
-    told.stage.lost("yard")
+    told.stage.end("yard")
+    told.stage.end("yard")
     assert told.short() == [
         ("0", "door", False),
         ("1", "yard", False),
