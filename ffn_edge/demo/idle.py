@@ -34,7 +34,7 @@ NOTHING = "nothing"
 _SEED = 4  # first in the random seed of a stream; see `ffn_edge.demo.clips`
 _IDLE_SHARE = 1 / 3  # of the scenes
 _AGAIN_SHARE = 1 / 3  # of the scenes with actions: they begin with the last scene's first one
-_MOST_REST_S = 8.0
+_REST_S = (1.0, 12.0)
 # A clip shows at most this part of an action's time where it is of "nothing".
 _MOST_DONE = 0.4
 
@@ -129,10 +129,10 @@ def render_idle_stream(
 def _moves(frames: int, rng: np.random.Generator) -> list[tuple[float, float]]:
     """Return when the actors of a scene act, in frames: the first and the last second they rest."""
     moves = []
-    start = rng.uniform(1, _MOST_REST_S) * FPS
+    start = rng.uniform(*_REST_S) * FPS
     while start + (length := action_frames(rng)) < frames - FPS:
         moves.append((start, length))
-        start += length + rng.uniform(0.5, _MOST_REST_S) * FPS
+        start += length + rng.uniform(*_REST_S) * FPS
     return moves
 
 
