@@ -29,6 +29,7 @@ from ffn_edge.runtime.outputs.event_clips import ClipSettings, EventClips
 from ffn_edge.runtime.outputs.lines import Lines
 from ffn_edge.runtime.outputs.metrics import Metrics
 from ffn_edge.runtime.outputs.mqtt import Mqtt, MqttSettings
+from ffn_edge.runtime.outputs.open_events import OpenEvents
 from ffn_edge.runtime.outputs.output import Output, Status
 from ffn_edge.runtime.outputs.webhook import Webhook, WebhookSettings
 from ffn_edge.runtime.run import RunOptions, Sensors, open_classifier, with_window
@@ -132,6 +133,10 @@ class _Service:
         learnt = self._learn(config)
         for output in self._opened_outputs(bundle):
             self._outputs.append(stack.enter_context(output))
+        kept = stack.enter_context(OpenEvents(state_folder(config) / "open_events.json"))
+        self._outputs.append(kept)
+        for event in kept.left:
+            self._tell(event)
         self._stage = EventStage(
             lambda camera: self._rules, bundle.manifest.classes, learnt.temperatures, self._tell
         )

@@ -190,6 +190,23 @@ def test_it_runs_is_asked_reads_again_and_ends(run: Run, tmp_path: Path) -> None
     assert len(begun) == len(set(begun))
 
 
+def test_what_went_on_when_it_was_killed_is_ended_by_the_next_run(run: Run, tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    with run(CAMERAS.replace("red.mp4", "green.mp4")) as service:
+        until(lambda: events.exists() and "null" in events.read_text(encoding="utf-8"))
+        until((tmp_path / "state" / "open_events.json").exists)
+        service.process.kill()
+        service.process.wait(timeout=20)
+    with run(CAMERAS.replace("red.mp4", "green.mp4")) as service:
+        service.told("READY=1")
+        service.process.terminate()
+        assert service.process.wait(timeout=20) == 0
+    found = lines(events)
+    begun = {each["id"] for each in found if each["end_s"] is None}
+    ended = {each["id"] for each in found if each["end_s"] is not None}
+    assert begun == ended
+
+
 def test_a_new_bundle_takes_over_and_a_broken_one_does_not(
     run: Run, exported: Bundle, tmp_path: Path
 ) -> None:
