@@ -65,12 +65,12 @@ def main(
         loaded = Bundle.load(bundle)
         options = EngineOptions(threads=threads)
         temperatures = load_calibration(loaded).temperatures
-        learning = [_stream(cache, minutes, _LEARNING_SEED + seed) for seed in range(seeds)]
-        scored = [_stream(cache, minutes, seed) for seed in range(seeds)]
+        learning = [rendered_stream(cache, minutes, _LEARNING_SEED + seed) for seed in range(seeds)]
+        scored = [rendered_stream(cache, minutes, seed) for seed in range(seeds)]
         console.print(f"{2 * seeds} streams of {minutes:g} minutes: {_since(begin)}")
         with open_engines(loaded, options, precisions=PrecisionChooser(loaded, options)) as engines:
             known, tested = (
-                [_record(loaded, engines, each, temperatures) for each in streams]
+                [record(loaded, engines, each, temperatures) for each in streams]
                 for streams in (learning, scored)
             )
         profile = profile_bundle(loaded, options, runs=50)
@@ -143,7 +143,8 @@ def _best_threshold(known: Sequence[RecordedStream], classes: Sequence[str]) -> 
     return max(_THRESHOLDS, key=f1)
 
 
-def _stream(cache: Path, minutes: float, seed: int) -> Path:
+def rendered_stream(cache: Path, minutes: float, seed: int) -> Path:
+    """Return a stream that is rendered unless it lies in the folder."""
     path = cache / f"{minutes:g}-{seed}.mp4"
     if not path.with_suffix(".csv").exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -151,9 +152,10 @@ def _stream(cache: Path, minutes: float, seed: int) -> Path:
     return path
 
 
-def _record(
+def record(
     bundle: Bundle, engines: OpenEngines, path: Path, temperatures: dict[int, float]
 ) -> RecordedStream:
+    """Return what is said of every window of a stream, at every frame count."""
     streams = read_streams(path.with_suffix(".csv"), bundle)
     (found,) = record_streams(bundle, engines, streams, temperatures)
     return found

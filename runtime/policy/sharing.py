@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ffn_edge.runtime.policy.interface import OperatingPoint, fitted_accuracies
 
 # Of the processor's time, the rest is for reading cameras and for inferences that come at once.
-_TIME = 0.85
+TIME = 0.85
 # What a step is worth to a camera that has no doubt; and to one whose scene is still.
 _SURE, _STILL = 0.05, 0.01
 # A doubling of the frames is worth so much where it gained no accuracy that was measured.
@@ -53,7 +53,7 @@ class _Taken:
     power_w: float = 0.0
 
     def fits(self, spare_w: float) -> bool:
-        return self.time <= _TIME and self.power_w <= spare_w
+        return self.time <= TIME and self.power_w <= spare_w
 
 
 def allot(
@@ -101,7 +101,7 @@ def allot(
                 gain = claims[camera].interest * (gains[higher] - gains[index])
                 if gain <= 0 or not then.fits(spare_w):
                     continue
-                cost = (then.time - here.time) / _TIME
+                cost = (then.time - here.time) / TIME
                 if 0 < spare_w < math.inf:
                     cost += (then.power_w - here.power_w) / spare_w
                 ratio = gain / cost if cost > 0 else math.inf
