@@ -27,6 +27,7 @@ from ffn_edge.runtime.policy.adaptive import Adaptive
 from ffn_edge.runtime.policy.interface import Limits, OperatingPoint, Sensed, Setting
 from ffn_edge.runtime.run import open_session
 from ffn_edge.runtime.session import NO_HOOKS, Hooks
+from ffn_edge.runtime.shared_budget import SharedBudget
 from ffn_edge.runtime.stream import live_reader
 from ffn_edge.runtime.stream.sources import Frame, LoopedVideo, Source
 from ffn_edge.runtime.stream.window import Timing, cropped
@@ -433,6 +434,53 @@ def test_a_still_scene_costs_no_inference_and_its_motion_does(classifier: Classi
     assert sum(result.source == "a" for result in results) < 20
     times = [time_s for _, time_s in still]
     assert times == sorted(times)
+
+
+def test_a_still_scene_is_looked_at_by_another_bundle(
+    classifier: Classifier, bundle: Bundle
+) -> None:
+    watched = watch(Paced("a"), Paced("b"))
+    with open_classifier(bundle) as other:
+        still: list[str] = []
+        hooks = Hooks(on_still=lambda name, time_s: still.append(name))
+        session = cameras(watched, classifier, hooks=hooks, still=4.0)
+
+        def swap() -> None:
+            if session.classifier is classifier and min(map(still.count, "ab")) > 3:
+                session.swap(other)
+
+        session.on_round = swap
+        after: list[str] = []
+
+        def both(results: list[Result]) -> bool:
+            if session.classifier is other:
+                after.append(results[-1].source)
+            return {*after} == {*"ab"}
+
+        take(session, both)
+
+
+def test_an_answer_after_a_long_stillness_has_a_power_that_is_known(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    sensed = Sensed(power_w=2.0, energy_j=0.1)
+    names = ("a", "b")
+    settings = {name: CameraSettings(name=name, source="") for name in names}
+    limits = Limits(power_w=20.0)
+    with open_classifier(bundle, points(w=10.0), sensed) as classifier:
+        results = take(cameras(watch(*map(Paced, names)), classifier, limits), each_has(2, *names))
+        warned: list[str] = []
+        budget = SharedBudget(classifier.setting, lambda text, now: warned.append(text))
+    for result in results:
+        budget.learn(result, 0.05, limits)
+    assert budget.share_of("a", settings, limits, results[-1].observation.now + 60)[0] == 8
+    assert not warned
+    silent = dataclasses.replace(
+        results[-1].observation, now=results[-1].observation.now + 61, sensed=Sensed()
+    )
+    budget.learn(dataclasses.replace(results[-1], observation=silent), 0.05, limits)
+    assert budget.share_of("a", settings, limits, silent.now)[0] == 2
+    assert warned
 
 
 def test_no_thread_outlives_it(classifier: Classifier) -> None:
