@@ -164,26 +164,22 @@ class _Service:
                 self._stage.result(result)
                 for output in (self._board, self._metrics, *self._outputs):
                     output.result(result)
-                self._swap(updates.ran(result))
+                updates.ran(result)
             notify(STOPPING=1)
 
     # --- between two inferences
 
     def _on_round(self) -> None:
         self._round = time.monotonic()
-        self._swap(self._updates.take())
+        if (classifier := self._updates.take()) is not None:
+            assert self._cameras is not None
+            self._cameras.swap(classifier)  # before the next inference
+            self._stage.temperatures = self._learn(self._config).temperatures
         if self._must_reload:
             self._must_reload = False
             reloading()
             self._reload()
             notify(READY=1, STATUS=counted(len(self._config.camera), "camera"))
-
-    def _swap(self, classifier: Classifier | None) -> None:
-        """Go on with another bundle after the inference at hand; None is no other."""
-        if classifier is not None:
-            assert self._cameras is not None
-            self._cameras.swap(classifier)
-            self._stage.temperatures = self._learn(self._config).temperatures
 
     def _fall_back(self, error: EngineError) -> Classifier | None:
         before = self._updates.failed(error)
