@@ -85,8 +85,9 @@ class _Watched:
         self.controller = cameras.new_controller(self.timing())
         self.window: Window | None = None
         self.must_leave = False
-        self.received = self.dropped = 0  # by readers that have ended
-        self.reader: LiveReader | None = None  # at hand
+        # The reader at hand, and frames received and dropped by those before: one value, which
+        # other threads read.
+        self._counts: tuple[LiveReader | None, int, int] = (None, 0, 0)
         self.error: BaseException | None = None
         self._ring = ExitStack()  # of the window; used by the thread that infers
         self.thread = threading.Thread(target=self._run, name="camera", daemon=True)
@@ -103,7 +104,7 @@ class _Watched:
 
     def state(self) -> CameraState:
         """Tell how it does."""
-        reader, received, dropped = self.reader, self.received, self.dropped
+        reader, received, dropped = self._counts
         if reader is not None:
             received, dropped = received + reader.received, dropped + reader.dropped
         return CameraState(self.settings.name, self.window is not None, received, dropped)
@@ -133,15 +134,14 @@ class _Watched:
         with closing(readers):
             for reader in readers:
                 self._cameras.do(_Job(self._open_window, -math.inf))
-                self.reader = reader
+                _, received, dropped = self._counts
+                self._counts = (reader, received, dropped)
                 try:
                     self._read(reader)
                 finally:
                     reader.close()
+                    self._counts = (None, received + reader.received, dropped + reader.dropped)
                     self._cameras.do(_Job(self.close_window, -math.inf))
-                    self.reader = None
-                    self.received += reader.received
-                    self.dropped += reader.dropped
 
     def _read(self, reader: LiveReader) -> None:
         window = self.window
