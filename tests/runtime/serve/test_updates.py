@@ -410,5 +410,10 @@ def test_tensorrt_runs_in_the_thread_that_infers(bundle_copy: Path, tmp_path: Pa
                     updates.ran(result())
                 some_looks()  # what ran before is closed
                 assert np.array_equal(infer(new), expected)
+            change(bundle_copy)
+            sent_back = wait_for(updates.take).engines
+            with sent_back.new_ring(8):
+                assert updates.failed(EngineError("it broke")) is new
+                some_looks()  # what a window still holds is not closed
         assert device.alive == []
     tensorrt_api.load.cache_clear()
