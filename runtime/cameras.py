@@ -70,15 +70,24 @@ class _Job:
 class _Watched:
     """A camera: the thread that waits for its windows, and what the others must not share."""
 
-    def __init__(self, settings: CameraSettings, stream: Stream, cameras: Cameras) -> None:
+    def __init__(
+        self,
+        settings: CameraSettings,
+        stream: Stream,
+        cameras: Cameras,
+        before: Sequence[_Watched] = (),
+    ) -> None:
+        """Prepare; those `before` may have the device still, and leave it first."""
         self._cameras = cameras
+        self._before = before
         self.settings = settings
         self.stream = stream
         self.controller = cameras.new_controller(self.timing())
         self.window: Window | None = None
         self.must_leave = False
-        self.received = self.dropped = 0  # by readers that have ended
-        self.reader: LiveReader | None = None  # at hand
+        # The reader at hand, and frames received and dropped by those before: one value, which
+        # other threads read.
+        self._counts: tuple[LiveReader | None, int, int] = (None, 0, 0)
         self.error: BaseException | None = None
         self._ring = ExitStack()  # of the window; used by the thread that infers
         self.thread = threading.Thread(target=self._run, name="camera", daemon=True)
@@ -95,18 +104,19 @@ class _Watched:
 
     def state(self) -> CameraState:
         """Tell how it does."""
-        reader, received, dropped = self.reader, self.received, self.dropped
+        reader, received, dropped = self._counts
         if reader is not None:
             received, dropped = received + reader.received, dropped + reader.dropped
         return CameraState(self.settings.name, self.window is not None, received, dropped)
 
     def _run(self) -> None:
+        for each in self._before:
+            each.thread.join()
+        self._before = ()
         try:
             self._watch()
         except BaseException as error:  # told by the thread that infers
             self.error = error
-        finally:
-            self._cameras.do(_Job(self.close_window, -math.inf), wait=False)
 
     def _watch(self) -> None:
         def add(frame: Frame) -> None:
@@ -124,13 +134,14 @@ class _Watched:
         with closing(readers):
             for reader in readers:
                 self._cameras.do(_Job(self._open_window, -math.inf))
-                self.reader = reader
+                _, received, dropped = self._counts
+                self._counts = (reader, received, dropped)
                 try:
                     self._read(reader)
                 finally:
-                    self.reader = None
-                    self.received += reader.received
-                    self.dropped += reader.dropped
+                    reader.close()
+                    self._counts = (None, received + reader.received, dropped + reader.dropped)
+                    self._cameras.do(_Job(self.close_window, -math.inf))
 
     def _read(self, reader: LiveReader) -> None:
         window = self.window
@@ -158,7 +169,6 @@ class _Watched:
         return self._cameras.classify(self, window, ready)
 
     def _open_window(self) -> None:
-        self.close_window()
         cameras = self._cameras
         hooks = cameras.hooks
         self.window = self._ring.enter_context(
@@ -178,6 +188,12 @@ class _Watched:
             self._cameras.hooks.on_lost(self.settings.name)
         self.window = None
         self._ring.close()
+
+    def change_hop(self) -> None:
+        """Follow a change of the settings' hop, of which the policy makes its means."""
+        self.controller = self._cameras.new_controller(self.timing())
+        if self.window is not None:
+            self.window.hop_s = self.settings.hop_s
 
     def move_to(self, classifier: Classifier) -> None:
         """Go on with another bundle's engines."""
@@ -259,15 +275,7 @@ class Cameras:
             while not self.is_over():
                 self._check_cameras()
                 self.on_round()
-                job = self._take_job()
-                try:
-                    result = self._do(job)
-                except EngineError as error:
-                    before = self.fall_back(error)
-                    if before is None:
-                        raise
-                    self._go_on_with(before)
-                    result = None
+                result = self._do(self._take_job())
                 if result is not None:
                     yield result
         finally:
@@ -283,15 +291,15 @@ class Cameras:
             for name, watched in list(self._watched.items()):
                 new = wanted.get(name)
                 if new is not None and _is_same(watched.settings, new[0]):
-                    watched.settings = new[0]
-                    if watched.window is not None:
-                        watched.window.hop_s = new[0].hop_s
+                    hop_s, watched.settings = watched.settings.hop_s, new[0]
+                    if new[0].hop_s != hop_s:
+                        watched.change_hop()
                     del wanted[name]
                 else:
                     watched.must_leave = True
                     self._leaving.append(self._watched.pop(name))
             for name, (settings, stream) in wanted.items():
-                self._watched[name] = _Watched(settings, stream, self)
+                self._watched[name] = _Watched(settings, stream, self, tuple(self._leaving))
                 self._watched[name].thread.start()
 
     def swap(self, classifier: Classifier) -> None:
@@ -325,12 +333,12 @@ class Cameras:
             setting = setting.streamed(timing.clip_s)
         return self.classifier.new_controller(setting)
 
-    def do(self, job: _Job, *, wait: bool = True) -> None:
+    def do(self, job: _Job) -> None:
         """Have a job done in the thread that infers, or left out where that ends."""
         with self._news:
             self._jobs.append(job)
             self._news.notify_all()
-        while wait and not self.is_over() and not job.done.wait(timeout=0.5):
+        while not self.is_over() and not job.done.wait(timeout=0.5):
             pass
 
     def classify(self, watched: _Watched, window: Window, ready: float) -> Result:
@@ -371,12 +379,21 @@ class Cameras:
         return job
 
     def _do(self, job: _Job | None) -> Result | None:
-        """Take over what is to be swapped in, and do a job."""
+        """Take over what is to be swapped in, and do a job; again, where an engine is gone back to.
+
+        So that neither a window is lost with the engine, nor a camera whose window was to open.
+        """
+        classifier, self._next = self._next, None
         try:
-            classifier, self._next = self._next, None
-            if classifier is not None:
-                self._go_on_with(classifier)
-            return None if job is None else job.run()
+            while True:
+                try:
+                    if classifier is not None:
+                        self._go_on_with(classifier)
+                    return None if job is None else job.run()
+                except EngineError as error:
+                    classifier = self.fall_back(error)
+                    if classifier is None:
+                        raise
         finally:
             if job is not None:
                 job.done.set()
@@ -426,7 +443,11 @@ class Cameras:
     def _limits_of(self, watched: _Watched, limits: Limits, now: float) -> tuple[Limits, str]:
         """Return what a camera may take of the limits: what is left of them for it, and why."""
         with self._news:
-            cameras = {name: each.settings for name, each in self._watched.items()}
+            cameras = {
+                name: each.settings
+                for name, each in self._watched.items()
+                if each.window is not None  # one that is away takes nothing
+            }
         if len(cameras) < 2 or watched.must_leave or limits.frames is not None:
             return limits, ""
         most, why = self._budget.share_of(watched.settings.name, cameras, limits, now)

@@ -88,7 +88,7 @@ class SharedBudget:
         if budget_w is not None:
             self._of_what += f" and of {budget_w:.3g} W"
             spare_w = self._power.allowed_w(budget_w) - self._power.predicted_w(0.0)
-            if not self._is_power_known(now):
+            if not self._is_power_known:
                 points = {min(points): points[min(points)]}
                 self._warn("the power is not known, so the fewest frames for all cameras", now)
         shares = allot(
@@ -110,7 +110,10 @@ class SharedBudget:
             self._changed = now
         self._shares, self._shared = shares, now
 
-    def _is_power_known(self, now: float) -> bool:
-        heard = self._power.heard
+    @property
+    def _is_power_known(self) -> bool:
+        """Whether it was at the last result; where nothing moves, it is not asked for."""
+        heard, observed = self._power.heard, self._power.observed
         profiled = all(point.power_w is not None for point in self._points.values())
-        return profiled and (heard is None or now - heard <= SILENCE_S)
+        is_silent = heard is not None and observed is not None and observed - heard > SILENCE_S
+        return profiled and not is_silent

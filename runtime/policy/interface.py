@@ -99,7 +99,8 @@ class Limits:
         latency_ms: the deadline of one inference; None is no deadline.
         miss_rate: the share of inferences that may miss it.
         frames: always run this frame count, whatever the other limits.
-        most_frames: run no more than these; or the fewest there are.
+        most_frames: run no more than these, or in a cascade no more than they cost on average; or
+            the fewest there are.
         power_w: the most that the machine may draw, on average over ten seconds; None is no limit.
         battery_j: the energy that must last ...
         until_s: ... to this time, on the clock of `now`.

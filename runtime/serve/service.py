@@ -69,6 +69,7 @@ def serve(
     """
     with ExitStack() as stack:
         service = _Service(config, logs, root)
+        stack.enter_context(on_signals(service.ask_for_reload, signal.SIGHUP, once=False))
         # What cannot be used is told before the engines are opened, which takes a while.
         page = stack.enter_context(service.page())
         _log.info("the page is at %s", page.url)
@@ -99,6 +100,7 @@ class _Service:
         self._clips: EventClips | None = None
         self._mqtt: Mqtt | None = None
         self._cameras: Cameras | None = None
+        self._learnt: dict[str, EventSetting] = {}  # of each bundle that is open
         self._must_reload = False
         self._round = time.monotonic()
 
@@ -121,16 +123,22 @@ class _Service:
         manifest.input.check_streamable()
         options = with_window(self._options, manifest.input.window_s)
         hop_s = min(camera.hop_s for camera in self._config.camera)
-        with open_classifier(
-            bundle, self._limits, options, self.sensors, period_s=hop_s
-        ) as classifier:
-            yield classifier
+        # Here, where a calibration that cannot be used refuses the bundle.
+        self._learnt[bundle.identity] = event_setting(bundle, stream=options.stream)
+        try:
+            with open_classifier(
+                bundle, self._limits, options, self.sensors, period_s=hop_s
+            ) as classifier:
+                yield classifier
+        finally:
+            del self._learnt[bundle.identity]
 
     def begin(self, stack: ExitStack, updates: Updates) -> None:
         """Open the outputs, and make ready to watch."""
         config, bundle = self._config, updates.bundle
         self._updates = updates
-        learnt = self._learn(config)
+        learnt = self._learnt[bundle.identity]
+        self._rules = self._merged()
         for output in self._opened_outputs(bundle):
             self._outputs.append(stack.enter_context(output))
         kept = stack.enter_context(OpenEvents(state_folder(config) / "open_events.json"))
@@ -160,7 +168,6 @@ class _Service:
         assert cameras is not None
         with (
             on_signals(cameras.stop, signal.SIGINT, signal.SIGTERM),
-            on_signals(self._ask_for_reload, signal.SIGHUP, once=False),
             Watchdog(lambda: self._round),
             closing(iter(cameras)) as results,
         ):
@@ -169,34 +176,36 @@ class _Service:
                 self._stage.result(result)
                 for output in (self._board, self._metrics, *self._outputs):
                     output.result(result)
-                self._swap(updates.ran(result))
+                updates.ran(result)
             notify(STOPPING=1)
 
     # --- between two inferences
 
     def _on_round(self) -> None:
         self._round = time.monotonic()
-        self._swap(self._updates.take())
+        if (classifier := self._updates.take()) is not None:
+            assert self._cameras is not None
+            self._cameras.swap(classifier)  # before the next inference
+            self._relearn()
         if self._must_reload:
             self._must_reload = False
             reloading()
             self._reload()
             notify(READY=1, STATUS=counted(len(self._config.camera), "camera"))
 
-    def _swap(self, classifier: Classifier | None) -> None:
-        """Go on with another bundle after the inference at hand; None is no other."""
-        if classifier is not None:
-            assert self._cameras is not None
-            self._cameras.swap(classifier)
-            self._stage.temperatures = self._learn(self._config).temperatures
-
     def _fall_back(self, error: EngineError) -> Classifier | None:
         before = self._updates.failed(error)
         if before is not None:
-            self._stage.temperatures = self._learn(self._config).temperatures
+            self._relearn()
         return before
 
-    def _ask_for_reload(self) -> None:
+    def _relearn(self) -> None:
+        """Take events as the bundle that runs now has learnt them."""
+        self._stage.temperatures = self._learnt[self._updates.bundle.identity].temperatures
+        self._rules = self._merged()
+
+    def ask_for_reload(self) -> None:
+        """Read the configuration again, as soon as it runs."""
         self._must_reload = True
 
     def _reload(self) -> None:
@@ -213,7 +222,7 @@ class _Service:
         changes = changes_between(self._config, new)
         _log.info("read %s again: %s", new.path, changes.in_words())
         self._config, self._limits = new, new.limits.limits()
-        self._rules = self._merged(new)
+        self._rules = self._merged()
         if changes.cameras:
             names = [camera.name for camera in new.camera]
             self._board.set_cameras(names)
@@ -247,22 +256,15 @@ class _Service:
 
     # --- from the configuration to parts
 
-    def _learn(self, config: Config) -> EventSetting:
-        """Take the rules of events from the bundle that runs, and from the configuration."""
-        setting = event_setting(self._updates.bundle, stream=config.engines.stream)
-        self._learnt = setting.rules
-        self._rules = self._merged(config)
-        return setting
-
-    def _merged(self, config: Config) -> EventRules:
+    def _merged(self) -> EventRules:
         """Return the calibration's rules of events, and what the configuration says instead."""
-        table = config.events
+        table = self._config.events
         given = {
             each.name: getattr(table, each.name)
             for each in dataclasses.fields(EventRules)
             if getattr(table, each.name, None) is not None
         }
-        return dataclasses.replace(self._learnt, **given)
+        return dataclasses.replace(self._learnt[self._updates.bundle.identity].rules, **given)
 
     def _opened_cameras(self, config: Config) -> list[tuple[CameraSettings, Stream]]:
         return [(each, open_camera(each)) for each in map(_settings, config.camera)]

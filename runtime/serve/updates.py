@@ -4,9 +4,9 @@
         session = Cameras(cameras, updates.classifier, ...)
         session.fall_back = updates.failed
         for result in session:
-            for classifier in (updates.ran(result), updates.take()):
-                if classifier is not None:
-                    session.swap(classifier)
+            updates.ran(result)
+            if (classifier := updates.take()) is not None:
+                session.swap(classifier)
 
 One thread looks at the folder, and opens and closes all engines; the thread that infers never
 waits for it. At most two bundles are open at once.
@@ -103,6 +103,8 @@ class Updates:
         self._running: _Opened | None = None
         self._offered: _Opened | None = None
         self._before: _Opened | None = None  # what ran before, while what runs is on trial
+        self._slow = ""  # why it is to be sent back, where it is too slow
+        self._sent_back: list[_Opened] = []  # whose windows may not have moved yet
         self._done_with: list[_Opened] = []
         # The thread's own: how the folder looked when it was tried last, and at the last look.
         self._tried: _State = ()
@@ -145,8 +147,16 @@ class Updates:
     def take(self) -> Classifier | None:
         """Return what is to run from the next inference on; None is no change. It never waits.
 
-        From then on it is on trial: `ran` and `failed` tell how it does.
+        From then on it is on trial: `ran` and `failed` tell how it does. What an earlier call or
+        `failed` took out of use is closed: it must be in use no more.
         """
+        with self._lock:
+            for each in self._sent_back:
+                self._leave(each)
+            self._sent_back.clear()
+            slow, self._slow = self._slow, ""
+        if slow:
+            return self._go_back(slow)
         with self._lock:
             if self._offered is None:
                 return None
@@ -155,27 +165,22 @@ class Updates:
         _log.info("%s takes over", running)
         return running.classifier
 
-    def ran(self, result: Result) -> Classifier | None:
-        """Note an inference of what runs; return what is to go on in its place, where it is slow.
-
-        After its trial what ran before is closed.
-        """
+    def ran(self, result: Result) -> None:
+        """Note an inference of what runs. After its trial what ran before is closed, or goes on."""
         with self._lock:
             running, before = self._running, self._before
             assert running is not None
             running.latencies_ms.append(result.latency_ms)
             if before is None or len(running.latencies_ms) < _TRIAL:
-                return None
+                return
             new_ms = statistics.median(running.latencies_ms)
             old_ms = statistics.median(before.latencies_ms or [new_ms])
-            passed = new_ms <= _SLOWER * old_ms
-            if passed:
-                self._before = None
-                self._leave(before)
-        if not passed:
-            return self._go_back(f"it takes {new_ms:.3g} ms, and that took {old_ms:.3g}")
+            if new_ms > _SLOWER * old_ms:
+                self._slow = f"it takes {new_ms:.3g} ms, and that took {old_ms:.3g}"
+                return
+            self._before = None
+            self._leave(before)
         _log.info("%s ran %d inferences, and %s is closed", running, _TRIAL, before)
-        return None
 
     def failed(self, error: EngineError) -> Classifier | None:
         """Return what is to go on after an engine failed; None is nothing, but to end.
@@ -190,7 +195,7 @@ class Updates:
             if failed is None or before is None:
                 return None
             self._running, self._before = before, None
-            self._leave(failed)
+            self._sent_back.append(failed)
         _log.warning("%s goes on, and %s is closed: %s", before, failed, reason)
         return before.classifier
 
@@ -218,7 +223,7 @@ class Updates:
                     self._look()
         finally:
             with self._lock:
-                left = (self._offered, self._running, self._before)
+                left = (self._offered, self._running, self._before, *self._sent_back)
                 self._done_with += [each for each in left if each is not None]
             self._close()
 
@@ -233,7 +238,7 @@ class Updates:
     def _look(self) -> None:
         """Offer what is new in the folder, once it has come to rest."""
         with self._lock:
-            if self._offered is not None or self._before is not None:
+            if self._offered or self._before or self._sent_back:
                 return
             running = self._running
         assert running is not None

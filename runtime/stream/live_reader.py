@@ -107,6 +107,9 @@ class LiveReader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         """Close the stream; no frame is handled after this."""
         self._leave()
         self._frames.close(discard=True)

@@ -79,6 +79,7 @@ class StepWindow(Window):
         self._frames = 0  # the rate that it was used for
         self.source_frames = timing.clip_s * stream.fps
         self._engine: Engine | None = None  # that ran last
+        self._anew_s = -math.inf  # the frame that it began anew with
         self._seat = seat
         self._state: State | None = None  # the stream's, while another one has the seat
         self._outputs: deque[_Output] = deque()
@@ -87,6 +88,11 @@ class StepWindow(Window):
         self._watch_source(frame.time_s)
         if self.is_due(frame.time_s):
             super()._take(frame)
+
+    @property
+    def is_still(self) -> bool:
+        """See `Window`; an engine that began anew must have seen the scene for as long, too."""
+        return super().is_still and self._anew_s <= self.used_s - self.span_s
 
     @property
     def span_s(self) -> float:
@@ -162,6 +168,8 @@ class StepWindow(Window):
             self.restart = "not finite"
             engine.restart()
             logits = engine.infer(clip)[0]
+        if self.restart is not None:
+            self._anew_s = self.used_s
         self._remember(logits)
         weights = np.array([each.stands_s for each in self._outputs])
         self.covers_s = float(weights.sum())
@@ -186,7 +194,6 @@ class StepWindow(Window):
         super().move_to(ring, seat)
         self._seat = seat
         self._engine = self._state = None
-        self._began_s = math.nextafter(self.used_s, math.inf)
 
     def _remember(self, logits: Logits) -> None:
         """Add what was said of the frame on the grid, and forget what is older than the window."""

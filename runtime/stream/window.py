@@ -200,6 +200,7 @@ class Window:
     def move_to(self, ring: Ring, seat: Seat) -> None:
         """Go on with other engines, for frames of the same size, and a ring and seat of theirs."""
         self._buffer.move_to(ring)
+        self.used_s = -math.inf  # they have said nothing that could stand
 
 
 def cropped(image: Image, roi: Roi) -> Image:

@@ -27,6 +27,7 @@ from ffn_edge.runtime.policy.adaptive import Adaptive
 from ffn_edge.runtime.policy.interface import Limits, OperatingPoint, Sensed, Setting
 from ffn_edge.runtime.run import open_session
 from ffn_edge.runtime.session import NO_HOOKS, Hooks
+from ffn_edge.runtime.shared_budget import SharedBudget
 from ffn_edge.runtime.stream import live_reader
 from ffn_edge.runtime.stream.sources import Frame, LoopedVideo, Source
 from ffn_edge.runtime.stream.window import Timing, cropped
@@ -166,13 +167,16 @@ def test_a_camera_that_dies_costs_the_others_nothing_and_comes_back(
             pulled.is_away.set()
             marks.append(len(results))
         if marks and len(results) == marks[-1] + 15:
+            assert lost == ["pulled"] * len(marks)
+            assert {each.name: each.up for each in session.states()}["pulled"] is False
             pulled.is_away.clear()
         return len(marks) == 3 and pulled.opened == 4 and len(results) > 150
 
     results = take(session, pull)
-    assert Counter(lost)["pulled"] >= 3
     away = results[marks[0] + 3 : marks[0] + 15]
     assert {result.source for result in away} == {"steady"}
+    assert "share" in results[marks[0] - 1].decision.reason
+    assert not any("share" in result.decision.reason for result in away[3:])
     assert {result.source for result in results[-10:]} == {"steady", "pulled"}
 
 
@@ -204,6 +208,65 @@ def test_cameras_come_and_go_while_it_runs_and_the_others_go_on(classifier: Clas
     assert second.opened == 1
     own = [result.time_s for result in results if result.source == "second"]
     assert max(b - a for a, b in itertools.pairwise(own)) < 1.0
+
+
+class Exclusive(Paced):
+    """A camera of which there is one device, that takes a while to close."""
+
+    device = threading.Lock()
+
+    def __enter__(self) -> Paced:
+        if not self.device.acquire(blocking=False):
+            raise VideoError(f"{self.name} is used by another program", "end it.")
+        return super().__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        time.sleep(0.2)
+        self.device.release()
+
+
+@pytest.mark.parametrize("name", ["a", "another name"])
+def test_a_camera_that_changes_begins_when_it_has_left(
+    name: str, classifier: Classifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+    hooks = Hooks(on_lost=lambda name: told.append(f"{name} is lost"))
+    session = cameras(watch(Exclusive("a"), Paced("b")), classifier, hooks=hooks)
+    changed = watch(Exclusive(name, "blue"), Paced("b"), roi=(0, 0, 0.5, 1))
+
+    def change(results: list[Result]) -> bool:
+        if results[-1].source != "b":
+            told.append(results[-1].top[0].class_name)
+        if told.count("red") == 5:
+            session.set_cameras(changed)
+        return told.count("blue") == 5
+
+    take(session, change)
+    assert not caplog.records
+    assert "red" not in told[told.index("a is lost") : told.index("blue")]
+    assert told.index("a is lost") < told.index("blue")
+
+
+def test_another_hop_is_told_to_the_policy(classifier: Classifier) -> None:
+    periods_s: list[float] = []
+    new_controller = classifier.new_controller
+
+    def noted(setting: Setting | None = None) -> Any:
+        periods_s.append(math.nan if setting is None else setting.period_s)
+        return new_controller(setting)
+
+    classifier.new_controller = noted  # type: ignore[method-assign]
+    camera = Paced("a")
+    session = cameras(watch(camera), classifier)
+
+    def change(results: list[Result]) -> bool:
+        if len(results) == 5:
+            session.set_cameras(watch(camera, hop_s=0.1))
+        return len(results) == 10
+
+    results = take(session, change)
+    assert periods_s[-1] == 0.1
+    assert results[-1].time_s - results[-2].time_s > 0.075
 
 
 def test_another_bundle_takes_over_between_two_inferences_with_the_windows(
@@ -248,6 +311,38 @@ def test_an_engine_that_fails_is_an_error_unless_there_is_one_to_go_back_to(
         session.fall_back = fall_back
         take(session, each_has(5, "a"))
     assert len(failed) == 1
+
+
+def test_no_camera_and_no_window_is_lost_with_an_engine_that_is_gone_back_from(
+    classifier: Classifier, bundle: Bundle
+) -> None:
+    def broken(*_: object, **__: object) -> Any:
+        raise EngineError("out of memory", "end other programs.")
+
+    first, second = Paced("first"), Paced("second")
+    second.is_away.set()
+    with open_classifier(bundle) as other:
+        session = cameras(watch(first, second), classifier)
+        failed: list[EngineError] = []
+
+        def fall_back(error: EngineError) -> Classifier:
+            failed.append(error)
+            return classifier
+
+        def change(results: list[Result]) -> bool:
+            if len(results) == 5:
+                session.swap(other)
+            if len(results) == 10:
+                other.open_window = broken  # type: ignore[method-assign]
+                second.is_away.clear()
+            if failed and results[-1].source == "second" and len(failed) == 1:
+                other.classify = other.open_ring = broken  # type: ignore[method-assign]
+                session.swap(other)
+            return len(failed) >= 2 and each_has(20, "first", "second")(results)
+
+        session.fall_back = fall_back
+        take(session, change)
+    assert len(failed) == 2
 
 
 def points(**power: float) -> list[OperatingPoint]:
@@ -339,6 +434,53 @@ def test_a_still_scene_costs_no_inference_and_its_motion_does(classifier: Classi
     assert sum(result.source == "a" for result in results) < 20
     times = [time_s for _, time_s in still]
     assert times == sorted(times)
+
+
+def test_a_still_scene_is_looked_at_by_another_bundle(
+    classifier: Classifier, bundle: Bundle
+) -> None:
+    watched = watch(Paced("a"), Paced("b"))
+    with open_classifier(bundle) as other:
+        still: list[str] = []
+        hooks = Hooks(on_still=lambda name, time_s: still.append(name))
+        session = cameras(watched, classifier, hooks=hooks, still=4.0)
+
+        def swap() -> None:
+            if session.classifier is classifier and min(map(still.count, "ab")) > 3:
+                session.swap(other)
+
+        session.on_round = swap
+        after: list[str] = []
+
+        def both(results: list[Result]) -> bool:
+            if session.classifier is other:
+                after.append(results[-1].source)
+            return {*after} == {*"ab"}
+
+        take(session, both)
+
+
+def test_an_answer_after_a_long_stillness_has_a_power_that_is_known(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    sensed = Sensed(power_w=2.0, energy_j=0.1)
+    names = ("a", "b")
+    settings = {name: CameraSettings(name=name, source="") for name in names}
+    limits = Limits(power_w=20.0)
+    with open_classifier(bundle, points(w=10.0), sensed) as classifier:
+        results = take(cameras(watch(*map(Paced, names)), classifier, limits), each_has(2, *names))
+        warned: list[str] = []
+        budget = SharedBudget(classifier.setting, lambda text, now: warned.append(text))
+    for result in results:
+        budget.learn(result, 0.05, limits)
+    assert budget.share_of("a", settings, limits, results[-1].observation.now + 60)[0] == 8
+    assert not warned
+    silent = dataclasses.replace(
+        results[-1].observation, now=results[-1].observation.now + 61, sensed=Sensed()
+    )
+    budget.learn(dataclasses.replace(results[-1], observation=silent), 0.05, limits)
+    assert budget.share_of("a", settings, limits, silent.now)[0] == 2
+    assert warned
 
 
 def test_no_thread_outlives_it(classifier: Classifier) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from ffn_edge.bundle.bundle import MANIFEST, Bundle
+from ffn_edge.runtime.cascade.calibration import CALIBRATION
 
 PROGRAM = "import sys; from ffn_edge.cli import main; sys.exit(main())"
 
@@ -159,6 +160,8 @@ def count(path: Path, camera: str) -> int:
 def test_it_runs_is_asked_reads_again_and_ends(run: Run, tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
     with run(CAMERAS) as service:
+        service.says("page")
+        service.process.send_signal(signal.SIGHUP)  # too early is no end
         service.told("READY=1")
         until(lambda: count(results, "red & blue") > 10)
         assert json.loads(service.get("/healthz"))
@@ -219,10 +222,13 @@ def test_a_new_bundle_takes_over_and_a_broken_one_does_not(
         (broken / "weights.safetensors").write_bytes(b"\0" * 100)
         replace(running, broken)
         service.says("refused")
+        of_another = Path(shutil.copytree(exported.path, tmp_path / "of_another"))
+        produced_by(of_another, "a third hand")
+        (of_another / CALIBRATION).write_text("{}", encoding="utf-8")
+        replace(running, of_another)
+        service.says("refused")
         newer = Path(shutil.copytree(exported.path, tmp_path / "newer"))
-        manifest = json.loads((newer / MANIFEST).read_text(encoding="utf-8"))
-        manifest["producer"] = "another hand"
-        (newer / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        produced_by(newer, "another hand")
         replace(running, newer)
         service.says("takes over")
         then = count(results, "red & blue")
@@ -232,6 +238,13 @@ def test_a_new_bundle_takes_over_and_a_broken_one_does_not(
         assert service.process.wait(timeout=20) == 0
     times = [r["time_s"] for r in lines(results)]
     assert max(b - a for a, b in itertools.pairwise(times)) < 1.0  # no window was lost
+
+
+def produced_by(folder: Path, producer: str) -> None:
+    """Make another bundle of one."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest["producer"] = producer
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def replace(target: Path, new: Path) -> None:

@@ -171,10 +171,10 @@ def test_a_new_bundle_takes_over_and_the_old_one_is_closed_after_the_trial(
         assert new is updates.classifier
         assert identity(new) == Bundle.load(bundle_copy).identity != before
         for _ in range(updates_module._TRIAL - 1):
-            assert updates.ran(result()) is None
+            updates.ran(result())
         some_looks()
         assert opens.open == [before, identity(new)]
-        assert updates.ran(result()) is None
+        updates.ran(result())
         wait_for(lambda: opens.open == [identity(new)])
         assert updates.failed(EngineError("it broke")) is None  # there is nothing to go back to
     assert len(log.records) == 5  # open, new, open, takes over, closed
@@ -285,6 +285,9 @@ def test_an_engine_that_fails_on_trial_goes_back_by_itself(
 
         assert updates.failed(EngineError("the device is gone")) is old
         assert updates.classifier is old
+        some_looks()
+        assert not cast(Fake, new).closed_by  # its windows move now
+        assert updates.take() is None
         wait_for(lambda: cast(Fake, new).closed_by)
         assert "the device is gone" in log.text
         some_looks()
@@ -297,14 +300,18 @@ def test_an_engine_that_is_far_slower_goes_back(bundle_copy: Path, opens: Opens)
     with watch(bundle_copy, opens) as updates:
         old = updates.classifier
         for _ in range(10):
-            assert updates.ran(result(5.0)) is None
+            updates.ran(result(5.0))
         change(bundle_copy)
-        wait_for(updates.take)
+        new = wait_for(updates.take)
         # The first may be slow, as engines warm up.
-        slow = [500.0] * 3 + [80.0] * (updates_module._TRIAL - 3)
-        told = [updates.ran(result(ms)) for ms in slow]
-
-    assert told[:-1] == [None] * (len(slow) - 1) and told[-1] is old
+        for ms in [500.0] * 3 + [80.0] * (updates_module._TRIAL - 3):
+            assert updates.take() is None
+            updates.ran(result(ms))
+        assert updates.take() is old
+        some_looks()
+        assert not cast(Fake, new).closed_by  # its windows move now
+        assert updates.take() is None
+        wait_for(lambda: cast(Fake, new).closed_by)
 
 
 def test_only_what_is_signed_is_taken(
@@ -400,8 +407,13 @@ def test_tensorrt_runs_in_the_thread_that_infers(bundle_copy: Path, tmp_path: Pa
                 new = wait_for(updates.take)
                 for _ in range(updates_module._TRIAL):
                     assert np.array_equal(infer(new), expected)
-                    assert updates.ran(result()) is None
+                    updates.ran(result())
                 some_looks()  # what ran before is closed
                 assert np.array_equal(infer(new), expected)
+            change(bundle_copy)
+            sent_back = wait_for(updates.take).engines
+            with sent_back.new_ring(8):
+                assert updates.failed(EngineError("it broke")) is new
+                some_looks()  # what a window still holds is not closed
         assert device.alive == []
     tensorrt_api.load.cache_clear()

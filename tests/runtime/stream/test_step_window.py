@@ -339,6 +339,25 @@ def test_engines_of_another_bundle_begin_anew_with_a_stream() -> None:
     assert window.restart is None
 
 
+def test_what_is_still_is_looked_at_by_another_bundle_without_another_streams_state() -> None:
+    seat, engine = Seat(), Remembers()
+    still, other = step_window(seat, "still", Stillness(2.0)), step_window(seat, "other")
+    for number in range(60):
+        see(still, engine, number, 100)
+        see(other, engine, number, 200)
+    assert still.is_still
+    seat, engine = Seat(), Remembers()
+    for window in (other, still):
+        window.move_to(HostRing(1, 1, SIZE, SIZE), seat)
+    see(other, engine, 60, 200)
+    assert not still.is_still
+    assert see(still, engine, 60, 100) == 100.0
+    assert still.restart == "start"
+    # What it says of few frames must not stand.
+    seen = [see(still, engine, number, 100) and still.is_still for number in range(61, 100)]
+    assert seen.index(True) == 2 * 16 - 1
+
+
 def test_a_still_stream_is_answered_as_if_its_frames_were_looked_at() -> None:
     values = [100] * 60 + [30] * 20
     all_seen, watched = (
