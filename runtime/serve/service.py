@@ -201,8 +201,11 @@ class _Service:
 
     def _relearn(self) -> None:
         """Take events as the bundle that runs now has learnt them."""
-        self._stage.temperatures = self._learnt[self._updates.bundle.identity].temperatures
+        learnt = self._learnt[self._updates.bundle.identity]
+        self._stage.temperatures = learnt.temperatures
         self._rules = self._merged()
+        if self._cameras is not None and self._config.events.gate:
+            self._cameras.still = learnt.still  # of windows that are opened from now on
 
     def ask_for_reload(self) -> None:
         """Read the configuration again, as soon as it runs."""
