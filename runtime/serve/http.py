@@ -6,7 +6,6 @@ import base64
 import gzip
 import hashlib
 import hmac
-import http.cookies
 import ipaddress
 import json
 import logging
@@ -378,10 +377,9 @@ class _Handler(BaseHTTPRequestHandler):
         given = self.headers["Authorization"] or ""
         if given.startswith("Bearer "):
             return _is_same(given.removeprefix("Bearer ").strip(), token)
-        with suppress(http.cookies.CookieError):
-            cookie = http.cookies.SimpleCookie(self.headers["Cookie"] or "").get(_COOKIE)
-            return cookie is not None and _is_same(cookie.value, _cookie_of(token))
-        return False
+        # Not http.cookies, which reads none where one is odd: it may be of another port here.
+        cookie = re.search(rf"(?:^|; ?){_COOKIE}=(\w+)", self.headers["Cookie"] or "")
+        return cookie is not None and _is_same(cookie[1], _cookie_of(token))
 
     def _sign_in(self, given: str) -> None:
         token = self.server.token

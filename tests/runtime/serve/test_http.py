@@ -270,7 +270,9 @@ def test_a_link_with_the_token_signs_in(serve: Serve, board: Board) -> None:
     assert b"url=./" in body
     assert TOKEN not in cookie
     assert all(each in cookie for each in ("HttpOnly", "SameSite=Strict"))
-    assert get(server, "/", {"Cookie": cookie.partition(";")[0]})[0] == 200
+    for others in ("%s", 'ui={"dark":1}; %s; x=y', "a=b;%s"):
+        assert get(server, "/", {"Cookie": others % cookie.partition(";")[0]})[0] == 200
+    assert get(server, "/", {"Cookie": f"not_{cookie.partition(';')[0]}"})[0] == 401
     other = serve(board, token="another token")
     assert get(other, "/", {"Cookie": cookie.partition(";")[0]})[0] == 401
 

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.page import answer, event
 from ffn_edge.runtime.outputs.output import Status
+from ffn_edge.runtime.policy.interface import Limits, Sensed
 from ffn_edge.runtime.serve.board import Board
 from ffn_edge.runtime.serve.http import HttpServer, HttpSettings
 
@@ -114,6 +115,39 @@ def test_it_shows_what_each_camera_sees_and_why(
         "[...document.querySelector('.view canvas').getContext('2d').getImageData(9, 9, 1, 1).data]"
     )
     assert all(abs(each - 128) < 4 for each in pixel[:3])  # JPEG: rounding
+
+
+def test_it_says_that_not_all_is_well(
+    serve: Serve, show: Show, open_page: Callable[..., Any]
+) -> None:
+    ago_s = [20.0]
+    board = Board(["door"], clock=lambda: time.time() - ago_s[0])
+    page = open_page(serve(board).url)
+    has(page, "#well", "Waiting for door")
+    show(board, "door")
+    has(page, "#well", "Waiting for door")
+    board.result(answer("door"))
+    has(page, "#well", "All well")
+    ago_s[0] = 0.0
+    has(page, "#well", "door gives no answers")
+    board.still("door", 2.0)
+    has(page, "#well", "All well")
+
+
+def test_without_a_budget_nobody_misses_a_meter(
+    serve: Serve, show: Show, open_page: Callable[..., Any]
+) -> None:
+    board = Board(["door"])
+    blind = Sensed(fault="no sensor of power")
+    board.result(answer("door", sensed=blind, limits=Limits(latency_ms=80)))
+    show(board, "door")
+    page = open_page(serve(board).url)
+    has(page, "#well", "All well")
+    assert not page.locator(".warning").is_visible()
+    assert not page.get_by_text("Power").is_visible()
+
+    board.result(answer("door", sensed=blind, limits=Limits(latency_ms=80, power_w=12)))
+    has(page, ".warning", "no sensor")
 
 
 def test_an_event_comes_and_ends(serve: Serve, open_page: Callable[..., Any]) -> None:
