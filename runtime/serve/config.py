@@ -27,7 +27,6 @@ from ffn_edge.files.schema import (
     Above0,
     Between,
     NotNegative,
-    Positive,
     Problem,
     SchemaError,
     Share,
@@ -197,7 +196,7 @@ class ClipsTable:
     folder: Path
     before_s: Annotated[float, Between(0, 60)] = 3.0
     after_s: Annotated[float, Between(0, 60)] = 3.0
-    most_mb: Positive = 500
+    most_mb: Above0 = 500.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
