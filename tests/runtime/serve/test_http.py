@@ -192,6 +192,16 @@ def test_other_requests_are_refused(request_text: bytes, serve: Serve, board: Bo
     assert get(server, "/healthz")[0] == 200
 
 
+def test_a_request_whose_head_has_no_end_is_refused(
+    serve: Serve, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_HEAD_BYTES", 1000)
+    server = serve(board)
+    for size, expected in ((300, 200), (600, 431)):
+        headers = {"A": "b" * size, "B": "c" * size}
+        assert get(server, "/healthz", headers)[0] == expected
+
+
 def test_a_body_is_not_taken_for_the_next_request(serve: Serve, board: Board) -> None:
     hidden = b"GET /camera/0.jpg HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port_of(serve(board))), timeout=10) as client:
