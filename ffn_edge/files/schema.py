@@ -360,7 +360,10 @@ def _key(key: object, kind: Any, name: str) -> Any:
     """Return a key; JSON writes a number as its digits."""
     if kind is int and isinstance(key, str) and re.fullmatch(r"0|[1-9]\d{0,17}", key):
         return int(key)
-    return _parser(kind)(key, f"a key of {name or 'the whole'}")
+    try:
+        return _parser(kind)(key, f"a key of {name or 'the whole'}")
+    except SchemaError as error:
+        raise _problem(f"{name}.{key}", str(error)) from error
 
 
 def parse_fields(cls: type, values: Mapping[str, object], name: str = "") -> dict[str, Any]:

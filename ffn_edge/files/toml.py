@@ -22,7 +22,7 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _SCALAR = re.compile(r"\d{4}-\d\d-\d\d \d\d:[^\s,\]}#]+|[^\s,\]}#]+")
 _BLANK = re.compile(r"(?:\s|#[^\n]*)*")
 _SPACES = re.compile(r"[ \t]*")
-_NAMED_LAST = re.compile(r"(?:\[\d+\]|\.?[^.\[]*)$")
+_NAMED_LAST = re.compile(r"(?:\[\d+\]|\.?[^.\[]+|.)\Z", re.DOTALL)
 
 
 class TomlError(ValueError):

@@ -33,7 +33,9 @@ _JPEG_QUALITY = 85
 _TOLD_LATE_S = 10.0  # an event begins so long before it is told, at most
 _LONGEST_S = 120.0  # a clip; what an event does after that is not in it
 _MOST_BYTES = 16_000_000  # in memory, of a camera
+_MOST_WAITING = 1000  # events, while the disk hangs: the oldest get no clip
 _GONE_S = 5.0  # without a frame: the clip ends there
+_FORGOTTEN_S = 60.0  # without a frame: what is kept of a camera is forgotten
 _NAME = re.compile(r"\d{8}T\d{6}Z_.*\.mp4")
 
 
@@ -49,8 +51,8 @@ class ClipSettings:
     """
 
     folder: str
-    before_s: Annotated[float, Between(0, 30)] = 3.0
-    after_s: Annotated[float, Between(0, 30)] = 3.0
+    before_s: Annotated[float, Between(0, 60)] = 3.0
+    after_s: Annotated[float, Between(0, 60)] = 3.0
     most_mb: Above0 = 500.0
 
 
@@ -71,7 +73,7 @@ class EventClips(Output):
         self._changed = threading.Condition()  # guards what follows
         self._frames: dict[str, _Arrival] = {}  # the newest of each camera that is not taken yet
         self._due_s: dict[str, float] = {}  # the earliest time of the next frame
-        self._events: list[Event] = []
+        self._events: deque[Event] = deque(maxlen=_MOST_WAITING)
         self._is_ending = False
         # Of the thread alone.
         self._cameras: dict[str, _Past] = {}
@@ -132,13 +134,17 @@ class EventClips(Output):
             with self._changed:
                 self._changed.wait_for(lambda: self._frames or self._is_ending, timeout=1.0)
                 frames, self._frames = self._frames, {}
-                events, self._events = self._events, []
+                events = list(self._events)
+                self._events.clear()
                 is_ending = self._is_ending
             for event in events:
                 self._take_event(event)
             for camera, arrival in frames.items():
                 self._take_frame(camera, arrival)
             now = time.monotonic()
+            for camera, past in list(self._cameras.items()):
+                if now - past.heard > _FORGOTTEN_S:
+                    del self._cameras[camera]
             for clip in list(self._clips.values()):
                 if is_ending or clip.is_over(now):
                     self._finish(clip)
@@ -164,6 +170,7 @@ class EventClips(Output):
         kept = _Kept(time_s, jpeg)
         if camera not in self._cameras:
             self._cameras[camera] = _Past(self._settings.before_s + _TOLD_LATE_S)
+        self._cameras[camera].heard = arrival.at
         self._cameras[camera].append(kept)
         for clip in list(self._clips.values()):
             if clip.event.source == camera:
@@ -226,9 +233,15 @@ class _Kept(NamedTuple):
 
 
 class _Past:
-    """The last seconds of a camera."""
+    """The last seconds of a camera.
+
+    Attributes:
+        frames: in the order of their times.
+        heard: when the last came, on the clock of `time.monotonic`.
+    """
 
     def __init__(self, keep_s: float) -> None:
+        self.heard = 0.0
         self.frames: deque[_Kept] = deque()
         self._keep_s = keep_s
         self._bytes = 0

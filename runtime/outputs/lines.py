@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from ffn_edge.errors import WriteError
+from ffn_edge.errors import reason_of
 from ffn_edge.files.atomic import check_writable, written
 from ffn_edge.files.regular_file import open_regular
 from ffn_edge.runtime.classifier import Result
@@ -70,7 +70,7 @@ class Lines(Output):
     def status(self) -> Status:
         """Tell how it does."""
         return Status(
-            name=self._path.name,
+            name="results" if self._results else "events",
             sent=self._sent,
             dropped=self._unwritten + self._thread.dropped,
             waiting=self._thread.waiting,
@@ -80,13 +80,16 @@ class Lines(Output):
     def _write(self, items: Sequence[Result | Event]) -> None:
         try:
             if self._file is None:
-                self._file = self._open()
+                self._file = LineFile(self._path, append=True).__enter__()
+                if _is_cut_off(self._path):
+                    self._file.write_text("\n")
             self._file.write_text("".join(map(_line, items)))
-        except WriteError as error:
+        except OSError as error:  # a WriteError, or that of a pipe whose reader left
             self._unwritten += len(items)
+            reason = f"{self._path} could not be written: {reason_of(error)}"
             if self._fault is None:
-                _log.warning("%s; lines are dropped until it can", error)
-            self._fault = error.message
+                _log.warning("%s; lines are dropped until it can", reason)
+            self._fault = reason
             self._close()
         else:
             self._sent += len(items)
@@ -94,16 +97,10 @@ class Lines(Output):
                 _log.info("%s is written again", self._path)
             self._fault = None
 
-    def _open(self) -> LineFile:
-        file = LineFile(self._path, append=True).__enter__()
-        if _is_cut_off(self._path):
-            file.write_text("\n")
-        return file
-
     def _close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            with suppress(WriteError):
+            with suppress(OSError):
                 file.__exit__(None, None, None)
 
 

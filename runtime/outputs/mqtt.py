@@ -115,13 +115,17 @@ class Mqtt(Sender):
         self._going_on: dict[str, dict[str, str]] = {}  # camera: event: class
 
     def set_cameras(self, cameras: Sequence[str]) -> None:
-        """Say which cameras there are now; Home Assistant forgets the others. From any thread."""
+        """Say which cameras there are now; the broker and Home Assistant forget the others.
+
+        From any thread.
+        """
         with self._lock:
             gone = self._cameras - set(cameras)
             self._unannounced |= gone | (set(cameras) - self._cameras)
             self._cameras = set(cameras)
             for camera in gone:
                 self._latest.pop(camera, None)
+                self._going_on.pop(camera, None)
 
     def result(self, result: Result) -> None:
         """Take a result: of those that wait, a camera's latest is published."""
@@ -132,11 +136,10 @@ class Mqtt(Sender):
     def event(self, event: Event) -> None:
         """Take an event."""
         with self._lock:
-            going_on = self._going_on.setdefault(event.source, {})
             if event.end_s is None:
-                going_on[event.id] = event.class_name
+                self._going_on.setdefault(event.source, {})[event.id] = event.class_name
             else:
-                going_on.pop(event.id, None)
+                self._going_on.get(event.source, {}).pop(event.id, None)
             self._fresh.add(event.source)
         super().event(event)
 
@@ -159,8 +162,7 @@ class Mqtt(Sender):
 
     def _send(self, message: dict[str, Any], body: bytes) -> None:
         assert self._connection is not None
-        topic = self._topic(message["source"], "event")
-        self._connection.wait_for(self._connection.publish(topic, body))
+        self._connection.deliver(self._topic(message["source"], "event"), body)
 
     def _pulse(self) -> None:
         """Publish the states, and tell Home Assistant of the cameras."""
@@ -180,11 +182,12 @@ class Mqtt(Sender):
             self._unannounced.clear()
         for topic, state in states:
             connection.publish(topic, json.dumps(state), qos=0, retain=True)
-        if not self._settings.discovery:
-            return
         for camera, is_there in announced:
-            topic, device = self._discovery(camera)
-            connection.publish(topic, json.dumps(device) if is_there else "", retain=True)
+            if not is_there:
+                connection.publish(self._topic(camera, "state"), "", retain=True)
+            if self._settings.discovery:
+                topic, device = self._discovery(camera)
+                connection.publish(topic, json.dumps(device) if is_there else "", retain=True)
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
@@ -192,9 +195,7 @@ class Mqtt(Sender):
             return
         with suppress(OutputError):
             connection.check()
-            connection.wait_for(
-                connection.publish(self._status_topic, "offline", retain=True), timeout_s=1.0
-            )
+            connection.deliver(self._status_topic, "offline", retain=True, timeout_s=1.0)
         connection.close()
 
     def _topic(self, camera: str, what: str) -> str:

@@ -96,14 +96,17 @@ class Connection:
         """Leave a message to the connection's thread; return its number."""
         return int(self._client.publish(topic, body, qos, retain).mid)
 
-    def wait_for(self, number: int, timeout_s: float = _ANSWER_S) -> None:
-        """Wait until the broker has a message of quality of service 1.
+    def deliver(
+        self, topic: str, body: bytes | str, *, retain: bool = False, timeout_s: float = _ANSWER_S
+    ) -> None:
+        """Publish with quality of service 1, and wait until the broker has it.
 
         Raises:
             OutputError: the connection is lost, or the broker does not answer.
         """
+        self._arrived.clear()  # numbers come again after 65,535 messages
+        number = self.publish(topic, body, retain=retain)
         self._wait(lambda: number in self._arrived, timeout_s, "the broker")
-        self._arrived.clear()
 
     def check(self) -> None:
         """Raise an OutputError if the connection is lost."""

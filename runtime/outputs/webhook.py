@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
+import socket
 import ssl
+import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
-from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 import ffn_edge
 from ffn_edge.errors import FfnEdgeError, OutputError, reason_of
@@ -26,7 +32,7 @@ class WebhookSettings:
 
     Attributes:
         url: of HTTP or HTTPS. Shown nowhere but for scheme and host: some hold a token.
-        timeout_s: for the connection, and for the answer.
+        timeout_s: for the connection, and for the answer, however slowly that comes.
     """
 
     url: str = field(repr=False)
@@ -38,7 +44,8 @@ class WebhookSettings:
             fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:
             fits = False
-        if not fits:
+        # Others would be told of by http.client, with the address.
+        if not fits or not re.fullmatch(r"[!-~]+", self.url):
             raise FfnEdgeError("url is no address of a webhook", "begin it with https://HOST/.")
         if parts.username is not None:
             raise FfnEdgeError("url holds a user", "have the receiver check the signature instead.")
@@ -73,7 +80,7 @@ class Webhook(Sender):
         port = f":{parts.port}" if parts.port else ""
         self._where = f"{parts.scheme}://{parts.hostname}{port}"
         self._opener = build_opener(
-            HTTPSHandler(context=ssl.create_default_context()), _NoRedirection()
+            _Http(), _Https(context=ssl.create_default_context()), _NoRedirection()
         )
 
     def _send(self, message: dict[str, Any], body: bytes) -> None:
@@ -110,6 +117,45 @@ class Webhook(Sender):
         if 400 <= code < 500 and code not in _LATER:
             raise RefusedError(f"{self._where} refuses it with {code}")
         raise OutputError(f"{self._where} answers with {code}")
+
+
+class _Connection(HTTPConnection):
+    """Waits so long for an answer, and not so long for each byte of it."""
+
+    def getresponse(self) -> HTTPResponse:
+        assert self.timeout is not None  # _send gives one
+        until_s = time.monotonic() + self.timeout
+        timer = threading.Timer(self.timeout, _hang_up, [self.sock])
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().getresponse()
+        except (OSError, HTTPException) as error:
+            if time.monotonic() >= until_s:
+                raise TimeoutError from error
+            raise
+        finally:
+            timer.cancel()
+
+
+class _TlsConnection(_Connection, HTTPSConnection):
+    pass
+
+
+class _Http(HTTPHandler):
+    def http_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(_Connection, request)
+
+
+class _Https(HTTPSHandler):
+    def https_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(_TlsConnection, request, context=self._context)  # type: ignore[attr-defined]
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with suppress(OSError):
+        # Not SSLSocket's own, which another thread's read does not survive.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 class _NoRedirection(HTTPRedirectHandler):

@@ -16,6 +16,7 @@ from ffn_edge.runtime.events.event import Event
 from ffn_edge.runtime.outputs.output import Output, Status
 from ffn_edge.runtime.stream.sources import Frame, Stream
 
+LATELY_S = 10.0  # how old the last answer of a camera may be, beside its hop
 SHOWN_S = 600.0  # of events and charts
 WIDTHS = (480, 240)  # of pictures in pixels: for most links, and for slow ones
 
@@ -51,19 +52,18 @@ class Board(Output):
         cameras: Sequence[str] = (),
         outputs: Callable[[], Iterable[Status | None]] = tuple,
         *,
-        lately_s: float = 10.0,
+        lately_s: float = LATELY_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Begin with cameras of which nothing is known.
 
         Args:
-            cameras: their names; see `set_cameras`.
+            cameras: their names; see `set_cameras`, also for `lately_s`.
             outputs: returns how each output does.
-            lately_s: a camera whose last answer is older than that does not do well.
+            lately_s: in seconds.
             clock: returns the seconds since 1970 (UTC).
         """
         self._outputs = outputs
-        self._lately_s = lately_s
         self._clock = clock
         self._lock = threading.Lock()  # guards what follows; held for microseconds
         self._new_picture = threading.Condition(self._lock)
@@ -76,11 +76,15 @@ class Board(Output):
         self._statuses: list[dict[str, Any]] = []
         self._statuses_revision = 0
         self._asked_s = -_STATUS_S
-        self.set_cameras(cameras)
+        self.set_cameras(cameras, lately_s)
 
-    def set_cameras(self, names: Sequence[str]) -> None:
-        """Show these cameras, in this order; what is known of those that were there stays."""
+    def set_cameras(self, names: Sequence[str], lately_s: float = LATELY_S) -> None:
+        """Show these cameras, in this order; what is known of those that were there stays.
+
+        One whose last answer is older than `lately_s` does not do well.
+        """
         with self._lock:
+            self._lately_s = lately_s
             now = time.monotonic()
             self._cameras = {name: self._cameras.get(name) or _Camera(now) for name in names}
             self._cameras_revision = self._next()
@@ -165,7 +169,8 @@ class Board(Output):
 
         Keys: "revision" to ask with the next time; "now" in seconds since 1970; "cameras",
         "events", "history" and "outputs", which are missing where nothing changed. Each camera has
-        its "index"; "layout" says that the cameras are others than before.
+        its "index"; "layout" says that the cameras are others than before, and comes with how old
+        their answers may be, "lately_s".
         """
         self._ask_outputs()
         with self._lock:
@@ -182,7 +187,7 @@ class Board(Output):
         now = self._clock()
         found: dict[str, Any] = {"revision": revision, "now": round(now, 3)}
         if layout:
-            found["layout"] = True
+            found["layout"], found["lately_s"] = True, self._lately_s
         if cameras or layout:
             found["cameras"] = [camera.fields(index, name) for index, name, camera in cameras]
         if events:

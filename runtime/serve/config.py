@@ -27,7 +27,6 @@ from ffn_edge.files.schema import (
     Above0,
     Between,
     NotNegative,
-    Positive,
     Problem,
     SchemaError,
     Share,
@@ -35,6 +34,7 @@ from ffn_edge.files.schema import (
 )
 from ffn_edge.files.toml import Toml, TomlError, load
 from ffn_edge.runtime.engines.engine import EngineOptions, PrecisionOption
+from ffn_edge.runtime.outputs.webhook import WebhookSettings
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.serve.secret import Secret
 from ffn_edge.runtime.stream.camera import is_camera
@@ -196,7 +196,7 @@ class ClipsTable:
     folder: Path
     before_s: Annotated[float, Between(0, 60)] = 3.0
     after_s: Annotated[float, Between(0, 60)] = 3.0
-    most_mb: Positive = 500
+    most_mb: Above0 = 500.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -434,17 +434,19 @@ def _wrong_in_mqtt(mqtt: MqttTable) -> Iterator[tuple[str, str]]:
         yield "mqtt.host", "is empty: name the broker"
     if mqtt.password is not None and mqtt.user is None:
         yield "mqtt.password", "needs mqtt.user"
-    if mqtt.topic is not None and not re.fullmatch(r"[^+#/\n]+(/[^+#/\n]+)*", mqtt.topic):
-        yield "mqtt.topic", "must be a topic such as site/door, without + and #"
+    if mqtt.topic is not None and not re.fullmatch(r"[^+#/$][^+#/]*(/[^+#/]+)*", mqtt.topic):
+        yield "mqtt.topic", "must be a topic such as site/door, without +, # and a $ at its begin"
     if mqtt.ca_file is not None and not mqtt.tls:
         yield "mqtt.ca_file", "needs mqtt.tls = true"
     yield from _not_readable("mqtt.ca_file", mqtt.ca_file)
 
 
 def _wrong_in_webhook(webhook: WebhookTable) -> Iterator[tuple[str, str]]:
-    known = webhook.url.was_read
-    if known and not re.fullmatch(r"https?://[^\s/]+\S*", webhook.url.reveal()):
-        yield "webhook.url", "must begin with https:// or http:// and name a host"
+    if webhook.url.was_read:
+        try:
+            WebhookSettings(url=webhook.url.reveal())
+        except FfnEdgeError as error:
+            yield "webhook.url", f"is refused: {error.message}; {error.hint}"
 
 
 def _not_readable(name: str, file: Path | None) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,8 @@ import base64
 import gzip
 import hashlib
 import hmac
-import http.cookies
+import http.client
+import io
 import ipaddress
 import json
 import logging
@@ -36,6 +37,7 @@ _log = logging.getLogger(__name__)
 _MOST_CONNECTIONS = 32
 _MOST_WATCHERS = 12  # a page has two connections; the rest is for scrapers and those who come
 _MOST_PAGE_BYTES = 1 << 20
+_MOST_HEAD_BYTES = 1 << 17  # of a request; http.server would keep 6 MB of each
 _TIMEOUT_S = 10.0  # for a request to arrive, and for an answer to be taken
 _CHANGES_S = 0.25  # between two messages to a watcher
 _BEAT_S = 2.0  # a watcher hears something at least as often
@@ -307,6 +309,19 @@ class _Server(ThreadingHTTPServer):
             _log.error("a request to the page failed", exc_info=True)
 
 
+class _Reader(io.BufferedReader):
+    """Reads the lines of requests, and of each only so many bytes."""
+
+    left = 0
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        self.left -= len(line)
+        if self.left < 0:
+            raise http.client.LineTooLong("request")
+        return line
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Answers the requests of one connection."""
 
@@ -316,12 +331,20 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = _TIMEOUT_S
     disable_nagle_algorithm = True
+    rbufsize = 0  # _Reader has a buffer
+    rfile: Any
 
     def log_message(self, *_: object) -> None:
         """Say nothing: an address may hold the token."""
 
+    def setup(self) -> None:
+        """Make ready to read and write."""
+        super().setup()
+        self.rfile = _Reader(self.rfile)
+
     def handle_one_request(self) -> None:
         """Read a request in time, and answer it."""
+        self.rfile.left = _MOST_HEAD_BYTES
         self.server.allow(self.connection, _TIMEOUT_S)
         super().handle_one_request()
 
@@ -378,10 +401,9 @@ class _Handler(BaseHTTPRequestHandler):
         given = self.headers["Authorization"] or ""
         if given.startswith("Bearer "):
             return _is_same(given.removeprefix("Bearer ").strip(), token)
-        with suppress(http.cookies.CookieError):
-            cookie = http.cookies.SimpleCookie(self.headers["Cookie"] or "").get(_COOKIE)
-            return cookie is not None and _is_same(cookie.value, _cookie_of(token))
-        return False
+        # Not http.cookies, which reads none where one is odd: it may be of another port here.
+        cookie = re.search(rf"(?:^|; ?){_COOKIE}=(\w+)", self.headers["Cookie"] or "")
+        return cookie is not None and _is_same(cookie[1], _cookie_of(token))
 
     def _sign_in(self, given: str) -> None:
         token = self.server.token

@@ -40,8 +40,11 @@ class JsonHandler(logging.Handler):
         self._hidden: tuple[str, ...] = ()
 
     def hide(self, secrets: Iterable[Secret]) -> None:
-        """Write "***" for these, in place of those of before. From any thread."""
-        texts = {secret.reveal() for secret in secrets}
+        """Write "***" for these, too: those of before may be in use until a restart.
+
+        From any thread.
+        """
+        texts = {secret.reveal() for secret in secrets}.union(self._hidden)
         hidden = (text for text in texts if len(text) >= _LEAST_SECRET)
         self._hidden = tuple(sorted(hidden, key=len, reverse=True))
 

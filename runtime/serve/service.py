@@ -33,7 +33,7 @@ from ffn_edge.runtime.outputs.open_events import OpenEvents
 from ffn_edge.runtime.outputs.output import Output, Status
 from ffn_edge.runtime.outputs.webhook import Webhook, WebhookSettings
 from ffn_edge.runtime.run import RunOptions, Sensors, open_classifier, with_window
-from ffn_edge.runtime.serve.board import Board
+from ffn_edge.runtime.serve.board import LATELY_S, Board
 from ffn_edge.runtime.serve.changes import changes_between
 from ffn_edge.runtime.serve.config import CameraTable, Config, load_config
 from ffn_edge.runtime.serve.http import HttpServer, HttpSettings
@@ -95,7 +95,8 @@ class _Service:
         )
         self.sensors = Sensors(root)
         self._outputs: list[Output] = []
-        self._board = Board([camera.name for camera in config.camera], self._statuses)
+        names = [camera.name for camera in config.camera]
+        self._board = Board(names, self._statuses, lately_s=_lately_s(config))
         self._metrics = Metrics(self._camera_states, self._statuses)
         self._clips: EventClips | None = None
         self._mqtt: Mqtt | None = None
@@ -228,7 +229,7 @@ class _Service:
         self._rules = self._merged()
         if changes.cameras:
             names = [camera.name for camera in new.camera]
-            self._board.set_cameras(names)
+            self._board.set_cameras(names, _lately_s(new))
             if self._mqtt is not None:
                 self._mqtt.set_cameras(names)
             assert self._cameras is not None
@@ -327,6 +328,11 @@ def state_folder(config: Config) -> Path:
     folder = Path(given) if given else config.path.parent / "state"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _lately_s(config: Config) -> float:
+    """Return how old a camera's last answer may be."""
+    return LATELY_S + max(camera.hop_s for camera in config.camera)
 
 
 def _revealed(secret: Secret | None) -> str | None:

@@ -329,13 +329,14 @@ def _network_ways(url: str, name: str) -> tuple[_Way, ...]:
 
 
 def _without_secrets(url: str) -> str:
-    """Return a URL without user, password and query."""
+    """Return a URL without user, password and query, or what is written as one."""
     scheme, separator, rest = url.partition("://")
     host = re.split(r"[/?#]", rest, maxsplit=1)[0]
     path = rest[len(host) :]
     if "@" in path:  # it may belong to a password with a "/" or "?": nothing of it is safe to show
         return f"{scheme}{separator}..."
-    return scheme + separator + host.rpartition("@")[2] + re.split(r"[?#]", path)[0]
+    # Some cameras want them in the path: /user=admin&password=x&channel=1.
+    return scheme + separator + host.rpartition("@")[2] + re.split(r"[?#]|[^/?#]*=", path)[0]
 
 
 def _settings(way: _Way) -> list[int]:

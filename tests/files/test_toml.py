@@ -74,6 +74,9 @@ def test_what_is_missing_would_stand_in_its_table() -> None:
         ("camera[1].name", 6),
         ("camera[2].name", 3),
         ("mqtt.host", 1),
+        ("limits.a[", 2),
+        ("limits.[0", 2),
+        ("camera[0]..\n", 3),
         ("", 1),
     ):
         assert found.line_of(name) == line, name

@@ -117,6 +117,15 @@ def test_a_camera_that_comes_back_with_another_size_does_no_harm(
     assert clips.status().sent == 1
 
 
+def test_of_a_camera_that_is_gone_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+) -> None:
+    monkeypatch.setattr("ffn_edge.runtime.outputs.event_clips._FORGOTTEN_S", 0.1)
+    with new(tmp_path) as clips:
+        play(clips, seconds(0, 1))
+        wait_until(lambda: not clips._cameras)
+
+
 def test_a_camera_is_not_held_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[float] = []
     may_go_on = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,28 @@ def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path, new_event: Any)
     with Lines(path) as lines:
         lines.event(new_event())
     assert json.loads(path.read_text().splitlines()[1]) == new_event().fields()
+
+
+def test_a_pipe_whose_reader_left_is_written_again_when_one_comes(
+    tmp_path: Path, new_event: Any, wait_until: Callable[[Callable[[], object]], None]
+) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with Lines(path) as lines:
+        lines.event(new_event(1))
+        with open(path) as reader:
+            assert json.loads(reader.readline())["id"] == "event-1"
+        lines.event(new_event(2))
+        wait_until(lambda: lines.status().fault)
+        lines.event(new_event(3))
+        with open(path) as reader:
+            assert json.loads(reader.readline())["id"] == "event-3"
+    assert (lines.status().sent, lines.status().dropped) == (2, 1)
+
+
+def test_events_and_results_are_two_outputs(tmp_path: Path) -> None:
+    both = [Lines(tmp_path / "a" / "x"), Lines(tmp_path / "b" / "x", results=True)]
+    assert [each.status().name for each in both] == ["events", "results"]
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:

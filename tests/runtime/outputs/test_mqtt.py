@@ -21,6 +21,7 @@ from benchmarks.broker import Broker, Listener
 from ffn_edge.errors import FfnEdgeError, OutputError
 from ffn_edge.files.schema import parse
 from ffn_edge.runtime.outputs.mqtt import Mqtt, MqttSettings, topic_part
+from ffn_edge.runtime.outputs.paho import Connection
 
 ODD = 'the "front"/door+#\n<b>%</b>ü'
 QUICK: dict[str, Any] = {"pauses_s": (0.05, 0.1)}
@@ -105,6 +106,32 @@ def test_of_a_camera_the_latest_state_is_published_and_kept(
     found = json.loads(state)
     assert (found["class"], found["probability"], found["frames"]) == ("wave", 0.75, 8)
     assert found["reason"] == "it fits"
+
+
+def test_of_a_camera_that_is_gone_no_state_is_kept(
+    broker: Broker, listener: Listener, tmp_path: Path, new_result: Any, wait_until: Await
+) -> None:
+    with new(broker.port, tmp_path, cameras=["door", "yard"]) as mqtt:
+        for camera in ("door", "yard"):
+            mqtt.result(new_result(source=camera))
+        wait_until(lambda: of_topic(listener, "site/box/yard/state"))
+        mqtt.set_cameras(["door"])
+        wait_until(lambda: of_topic(listener, "site/box/yard/state")[-1] == b"")
+    with Listener(broker.port) as later:
+        wait_until(lambda: of_topic(later, "site/box/door/state"))
+        assert not of_topic(later, "site/box/yard/state")
+
+
+def test_a_number_that_comes_again_is_no_arrival(broker: Broker, wait_until: Await) -> None:
+    connection = Connection("box", ("status", "offline"))
+    connection.open("127.0.0.1", broker.port, user=None, password=None, context=None)
+    number = connection.publish("state", "idle", qos=0)
+    wait_until(lambda: number in connection._arrived)
+    broker.pause()
+    connection._client._last_mid = number - 1  # as after 65,535 others
+    with pytest.raises(OutputError):
+        connection.deliver("event", "wave", timeout_s=0.2)
+    connection.close()
 
 
 def test_odd_names_are_one_level_of_a_topic_and_come_back(

@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,28 @@ def test_a_receiver_that_hangs_holds_nobody_up(
     assert receiver.ids == [f"event-{number}" for number in range(50)]
 
 
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 " + b"2" * 10_000, b"HTTP/1.1 100 Go on\r\n\r\n" * 999]
+)
+def test_an_answer_that_trickles_is_not_waited_for(
+    answer: bytes, tmp_path: Path, new_event: Any, wait_until: Await
+) -> None:
+    receiver = Receiver()
+
+    def trickle(handler: BaseHTTPRequestHandler) -> None:
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        with suppress(OSError):
+            for byte in answer:
+                handler.wfile.write(bytes((byte,)))
+                time.sleep(0.02)
+
+    receiver.server.RequestHandlerClass.do_POST = trickle  # type: ignore[attr-defined]
+    with running(receiver), new(receiver.url, tmp_path, timeout_s=0.2) as webhook:
+        webhook.event(new_event())
+        wait_until(lambda: "does not answer" in (webhook.status().fault or ""))
+        assert webhook.status().waiting == 1
+
+
 def test_a_receiver_that_is_away_is_a_fault_without_the_token(
     tmp_path: Path, new_event: Any, wait_until: Await, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -174,7 +196,18 @@ def test_odd_ids_fit_into_a_header(tmp_path: Path, new_event: Any, wait_until: A
 
 @pytest.mark.parametrize(
     "url",
-    ["", "host/path", "ftp://a/", "file:///etc/passwd", "https://", "http://a:b/", "http://[/"],
+    [
+        "",
+        "host/path",
+        "ftp://a/",
+        "file:///etc/passwd",
+        "https://",
+        "http://a:b/",
+        "http://[/",
+        "https://a/b c",
+        "https://a/\x7f",
+        "https://a/ü",
+    ],
 )
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(FfnEdgeError, match="url"):

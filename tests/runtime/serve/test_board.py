@@ -157,7 +157,7 @@ def test_other_cameras_keep_what_is_known_of_those_that_stay(show: Show) -> None
     board.result(answer("door"))
     changes = board.changes(before)
 
-    assert changes["layout"]
+    assert changes["layout"] and changes["lately_s"] == 10
     assert [(each["name"], each.get("class")) for each in changes["cameras"]] == [
         ("yard", "wave"),
         ("hall", None),

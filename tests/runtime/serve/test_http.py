@@ -192,6 +192,16 @@ def test_other_requests_are_refused(request_text: bytes, serve: Serve, board: Bo
     assert get(server, "/healthz")[0] == 200
 
 
+def test_a_request_whose_head_has_no_end_is_refused(
+    serve: Serve, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_HEAD_BYTES", 1000)
+    server = serve(board)
+    for size, expected in ((300, 200), (600, 431)):
+        headers = {"A": "b" * size, "B": "c" * size}
+        assert get(server, "/healthz", headers)[0] == expected
+
+
 def test_a_body_is_not_taken_for_the_next_request(serve: Serve, board: Board) -> None:
     hidden = b"GET /camera/0.jpg HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port_of(serve(board))), timeout=10) as client:
@@ -270,7 +280,9 @@ def test_a_link_with_the_token_signs_in(serve: Serve, board: Board) -> None:
     assert b"url=./" in body
     assert TOKEN not in cookie
     assert all(each in cookie for each in ("HttpOnly", "SameSite=Strict"))
-    assert get(server, "/", {"Cookie": cookie.partition(";")[0]})[0] == 200
+    for others in ("%s", 'ui={"dark":1}; %s; x=y', "a=b;%s"):
+        assert get(server, "/", {"Cookie": others % cookie.partition(";")[0]})[0] == 200
+    assert get(server, "/", {"Cookie": f"not_{cookie.partition(';')[0]}"})[0] == 401
     other = serve(board, token="another token")
     assert get(other, "/", {"Cookie": cookie.partition(";")[0]})[0] == 401
 

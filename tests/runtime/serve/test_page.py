@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from benchmarks.page import answer, event
 from ffn_edge.runtime.outputs.output import Status
+from ffn_edge.runtime.policy.interface import Limits, Sensed
 from ffn_edge.runtime.serve.board import Board
 from ffn_edge.runtime.serve.http import HttpServer, HttpSettings
 
@@ -63,8 +65,8 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     yield start
     for context in contexts:
         context.close()
-    # While the server is away, that is an error in the console, of the network.
-    assert not [each for each in wrong if "net::ERR_" not in each]
+    # A server that is away, or wants another token, is an error in the console, of the network.
+    assert not [each for each in wrong if not re.search("net::ERR_|status of 401", each)]
     assert not [
         each for each in asked if not each.startswith(("http://127.0.0.1:", "data:", "blob:"))
     ]
@@ -114,6 +116,39 @@ def test_it_shows_what_each_camera_sees_and_why(
         "[...document.querySelector('.view canvas').getContext('2d').getImageData(9, 9, 1, 1).data]"
     )
     assert all(abs(each - 128) < 4 for each in pixel[:3])  # JPEG: rounding
+
+
+def test_it_says_that_not_all_is_well(
+    serve: Serve, show: Show, open_page: Callable[..., Any]
+) -> None:
+    ago_s = [20.0]
+    board = Board(["door"], clock=lambda: time.time() - ago_s[0])
+    page = open_page(serve(board).url)
+    has(page, "#well", "Waiting for door")
+    show(board, "door")
+    has(page, "#well", "Waiting for door")
+    board.result(answer("door"))
+    has(page, "#well", "All well")
+    ago_s[0] = 0.0
+    has(page, "#well", "door gives no answers")
+    board.still("door", 2.0)
+    has(page, "#well", "All well")
+
+
+def test_without_a_budget_nobody_misses_a_meter(
+    serve: Serve, show: Show, open_page: Callable[..., Any]
+) -> None:
+    board = Board(["door"])
+    blind = Sensed(fault="no sensor of power")
+    board.result(answer("door", sensed=blind, limits=Limits(latency_ms=80)))
+    show(board, "door")
+    page = open_page(serve(board).url)
+    has(page, "#well", "All well")
+    assert not page.locator(".warning").is_visible()
+    assert not page.get_by_text("Power").is_visible()
+
+    board.result(answer("door", sensed=blind, limits=Limits(latency_ms=80, power_w=12)))
+    has(page, ".warning", "no sensor")
 
 
 def test_an_event_comes_and_ends(serve: Serve, open_page: Callable[..., Any]) -> None:
@@ -207,6 +242,15 @@ def test_a_link_with_the_token_leaves_no_token_in_the_address(
     page.wait_for_selector(".camera")
     assert page.url == url
     assert "token" not in page.evaluate("document.cookie")
+
+
+def test_another_token_asks_to_sign_in_again(open_page: Callable[..., Any]) -> None:
+    with HttpServer(HttpSettings(port=0, token="one"), Board(["door"])) as server:
+        page = open_page(server.url + "?token=one")
+        has(page, ".camera", "door")
+        port = int(server.url.rstrip("/").rsplit(":", 1)[1])
+    with HttpServer(HttpSettings(port=port, token="other"), Board(["door"])):
+        page.get_by_label("Token").wait_for()
 
 
 def test_other_cameras_after_a_reload_of_the_settings(

@@ -382,6 +382,7 @@ def test_a_url_without_a_host_is_refused() -> None:
     [
         (STREAM, "rtsp://cam.local:554/h264"),
         ("http://host/video?user=me&password=s3cret", "http://host/video"),
+        ("rtsp://host/a/user=me&password=s3cret&channel=1/b", "rtsp://host/a/"),
         ("http://host/video?user=me@x&password=s3cret", "http://..."),
         ("rtsp://viewer:s3@cret@host/a", "rtsp://host/a"),
         ("rtsp://viewer:/s3cret@host/a", "rtsp://..."),
