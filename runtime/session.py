@@ -28,9 +28,9 @@ class Hooks:
     Attributes:
         on_frame: with every frame that is handled; on a live source, in its reader's thread.
         on_skip: with each video of several that is broken, and why.
-        on_still: of several cameras, with the name of one whose scene is still, and the time of
-            the frame whose inference was left out.
-        on_lost: of several cameras, with the name of one that is away or has ended.
+        on_still: with the name of a camera whose scene is still, and the time of the frame whose
+            inference was left out.
+        on_lost: with the name of a live source that is away or has ended.
     """
 
     on_frame: Callable[[Frame, Stream], None] | None = None
@@ -133,6 +133,7 @@ class Session:
                     with self._open_window(stream) as window:
                         yield from self._watch_reader(reader, window)
                 finally:
+                    self._hooks.on_lost(stream.name)
                     self.received += reader.received
                     self.dropped += reader.dropped
 

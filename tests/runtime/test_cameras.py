@@ -25,7 +25,7 @@ from ffn_edge.runtime.classifier import Classifier, Result
 from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, open_engines
 from ffn_edge.runtime.policy.adaptive import Adaptive
 from ffn_edge.runtime.policy.interface import Limits, OperatingPoint, Sensed, Setting
-from ffn_edge.runtime.run import open_session
+from ffn_edge.runtime.run import RunOptions, open_session
 from ffn_edge.runtime.session import NO_HOOKS, Hooks
 from ffn_edge.runtime.stream import live_reader
 from ffn_edge.runtime.stream.sources import Frame, LoopedVideo, Source
@@ -437,6 +437,34 @@ def test_a_session_over_two_cameras_watches_both(bundle: Bundle) -> None:
         results = take(session, each_has(3, "a", "b"))
     assert {(r.source, r.top[0].class_name) for r in results} == {("a", "red"), ("b", "blue")}
     assert math.isfinite(results[-1].elapsed_s)
+
+
+@pytest.mark.parametrize("still", [None, 4.0])
+def test_that_the_only_camera_is_lost_is_told_before_it_is_back(
+    bundle: Bundle, still: float | None
+) -> None:
+    """With the gate for still scenes and without: they go by different loops."""
+    camera = Paced("a")
+    lost: list[str] = []
+
+    def plug_in(name: str) -> None:
+        lost.append(name)
+        camera.is_away.clear()
+
+    last_resort = threading.Timer(5.0, camera.is_away.clear)
+    options = RunOptions(engines=ENGINES, window_s=0.2, hop_s=0.05, still=still)
+    source = Source(streams=(camera,))  # type: ignore[arg-type]
+    with open_session(bundle, source, options=options, hooks=Hooks(on_lost=plug_in)) as session:
+        for count, result in enumerate(session):
+            camera.image = picture("blue" if result.top[0].class_name == "red" else "red")
+            if count == 2:
+                camera.is_away.set()
+                last_resort.start()
+            if camera.opened == 2:
+                told = lost.copy()  # at the end it is told once more
+                break
+    last_resort.cancel()
+    assert told == ["a"]
 
 
 def test_what_the_policy_saw_of_two_cameras_is_not_recorded(bundle: Bundle, tmp_path: Path) -> None:
