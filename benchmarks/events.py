@@ -2,12 +2,12 @@
 
     python -m benchmarks.events BUNDLE [--minutes 30] [--seeds 3] [--cache FOLDER]
 
-BUNDLE is of a network that tells the demo's twelve actions and "nothing", and is calibrated
-(docs/serve.md says how it is made). Thresholds are learnt on streams of other seeds than those that
-are scored. "raw" is what one has without events: a run of windows whose most probable class is the
-same action, at one threshold, the one of the best F1 on the same learning streams. The adaptive run
-has a deadline that changes every 20 s, so that it switches between all frame counts. Not real time:
-files run as fast as they go.
+BUNDLE is of a network that tells the demo's twelve actions and "nothing", and is calibrated: train
+it on what `ffn_edge.demo.clips.render_clips(folder, nothing=300)` writes. Thresholds are learnt on
+streams of other seeds than those that are scored. "raw" is what one has without events: a run of
+windows whose most probable class is the same action, at one threshold, the one of the best F1 on
+the same learning streams. The adaptive run has a deadline that changes every 20 s, so that it
+switches between all frame counts. Not real time: files run as fast as they go.
 """
 
 from __future__ import annotations

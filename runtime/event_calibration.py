@@ -130,7 +130,7 @@ def record_streams(
         try:
             _record(bundle.manifest.input, engines, video, found, temperatures, timing)
         except VideoError as error:
-            _log.warning("%s: %s", video.path, error)
+            _log.warning("skipped: %s", error.message)
         if found.answers:
             recorded.append(found)
         on_video(done, len(streams))

@@ -138,8 +138,7 @@ def open_session(
     limits_now = _limits_now(limits, options)
     opened = source_for(manifest.input, source, options, whole=hooks.on_frame is not None)
     is_live = all(stream.live for stream in opened.streams)
-    has_cameras = any(stream.comes_back for stream in opened.streams)
-    several = has_cameras and (len(opened.streams) > 1 or options.still is not None)
+    several = len(opened.streams) > 1 and any(stream.comes_back for stream in opened.streams)
     cameras = cameras_of(opened, options) if several else []
     with ExitStack() as stack:
         sensors = stack.enter_context(Sensors(options.root))
@@ -154,7 +153,7 @@ def open_session(
         if cameras:
             yield Cameras(cameras, classifier, limits_now, options, hooks, still=options.still)
         else:
-            yield Session(opened, classifier, limits_now, options, hooks)
+            yield Session(opened, classifier, limits_now, options, hooks, still=options.still)
 
 
 class Sensors:

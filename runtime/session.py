@@ -15,6 +15,7 @@ from ffn_edge.runtime.classifier import Classifier, Result
 from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.stream.live_reader import PATIENCE_S, LiveReader, live_readers
 from ffn_edge.runtime.stream.sources import Frame, Source, Stream
+from ffn_edge.runtime.stream.stillness import Stillness
 from ffn_edge.runtime.stream.window import Timing, Window
 
 _log = logging.getLogger(__name__)
@@ -28,9 +29,9 @@ class Hooks:
     Attributes:
         on_frame: with every frame that is handled; on a live source, in its reader's thread.
         on_skip: with each video of several that is broken, and why.
-        on_still: of several cameras, with the name of one whose scene is still, and the time of
-            the frame whose inference was left out.
-        on_lost: of several cameras, with the name of one that is away or has ended.
+        on_still: with the name of a camera whose scene is still, and the time of the frame whose
+            inference was left out.
+        on_lost: with the name of a live source that is away or has ended.
     """
 
     on_frame: Callable[[Frame, Stream], None] | None = None
@@ -61,14 +62,21 @@ class Session:
         limits: Callable[[], Limits],
         timing: Timing = _DEFAULT_TIMING,
         hooks: Hooks = NO_HOOKS,
+        *,
+        still: float | None = None,
     ) -> None:
-        """Put the parts together. `limits` are asked for before every inference."""
+        """Put the parts together. `limits` are asked for before every inference.
+
+        Of a camera, inferences are left out where nothing moves; `still` is the threshold of
+        `Stillness`, and None leaves out none.
+        """
         self._source = source
         self._classifier = classifier
         self._controller = classifier.new_controller()
         self._limits = limits
         self._timing = timing
         self._hooks = hooks
+        self._still = still
         self._stopped = False
         self._start_s = 0.0  # of the stream at hand: the length of those before it
         self._stream_s = 0.0  # its time by the frames that were looked at
@@ -133,6 +141,7 @@ class Session:
                     with self._open_window(stream) as window:
                         yield from self._watch_reader(reader, window)
                 finally:
+                    self._hooks.on_lost(stream.name)
                     self.received += reader.received
                     self.dropped += reader.dropped
 
@@ -142,13 +151,22 @@ class Session:
             self._live_since_s = min(self._live_since_s, time.monotonic() - reader.first_s)
             window.due_s += reader.first_s  # one that was lost starts anew
         while reader.wait(window.due_s, self._is_over):
-            yield self._classify(window)
+            if window.is_still:
+                window.skip()
+                self._hooks.on_still(window.stream.name, window.used_s)
+            else:
+                yield self._classify(window)
         if reader.failure is None and not self._is_over() and window.has_news:
             yield self._classify(window)
 
     def _open_window(self, stream: Stream) -> AbstractContextManager[Window]:
-        on_frame = self._hooks.on_frame
-        return self._classifier.open_window(stream, self._timing, self._start_s, on_frame)
+        gate = None
+        if stream.comes_back and self._still is not None:
+            gate = Stillness(self._still)
+        return self._classifier.open_window(
+            *(stream, self._timing, self._start_s, self._hooks.on_frame),
+            stillness=gate,
+        )
 
     def _classify(self, window: Window) -> Result:
         result = self._classifier.classify(window, self._limits(), self._controller)

@@ -14,11 +14,16 @@ from rich.table import Table
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.commands.engine_options import engine_options, take_engine_options
 from ffn_edge.commands.option_types import Number, UserPath
-from ffn_edge.errors import counted, printable
+from ffn_edge.errors import FfnEdgeError, counted, printable
 from ffn_edge.files.atomic import check_writable
 from ffn_edge.progress import progress
 from ffn_edge.runtime.cascade.calibrate import calibrate_bundle
-from ffn_edge.runtime.cascade.calibration import CALIBRATION, Calibration, save_calibration
+from ffn_edge.runtime.cascade.calibration import (
+    CALIBRATION,
+    Calibration,
+    load_calibration,
+    save_calibration,
+)
 from ffn_edge.runtime.engines.engine import open_engines
 from ffn_edge.runtime.event_calibration import calibrate_events, read_streams
 from ffn_edge.runtime.events.rules import NOTHING, of_class
@@ -141,10 +146,16 @@ def calibrate(
             step_events=rules.get("step_events"),
             still=_still(events.values()),
         )
-        save_calibration(loaded, learnt)
+    lost = _lost_events(loaded, learnt)
+    save_calibration(loaded, learnt)
     if learnt.clips < _FEW_CLIPS:
         say(f"{learnt.clips} clips are few: take {_FEW_CLIPS} or more for thresholds that hold.")
     say(f"wrote {bundle / CALIBRATION}")
+    if lost:
+        say(
+            f"the thresholds of {' and '.join(lost)} that it had are gone: they belong to the "
+            "temperatures that it had. Learn them anew with --stream."
+        )
     if as_json:
         click.echo(learnt.to_json(), nl=False)
         return
@@ -158,6 +169,19 @@ def calibrate(
             say(f"where nothing moves, {each.left_out:.0%} of these inferences would be left out.")
         for warning in _event_warnings(each):
             say(warning)
+
+
+def _lost_events(bundle: Bundle, learnt: Calibration) -> list[str]:
+    """Return for what the bundle's calibration has thresholds of events, and this one has none."""
+    try:
+        before = load_calibration(bundle)
+    except FfnEdgeError:  # there is none that can be used
+        return []
+    return [
+        text
+        for field, text in _EVENT_FIELDS.items()
+        if getattr(before, field) is not None and getattr(learnt, field) is None
+    ]
 
 
 def _still(events: Collection[LearntEvents]) -> float | None:

@@ -273,7 +273,7 @@ def run(
         if summary.inferences:
             console.print(summary.table())
         for answer in answers.all:
-            say(answer.line() if csv_file is None else answer.line(str(csv_file)))
+            say(answer.line() if csv_file is None or events else answer.line(str(csv_file)))
     if not summary.inferences:
         say("no inference: the source ended before the first window was full")
     if as_json:

@@ -14,7 +14,7 @@ import numpy as np
 from ffn_edge.bundle.bundle import Bundle, InputContract
 from ffn_edge.media.clips import centre_clips, read_checked_list
 from ffn_edge.media.video_list import Video
-from ffn_edge.runtime.cascade.calibration import Calibration, calibrate, save_calibration
+from ffn_edge.runtime.cascade.calibration import Calibration, calibrate
 from ffn_edge.runtime.cascade.confidence import Labels
 from ffn_edge.runtime.engines.engine import Choose, Engine, EngineOptions, Logits, open_engines
 
@@ -31,7 +31,7 @@ def calibrate_bundle(
     root: Path | None = None,
     on_video: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
-    """Run every engine on labelled videos, and write `calibration.json` into the bundle's folder.
+    """Run every engine on labelled videos, and learn from it; `save_calibration` keeps that.
 
     Args:
         bundle: what to calibrate.
@@ -46,16 +46,14 @@ def calibrate_bundle(
         DataError: the list is wrong, or none of its videos can be read.
         BundleError: the bundle takes several clips at once.
         EngineError: the backend is not installed, or cannot run the bundle.
-        FfnEdgeError: the answers say nothing of the labels, or the folder cannot be written.
+        FfnEdgeError: the answers say nothing of the labels.
     """
     contract = bundle.manifest.input
     contract.check_streamable()
     videos = read_checked_list(list_file, classes=bundle.manifest.classes, root=root)
     with open_engines(bundle, options, precisions=precisions) as engines:
         logits, labels = answer_videos(engines, contract, videos, on_video=on_video)
-    calibration = calibrate(bundle, logits, labels, engines.precisions)
-    save_calibration(bundle, calibration)
-    return calibration
+    return calibrate(bundle, logits, labels, engines.precisions)
 
 
 def answer_videos(

@@ -109,17 +109,16 @@ def match(
     told: Sequence[Told], segments: Sequence[Segment], least: float
 ) -> list[tuple[Told, Segment]]:
     """Pair events with segments of their class which they overlap by `least` or more, but not 0."""
-    free = list(segments)
+    free: dict[str, list[Segment]] = {}
+    for segment in segments:
+        free.setdefault(segment.class_name, []).append(segment)
     pairs = []
     for each in sorted(told, key=lambda each: -each.event.confidence):
         event = each.event
-        best = max(
-            (other for other in free if other.class_name == event.class_name),
-            key=_overlap_with(event),
-            default=None,
-        )
+        mine = free.get(event.class_name, [])
+        best = max(mine, key=_overlap_with(event), default=None)
         if best is not None and (found := overlap(event, best)) >= least and found > 0:
-            free.remove(best)
+            mine.remove(best)
             pairs.append((each, best))
     return pairs
 

@@ -1,15 +1,16 @@
-"""From labelled streams to the rules that keep a rate of false alarms. Pure.
+"""From labelled streams to the rules that keep a rate of false alarms, on others too. Pure.
 
 What every frame count says of the same streams is taken together: one set of rules, with which
 each of them keeps the rate.
 
-Legend: C classes.
+Legend: C classes that are events.
 """
 
 from __future__ import annotations
 
 import itertools
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -20,19 +21,28 @@ import numpy.typing as npt
 from ffn_edge.runtime.events.detector import Detector, Probabilities
 from ffn_edge.runtime.events.event import Event
 from ffn_edge.runtime.events.rules import NOTHING, EventRules
-from ffn_edge.runtime.events.scoring import Score, Segment, Told, match, score
+from ffn_edge.runtime.events.scoring import (
+    LEAST_OVERLAP,
+    Score,
+    Segment,
+    Told,
+    match,
+    overlap,
+    score,
+)
 
-# Even steps of the logarithm of the odds, about.
-_ONSETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.97, 0.985, 0.993, 0.997, 0.9985)
+# In even steps of the logarithm of the odds.
+_ODDS = np.exp(np.arange(-1.5, 7.1, 0.5))
+_ONSETS = tuple(round(float(odds / (1 + odds)), 4) for odds in _ODDS)
 _OFFSET = 0.5  # of the onset
-_LEAST_S = (0.0, 0.25, 0.5)
-_MERGE_S = (0.0, 0.5, 1.0)
-# What a longer least length or merge gap must save, in mistakes per segment, to be worth having.
+_LEAST_S = (0.0, 0.25, 0.5, 0.75)
+# What a longer least length must save, in mistakes per segment, to be worth that events are told
+# of later.
 _WORTH = 0.01
 # Thresholds which cost so many mistakes more, per segment of the class, are as good.
 _AS_GOOD = 0.02
 # A false alarm's price in mistakes, until the rate is kept.
-_PRICES = (0.0, *(1.5**power for power in range(21)), 1e6)
+_PRICES = (0.0, *(1.25**power for power in range(-4, 42)), 1e6)
 # So many starts tell how early a class is known; of fewer, all classes together do.
 _FEW = 5
 
@@ -68,8 +78,7 @@ class LearntEvents:
     """Rules, and how they do on the streams that they were learnt from.
 
     Attributes:
-        rules: what to go by. A class without an onset has no event: nothing keeps the rate, or no
-            event of it was found.
+        rules: what to go by. A class without an onset has no event: nothing keeps the rate.
         classes: the score of each, over all frame counts.
         frames: the score of each frame count, over all classes.
         still: the threshold of `Stillness` that costs no event, and
@@ -81,6 +90,11 @@ class LearntEvents:
     frames: Mapping[int, Score]
     still: float | None = None
     left_out: float | None = None
+
+    @property
+    def mistakes(self) -> int:
+        """Segments that were not found, and events that are not right."""
+        return sum(s.segments + s.events - 2 * s.right for s in self.frames.values())
 
 
 def find_events(
@@ -101,7 +115,7 @@ def find_events(
             if event.end_s is not None:
                 found.append(Told(event, told_s[event.id]))
 
-    said = np.stack([each.probabilities for each in answers])
+    said = np.concatenate([each.probabilities for each in answers]).reshape(len(answers), -1)
     quiet: npt.NDArray[np.bool_] = np.all(said < detector.onsets, axis=-1)
     # Most of a stream is idle: of it only the last window tells anything, unless the time since the
     # last event does.
@@ -123,11 +137,11 @@ def learn_rules(
     nothing: str = NOTHING,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> LearntEvents:
-    """Choose onsets for each class, and a least length and a merge gap if they are worth it.
+    """Choose onsets for each class, and a least length if it is worth it.
 
-    Of the thresholds that make about as few mistakes as the best, the middle one is taken, so that
-    no single window decides. False alarms of all classes together keep the rate, at each frame
-    count; of fewer hours than it takes for one alarm, there is none.
+    False alarms of all classes together keep the rate: those that there were at each frame count,
+    and those that other streams would have, on average. Of thresholds that make about as few
+    mistakes as the best, the middle one is taken, so that no single window decides.
 
     Args:
         streams: each stream once for each frame count.
@@ -137,119 +151,120 @@ def learn_rules(
         on_step: called with (passes done, passes in all).
     """
     names = [name for name in classes if name != nothing]
-    tried = [EventRules(nothing=nothing, least_s=least_s) for least_s in _LEAST_S]
-    steps = len(_ONSETS) * (len(_LEAST_S) + len(_MERGE_S) - 1)
-    done = 0
-    best: _Choice | None = None
-    segments = sum(len(stream.segments) for stream in streams)
-    while tried:
-        base = tried.pop(0)
-        options = []
-        for onset in _ONSETS:
-            options.append(_Pass(streams, classes, names, replace(base, onset=onset)))
-            done += 1
-            on_step(done, steps)
-        choice = _choose(base, options, streams, classes, names, false_alarms_per_hour)
-        if best is None or choice.mistakes < best.mistakes - _WORTH * segments:
-            best = choice
-        if not tried and base.merge_s == 0:
-            tried = [replace(best.base, merge_s=merge_s) for merge_s in _MERGE_S[1:]]
+    options: dict[float, list[_Option]] = {least_s: [] for least_s in _LEAST_S}
+    for done, onset in enumerate(_ONSETS, start=1):
+        plain = EventRules(nothing=nothing, onset=onset, offset=_OFFSET * onset)
+        found = [find_events(stream.answers, classes, plain) for stream in streams]
+        for least_s, mine in options.items():
+            long = [[each for each in told if _length_s(each) >= least_s] for told in found]
+            mine.append(_Option(onset, long, streams, names))
+        on_step(done, len(_ONSETS))
+    best: LearntEvents | None = None
+    for least_s, mine in options.items():
+        base = EventRules(nothing=nothing, least_s=least_s)
+        learnt = _choose(base, mine, streams, classes, names, false_alarms_per_hour)
+        worth = _WORTH * sum(len(stream.segments) for stream in streams)
+        if best is None or learnt.mistakes < best.mistakes - worth:
+            best = learnt
     assert best is not None
-    return best.learnt
+    return best
 
 
-class _Pass:
-    """All streams with one onset: what each class would come to with it.
+def _length_s(told: Told) -> float:
+    assert told.event.end_s is not None
+    return told.event.end_s - told.event.start_s
+
+
+class _Option:
+    """What each class would come to with one onset, over all streams.
 
     Attributes:
         onset: the same for all classes.
         shifts: of the start and the end, by class.
-        scores: by class and frame count, with these shifts.
+        mistakes: segments that are not found, and events that are not right: int (C,).
+        alarms: of the events, those that are false alarms: int (C,).
     """
 
     def __init__(
         self,
+        onset: float,
+        found: Sequence[Sequence[Told]],
         streams: Sequence[LabelledStream],
-        classes: Sequence[str],
         names: Sequence[str],
-        rules: EventRules,
     ) -> None:
-        assert isinstance(rules.onset, float)
-        self.onset = rules.onset
-        plain = replace(rules, offset=_OFFSET * rules.onset, start_shift_s=0.0, end_shift_s=0.0)
-        found = [find_events(stream.answers, classes, plain) for stream in streams]
-        self.shifts = _shifts(found, streams, names)
-        self.scores: dict[tuple[str, int], Score] = {}
-        for told, stream in zip(found, streams, strict=True):
-            shifted = [_shifted(each, *self.shifts[each.event.class_name]) for each in told]
-            for name in names:
-                scored = score(
-                    [each for each in shifted if each.event.class_name == name],
-                    [each for each in stream.segments if each.class_name == name],
-                    stream.seconds,
-                )
-                key = (name, stream.frames)
-                self.scores[key] = self.scores.get(key, Score()) + scored
+        self.onset = onset
+        pairs = [
+            (told.event, truth)
+            for events, stream in zip(found, streams, strict=True)
+            for told, truth in match(events, stream.segments, 0.0)
+        ]
+        self.shifts = _shifts(pairs, names)
+        right = (
+            truth.class_name
+            for event, truth in pairs
+            if overlap(_shifted(event, *self.shifts[event.class_name]), truth) >= LEAST_OVERLAP
+        )
+        segments = (each.class_name for stream in streams for each in stream.segments)
+        events = (told.event.class_name for each in found for told in each)
+        counts = [
+            np.array([counted[name] for name in names])
+            for counted in map(Counter, (segments, events, right, (t.class_name for _, t in pairs)))
+        ]
+        self.mistakes = counts[0] + counts[1] - 2 * counts[2]
+        self.alarms = counts[1] - counts[3]
 
 
 def _shifts(
-    found: Sequence[Sequence[Told]], streams: Sequence[LabelledStream], names: Sequence[str]
+    pairs: Sequence[tuple[Event, Segment]], names: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
     """Return how much later the start and the end of each class are than they were found."""
-    pairs = [
-        pair
-        for told, stream in zip(found, streams, strict=True)
-        for pair in match(told, stream.segments, 0.0)
-    ]
-    starts = {name: [-_start_error(p) for p in pairs if p[1].class_name == name] for name in names}
-    ends = {name: [-_end_error(p) for p in pairs if p[1].class_name == name] for name in names}
-    return {name: (_median(starts, name), _median(ends, name)) for name in names}
+    late = {name: ([0.0] * 0, [0.0] * 0) for name in names}
+    for event, truth in pairs:
+        assert event.end_s is not None
+        late[truth.class_name][0].append(truth.start_s - event.start_s)
+        late[truth.class_name][1].append(truth.end_s - event.end_s)
+    every = tuple([s for each in late.values() for s in each[i]] or [0.0] for i in range(2))
+    return {
+        name: (
+            statistics.median(starts if len(starts) >= _FEW else every[0]),
+            statistics.median(ends if len(ends) >= _FEW else every[1]),
+        )
+        for name, (starts, ends) in late.items()
+    }
 
 
-def _median(errors: Mapping[str, Sequence[float]], name: str) -> float:
-    mine = errors[name]
-    if len(mine) < _FEW:
-        mine = [each for others in errors.values() for each in others] or [0.0]
-    return statistics.median(mine)
-
-
-def _start_error(pair: tuple[Told, Segment]) -> float:
-    return pair[0].event.start_s - pair[1].start_s
-
-
-def _end_error(pair: tuple[Told, Segment]) -> float:
-    return (pair[0].event.end_s or 0.0) - pair[1].end_s
-
-
-def _shifted(told: Told, start_shift_s: float, end_shift_s: float) -> Told:
-    """Return an event as the detector would tell of it with these shifts."""
-    start_s = min(max(told.event.start_s + start_shift_s, 0.0), told.told_s)
-    end_s = max((told.event.end_s or 0.0) + end_shift_s, start_s)
-    return Told(replace(told.event, start_s=start_s, end_s=end_s), told.told_s)
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """What was chosen, from where, and the mistakes that are made with it."""
-
-    base: EventRules
-    learnt: LearntEvents
-    mistakes: int
+def _shifted(event: Event, start_shift_s: float, end_shift_s: float) -> Event:
+    assert event.end_s is not None
+    start_s = max(event.start_s + start_shift_s, 0.0)
+    return replace(event, start_s=start_s, end_s=max(event.end_s + end_shift_s, start_s))
 
 
 def _choose(
     base: EventRules,
-    options: Sequence[_Pass],
+    options: Sequence[_Option],
     streams: Sequence[LabelledStream],
     classes: Sequence[str],
     names: Sequence[str],
     per_hour: float,
-) -> _Choice:
+) -> LearntEvents:
     """Choose an onset for each class: the dearer a false alarm, the fewer; as many as may be."""
-    frames = sorted({stream.frames for stream in streams})
+    mistakes = np.stack([each.mistakes for each in options])  # (options, C)
+    expected = _expected(np.stack([each.alarms for each in options]))
+    segments = Counter(each.class_name for stream in streams for each in stream.segments)
+    # Of a class that never happened nothing is known; it is worth as much as one that did once.
+    worth = np.array([max(segments[name], 1) for name in names])
+    may_be = per_hour * sum(stream.seconds for stream in streams) / 3600
     for price in _PRICES:
-        chosen = {name: _best(name, options, frames, price) for name in names}
-        kept = {name: option for name, option in chosen.items() if option is not None}
+        costs = mistakes + price * expected
+        least = costs.min(axis=0)
+        as_good = costs <= least + np.maximum(1, _AS_GOOD * worth)
+        chosen = {
+            number: int((mine := np.flatnonzero(as_good[:, number]))[len(mine) // 2])
+            for number in np.flatnonzero(least <= worth).tolist()
+        }
+        if sum(expected[option, number] for number, option in chosen.items()) > may_be:
+            continue
+        kept = {names[number]: options[option] for number, option in chosen.items()}
         rules = replace(
             base,
             onset={name: each.onset for name, each in kept.items()},
@@ -260,41 +275,17 @@ def _choose(
         by_class, by_frames = scores_with(streams, classes, rules)
         if all(each.false_alarms_per_hour <= per_hour for each in by_frames.values()):
             break
-    total = sum(by_frames.values(), Score())
-    mistakes = total.segments + total.events - 2 * total.right
-    return _Choice(base, LearntEvents(rules=rules, classes=by_class, frames=by_frames), mistakes)
+    return LearntEvents(rules=rules, classes=by_class, frames=by_frames)
 
 
-def _best(name: str, options: Sequence[_Pass], frames: Sequence[int], price: float) -> _Pass | None:
-    """Return the option for a class at a price of false alarms; None is to have no event of it."""
-    scores = [sum((each.scores[name, t] for t in frames), Score()) for each in options]
-    segments = scores[0].segments
-    costs = [
-        each.segments + each.events - 2 * each.right + price * each.false_alarms for each in scores
-    ]
-    least = min(costs)
-    if segments == 0:
-        # Nothing tells what it looks like: what was never a false alarm, if anything.
-        quiet = [option for option, each in zip(options, scores, strict=True) if not each.events]
-        return quiet[len(quiet) // 2] if quiet else None
-    if least > segments:
-        return None
-    # The run of options around the best that are as good, and alarm no more.
-    first = last = costs.index(least)
-    alarms = scores[first].false_alarms
+def _expected(alarms: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return how many false alarms other streams may have, for counts of these: (options, C).
 
-    def as_good(index: int) -> bool:
-        return (
-            0 <= index < len(options)
-            and costs[index] <= least + max(1.0, _AS_GOOD * segments)
-            and scores[index].false_alarms <= alarms
-        )
-
-    while as_good(first - 1):
-        first -= 1
-    while as_good(last + 1):
-        last += 1
-    return options[(first + last + 1) // 2]
+    Where probabilities hold, the share of what is false falls as the odds rise: so an alarm at a
+    lower onset is one at a higher one, too, once in as many streams as its odds are higher.
+    """
+    expected = alarms * _ODDS[:, None]
+    return np.asarray(np.maximum.accumulate(expected, axis=0) / _ODDS[:, None])
 
 
 def scores_with(

@@ -25,8 +25,8 @@ from ffn_edge.runtime.classifier import Classifier, Result
 from ffn_edge.runtime.engines.engine import EngineOptions, OpenEngines, open_engines
 from ffn_edge.runtime.policy.adaptive import Adaptive
 from ffn_edge.runtime.policy.interface import Limits, OperatingPoint, Sensed, Setting
-from ffn_edge.runtime.run import open_session
-from ffn_edge.runtime.session import NO_HOOKS, Hooks
+from ffn_edge.runtime.run import RunOptions, open_session
+from ffn_edge.runtime.session import NO_HOOKS, Hooks, Session
 from ffn_edge.runtime.shared_budget import SharedBudget
 from ffn_edge.runtime.stream import live_reader
 from ffn_edge.runtime.stream.sources import Frame, LoopedVideo, Source
@@ -119,7 +119,7 @@ def cameras(
     return Cameras(watched, classifier, lambda: limits, TIMING, hooks, **fields)
 
 
-def take(session: Cameras, until: Callable[[list[Result]], bool]) -> list[Result]:
+def take(session: Cameras | Session, until: Callable[[list[Result]], bool]) -> list[Result]:
     """Run until the results say so, within a minute."""
     results: list[Result] = []
     end = time.monotonic() + 60
@@ -579,6 +579,58 @@ def test_a_session_over_two_cameras_watches_both(bundle: Bundle) -> None:
         results = take(session, each_has(3, "a", "b"))
     assert {(r.source, r.top[0].class_name) for r in results} == {("a", "red"), ("b", "blue")}
     assert math.isfinite(results[-1].elapsed_s)
+
+
+def test_that_the_only_camera_is_lost_is_told_before_it_is_back(bundle: Bundle) -> None:
+    camera = Paced("a")
+    lost: list[str] = []
+
+    def plug_in(name: str) -> None:
+        lost.append(name)
+        camera.is_away.clear()
+
+    last_resort = threading.Timer(5.0, camera.is_away.clear)
+    options = RunOptions(engines=ENGINES, window_s=0.2, hop_s=0.05)
+    source = Source(streams=(camera,))  # type: ignore[arg-type]
+    with open_session(bundle, source, options=options, hooks=Hooks(on_lost=plug_in)) as session:
+        for count, _ in enumerate(session):
+            if count == 2:
+                camera.is_away.set()
+                last_resort.start()
+            if camera.opened == 2:
+                told = lost.copy()  # at the end it is told once more
+                break
+    last_resort.cancel()
+    assert told == ["a"]
+
+
+def test_the_only_camera_has_a_gate_for_still_scenes_too(bundle: Bundle) -> None:
+    camera = Paced("a", "red")
+    still: list[float] = []
+
+    def move(name: str, time_s: float) -> None:
+        still.append(time_s)
+        if len(still) == 20:
+            camera.image = picture("blue")
+
+    options = RunOptions(engines=ENGINES, window_s=0.2, hop_s=0.05, still=4.0, max_seconds=60)
+    source = Source(streams=(camera,))  # type: ignore[arg-type]
+    with open_session(bundle, source, options=options, hooks=Hooks(on_still=move)) as session:
+        results = take(session, lambda found: found[-1].top[0].class_name == "blue")
+    assert len(still) >= 20 > len(results)
+    assert still == sorted(still)
+
+
+def test_the_only_camera_must_be_there_at_the_start(bundle: Bundle) -> None:
+    camera = Paced("a")
+    camera.is_away.set()
+    options = RunOptions(engines=ENGINES, still=4.0, max_seconds=5)
+    source = Source(streams=(camera,))  # type: ignore[arg-type]
+    with (
+        pytest.raises(VideoError, match="opened"),
+        open_session(bundle, source, options=options) as session,
+    ):
+        next(iter(session), None)
 
 
 def test_what_the_policy_saw_of_two_cameras_is_not_recorded(bundle: Bundle, tmp_path: Path) -> None:

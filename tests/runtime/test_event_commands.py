@@ -111,9 +111,30 @@ def test_what_is_learnt_is_told_of(
         assert event["start_s"] == pytest.approx(start_s, abs=0.5)
         assert event["end_s"] == pytest.approx(end_s, abs=0.5)
         assert event["began_at"] is None
+    assert str(table) not in result.stderr  # it has no spans of windows
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [row["class"] for row in rows] == ["red", "blue", "red"]
     assert (folder / "long.vtt").read_text().count(" --> ") == 3
+
+
+def test_thresholds_that_are_lost_are_told_of_and_not_before_there_are_others(
+    bundle: Bundle, listed: Path, streams: Path, tmp_path: Path
+) -> None:
+    invoke(calibrate, bundle.path, "--list", listed)
+    rules = EventRules(onset=0.7)
+    old = dataclasses.replace(load_calibration(bundle), events=rules, step_events=rules)
+    save_calibration(bundle, old)
+
+    (tmp_path / "long.mp4").unlink()
+    (tmp_path / "idle.mp4").write_bytes(b"none")
+    streams.write_text("video,start_s,end_s,label\nidle.mp4,1,2,red\n")
+    with pytest.raises(DataError):
+        invoke(calibrate, bundle.path, "--list", listed, "--stream", streams)
+    assert load_calibration(bundle) == old
+
+    result = invoke(calibrate, bundle.path, "--list", listed)
+    assert "thresholds of events and events, frame by frame" in result.stderr.replace("\n", " ")
+    assert load_calibration(bundle).events is None
 
 
 def test_without_thresholds_there_are_plain_ones_and_a_warning(

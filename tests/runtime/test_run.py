@@ -17,7 +17,7 @@ import pytest
 from ffn_edge.bundle.bundle import Bundle, Precision
 from ffn_edge.errors import FfnEdgeError, VideoError
 from ffn_edge.runtime.cascade.calibrate import calibrate_bundle
-from ffn_edge.runtime.cascade.calibration import Calibration, load_calibration
+from ffn_edge.runtime.cascade.calibration import Calibration, load_calibration, save_calibration
 from ffn_edge.runtime.cascade.cascade import CascadeController
 from ffn_edge.runtime.classifier import Result
 from ffn_edge.runtime.engines.engine import (
@@ -415,7 +415,7 @@ def calibrated(profiled: Bundle, write_video: Callable[..., Path], tmp_path: Pat
         lines.append(f"{name} {number % 3}\n")
     path = tmp_path / "val.txt"
     path.write_text("".join(lines))
-    calibrate_bundle(profiled, path, ENGINES)
+    save_calibration(profiled, calibrate_bundle(profiled, path, ENGINES))
     return profiled
 
 
