@@ -4,9 +4,9 @@
 
 BUNDLE is as `benchmarks.events` wants it, with thresholds of events. Four cameras show rendered
 (synthetic) streams; every window was answered at every frame count beforehand, so that the ways to
-share are compared on the same answers. There is processor time for half of the cameras to have the second
-frame count and for the others to have the fewest: they have it in turn, a second each, or by doubt.
-Right is a window whose most probable class is what happens at its middle.
+share are compared on the same answers. There is processor time for half of the cameras to have the
+second frame count and for the others to have the fewest: they have it in turn, a second each, or by
+doubt. Right is a window whose most probable class is what happens at its middle.
 """
 
 from __future__ import annotations

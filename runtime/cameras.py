@@ -436,7 +436,8 @@ class Cameras:
             elif is_last or not isinstance(each.error, FfnEdgeError):
                 raise each.error
             else:
-                _log.warning("%s is not watched any more: %s", each.settings.name, each.error)
+                reason = each.error.message
+                _log.warning("%s is not watched any more: %s", each.settings.name, reason)
         if ended and is_last:
             self._stopped = True
 
@@ -460,9 +461,11 @@ class Cameras:
         with self._news:
             left = [*self._watched.values(), *self._leaving]
         until = time.monotonic() + _LEAVING_S
-        for each in left:
-            each.thread.join(timeout=max(0.0, until - time.monotonic()))
-            each.close_window()
+        with ExitStack() as stack:  # all are closed, whatever a hook raises
+            for each in left:
+                stack.callback(each.close_window)
+            for each in left:
+                each.thread.join(timeout=max(0.0, until - time.monotonic()))
 
 
 def _is_same(settings: CameraSettings, other: CameraSettings) -> bool:

@@ -106,7 +106,7 @@ class Session:
                 if not self._source.skip_broken:
                     raise
                 broken.append((stream.name, error))
-                _log.warning("skipped %s: %s", stream.name, error)
+                _log.warning("skipped %s: %s", stream.name, error.message)
                 self._hooks.on_skip(stream.name, error)
             finally:
                 self._start_s += self._stream_s

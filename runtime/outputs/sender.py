@@ -178,7 +178,13 @@ class Sender(Output):
                 self._news.wait(1.0)
                 continue
             number, body = first
-            message = load(body)
+            try:
+                message = load(body)
+            except ValueError as error:  # the disk has damaged it
+                _log.warning("%s: message %d is dropped: %s", self._name, number, error)
+                self._refused += 1
+                self._spool.done(number)
+                continue
             try:
                 self._send(message, body)
                 self._sent += 1

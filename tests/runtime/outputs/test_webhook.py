@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from ffn_edge.errors import FfnEdgeError
+from ffn_edge.runtime.outputs.spool import Spool
 from ffn_edge.runtime.outputs.webhook import Webhook, WebhookSettings
 
 Await = Callable[[Callable[[], object]], None]
@@ -232,3 +233,15 @@ def test_a_certificate_that_is_not_trusted_is_a_fault(
         webhook.event(new_event())
         wait_until(lambda: "certificate" in (webhook.status().fault or ""))
     assert not receiver.posts
+
+
+def test_a_message_that_the_disk_has_damaged_holds_no_other_up(
+    tmp_path: Path, new_event: Any, wait_until: Await
+) -> None:
+    with Spool(tmp_path / "spool", most_mb=1.0) as spool:
+        spool.append([b'{"id": "event-'])
+    with running(Receiver()) as receiver, new(receiver.url, tmp_path) as webhook:
+        webhook.event(new_event(2))
+        wait_until(lambda: webhook.status().sent == 1)
+        assert webhook.status().dropped == 1
+    assert receiver.ids == ["event-2"]
