@@ -31,6 +31,7 @@ from rich.table import Table
 
 from benchmarks.machine import describe_machine
 from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.files.secret import Secret
 from ffn_edge.media.video import VideoReader
 from ffn_edge.runtime.camera_settings import CameraSettings, open_camera
 from ffn_edge.runtime.cameras import Cameras
@@ -131,7 +132,7 @@ def watch(
     cameras = []
     for number, name in enumerate(CAMERAS):
         path = "still" if still and name == PULLED else str(number)
-        settings = CameraSettings(name=name, source=f"{url}/{path}", hop_s=hop_s)
+        settings = CameraSettings(name=name, source=Secret(f"{url}/{path}"), hop_s=hop_s)
         cameras.append((settings, open_camera(settings)))
     results: list[Result] = []
     with Sensors(Path("/")) as sensors:

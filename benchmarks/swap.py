@@ -28,6 +28,7 @@ from benchmarks.example import CLASSES, example_network
 from benchmarks.machine import describe_machine
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.export.bundle_writer import export_bundle
+from ffn_edge.files.secret import Secret
 from ffn_edge.network.checkpoint import ModelCard
 from ffn_edge.runtime.camera_settings import CameraSettings
 from ffn_edge.runtime.cameras import Cameras
@@ -134,7 +135,7 @@ def run(
 
         with Updates(link, open_, poll_s=poll_s) as updates:
             sensors.start()
-            cameras = [(CameraSettings(name="camera", source="", hop_s=_HOP_S), Camera())]
+            cameras = [(CameraSettings(name="camera", source=Secret("0"), hop_s=_HOP_S), Camera())]
             timing = Timing(window_s=1.0, hop_s=_HOP_S)
             session = Cameras(cameras, updates.classifier, lambda: _LIMITS, timing)
             session.fall_back = updates.failed

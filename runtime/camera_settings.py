@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from ffn_edge.errors import VideoError
-from ffn_edge.files.schema import Above0, Share
+from ffn_edge.files.schema import Between, Share
+from ffn_edge.files.secret import Secret
 from ffn_edge.runtime.stream.camera import is_camera
 from ffn_edge.runtime.stream.sources import (
     CameraStream,
@@ -16,6 +18,8 @@ from ffn_edge.runtime.stream.sources import (
     VideoStream,
 )
 from ffn_edge.runtime.stream.window import Timing
+
+Seconds = Annotated[float, Between(0.001, 3600)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,20 +37,12 @@ class CameraSettings:
     """
 
     name: str
-    source: str
-    window_s: Above0 | None = None
-    hop_s: Above0 = 0.25
-    weight: Above0 = 1.0
+    source: Secret
+    window_s: Seconds | None = None
+    hop_s: Seconds = 0.25
+    weight: Annotated[float, Between(0.01, 100)] = 1.0
     roi: tuple[Share, Share, Share, Share] | None = None
     loop: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.name.strip():
-            raise ValueError("a camera has a name")
-        if self.roi is not None:
-            left, top, width, height = self.roi
-            if not (width > 0 and height > 0 and left + width <= 1 and top + height <= 1):
-                raise ValueError("a roi is left, top, width and height, within 0..1 of the picture")
 
 
 def open_camera(settings: CameraSettings, *, short_side: int | None = None) -> Stream:
@@ -56,17 +52,18 @@ def open_camera(settings: CameraSettings, *, short_side: int | None = None) -> S
         VideoError: the source is neither a camera nor a video.
     """
     stream: CameraStream | LoopedVideo | VideoStream
-    if is_camera(settings.source):
-        stream = CameraStream(settings.source, short_side=short_side)
-    elif not Path(settings.source).is_file():
+    source = settings.source.reveal()
+    if is_camera(source):
+        stream = CameraStream(source, short_side=short_side)
+    elif not Path(source).is_file():
         raise VideoError(
-            f"camera {settings.name}: there is no video at {settings.source}",
+            f"camera {settings.name}: there is no video at {source}",
             "a source is a camera, such as 0, csi://0 or rtsp://host/path, or a video file.",
         )
     elif settings.loop:
-        stream = LoopedVideo(Path(settings.source))
+        stream = LoopedVideo(Path(source))
     else:
-        stream = VideoStream(Path(settings.source), realtime=True)
+        stream = VideoStream(Path(source), realtime=True)
     stream.name = settings.name
     return stream
 
@@ -87,6 +84,6 @@ def cameras_of(source: Source, timing: Timing) -> list[tuple[CameraSettings, Str
     if twice:
         raise VideoError(f"{min(twice)} is named twice", "name each camera once.")
     return [
-        (CameraSettings(name=name, source=name, hop_s=timing.hop_s), stream)
+        (CameraSettings(name=name, source=Secret(name), hop_s=timing.hop_s), stream)
         for name, stream in zip(names, source.streams, strict=True)
     ]

@@ -14,7 +14,8 @@ import click
 from ffn_edge.bundle.bundle import Bundle
 from ffn_edge.commands.option_types import UserPath
 from ffn_edge.errors import FfnEdgeError
-from ffn_edge.runtime.serve.config import CameraTable, Config, Tables, load_config
+from ffn_edge.runtime.camera_settings import CameraSettings
+from ffn_edge.runtime.serve.config import Config, Tables, load_config
 from ffn_edge.runtime.serve.logs import logs_for_programs
 from ffn_edge.runtime.stream.sources import open_source
 from ffn_edge.terminal import Terminal
@@ -88,10 +89,10 @@ def _entries(config: Config) -> Iterator[tuple[str, object]]:
 
 
 def _entries_of(name: str, value: Any) -> Iterator[tuple[str, object]]:
-    if isinstance(value, tuple) and value and isinstance(value[0], CameraTable):
+    if isinstance(value, tuple) and value and isinstance(value[0], CameraSettings):
         for index, camera in enumerate(value):
             yield from _entries_of(f"{name}[{index}]", camera)
-    elif isinstance(value, CameraTable):
+    elif isinstance(value, CameraSettings):
         for key, each in _fields(value):
             if key == "source" and value.source.is_literal:
                 streams = open_source(value.source.reveal()).streams

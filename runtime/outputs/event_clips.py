@@ -50,7 +50,7 @@ class ClipSettings:
         most_mb: of the folder's clips; the oldest beyond it are deleted.
     """
 
-    folder: str
+    folder: Path
     before_s: Annotated[float, Between(0, 60)] = 3.0
     after_s: Annotated[float, Between(0, 60)] = 3.0
     most_mb: Above0 = 500.0
@@ -66,7 +66,7 @@ class EventClips(Output):
 
     def __init__(self, settings: ClipSettings) -> None:
         self._settings = settings
-        self._folder = Path(settings.folder)
+        self._folder = settings.folder
         self._sent = 0
         self._dropped = 0
         self._fault: str | None = None

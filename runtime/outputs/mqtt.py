@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import ffn_edge
-from ffn_edge.errors import FfnEdgeError, OutputError, reason_of
+from ffn_edge.errors import OutputError, reason_of
 from ffn_edge.files.schema import Between
+from ffn_edge.files.secret import Secret
 from ffn_edge.runtime.classifier import Result
 from ffn_edge.runtime.events.event import Event
 from ffn_edge.runtime.outputs.paho import Connection, paho
@@ -46,6 +47,7 @@ class MqttSettings:
         host: of the broker.
         port: of the broker; None is 8883 with TLS and 1883 without.
         user: None is nobody.
+        password: of the user.
         tls: whether the connection is encrypted and the broker shows a certificate.
         ca_file: whose certificates are trusted, PEM; None is the system's authorities.
         topic: under which everything is published; of no other device.
@@ -55,19 +57,11 @@ class MqttSettings:
     host: str
     port: Annotated[int, Between(1, 65535)] | None = None
     user: str | None = None
+    password: Secret | None = None
     tls: bool = False
-    ca_file: str | None = None
+    ca_file: Path | None = None
     topic: str = field(default_factory=_own_topic)
     discovery: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.topic or re.search(r"[+#\0]|^\$|^/|/$", self.topic):
-            raise FfnEdgeError(
-                f"topic is {self.topic!r}, under which nothing can be published",
-                "name levels, as in a/b, without + and #.",
-            )
-        if self.ca_file is not None and not self.tls:
-            raise FfnEdgeError("ca_file has no use without TLS", "set tls = true.")
 
 
 class Mqtt(Sender):
@@ -78,7 +72,6 @@ class Mqtt(Sender):
         settings: MqttSettings,
         spool: Path,
         *,
-        password: str | None = None,
         cameras: Sequence[str] = (),
         classes: Sequence[str] = (),
         **options: Any,
@@ -88,7 +81,6 @@ class Mqtt(Sender):
         Args:
             settings: which broker.
             spool: the file that keeps events until they arrive.
-            password: of the user.
             cameras: of which Home Assistant is told.
             classes: that an event may have.
             **options: of `Sender`.
@@ -99,7 +91,6 @@ class Mqtt(Sender):
         super().__init__("mqtt", spool, **options)
         paho()
         self._settings = settings
-        self._password = password
         self._context = _context(settings)
         self._classes = list(classes)
         self._status_topic = f"{settings.topic}/status"
@@ -151,7 +142,7 @@ class Mqtt(Sender):
             settings.host,
             port,
             user=settings.user,
-            password=self._password,
+            password=self._settings.password and self._settings.password.reveal(),
             context=self._context,
         )
         self._connection.publish(self._status_topic, "online", retain=True)

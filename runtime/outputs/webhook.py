@@ -10,16 +10,18 @@ import ssl
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 import ffn_edge
-from ffn_edge.errors import FfnEdgeError, OutputError, reason_of
+from ffn_edge.errors import OutputError, reason_of
+from ffn_edge.files.schema import Between
+from ffn_edge.files.secret import Secret
 from ffn_edge.runtime.outputs.sender import RefusedError, Sender
 
 # Of the answers that say that the request was wrong, those that say "later".
@@ -32,23 +34,28 @@ class WebhookSettings:
 
     Attributes:
         url: of HTTP or HTTPS. Shown nowhere but for scheme and host: some hold a token.
+        secret: that the receiver knows; None is no signature.
         timeout_s: for the connection, and for the answer, however slowly that comes.
     """
 
-    url: str = field(repr=False)
-    timeout_s: float = 10.0
+    url: Secret
+    secret: Secret | None = None
+    timeout_s: Annotated[float, Between(0.001, 3600)] = 10.0
 
-    def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            fits = False
-        # Others would be told of by http.client, with the address.
-        if not fits or not re.fullmatch(r"[!-~]+", self.url):
-            raise FfnEdgeError("url is no address of a webhook", "begin it with https://HOST/.")
-        if parts.username is not None:
-            raise FfnEdgeError("url holds a user", "have the receiver check the signature instead.")
+
+def why_no_address(url: str) -> str | None:
+    """Say why a URL is none that events can be posted to; None if it is one."""
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        fits = False
+    # Others would be told of by http.client, with the address.
+    if not fits or not re.fullmatch(r"[!-~]+", url):
+        return "is no address of a webhook: begin it with https://HOST/"
+    if parts.username is not None:
+        return "holds a user: have the receiver check the signature instead"
+    return None
 
 
 class Webhook(Sender):
@@ -62,21 +69,19 @@ class Webhook(Sender):
     signs is for one receiver.
     """
 
-    def __init__(
-        self, settings: WebhookSettings, spool: Path, *, secret: str | None = None, **options: Any
-    ) -> None:
+    def __init__(self, settings: WebhookSettings, spool: Path, **options: Any) -> None:
         """Prepare.
 
         Args:
             settings: where to.
             spool: the file that keeps events until they arrive.
-            secret: that the receiver knows; None is no signature.
             **options: of `Sender`.
         """
         super().__init__("webhook", spool, **options)
         self._settings = settings
-        self._secret = secret
-        parts = urlsplit(settings.url)
+        self._secret = None if settings.secret is None else settings.secret.reveal()
+        self._url = settings.url.reveal()
+        parts = urlsplit(self._url)
         port = f":{parts.port}" if parts.port else ""
         self._where = f"{parts.scheme}://{parts.hostname}{port}"
         self._opener = build_opener(
@@ -92,7 +97,7 @@ class Webhook(Sender):
         if self._secret is not None:
             digest = hmac.new(self._secret.encode(), body, hashlib.sha256).hexdigest()
             headers["X-Ffn-Edge-Signature"] = f"sha256={digest}"
-        request = Request(self._settings.url, body, headers, method="POST")
+        request = Request(self._url, body, headers, method="POST")
         try:
             self._opener.open(request, timeout=self._settings.timeout_s).close()
         except HTTPError as error:

@@ -32,11 +32,15 @@ from ffn_edge.files.schema import (
     Share,
     parse_strictly,
 )
+from ffn_edge.files.secret import Secret
 from ffn_edge.files.toml import Toml, TomlError, load
+from ffn_edge.runtime.camera_settings import CameraSettings
 from ffn_edge.runtime.engines.engine import EngineOptions, PrecisionOption
-from ffn_edge.runtime.outputs.webhook import WebhookSettings
+from ffn_edge.runtime.outputs.event_clips import ClipSettings
+from ffn_edge.runtime.outputs.mqtt import MqttSettings
+from ffn_edge.runtime.outputs.webhook import WebhookSettings, why_no_address
 from ffn_edge.runtime.policy.interface import Limits
-from ffn_edge.runtime.serve.secret import Secret
+from ffn_edge.runtime.serve.http import HttpSettings
 from ffn_edge.runtime.stream.camera import is_camera
 from ffn_edge.runtime.stream.sources import open_source
 
@@ -78,29 +82,6 @@ class EnginesTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CameraTable:
-    """One `[[camera]]`.
-
-    Attributes:
-        name: no other camera has it.
-        source: what `ffn-edge run --source` takes, with the path of a file made absolute.
-        window_s: that a clip spans; None is that of the training.
-        hop_s: from one inference to the next.
-        weight: its share of the machine, beside those of the others.
-        roi: what is looked at, (x, y, width, height) as shares of the picture; None is all.
-        loop: begin a file again at its end.
-    """
-
-    name: str
-    source: Secret
-    window_s: Seconds | None = None
-    hop_s: Seconds = 0.25
-    weight: Annotated[float, Between(0.01, 100)] = 1.0
-    roi: tuple[Share, Share, Share, Share] | None = None
-    loop: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EventsTable:
     """`[events]`: when something counts as an event. None is what the calibration says.
 
@@ -124,82 +105,6 @@ class EventsTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MqttTable:
-    """`[mqtt]`: a broker.
-
-    Attributes:
-        host: its name or address.
-        port: None is 1883, and 8883 with `tls`.
-        user: None is nobody.
-        password: of the user.
-        tls: whether to encrypt.
-        ca_file: who signed the broker's certificate, in PEM; None is who the system trusts.
-        topic: what all topics begin with; None is "ffn-edge/" and the machine's name.
-        discovery: tell Home Assistant what there is.
-    """
-
-    host: str
-    port: Annotated[int, Between(1, 65535)] | None = None
-    user: str | None = None
-    password: Secret | None = None
-    tls: bool = False
-    ca_file: Path | None = None
-    topic: str | None = None
-    discovery: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebhookTable:
-    """`[webhook]`: where events are posted to.
-
-    Attributes:
-        url: http or https; it may hold a token.
-        secret: what the requests are signed with; None is not at all.
-        timeout_s: after which an answer is not waited for.
-    """
-
-    url: Secret
-    secret: Secret | None = None
-    timeout_s: Seconds = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpTable:
-    """`[http]`: the page, the metrics and the health.
-
-    Attributes:
-        host: the address to listen at. Another than this machine's own needs a token.
-        port: 0 is any that is free.
-        token: what a visitor must know; None is nothing.
-        certificate: in PEM, with `key`, for HTTPS.
-        key: of the certificate.
-    """
-
-    host: str = "127.0.0.1"
-    port: Annotated[int, Between(0, 65535)] = 8090
-    token: Secret | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClipsTable:
-    """`[clips]`: videos of events.
-
-    Attributes:
-        folder: where they are kept.
-        before_s: what is kept from before an event, ...
-        after_s: ... and from after it.
-        most_mb: what they may fill; the oldest go first.
-    """
-
-    folder: Path
-    before_s: Annotated[float, Between(0, 60)] = 3.0
-    after_s: Annotated[float, Between(0, 60)] = 3.0
-    most_mb: Above0 = 500.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FilesTable:
     """`[files]`: JSON lines; None is none.
 
@@ -217,15 +122,15 @@ class Tables:
     """All that a file may hold."""
 
     bundle: Path
-    camera: tuple[CameraTable, ...] = ()
+    camera: tuple[CameraSettings, ...] = ()
     limits: LimitsTable = field(default_factory=LimitsTable)
     engines: EnginesTable = field(default_factory=EnginesTable)
     events: EventsTable = field(default_factory=EventsTable)
-    http: HttpTable = field(default_factory=HttpTable)
+    http: HttpSettings = field(default_factory=HttpSettings)
     files: FilesTable = field(default_factory=FilesTable)
-    mqtt: MqttTable | None = None
-    webhook: WebhookTable | None = None
-    clips: ClipsTable | None = None
+    mqtt: MqttSettings | None = None
+    webhook: WebhookSettings | None = None
+    clips: ClipSettings | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,7 +265,7 @@ def _resolved(value: Any, name: str, folder: Path, problems: list[Problem]) -> A
     return value
 
 
-def _with_address(camera: CameraTable, folder: Path) -> CameraTable:
+def _with_address(camera: CameraSettings, folder: Path) -> CameraSettings:
     """Return a camera whose source, if it is a file, has an absolute path.
 
     Raises:
@@ -393,7 +298,7 @@ def _problems(tables: Tables) -> Iterator[Problem]:
         yield Problem(name, f"{name} {text}".strip())
 
 
-def _wrong_in_cameras(cameras: tuple[CameraTable, ...]) -> Iterator[tuple[str, str]]:
+def _wrong_in_cameras(cameras: tuple[CameraSettings, ...]) -> Iterator[tuple[str, str]]:
     if not cameras:
         yield "", "there is no camera: write [[camera]], and below it name and source"
     seen: dict[str, str] = {}
@@ -420,33 +325,30 @@ def _wrong_in_events(events: EventsTable) -> Iterator[tuple[str, str]]:
         yield "events.offset", "is above events.onset: what began would end at once"
 
 
-def _wrong_in_http(http: HttpTable) -> Iterator[tuple[str, str]]:
+def _wrong_in_http(http: HttpSettings) -> Iterator[tuple[str, str]]:
     if http.token is None and not _is_loopback(http.host):
         yield "http.host", f"is {http.host!r:.50}, where others can come from: it needs http.token"
-    if (http.certificate is None) != (http.key is None):
-        yield "http", "needs both certificate and key, or none"
+    if http.key is not None and http.certificate is None:
+        yield "http.key", "needs http.certificate"
     yield from _not_readable("http.certificate", http.certificate)
     yield from _not_readable("http.key", http.key)
 
 
-def _wrong_in_mqtt(mqtt: MqttTable) -> Iterator[tuple[str, str]]:
+def _wrong_in_mqtt(mqtt: MqttSettings) -> Iterator[tuple[str, str]]:
     if not mqtt.host:
         yield "mqtt.host", "is empty: name the broker"
     if mqtt.password is not None and mqtt.user is None:
         yield "mqtt.password", "needs mqtt.user"
-    if mqtt.topic is not None and not re.fullmatch(r"[^+#/$][^+#/]*(/[^+#/]+)*", mqtt.topic):
+    if not re.fullmatch(r"[^+#/$][^+#/]*(/[^+#/]+)*", mqtt.topic):
         yield "mqtt.topic", "must be a topic such as site/door, without +, # and a $ at its begin"
     if mqtt.ca_file is not None and not mqtt.tls:
         yield "mqtt.ca_file", "needs mqtt.tls = true"
     yield from _not_readable("mqtt.ca_file", mqtt.ca_file)
 
 
-def _wrong_in_webhook(webhook: WebhookTable) -> Iterator[tuple[str, str]]:
-    if webhook.url.was_read:
-        try:
-            WebhookSettings(url=webhook.url.reveal())
-        except FfnEdgeError as error:
-            yield "webhook.url", f"is refused: {error.message}; {error.hint}"
+def _wrong_in_webhook(webhook: WebhookSettings) -> Iterator[tuple[str, str]]:
+    if webhook.url.was_read and (why := why_no_address(webhook.url.reveal())):
+        yield "webhook.url", why
 
 
 def _not_readable(name: str, file: Path | None) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from urllib.parse import parse_qsl
 from ffn_edge.errors import FfnEdgeError, reason_of
 from ffn_edge.files.regular_file import read_bytes
 from ffn_edge.files.schema import Between
+from ffn_edge.files.secret import Secret
 from ffn_edge.runtime.serve.board import WIDTHS, Board, Picture
 
 _log = logging.getLogger(__name__)
@@ -68,23 +69,13 @@ class HttpSettings:
         token: what others must know; None lets in whoever is on this machine.
         certificate: a PEM file of the certificate and those above it; None is no TLS.
         key: a PEM file of its key; None is in the same file.
-
-    Raises:
-        FfnEdgeError: a key without a certificate.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Between(0, 65535)] = 8090
-    token: str | None = field(default=None, repr=False)
-    certificate: str | None = None
-    key: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.key and not self.certificate:
-            raise FfnEdgeError(
-                "a key of the page's server is given without a certificate",
-                "give certificate as well, or leave out key.",
-            )
+    token: Secret | None = None
+    certificate: Path | None = None
+    key: Path | None = None
 
 
 class HttpServer:
@@ -132,14 +123,15 @@ class HttpServer:
                 flags=socket.AI_PASSIVE,
             )[0]
             # What a page on this machine shows, every user of the network would see.
-            if not settings.token and not ipaddress.ip_address(address[0]).is_loopback:
+            if settings.token is None and not ipaddress.ip_address(address[0]).is_loopback:
                 raise FfnEdgeError(
                     f"the page at {settings.host or 'every address'} can be reached by others, "
                     "and has no token",
                     "set token in [http], as `openssl rand -hex 16` makes one, or host to "
                     "127.0.0.1.",
                 )
-            self._server = _Server(family, address, self._content, settings.token, context)
+            token = settings.token and settings.token.reveal()
+            self._server = _Server(family, address, self._content, token, context)
         except (OSError, UnicodeError) as error:
             raise FfnEdgeError(
                 f"{where} cannot be opened: {reason_of(error)}",
@@ -208,7 +200,7 @@ def _tls(settings: HttpSettings) -> ssl.SSLContext | None:
         # A key with a password would ask for it at the terminal.
         context.load_cert_chain(settings.certificate, settings.key, password=lambda: "")
     except (OSError, ValueError) as error:
-        files = " and ".join(filter(None, (settings.certificate, settings.key)))
+        files = " and ".join(map(str, filter(None, (settings.certificate, settings.key))))
         raise FfnEdgeError(
             f"the page's certificate cannot be used ({files}): {reason_of(error)}",
             "name PEM files that this user may read, a key without a password that belongs to the "

@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from typing import TextIO
 
 from ffn_edge.errors import printable
-from ffn_edge.runtime.serve.secret import Secret
+from ffn_edge.files.secret import Secret
 
 _log = logging.getLogger("ffn_edge")
 

@@ -25,20 +25,19 @@ from ffn_edge.runtime.event_sink import EventSetting, event_setting
 from ffn_edge.runtime.event_stage import EventStage
 from ffn_edge.runtime.events.event import Event
 from ffn_edge.runtime.events.rules import EventRules
-from ffn_edge.runtime.outputs.event_clips import ClipSettings, EventClips
+from ffn_edge.runtime.outputs.event_clips import EventClips
 from ffn_edge.runtime.outputs.lines import Lines
 from ffn_edge.runtime.outputs.metrics import Metrics
-from ffn_edge.runtime.outputs.mqtt import Mqtt, MqttSettings
+from ffn_edge.runtime.outputs.mqtt import Mqtt
 from ffn_edge.runtime.outputs.open_events import OpenEvents
 from ffn_edge.runtime.outputs.output import Output, Status
-from ffn_edge.runtime.outputs.webhook import Webhook, WebhookSettings
+from ffn_edge.runtime.outputs.webhook import Webhook
 from ffn_edge.runtime.run import RunOptions, Sensors, open_classifier, with_window
 from ffn_edge.runtime.serve.board import LATELY_S, Board
 from ffn_edge.runtime.serve.changes import changes_between
-from ffn_edge.runtime.serve.config import CameraTable, Config, load_config
-from ffn_edge.runtime.serve.http import HttpServer, HttpSettings
+from ffn_edge.runtime.serve.config import Config, load_config
+from ffn_edge.runtime.serve.http import HttpServer
 from ffn_edge.runtime.serve.logs import JsonHandler
-from ffn_edge.runtime.serve.secret import Secret
 from ffn_edge.runtime.serve.systemd import Watchdog, notify, reloading
 from ffn_edge.runtime.serve.updates import Updates
 from ffn_edge.runtime.session import Hooks
@@ -107,15 +106,7 @@ class _Service:
 
     def page(self) -> HttpServer:
         """Return the server of the page, the health and the metrics."""
-        http = self._config.http
-        settings = HttpSettings(
-            host=http.host,
-            port=http.port,
-            token=_revealed(http.token),
-            certificate=None if http.certificate is None else str(http.certificate),
-            key=None if http.key is None else str(http.key),
-        )
-        return HttpServer(settings, self._board, render=self._metrics.render)
+        return HttpServer(self._config.http, self._board, render=self._metrics.render)
 
     @contextmanager
     def open(self, bundle: Bundle) -> Iterator[Classifier]:
@@ -271,7 +262,7 @@ class _Service:
         return dataclasses.replace(self._learnt[self._updates.bundle.identity].rules, **given)
 
     def _opened_cameras(self, config: Config) -> list[tuple[CameraSettings, Stream]]:
-        return [(each, open_camera(each)) for each in map(_settings, config.camera)]
+        return [(each, open_camera(each)) for each in config.camera]
 
     def _camera_states(self) -> list[CameraState]:
         return [] if self._cameras is None else self._cameras.states()
@@ -284,42 +275,14 @@ class _Service:
         if config.files.results is not None:
             yield Lines(config.files.results, results=True)
         if config.clips is not None:
-            table = config.clips
-            self._clips = EventClips(
-                ClipSettings(
-                    folder=str(table.folder),
-                    before_s=table.before_s,
-                    after_s=table.after_s,
-                    most_mb=table.most_mb,
-                )
-            )
+            self._clips = EventClips(config.clips)
             yield self._clips
         if config.mqtt is not None:
-            broker = config.mqtt
-            given = {"topic": broker.topic} if broker.topic is not None else {}
-            self._mqtt = Mqtt(
-                MqttSettings(
-                    host=broker.host,
-                    port=broker.port,
-                    user=broker.user,
-                    tls=broker.tls,
-                    ca_file=None if broker.ca_file is None else str(broker.ca_file),
-                    discovery=broker.discovery,
-                    **given,
-                ),
-                state / "mqtt.spool",
-                password=_revealed(broker.password),
-                cameras=names,
-                classes=bundle.manifest.classes,
-            )
+            spool, classes = state / "mqtt.spool", bundle.manifest.classes
+            self._mqtt = Mqtt(config.mqtt, spool, cameras=names, classes=classes)
             yield self._mqtt
         if config.webhook is not None:
-            settings = WebhookSettings(
-                url=config.webhook.url.reveal(), timeout_s=config.webhook.timeout_s
-            )
-            yield Webhook(
-                settings, state / "webhook.spool", secret=_revealed(config.webhook.secret)
-            )
+            yield Webhook(config.webhook, state / "webhook.spool")
 
 
 def state_folder(config: Config) -> Path:
@@ -333,12 +296,3 @@ def state_folder(config: Config) -> Path:
 def _lately_s(config: Config) -> float:
     """Return how old a camera's last answer may be."""
     return LATELY_S + max(camera.hop_s for camera in config.camera)
-
-
-def _revealed(secret: Secret | None) -> str | None:
-    return None if secret is None else secret.reveal()
-
-
-def _settings(table: CameraTable) -> CameraSettings:
-    fields = {each.name: getattr(table, each.name) for each in dataclasses.fields(CameraSettings)}
-    return CameraSettings(**{**fields, "source": table.source.reveal()})

@@ -41,7 +41,7 @@ def written(folder: Path) -> list[Path]:
 
 
 def new(folder: Path, **changes: Any) -> EventClips:
-    return EventClips(ClipSettings(folder=str(folder), **changes))
+    return EventClips(ClipSettings(folder=folder, **changes))
 
 
 def test_a_clip_has_the_seconds_before_and_after(
@@ -152,6 +152,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path)
 
 _PROGRAM = """
 import sys, time
+from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 from ffn_edge.media.video import Frame
@@ -159,7 +160,7 @@ from ffn_edge.runtime.events.event import Event
 from ffn_edge.runtime.outputs.event_clips import ClipSettings, EventClips
 stream = SimpleNamespace(name="door", fps=10.0)
 noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
-with EventClips(ClipSettings(folder=sys.argv[1])) as clips:
+with EventClips(ClipSettings(folder=Path(sys.argv[1]))) as clips:
     for number in range(60):
         clips.frame(Frame(noise, number / 10), stream)
         while clips._frames:

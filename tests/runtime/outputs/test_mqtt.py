@@ -18,8 +18,9 @@ import jinja2
 import pytest
 
 from benchmarks.broker import Broker, Listener
-from ffn_edge.errors import FfnEdgeError, OutputError
+from ffn_edge.errors import OutputError
 from ffn_edge.files.schema import parse
+from ffn_edge.files.secret import Secret
 from ffn_edge.runtime.outputs.mqtt import Mqtt, MqttSettings, topic_part
 from ffn_edge.runtime.outputs.paho import Connection
 
@@ -319,7 +320,9 @@ def test_a_broker_that_refuses_is_a_fault_that_is_said_once(
 ) -> None:
     with server(refuse) as port:
         settings = {"user": "me"}
-        with new(port, tmp_path, settings=settings, password="hunter2") as mqtt:
+        with new(
+            port, tmp_path, settings={**settings, "password": Secret("hunter2", "hunter2")}
+        ) as mqtt:
             mqtt.event(new_event())
             wait_until(lambda: mqtt.status().fault)
             assert "authori" in (mqtt.status().fault or "").lower()
@@ -369,18 +372,12 @@ def test_a_certificate_that_is_not_trusted_is_named(
     with server(shake) as port:
         with new(port, tmp_path, settings={"tls": True}) as mqtt:
             wait_until(lambda: "certificate" in (mqtt.status().fault or ""))
-        trusting = {"tls": True, "ca_file": str(certificate[0])}
+        trusting = {"tls": True, "ca_file": certificate[0]}
         with new(port, tmp_path, settings=trusting) as mqtt:
             wait_until(lambda: "refuses" in (mqtt.status().fault or ""))  # by the broker itself
         (tmp_path / "no.pem").write_text("no certificate")
         with pytest.raises(OutputError, match=r"no\.pem"):
-            new(port, tmp_path, settings={"tls": True, "ca_file": str(tmp_path / "no.pem")})
-
-
-@pytest.mark.parametrize("topic", ["", "a/#", "+/b", "/a", "a/", "$SYS/a"])
-def test_a_topic_that_nothing_can_be_published_under_is_refused(topic: str) -> None:
-    with pytest.raises(FfnEdgeError, match="topic"):
-        MqttSettings(host="a", topic=topic)
+            new(port, tmp_path, settings={"tls": True, "ca_file": tmp_path / "no.pem"})
 
 
 def test_settings_are_read_as_a_file_gives_them() -> None:
@@ -388,5 +385,3 @@ def test_settings_are_read_as_a_file_gives_them() -> None:
     assert settings.topic.startswith("ffn-edge/")
     with pytest.raises(ValueError, match="port"):
         parse(MqttSettings, {"host": "broker.local", "port": 0})
-    with pytest.raises(FfnEdgeError, match="ca_file"):
-        MqttSettings(host="a", ca_file="ca.pem")

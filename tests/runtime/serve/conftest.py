@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ffn_edge.files.secret import Secret
 from ffn_edge.runtime.serve.board import Board
 from ffn_edge.runtime.serve.http import HttpServer, HttpSettings
 from ffn_edge.runtime.stream.sources import Frame
@@ -38,6 +39,8 @@ def serve() -> Iterator[Serve]:
             settings = {
                 name: fields.pop(name) for name in ("token", "certificate", "key") if name in fields
             }
+            if "token" in settings:
+                settings["token"] = Secret(settings["token"], settings["token"])
             return stack.enter_context(
                 HttpServer(HttpSettings(port=port, **settings), board, **fields)
             )

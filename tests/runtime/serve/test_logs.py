@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from ffn_edge.files.secret import Secret
 from ffn_edge.runtime.serve.logs import JsonHandler, logs_for_programs
-from ffn_edge.runtime.serve.secret import Secret
 
 LOG = logging.getLogger("ffn_edge.test")
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.page import answer, event
+from ffn_edge.files.secret import Secret
 from ffn_edge.runtime.outputs.output import Status
 from ffn_edge.runtime.policy.interface import Limits, Sensed
 from ffn_edge.runtime.serve.board import Board
@@ -245,11 +246,11 @@ def test_a_link_with_the_token_leaves_no_token_in_the_address(
 
 
 def test_another_token_asks_to_sign_in_again(open_page: Callable[..., Any]) -> None:
-    with HttpServer(HttpSettings(port=0, token="one"), Board(["door"])) as server:
+    with HttpServer(HttpSettings(port=0, token=Secret("one", "one")), Board(["door"])) as server:
         page = open_page(server.url + "?token=one")
         has(page, ".camera", "door")
         port = int(server.url.rstrip("/").rsplit(":", 1)[1])
-    with HttpServer(HttpSettings(port=port, token="other"), Board(["door"])):
+    with HttpServer(HttpSettings(port=port, token=Secret("other", "other")), Board(["door"])):
         page.get_by_label("Token").wait_for()
 
 

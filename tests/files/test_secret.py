@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ffn_edge.errors import FfnEdgeError
-from ffn_edge.runtime.serve.secret import Secret
+from ffn_edge.files.secret import Secret
 
 
 def file(path: Path, content: bytes, mode: int = 0o600) -> Path:
