@@ -1,10 +1,14 @@
 """Events on long rendered streams, mostly idle: learnt thresholds against raw windows.
 
-    python -m benchmarks.events BUNDLE [--minutes 30] [--seeds 3] [--cache FOLDER]
+    python -m benchmarks.events bundle --clips clips     # renders them, and ends
+    ffn-edge train demo --train-list clips/train.txt --val-list clips/val.txt \\
+        --classes clips/classes.txt --epochs 24 --set cache_gib=3 -o runs/events
+    ffn-edge export runs/events/best.pt -o bundle
+    ffn-edge calibrate bundle --list clips/val.txt
+    python -m benchmarks.events bundle [--minutes 30] [--seeds 3] [--cache FOLDER]
 
-BUNDLE is of a network that tells the demo's twelve actions and "nothing", and is calibrated: train
-it on what `ffn_edge.demo.clips.render_clips(folder, nothing=300)` writes. Thresholds are learnt on
-streams of other seeds than those that are scored. "raw" is what one has without events: a run of
+The network tells the demo's twelve actions, and "nothing". Thresholds are learnt on streams of
+other seeds than those that are scored. "raw" is what one has without events: a run of
 windows whose most probable class is the same action, at one threshold, the one of the best F1 on
 the same learning streams. The adaptive run has a deadline that changes every 20 s, so that it
 switches between all frame counts. Not real time: files run as fast as they go.
@@ -26,7 +30,7 @@ from rich.table import Table
 
 from benchmarks.machine import describe_machine
 from ffn_edge.bundle.bundle import Bundle
-from ffn_edge.demo.clips import CLIP, TEST_SHARE
+from ffn_edge.demo.clips import CLIP, TEST_SHARE, render_clips
 from ffn_edge.demo.idle import NOTHING, render_idle_stream
 from ffn_edge.files.atomic import write_text
 from ffn_edge.runtime.cascade.calibration import load_calibration
@@ -42,21 +46,32 @@ from ffn_edge.runtime.profile.setting import PrecisionChooser
 from ffn_edge.runtime.run import open_session
 
 _LEARNING_SEED = 1000
+_NOTHING_CLIPS = 900  # beside 1800 of actions
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 _CHANGES_S = 20.0
 
 
 @click.command(help=__doc__)
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--clips", type=click.Path(path_type=Path), help="Render clips here, and end.")
 @click.option("--minutes", type=click.FloatRange(1), default=30, show_default=True)
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--false-alarms", type=float, default=1.0, show_default=True)
 @click.option("--cache", type=click.Path(path_type=Path), help="Keep the streams here.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 def main(
-    bundle: Path, minutes: float, seeds: int, false_alarms: float, cache: Path | None, threads: int
+    bundle: Path,
+    clips: Path | None,
+    minutes: float,
+    seeds: int,
+    false_alarms: float,
+    cache: Path | None,
+    threads: int,
 ) -> None:
     """Render, learn, run and score."""
+    if clips is not None:
+        render_clips(clips, nothing=_NOTHING_CLIPS)
+        return
     console = Console(width=140)
     console.print(describe_machine())
     begin = time.monotonic()
