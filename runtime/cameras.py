@@ -348,12 +348,13 @@ class Cameras:
         limits = self.limits()
         mine, why = self._limits_of(watched, limits, now)
         result = self.classifier.classify(window, mine, watched.controller, waited_ms=waited_ms)
-        decision, observation = result.decision, result.observation
+        decision = result.decision
         if why:
             decision = dataclasses.replace(decision, reason=f"{decision.reason}; {why}")
-            # Who reads the result wants to see the budget that was asked for.
-            asked = dataclasses.replace(observation.limits, power_w=limits.power_w)
-            observation = dataclasses.replace(observation, limits=asked)
+        # Whom the result is for waited as well, and knows the limits as they were asked for.
+        observation = dataclasses.replace(
+            result.observation, limits=limits, latency_ms=result.latency_ms + waited_ms
+        )
         result = dataclasses.replace(
             result, decision=decision, observation=observation, elapsed_s=now - self._start
         )

@@ -66,7 +66,8 @@ class Result:
         engine_ms: of the latency, the engine's share.
         device_ms: of the engine's share, the device's own clock; None where it has none.
         overhead_ms: around the engine: deciding, gathering the clip, sensing, reading the logits.
-        waited_ms: before the decision, for the inferences of other cameras.
+        waited_ms: before the decision, for the inferences of other cameras; of the latency, where
+            there are several.
         top: the most probable classes, best first.
         precision: of the engine that answered.
         restart: why the engine of a stream forgot the frames before this one; None where it did
@@ -203,7 +204,16 @@ class Classifier:
 
         Of each kind, for the same limits, once a minute. See `Policy.decide`.
         """
-        decision = controller.decide(limits.after_waiting(waited_ms), now, source_frames)
+        left = limits.after_waiting(waited_ms)
+        decision = controller.decide(left, now, source_frames)
+        if limits.latency_ms is not None and waited_ms >= limits.latency_ms:
+            self.warn(
+                ("waited", limits),
+                f"an inference waited {waited_ms:.3g} ms for other cameras, and the deadline is "
+                f"{limits.latency_ms:g} ms",
+                now,
+            )
+            return decision
         if decision.warning is not None:
             # Behind the colon there are numbers, which change.
             self.warn((decision.warning.partition(":")[0], limits), decision.warning, now)

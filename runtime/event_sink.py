@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from ffn_edge.runtime.classifier import Result
 from ffn_edge.runtime.event_stage import EventStage
 from ffn_edge.runtime.events.event import Event
 from ffn_edge.runtime.events.event_files import COLUMNS, Subtitles, csv_row, csv_text
-from ffn_edge.runtime.events.rules import EventRules
+from ffn_edge.runtime.events.rules import EventRules, of_class
 from ffn_edge.runtime.line_file import LineFile
 
 _log = logging.getLogger(__name__)
@@ -51,6 +52,18 @@ def event_setting(bundle: Bundle, *, stream: bool) -> EventSetting:
         temperatures, still = calibration.temperatures, calibration.still
         rules = calibration.step_events if stream else calibration.events
     if rules is not None:
+        silent = [
+            name
+            for name in bundle.manifest.classes
+            if name != rules.nothing and of_class(rules.onset, name, math.inf) == math.inf
+        ]
+        if silent:
+            _log.warning(
+                "%s %s no events: no threshold kept the rate of false alarms on the streams that "
+                "it was calibrated with. More hours of them, or a higher --false-alarms, helps.",
+                printable(", ".join(silent)),
+                "has" if len(silent) == 1 else "have",
+            )
         return EventSetting(rules, temperatures, still)
     rules = EventRules()
     _log.warning(

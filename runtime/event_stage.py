@@ -67,7 +67,7 @@ class EventStage:
             temperature = 1.0
         calibrated = with_temperature(result.probabilities, temperature)
         self._answers[result.source] = result.covers_s, calibrated
-        self._observe(result.source, result.time_s, (result.latency_ms + result.waited_ms) / 1e3)
+        self._observe(result.source, result.time_s, result.latency_ms / 1e3)
 
     def still(self, source: str, time_s: float) -> None:
         """Take it that nothing has moved up to a time: what was said last still stands."""

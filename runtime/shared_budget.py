@@ -67,11 +67,12 @@ class SharedBudget:
         doubt = self._doubts.get(name, 1.0)
         seen = 1 - float(result.probabilities.max())
         self._doubts[name] = doubt + (seen - doubt) * hop_s / (hop_s + _LATELY_S)
+        latency_ms = result.latency_ms - result.waited_ms
         engine_j = base_ms = 0.0
-        for frames, ms in observation.ran or ((result.frames, result.latency_ms),):
+        for frames, ms in observation.ran or ((result.frames, latency_ms),):
             engine_j += (self._points[frames].power_w or 0.0) * ms / 1e3
             base_ms += self._points[frames].base_ms
-        slowdown = result.latency_ms / base_ms
+        slowdown = latency_ms / base_ms
         self._slowdown += (slowdown - self._slowdown) * elapsed_s / (elapsed_s + _LATELY_S)
         self._power = self._power.observe(
             now,

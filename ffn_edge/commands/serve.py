@@ -12,10 +12,11 @@ from typing import Any
 import click
 
 from ffn_edge.bundle.bundle import Bundle
+from ffn_edge.bundle.signature import PublicKey
 from ffn_edge.commands.option_types import UserPath
-from ffn_edge.errors import FfnEdgeError
+from ffn_edge.errors import ConfigError, FfnEdgeError
 from ffn_edge.runtime.camera_settings import CameraSettings
-from ffn_edge.runtime.serve.config import Config, Tables, load_config
+from ffn_edge.runtime.serve.config import Config, Tables, load_config, state_folder
 from ffn_edge.runtime.serve.logs import logs_for_programs
 from ffn_edge.runtime.stream.sources import open_source
 from ffn_edge.terminal import Terminal
@@ -43,6 +44,7 @@ def serve(config: Path, check: bool, public_key: Path | None) -> None:
     Examples:
       ffn-edge serve serve.toml --check
       ffn-edge serve serve.toml
+      ffn-edge serve serve.toml --require-signature edge.pub
 
     \b
     The least that a file holds:
@@ -52,14 +54,15 @@ def serve(config: Path, check: bool, public_key: Path | None) -> None:
       source = "rtsp://camera/1"
     """
     if check:
-        loaded = _load(config)
+        loaded = _load(config, public_key)
+        state_folder(loaded)
         terminal = Terminal()
         for name, value in _entries(loaded):
             terminal.say(f"{name} = {value}")
         return
     with logs_for_programs() as handler:
         try:
-            loaded = _load(config)
+            loaded = _load(config, public_key)
             if handler is not None:
                 handler.hide(loaded.secrets())
             from ffn_edge.runtime.serve import service
@@ -69,13 +72,15 @@ def serve(config: Path, check: bool, public_key: Path | None) -> None:
             if handler is None:
                 raise
             _log.error("%s", error)
-            sys.exit(1)
+            # The unit starts again what failed, but for a mistake that waits for its user.
+            sys.exit(2 if isinstance(error, ConfigError) else 1)
 
 
-def _load(path: Path) -> Config:
-    """Return a configuration that fits its bundle."""
+def _load(path: Path, public_key: Path | None) -> Config:
+    """Return a configuration that fits its bundle, which is signed where that is required."""
     config = load_config(path)
-    config.check(Bundle.load(config.bundle).manifest)
+    signed_by = None if public_key is None else PublicKey.read(public_key)
+    config.check(Bundle.load(config.bundle, signed_by).manifest)
     return config
 
 

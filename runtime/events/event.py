@@ -36,6 +36,7 @@ class Event:
         """Return the event, ready for JSON: what every output sends."""
         return {
             "id": self.id,
+            "phase": "begin" if self.end_s is None else "end",
             "source": self.source,
             "class": self.class_name,
             "start_s": round(self.start_s, 3),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import threading
@@ -269,7 +268,7 @@ class _Clip:
         self.event = event
         self.heard = time.monotonic()
         began = datetime.fromtimestamp(event.began_at or time.time(), timezone.utc)
-        parts = (event.source, event.class_name, hashlib.sha256(event.id.encode()).hexdigest()[:8])
+        parts = (event.source, event.class_name, event.id[:12])
         name = "_".join((f"{began:%Y%m%dT%H%M%SZ}", *map(_file_part, parts)))
         self._path = folder / f"{name}.mp4"
         self._start_s = event.start_s - before_s

@@ -39,9 +39,8 @@ class RefusedError(OutputError):
 class Sender(Output):
     """Sends each event when it begins and when it ends, one after the other, at least once.
 
-    A message is an event's `fields` with "phase": "begin" or "end"; with its "id" they tell a
-    repeat. A thread writes them to the disk, another sends what is there, first that of an earlier
-    run. Neither is waited for.
+    A message is an event's `fields`, whose "id" and "phase" tell a repeat. A thread writes them to
+    the disk, another sends what is there, first that of an earlier run. Neither is waited for.
 
     How, a subclass says. Its methods are called in the sending thread alone, and raise an
     `OutputError`, or any error of the system, where the other end is away.
@@ -108,8 +107,7 @@ class Sender(Output):
 
     def event(self, event: Event) -> None:
         """Take an event."""
-        phase = "begin" if event.end_s is None else "end"
-        self._keeper.put(json.dumps(event.fields() | {"phase": phase}).encode())
+        self._keeper.put(json.dumps(event.fields()).encode())
 
     def status(self) -> Status:
         """Tell how it does."""

@@ -45,6 +45,9 @@ class Board(Output):
         print(board.snapshot()["cameras"][0]["class"])
 
     Whatever changes gets a higher revision, so that one who watches asks for what is newer.
+
+    Attributes:
+        classes: of the bundle; their order gives each its colour.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Board(Output):
             lately_s: in seconds.
             clock: returns the seconds since 1970 (UTC).
         """
+        self.classes: Sequence[str] = ()
         self._outputs = outputs
         self._clock = clock
         self._lock = threading.Lock()  # guards what follows; held for microseconds
@@ -188,6 +192,7 @@ class Board(Output):
         found: dict[str, Any] = {"revision": revision, "now": round(now, 3)}
         if layout:
             found["layout"], found["lately_s"] = True, self._lately_s
+            found["classes"] = list(self.classes)
         if cameras or layout:
             found["cameras"] = [camera.fields(index, name) for index, name, camera in cameras]
         if events:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import logging
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import Annotated, Any, Literal
 
 from ffn_edge.bundle.bundle import Manifest
 from ffn_edge.errors import ConfigError, FfnEdgeError, printable, reason_of
+from ffn_edge.files.atomic import check_writable
 from ffn_edge.files.regular_file import read_bytes
 from ffn_edge.files.schema import (
     Above0,
@@ -43,6 +46,8 @@ from ffn_edge.runtime.policy.interface import Limits
 from ffn_edge.runtime.serve.http import HttpSettings
 from ffn_edge.runtime.stream.camera import is_camera
 from ffn_edge.runtime.stream.sources import open_source
+
+_log = logging.getLogger(__name__)
 
 _MOST_BYTES = 1 << 20
 _HINT = (
@@ -119,9 +124,16 @@ class FilesTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
-    """All that a file may hold."""
+    """All that a file may hold.
+
+    Attributes:
+        bundle: a folder, or a link to one.
+        state: where the service keeps events that are to be sent; None is systemd's folder for it,
+            or "state" beside the file.
+    """
 
     bundle: Path
+    state: Path | None = None
     camera: tuple[CameraSettings, ...] = ()
     limits: LimitsTable = field(default_factory=LimitsTable)
     engines: EnginesTable = field(default_factory=EnginesTable)
@@ -153,6 +165,12 @@ class Config(Tables):
         if self.webhook is not None:
             found += [self.webhook.url, self.webhook.secret]
         return [secret for secret in found if secret is not None]
+
+    @property
+    def holds_secrets(self) -> bool:
+        """Whether a secret stands in the file itself."""
+        with_users = [each.source for each in self.camera if "@" in each.source.reveal()]
+        return any(secret.is_literal for secret in (*self.secrets(), *with_users))
 
     def check(self, manifest: Manifest) -> None:
         """Hold it against the bundle that it names.
@@ -212,7 +230,31 @@ def load_config(path: Path) -> Config:
     problems += _problems(tables)
     _refuse(path, toml, problems)
     fields = {each.name: getattr(tables, each.name) for each in dataclasses.fields(tables)}
-    return Config(**fields, path=path.absolute(), toml=toml)
+    config = Config(**fields, path=path.absolute(), toml=toml)
+    if os.stat(path).st_mode & stat.S_IROTH and config.holds_secrets:
+        _log.warning("everybody on this machine may read %s and its secrets: chmod o-r", path)
+    return config
+
+
+def state_folder(config: Config) -> Path:
+    """Return where the service keeps what must outlive it, as the configuration says.
+
+    Or systemd's folder for it, or one beside the configuration.
+
+    Raises:
+        FfnEdgeError: it cannot be written to.
+    """
+    given = os.environ.get("STATE_DIRECTORY")
+    folder = config.state or (Path(given) if given else config.path.parent / "state")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder / "new")
+    except OSError as error:
+        raise FfnEdgeError(
+            f"the service cannot keep its state in {folder}: {reason_of(error)}",
+            'name a folder that it may write to: state = "/var/lib/ffn-edge"',
+        ) from error
+    return folder
 
 
 def _read(path: Path) -> Toml:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from ffn_edge.runtime.outputs.webhook import Webhook
 from ffn_edge.runtime.run import RunOptions, Sensors, open_classifier, with_window
 from ffn_edge.runtime.serve.board import LATELY_S, Board
 from ffn_edge.runtime.serve.changes import changes_between
-from ffn_edge.runtime.serve.config import Config, load_config
+from ffn_edge.runtime.serve.config import Config, load_config, state_folder
 from ffn_edge.runtime.serve.http import HttpServer
 from ffn_edge.runtime.serve.logs import JsonHandler
 from ffn_edge.runtime.serve.systemd import Watchdog, notify, reloading
@@ -67,6 +66,7 @@ def serve(
             left that can come back.
     """
     with ExitStack() as stack:
+        state_folder(config)
         service = _Service(config, logs, root)
         stack.enter_context(on_signals(service.ask_for_reload, signal.SIGHUP, once=False))
         # What cannot be used is told before the engines are opened, which takes a while.
@@ -131,6 +131,7 @@ class _Service:
         self._updates = updates
         learnt = self._learnt[bundle.identity]
         self._rules = self._merged()
+        self._board.classes = bundle.manifest.classes
         for output in self._opened_outputs(bundle):
             self._outputs.append(stack.enter_context(output))
         kept = stack.enter_context(OpenEvents(state_folder(config) / "open_events.json"))
@@ -259,7 +260,15 @@ class _Service:
             for each in dataclasses.fields(EventRules)
             if getattr(table, each.name, None) is not None
         }
-        return dataclasses.replace(self._learnt[self._updates.bundle.identity].rules, **given)
+        learnt = self._learnt[self._updates.bundle.identity].rules
+        classes = self._updates.bundle.manifest.classes
+        for name, value in given.items():
+            if isinstance(value, Mapping):  # of some classes; of the others, what was learnt
+                before = getattr(learnt, name)
+                if not isinstance(before, Mapping):
+                    before = dict.fromkeys(classes, before)
+                given[name] = {**before, **value}
+        return dataclasses.replace(learnt, **given)
 
     def _opened_cameras(self, config: Config) -> list[tuple[CameraSettings, Stream]]:
         return [(each, open_camera(each)) for each in config.camera]
@@ -283,14 +292,6 @@ class _Service:
             yield self._mqtt
         if config.webhook is not None:
             yield Webhook(config.webhook, state / "webhook.spool")
-
-
-def state_folder(config: Config) -> Path:
-    """Return where the service keeps what must outlive it: systemd's folder, or the file's."""
-    given = os.environ.get("STATE_DIRECTORY")
-    folder = Path(given) if given else config.path.parent / "state"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _lately_s(config: Config) -> float:

@@ -272,7 +272,8 @@ def live_readers(
         now = time.monotonic()
         if lost_at is None:
             lost_at = now
-            _log.warning("%s; trying to open it again until it is back", failure.message)
+            named = "" if failure.message.startswith(stream.name) else f"{stream.name}: "
+            _log.warning("%s%s; trying to open it again until it is back", named, failure.message)
         if now - came_at > pauses_s[-1]:  # it held for a while: this is another outage
             attempts = 0
         pause_s = pauses_s[min(attempts, len(pauses_s) - 1)]

@@ -47,11 +47,11 @@ def test_clips_of_nothing_are_a_thirteenth_class(tmp_path: Path) -> None:
 
 def test_a_stream_moves_where_its_labels_say(tmp_path: Path) -> None:
     path = tmp_path / "stream.mp4"
-    found = render_idle_stream(path, seconds=40, share=TEST_SHARE, canvas=CLIP, seed=6)
+    found = render_idle_stream(path, seconds=80, share=TEST_SHARE, canvas=CLIP, seed=6)
     assert found
     with VideoReader(path) as reader:
         images = list(reader)
-    assert len(images) == 40 * FPS
+    assert len(images) == 80 * FPS
     for first, second in itertools.pairwise(found):
         assert first.end_s < second.start_s
         assert 0.5 < first.end_s - first.start_s < 1.5
@@ -59,7 +59,7 @@ def test_a_stream_moves_where_its_labels_say(tmp_path: Path) -> None:
     assert [ACTIONS[video.label] for video in listed] == [each.label for each in found]
     assert opposite(opposite("left")) == "left" != opposite("left")
     again = render_idle_stream(
-        tmp_path / "again.mp4", seconds=40, share=TEST_SHARE, canvas=CLIP, seed=6
+        tmp_path / "again.mp4", seconds=80, share=TEST_SHARE, canvas=CLIP, seed=6
     )
     assert again == found
 

@@ -136,7 +136,7 @@ def test_what_an_image_copies_and_installs_exists(path: Path) -> None:
     assert [text for name, text in found if name == "USER"] == ["ffn-edge"]
     assert dict(found)["ENTRYPOINT"] == '["ffn-edge"]'
     known = {"FROM", "ARG", "ADD", "RUN", "COPY", "ENV", "WORKDIR", "USER", "VOLUME", "ENTRYPOINT",
-             "CMD"}  # fmt: skip
+             "CMD", "HEALTHCHECK"}  # fmt: skip
     assert {name for name, _ in found} <= known
 
 

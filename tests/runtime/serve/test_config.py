@@ -21,6 +21,8 @@ LEAST = f'bundle = "bundle"\n{CAMERA}'
 FULL = """\
 bundle = "bundle"                  # a folder, or a link to one
 
+state = "kept"
+
 [limits]
 power_w = 12
 latency_ms = 80
@@ -126,6 +128,7 @@ def test_four_lines_are_enough(folder: Path) -> None:
 
 def test_every_key_is_read(folder: Path) -> None:
     found = config(folder, FULL)
+    assert found.state == folder / "kept"
     assert found.limits.limits().power_w == 12 and found.engines.options().threads == 2
     door, yard = found.camera
     assert door.source.reveal() == "rtsp://u:hunter1@door/1"

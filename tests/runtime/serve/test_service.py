@@ -259,7 +259,7 @@ def test_what_cannot_be_used_is_told_in_one_line_and_nothing_starts(
 ) -> None:
     with run(CAMERAS + SECOND.replace('"green"', '"red & blue"')) as service:
         service.says("line")
-        assert service.process.wait(timeout=30) == 1
+        assert service.process.wait(timeout=30) == 2
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
