@@ -44,7 +44,7 @@ from ffn_edge.terminal import Terminal
     multiple=True,
     help="A video; a folder of videos, or of one video's images; a pattern in quotes, such as "
     "'day/*.mp4'; a .txt file with a video or a folder a line; a camera's number, csi://0, or a "
-    "stream such as rtsp://camera/1. May be repeated.",
+    "stream such as rtsp://camera/1. May be repeated: videos are watched in turn, cameras at once.",
 )
 @click.option(
     "--latency-ms",
