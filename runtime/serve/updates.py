@@ -244,12 +244,19 @@ class Updates:
         assert running is not None
         state, before = _state_of(self._path), self._seen
         self._seen = state
+        if before and not state:
+            _log.warning("%s goes on: there is no folder at %s any more", running, self._path)
         if state in (self._tried, ()) or state != before:
             return
         self._tried = state
         try:
             bundle = self._load()
-            if bundle.identity == running.bundle.identity or _state_of(self._path) != state:
+            if _state_of(self._path) != state:
+                return
+            if bundle.identity == running.bundle.identity:
+                _log.info(
+                    "%s is what lies in %s; its calibration is read at a start", running, self._path
+                )
                 return
             _log.info("the bundle %s is new in %s", bundle.identity[:12], self._path)
             offered = self._open(bundle, running)

@@ -333,11 +333,15 @@ def test_only_what_is_signed_is_taken(
         assert wait_for(updates.take)
 
 
-def test_a_folder_that_is_away_for_a_while_is_waited_for(bundle_copy: Path, opens: Opens) -> None:
+def test_a_folder_that_is_away_for_a_while_is_told_of_and_waited_for(
+    bundle_copy: Path, opens: Opens, caplog: pytest.LogCaptureFixture
+) -> None:
     with watch(bundle_copy, opens) as updates:
+        some_looks()
         bundle_copy.rename(bundle_copy.with_name("away"))
         some_looks()
         assert updates.take() is None
+        assert "no folder" in caplog.text
         change(bundle_copy.with_name("away"))
         bundle_copy.with_name("away").rename(bundle_copy)
         assert wait_for(updates.take)
