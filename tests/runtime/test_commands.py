@@ -227,7 +227,7 @@ def test_the_examples_in_the_help_parse(bundle: Bundle) -> None:
         for line in (run.help or "").splitlines()
         if line.strip().startswith("ffn-edge")
     ]
-    assert len(examples) == 5
+    assert len(examples) == 6
     for arguments in examples:
         run.make_context("run", arguments)
 
