@@ -194,6 +194,9 @@ class Sensed:
         fault: why the power is not known, though it was asked for: no sensor, a stale one.
         temperature_c: of the hottest zone; and
         zones_c: of each, by name.
+        headroom_c: how much warmer the zone that is nearest to its `hot` or `critical` trip point
+            may get before the kernel slows the machine hard or shuts it down.
+        clocks_mhz: of the GPU and the memory, where they are known.
         over_current: how many over-current events came since the observation before.
         throttled: what holds the clocks down now, in words.
     """
@@ -203,6 +206,8 @@ class Sensed:
     fault: str | None = None
     temperature_c: Annotated[float, Between(-273.15)] | None = None
     zones_c: Mapping[str, float] = field(default_factory=dict)
+    headroom_c: float | None = None
+    clocks_mhz: tuple[Above0, ...] = ()
     over_current: Count = 0
     throttled: str | None = None
 
