@@ -27,6 +27,13 @@ class SimulatedDevice(Protocol):
         """What a stream's source gives since the latest `begin`; see `Policy.decide`."""
 
     @property
+    def next_s(self) -> float | None:
+        """When the next inference may begin, since the latest `begin`; None is the setting's pace.
+
+        A camera may change its rate, whatever the setting says.
+        """
+
+    @property
     def energy_j(self) -> float:
         """Truly drawn since the start; stays 0 where no power is known."""
 
@@ -87,7 +94,7 @@ def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterato
     """Let something choose on a device, for so long.
 
     The next inference begins at the next hop, or at once where one took longer than the hop. In a
-    live stream the hop is the chosen rate's.
+    live stream the hop is the chosen rate's; else the device may say when it comes.
     """
     points = device.setting.points
     frames_of = [point.frames for point in points]
@@ -96,7 +103,7 @@ def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterato
     now = 0.0
     while now < length_s:
         latencies_ms = device.begin(now)
-        limits, source_frames = device.limits, device.source_frames
+        limits, source_frames, due = device.limits, device.source_frames, device.next_s
         start = clock()
         index = index_of[chooser.decide(limits, now, source_frames).frames]
         decision_s = clock() - start
@@ -115,9 +122,10 @@ def drive(device: SimulatedDevice, chooser: Chooser, length_s: float) -> Iterato
         start = clock()
         chooser.observe(observation)
         decision_s += clock() - start
-        # Half a microsecond of tolerance: multiples of the period are not exact in binary.
-        period_s = device.setting.period_of(points[index])
-        due = (math.floor(now / period_s + 5e-7) + 1) * period_s if period_s else end
+        if due is None:
+            # Half a microsecond of tolerance: multiples of the period are not exact in binary.
+            period_s = device.setting.period_of(points[index])
+            due = (math.floor(now / period_s + 5e-7) + 1) * period_s if period_s else end
         after = max(due, end)
         device.rest(after)
         yield Step(

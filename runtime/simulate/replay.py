@@ -44,6 +44,8 @@ class Replay:
         latencies_ms: how long each frame count would take now.
     """
 
+    next_s = None  # at the setting's pace
+
     def __init__(self, trace: Trace, changes: Mapping[str, Any]) -> None:
         """Start at the beginning of a trace.
 

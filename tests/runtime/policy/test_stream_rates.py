@@ -36,6 +36,7 @@ class Device:
     """A machine whose steps take a time that follows from when they begin."""
 
     energy_j, source_frames = 0.0, None
+    next_s: float | None = None
 
     def __init__(
         self,
