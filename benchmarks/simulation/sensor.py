@@ -24,6 +24,9 @@ class SensorSpec:
         rate_hz: of the samples.
         jitter_s: a sample comes late by up to so much, as a thread's does.
         filter_s: time constant of its averaging, a first-order low pass.
+        mean_s: where it averages over the last so long instead, as NVML does; 0 is the low pass.
+        every_s: it shows another value so often, and repeats it for the samples between; 0 is at
+            each sample.
         delay_s: from what it measures to what it shows; rounded to whole samples.
         noise: standard deviation, as a share of the value.
         quantum_w: it shows multiples of this: 40 µV / 5 mΩ · 5 V.
@@ -32,6 +35,8 @@ class SensorSpec:
     rate_hz: float = 20.0
     jitter_s: float = 0.01
     filter_s: float = 0.1
+    mean_s: float = 0.0
+    every_s: float = 0.0
     delay_s: float = 0.05
     noise: float = 0.01
     quantum_w: float = 0.04
@@ -60,7 +65,10 @@ class SimulatedSensor:
         self._now = 0.0
         self._tick = 0
         self._tick_s = 0.0
-        self._shown_w = 0.0
+        self._shown_w, self._next_shown = 0.0, 0
+        self._energy_j = 0.0
+        # (time, energy) at each sample of the running mean.
+        self._span: deque[tuple[float, float]] = deque(maxlen=round(spec.mean_s * spec.rate_hz) + 1)
         self._rails: dict[str, float] = {}
         self.set_delay(spec.delay_s)
 
@@ -76,20 +84,29 @@ class SimulatedSensor:
         while self._tick_s <= until:
             elapsed = self._tick_s - self._now
             filtered_w = power_w + (filtered_w - power_w) * math.exp(-elapsed / spec.filter_s)
+            self._energy_j += power_w * elapsed
             self._now = self._tick_s
-            self._sample(filtered_w)
+            self._sample(self._mean_w(power_w) if spec.mean_s else filtered_w)
             self._tick += 1
             self._tick_s = max(self._tick / spec.rate_hz + self._jitter.at(self._tick), self._now)
         elapsed = until - self._now
         self._filtered_w = power_w + (filtered_w - power_w) * math.exp(-elapsed / spec.filter_s)
+        self._energy_j += power_w * elapsed
         self._now = until
 
-    def _sample(self, filtered_w: float) -> None:
-        self._waiting.append(filtered_w)
+    def _mean_w(self, power_w: float) -> float:
+        self._span.append((self._now, self._energy_j))
+        begin_s, begin_j = self._span[0]
+        elapsed = self._now - begin_s
+        return (self._energy_j - begin_j) / elapsed if elapsed else power_w
+
+    def _sample(self, measured_w: float) -> None:
+        self._waiting.append(measured_w)
         if self.state == "gone":
             self._account.fail("the sensor does not answer")
             return
-        if self.state == "well":
+        if self.state == "well" and self._tick >= self._next_shown:
+            self._next_shown = self._tick + max(1, round(self._spec.every_s * self._spec.rate_hz))
             quantum_w = self._spec.quantum_w
             noisy_w = self._waiting[0] * self._noise.at(self._tick)
             self._shown_w = round(noisy_w / quantum_w) * quantum_w
