@@ -1,66 +1,19 @@
-"""What a simulated board meets. The constants come from what is cited; no policy was asked.
-
-Deadlines are in base latencies of the most frames, budgets lie between what two frame counts draw
-(see `board.Phase`), so that the same scenarios fit any board.
-"""
+"""The scenarios, by name. The constants of `ALL` come from what is cited; no policy was asked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from itertools import accumulate, cycle, takewhile
+from dataclasses import replace
 
-from benchmarks.simulation.board import Board, BoardSpec, Phase
+from benchmarks.simulation.audit import AUDIT
+from benchmarks.simulation.board import Phase
+from benchmarks.simulation.scenario import Scenario
 from ffn_edge.errors import FfnEdgeError
-from ffn_edge.runtime.policy.interface import Limits
+
+__all__ = ["ALL", "AUDIT", "Scenario", "named"]
 
 # Of the power scenarios: nothing to save, the most frames too many, all but the fewest too many.
 _AMPLE, _BETWEEN_UPPER, _BETWEEN_LOWER = 1.1, 0.75, 0.25
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
-    """Phases, and how often they come.
-
-    Attributes:
-        name: what people call it.
-        about: what happens, and where its constants come from.
-        phases: played over and over ...
-        length_s: ... for so long.
-        battery: a budget for the whole length instead of one at any time, on the scale of
-            `Phase.power`; None is no battery.
-        streams: the frame counts are rates of a stream; see `BoardSpec.streaming`.
-    """
-
-    name: str
-    about: str
-    phases: tuple[Phase, ...]
-    length_s: float = 600.0
-    battery: float | None = None
-    streams: bool = False
-
-    def device(self, spec: BoardSpec, seed: int, miss_rate: float) -> Board:
-        """Return a board at the scenario's beginning, with these limits."""
-        if self.streams:
-            spec = spec.streaming()
-        most_ms = spec.points[-1].base_ms
-        battery_j = None if self.battery is None else spec.budget_w(self.battery) * self.length_s
-        limits = [
-            Limits(
-                latency_ms=None if phase.deadline is None else phase.deadline * most_ms,
-                miss_rate=miss_rate,
-                power_w=None if phase.power is None else spec.budget_w(phase.power),
-                battery_j=battery_j,
-                until_s=None if battery_j is None else self.length_s,
-            )
-            for phase in self.phases
-        ]
-        return Board(spec, self.phases, limits, seed)
-
-    def steps_s(self) -> list[float]:
-        """Return when a phase begins, the first one left out."""
-        ends = accumulate(phase.duration_s for phase in cycle(self.phases))
-        return list(takewhile(lambda end: end < self.length_s, ends))
 
 
 def _drift(levels: Iterable[float], step_s: float) -> tuple[Phase, ...]:
@@ -174,10 +127,10 @@ def named(name: str) -> Scenario:
     Raises:
         FfnEdgeError: there is none.
     """
-    for scenario in ALL:
+    for scenario in (*ALL, *AUDIT):
         if scenario.name == name:
             return scenario
     raise FfnEdgeError(
         f"there is no scenario {name!r}",
-        f"choose one of {', '.join(scenario.name for scenario in ALL)}, or all.",
+        f"choose one of {', '.join(scenario.name for scenario in (*ALL, *AUDIT))}, or all.",
     )
