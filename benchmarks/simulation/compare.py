@@ -175,6 +175,7 @@ def _row(
             "longest_burst",
             "miss_after_miss",
             "accuracy",
+            "in_time",
             "switches_per_min",
             "mean_power_w",
             "over_j",
@@ -184,9 +185,7 @@ def _row(
             "decision_p99_us",
         )
     }
-    columns["regret"] = [
-        oracle[seed].accuracy - figures.accuracy for seed, figures in seeds.items()
-    ]
+    columns["regret"] = [oracle[seed].in_time - figures.in_time for seed, figures in seeds.items()]
     known = {
         name: [value for value in values if value is not None] for name, values in columns.items()
     }
@@ -197,7 +196,7 @@ def _row(
     if misses:
         mean["miss_after_miss"] = sum(run.misses_in_a_row for run in runs) / misses
     worst = {name: float(max(values)) for name, values in known.items()}
-    worst["accuracy"] = min(run.accuracy for run in runs)
+    worst |= {name: min(known[name]) for name in ("accuracy", "in_time")}
     best = list(oracle.values())
     return Row(
         policy=policy,
