@@ -13,8 +13,10 @@ from rich import box
 from rich.table import Table
 
 from benchmarks.simulation import baselines, scenarios
-from benchmarks.simulation.board import SYNTHETIC
-from benchmarks.simulation.compare import Row, Sweep, compare, rows
+from benchmarks.simulation.against import read_figures, write_figures
+from benchmarks.simulation.board import SYNTHETIC, BoardSpec
+from benchmarks.simulation.compare import OURS, Row, Sweep, compare, frames_of, rows
+from benchmarks.simulation.goals import Verdict, judge
 from benchmarks.simulation.profiled import board_from_bundle
 from benchmarks.simulation.recorded import Recording
 from benchmarks.simulation.run import Workload
@@ -23,11 +25,10 @@ from ffn_edge.commands.simulate import parse_shares
 from ffn_edge.errors import FfnEdgeError, FrameCountError, counted
 from ffn_edge.files.figure import check_figure
 from ffn_edge.progress import progress
-from ffn_edge.runtime.policy.interface import OperatingPoint
 from ffn_edge.runtime.trace import read_trace
 from ffn_edge.terminal import Terminal
 
-_TABLE_WIDTH = 170
+_TABLE_WIDTH = 185
 
 
 @click.command(short_help="Compare policies on a simulated board.")
@@ -36,7 +37,8 @@ _TABLE_WIDTH = 170
     "scenario_names",
     default="all",
     show_default=True,
-    help="Names with commas between: " + ", ".join(each.name for each in scenarios.ALL) + ".",
+    help="Names with commas between: " + ", ".join(each.name for each in scenarios.ALL) + "; or "
+    "audit, those that no policy was tuned on.",
 )
 @click.option(
     "--policy",
@@ -71,6 +73,16 @@ _TABLE_WIDTH = 170
     type=UserPath(dir_okay=False, path_type=Path),
     help="Draw a run of each scenario, to PLOT with the scenario's name before the suffix.",
 )
+@click.option(
+    "--goals",
+    is_flag=True,
+    help="Say which goals ours breaks, or those of --policy, against all the others.",
+)
+@click.option(
+    "--against",
+    type=UserPath(dir_okay=False, path_type=Path),
+    help="Keep the figures of all but ours in this file; what still holds there is not run again.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def simulate(
     scenario_names: str,
@@ -81,6 +93,8 @@ def simulate(
     bundle: Path | None,
     trace_path: Path | None,
     plot: Path | None,
+    goals: bool,
+    against: Path | None,
     as_json: bool,
 ) -> None:
     """Compare policies on a simulated board.
@@ -93,6 +107,7 @@ def simulate(
       python -m benchmarks.simulation --scenario all --policy all --plot out.png
       python -m benchmarks.simulation --scenario spikes --policy adaptive,alert --seeds 5
       python -m benchmarks.simulation --trace trace.jsonl
+      python -m benchmarks.simulation --scenario audit --goals --against rivals.json
     """
     console = Terminal(stderr=True)
     if plot is not None:
@@ -103,28 +118,44 @@ def simulate(
         if note:
             console.say(note)
     workloads = _workloads(scenario_names, hours)
-    points: Sequence[OperatingPoint] = spec.points
     if trace_path is not None:
         if hours is not None or bundle is not None:
             raise click.UsageError("a trace has a length and engines of its own")
         trace = read_trace(trace_path)
         workloads, seeds = [Recording(trace)], 1  # nothing is random
-        points = trace.setting.points
         if trace.broken:
             console.say(
                 f"{trace_path}: left out {counted(len(trace.broken), 'broken line')}; "
                 f"{trace.broken[0]}"
             )
+    named = _policies(policy_names, workloads, spec)
+    judged = [OURS] if policy_names == "all" else named
+    everyone = _policies("all", workloads, spec)
     sweep = Sweep(
         workloads=workloads,
-        policies=_policies(policy_names, points),
+        policies=list(dict.fromkeys([*everyone, *judged])) if goals else named,
         seeds=range(seeds),
         miss_rates=parse_shares(miss_rates),
         spec=spec,
         keep=hours is None,
     )
+    known = {} if against is None else read_figures(against, sweep)
     with progress(console, "simulating") as show:
-        results = compare(sweep, show)
+        results = compare(sweep, show, known)
+    if against is not None:
+        write_figures(against, sweep, results)
+    if goals:
+        verdicts = {
+            (workload.name, rate, policy): judge(results, sweep, workload.name, rate, policy)
+            for workload in workloads
+            for rate in sweep.miss_rates
+            for policy in judged
+        }
+        if as_json:
+            click.echo(json.dumps(_goal_fields(verdicts, seeds)))
+        else:
+            Terminal(width=_TABLE_WIDTH).print(_goal_table(verdicts))
+        return
     found = {
         workload.name: {
             rate: rows(results, sweep, workload.name, rate) for rate in sweep.miss_rates
@@ -149,18 +180,16 @@ def simulate(
 
 
 def _workloads(names: str, hours: float | None) -> list[Workload]:
-    chosen = (
-        scenarios.ALL
-        if names == "all"
-        else [scenarios.named(name) for name in dict.fromkeys(names.split(","))]
-    )
+    sets = {"all": scenarios.ALL, "audit": getattr(scenarios, "AUDIT", ())}
+    chosen = sets.get(names) or [scenarios.named(name) for name in dict.fromkeys(names.split(","))]
     if hours is None:
         return list(chosen)
     return [replace(scenario, length_s=hours * 3600) for scenario in chosen]
 
 
-def _policies(names: str, points: Sequence[OperatingPoint]) -> list[str]:
-    served = [f"static-{point.frames}" for point in points]
+def _policies(names: str, workloads: Sequence[Workload], spec: BoardSpec) -> list[str]:
+    counts = {frames for workload in workloads for frames in frames_of(workload, spec)}
+    served = [f"static-{frames}" for frames in sorted(counts)]
     if names == "all":
         return [*served, *reversed(baselines.NAMES)]
     chosen = list(dict.fromkeys(names.split(",")))
@@ -183,9 +212,9 @@ def _table(workload: Workload, found: dict[float, list[Row]]) -> Table:
         collapse_padding=True,
         caption="in brackets the worst run, or the 99 % quantile of decisions;  * more than 1.5 "
         "times the target's misses, or 2 % above the budget, where the oracle keeps it\n"
-        "burst: most misses in a row;  P(m|m): the chance that a miss follows a miss;  regret: "
-        "points of accuracy below the oracle;  over J: joules beyond the budget;  10 s %: the "
-        "largest excess of any ten seconds;  settling s: after a change",
+        "burst: most misses in a row;  P(m|m): the chance that a miss follows a miss;  in time: "
+        "right and not late;  regret: points in time below the oracle;  over J: joules beyond the "
+        "budget;  10 s %: the largest excess of any ten seconds;  settling s: after a change",
     )
     frames = next(iter(found.values()))[0].share
     table.add_column("policy", no_wrap=True)
@@ -194,6 +223,7 @@ def _table(workload: Workload, found: dict[float, list[Row]]) -> Table:
         "burst",
         "P(m|m)",
         "accuracy %",
+        "in time %",
         "regret",
         "power W",
         "over J",
@@ -208,7 +238,7 @@ def _table(workload: Workload, found: dict[float, list[Row]]) -> Table:
         table.add_section()
         table.add_row(f"target {miss_rate:.3g}", style="bold")
         for row in lines:
-            table.add_row(*_cells(row), style="bold" if row.policy == "adaptive" else None)
+            table.add_row(*_cells(row), style="bold" if row.policy == OURS else None)
     return table
 
 
@@ -226,6 +256,7 @@ def _cells(row: Row) -> list[str]:
         cell("longest_burst", 1),
         cell("miss_after_miss", 2, worst=False),
         cell("accuracy", 2, 100, worst=False),
+        cell("in_time", 2, 100, worst=False),
         cell("regret", 2, 100),
         cell("mean_power_w", 2, worst=False),
         cell("over_j", 1, worst=False),
@@ -249,6 +280,83 @@ def _fields(found: dict[str, dict[float, list[Row]]], seeds: int) -> dict[str, A
             for workload, by_rate in found.items()
         },
     }
+
+
+_Verdicts = dict[tuple[str, float, str], Verdict]
+
+
+def _goal_table(verdicts: _Verdicts) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        collapse_padding=True,
+        caption=f"{_broken(verdicts)} of {len(verdicts)} rows break a goal\n"
+        "in time: right and not late;  rival: the best in time of those that keep the limits;  "
+        "burst: most misses in a row, mean over the seeds;  goals: those of goals.py",
+    )
+    for heading in ("scenario", "target", "policy"):
+        table.add_column(heading, no_wrap=True)
+    for heading in (
+        "misses %",
+        "burst",
+        "10 s %",
+        "switches/min",
+        "in time %",
+        "rival",
+        "in time %",
+        "burst",
+        "oracle",
+        "broken",
+    ):
+        table.add_column(heading, justify="left" if heading in ("rival", "broken") else "right")
+    for (workload, miss_rate, policy), verdict in verdicts.items():
+        ours, rival = verdict.row, verdict.rival
+        table.add_row(
+            workload,
+            f"{miss_rate:.3g}",
+            policy,
+            _number(ours, "miss_rate", 2, 100),
+            _number(ours, "longest_burst", 1),
+            f"{100 * ours.worst['excess']:.1f}" if "excess" in ours.worst else "–",
+            _number(ours, "switches_per_min", 1),
+            _number(ours, "in_time", 2, 100),
+            "–" if rival is None else rival.policy,
+            "–" if rival is None else _number(rival, "in_time", 2, 100),
+            "–" if rival is None else _number(rival, "longest_burst", 1),
+            _number(verdict.oracle, "in_time", 2, 100),
+            ", ".join(verdict.broken),
+            style="bold" if verdict.broken else None,
+        )
+    return table
+
+
+def _goal_fields(verdicts: _Verdicts, seeds: int) -> dict[str, Any]:
+    """Return what `--json` prints: of each row ours, the best rival, the oracle, what is broken."""
+    return {
+        "seeds": seeds,
+        "rows": [
+            {
+                "scenario": workload,
+                "miss_rate": miss_rate,
+                "policy": policy,
+                "figures": verdict.row.fields(),
+                "rival": verdict.rival and verdict.rival.policy,
+                "rival_figures": verdict.rival and verdict.rival.fields(),
+                "oracle_figures": verdict.oracle.fields(),
+                "broken": verdict.broken,
+            }
+            for (workload, miss_rate, policy), verdict in verdicts.items()
+        ],
+        "broken": _broken(verdicts),
+    }
+
+
+def _broken(verdicts: _Verdicts) -> int:
+    return sum(bool(verdict.broken) for verdict in verdicts.values())
+
+
+def _number(row: Row, name: str, digits: int, scale: float = 1.0) -> str:
+    return f"{scale * row.mean[name]:.{digits}f}" if name in row.mean else "–"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from benchmarks.simulation.run import RunFigures, Workload, simulate
 from ffn_edge.device.cores import usable_processors
 from ffn_edge.errors import FfnEdgeError
 
+OURS = "adaptive"
 BEST_STATIC = "best static"
 # What a policy may do beyond its target before the comparison marks it.
 MISSES_ALLOWED, EXCESS_ALLOWED = 1.5, 0.02
@@ -34,7 +35,8 @@ class Sweep:
 
     Attributes:
         workloads: scenarios or traces.
-        policies: by name; the oracle is run besides.
+        policies: by name; the oracle is run besides. Frame counts that a workload has no engine
+            for are left out there.
         seeds: the noise of each run.
         miss_rates: the targets.
         spec: what the board is like.
@@ -50,15 +52,31 @@ class Sweep:
     keep: bool = True
 
 
-def compare(sweep: Sweep, on_done: Callable[[int, int], None]) -> Results:
+def compare(
+    sweep: Sweep, on_done: Callable[[int, int], None], known: Results | None = None
+) -> Results:
     """Run it all, by as many processes as there are cores.
 
     Args:
         sweep: what to run.
         on_done: is called with how many parts of how many are done.
+        known: what need not be run again.
     """
-    jobs = [(sweep, workload, seed) for workload in sweep.workloads for seed in sweep.seeds]
-    results: Results = defaultdict(dict)
+    results: Results = defaultdict(dict, known or {})
+    left = {
+        workload.name: [
+            policy
+            for policy in (*sweep.policies, ORACLE)
+            if any((workload.name, rate, policy) not in results for rate in sweep.miss_rates)
+        ]
+        for workload in sweep.workloads
+    }
+    jobs = [
+        (replace(sweep, policies=left[workload.name]), workload, seed)
+        for workload in sweep.workloads
+        for seed in sweep.seeds
+        if left[workload.name]
+    ]
     for done, (workload, seed, part) in enumerate(_finished(jobs), start=1):
         for (miss_rate, policy), figures in part.items():
             results[workload, miss_rate, policy][seed] = figures
@@ -102,8 +120,11 @@ def _ignore_interrupt() -> None:
 def _run(job: _Job) -> _Part:
     """Run every policy on one workload with one seed."""
     sweep, workload, seed = job
+    served = {f"static-{frames}" for frames in frames_of(workload, sweep.spec)}
     part = {}
-    for policy in (*sweep.policies, ORACLE):
+    for policy in sweep.policies:
+        if policy.startswith("static-") and policy not in served:
+            continue
         chooser = None if policy == ORACLE else named(policy)
         aims = policy != ORACLE and not policy.startswith("static-")
         figures = None
@@ -114,6 +135,11 @@ def _run(job: _Job) -> _Part:
                 ).figures
             part[miss_rate, policy] = figures
     return workload.name, seed, part
+
+
+def frames_of(workload: Workload, spec: BoardSpec) -> list[int]:
+    """Return the frame counts that a workload has engines for."""
+    return [point.frames for point in workload.device(spec, 0, 0.5).setting.points]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +172,11 @@ class Row:
 
 def rows(results: Results, sweep: Sweep, workload: str, miss_rate: float) -> list[Row]:
     """Return a row for each policy, the best static one in hindsight, and the oracle, last."""
-    by_seed = {policy: results[workload, miss_rate, policy] for policy in (*sweep.policies, ORACLE)}
+    by_seed = {
+        policy: results[workload, miss_rate, policy]
+        for policy in (*sweep.policies, ORACLE)
+        if (workload, miss_rate, policy) in results
+    }
     pooled = [_row(policy, seeds, by_seed[ORACLE], miss_rate) for policy, seeds in by_seed.items()]
     static = [row for row in pooled if row.policy.startswith("static-")]
     kept = [
@@ -175,6 +205,7 @@ def _row(
             "longest_burst",
             "miss_after_miss",
             "accuracy",
+            "in_time",
             "switches_per_min",
             "mean_power_w",
             "over_j",
@@ -184,9 +215,7 @@ def _row(
             "decision_p99_us",
         )
     }
-    columns["regret"] = [
-        oracle[seed].accuracy - figures.accuracy for seed, figures in seeds.items()
-    ]
+    columns["regret"] = [oracle[seed].in_time - figures.in_time for seed, figures in seeds.items()]
     known = {
         name: [value for value in values if value is not None] for name, values in columns.items()
     }
@@ -197,7 +226,7 @@ def _row(
     if misses:
         mean["miss_after_miss"] = sum(run.misses_in_a_row for run in runs) / misses
     worst = {name: float(max(values)) for name, values in known.items()}
-    worst["accuracy"] = min(run.accuracy for run in runs)
+    worst |= {name: min(known[name]) for name in ("accuracy", "in_time")}
     best = list(oracle.values())
     return Row(
         policy=policy,

@@ -25,6 +25,7 @@ class Figures:
         misses_in_a_row: how many of these followed another miss.
         longest_burst: most misses in a row.
         accuracy: mean over the inferences, in 0..1; in a stream each counts for its period.
+        in_time: the same, where an inference that was late counts for nothing: right and not late.
         switches_per_min: changes of the frame count.
         share: of the inferences, by frame count.
         mean_power_w: the board's true mean; None if it is not known.
@@ -41,6 +42,7 @@ class Figures:
     misses_in_a_row: int
     longest_burst: int
     accuracy: float
+    in_time: float
     switches_per_min: float
     share: dict[int, float]
     mean_power_w: float | None
@@ -68,6 +70,7 @@ class Tally:
         self._accuracy = [point.accuracy or 0.0 for point in points]
         self._periods_s = [point.period_s or 1.0 for point in points]
         self._counts = [0] * len(points)
+        self._late = [0] * len(points)
         self._misses = self._in_a_row = self._burst = self._longest = 0
         self._switches = 0
         self._last: Step | None = None
@@ -88,6 +91,7 @@ class Tally:
         self._last = step
         if step.missed:
             self._misses += 1
+            self._late[step.index] += 1
             self._in_a_row += self._burst > 0
             self._burst += 1
             self._longest = max(self._longest, self._burst)
@@ -127,15 +131,16 @@ class Tally:
             self._over_j = max(0.0, energy_j - battery_j)
             self._excess = self._over_j / battery_j
         count = sum(self._counts)
+        seconds = np.multiply(self._counts, self._periods_s)
+        in_time_s = np.multiply(np.subtract(self._counts, self._late), self._periods_s)
         median_us, p99_us = np.quantile(self._decisions_us, (0.5, 0.99))
         return Figures(
             inferences=count,
             misses=self._misses,
             misses_in_a_row=self._in_a_row,
             longest_burst=self._longest,
-            accuracy=float(
-                np.average(self._accuracy, weights=np.multiply(self._counts, self._periods_s))
-            ),
+            accuracy=float(np.dot(self._accuracy, seconds) / seconds.sum()),
+            in_time=float(np.dot(self._accuracy, in_time_s) / seconds.sum()),
             switches_per_min=self._switches / length_s * 60,
             share={t: n / count for t, n in zip(self._frames, self._counts, strict=True)},
             mean_power_w=energy_j / length_s if energy_j else None,

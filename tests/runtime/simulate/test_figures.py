@@ -61,12 +61,20 @@ def test_accuracy_share_and_switches_follow_from_the_choices() -> None:
     assert found.mean_power_w == pytest.approx(1.0)
 
 
+def test_in_time_is_what_is_right_and_not_late() -> None:
+    # Of 0.4, 0.6, 0.6, 0.4 the second and the last came too late.
+    found = figures([0, 1, 1, 0], ".x.x")
+    assert found.in_time == pytest.approx((0.4 + 0.6) / 4)
+    assert found.accuracy == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("live", [True, False])
 def test_in_a_stream_accuracy_is_of_its_time_and_not_of_its_frames(live: bool) -> None:
     streamed = Setting(points=POINTS).streamed(2.0, live=live)
     # Two seconds at each rate.
-    found = figures([0] * 4 + [1] * 8, points=streamed.points)
+    found = figures([0] * 4 + [1] * 8, "...." + "xxxx....", points=streamed.points)
     assert found.accuracy == pytest.approx((0.4 + 0.6) / 2)
+    assert found.in_time == pytest.approx((0.4 + 0.6 / 2) / 2)
 
 
 def test_the_worst_window_of_ten_seconds_is_found() -> None:
