@@ -274,6 +274,7 @@ def test_the_audit_s_boards_are_the_same_whatever_is_chosen(scenario: Scenario) 
     assert all(seen[0][time_s] == seen[1][time_s] for time_s in shared)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", scenarios.AUDIT, ids=lambda each: each.name)
 def test_the_audit_can_be_kept_by_who_knows(scenario: Scenario) -> None:
     figures = simulate(scenario, None, 1, 0.01).figures
