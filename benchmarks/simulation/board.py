@@ -1,6 +1,6 @@
 """A simulated board: latency, heat, power and what disturbs them. No value was read off a real one.
 
-    latency = (base · noise · contention · memory · own · clocks, + cold) + waits + preemptions
+    latency = (base · noise · contention · memory · own · clocks + cold) + waits + interruptions
 
 Every random number follows from the seed and the number of the hop (of the sample, for the
 sensor): all policies meet the same noise, waits, spikes and contention at the same time, and the
@@ -30,7 +30,7 @@ WINDOW_S = 2.0  # ... and its window
 # A clock that is lowered lets the voltage fall with it: dynamic power goes with f · V², here f².
 _POWER_EXPONENT = 2.0
 _PROFILED = 50  # inferences that the policy's profile holds
-_COLD_S = 1.0  # an engine that did not run for so long is cold
+_PAUSE_S = 1.0  # what rested for so long has to wake
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,8 +189,8 @@ class BoardSpec:
         sensor: of the power.
         period_s: from one frame of the camera to the next, unless a phase says another.
         clocks: of the GPU, and of the memory.
-        cold_ms: how much longer the first inference takes after another engine's, or a pause of
-            more than a second.
+        cold_ms: how much longer an engine's inference takes that follows another engine's, ...
+        wake_ms: ... and one, of any, that follows a pause of more than a second.
         profile: in what the policy's differs from all this.
     """
 
@@ -220,6 +220,7 @@ class BoardSpec:
     period_s: float = PERIOD_S
     clocks: tuple[Clock, ...] = ()
     cold_ms: float = 0.0
+    wake_ms: float = 0.0
     profile: Profile = field(default_factory=Profile)
 
     def setting(self) -> Setting:
@@ -368,9 +369,10 @@ class Board:
         own_ms = [ms * factor for ms in self._phase_ms]
         for modes in self._modes:
             own_ms = [ms * slower for ms, slower in zip(own_ms, modes.slower(), strict=True)]
-        if self._spec.cold_ms:
-            last = None if now - self._worked_s > _COLD_S else self._last
-            own_ms = [ms + self._spec.cold_ms * (i != last) for i, ms in enumerate(own_ms)]
+        if self._last is not None:
+            wake_ms = self._spec.wake_ms if now - self._worked_s > _PAUSE_S else 0.0
+            cold_ms = self._spec.cold_ms
+            own_ms = [ms + wake_ms + cold_ms * (i != self._last) for i, ms in enumerate(own_ms)]
         waits_ms = self._waits_ms()
         self.latencies_ms = [ms + waits_ms + self._interrupted_ms(ms) for ms in own_ms]
         self._own = [own / ms for own, ms in zip(own_ms, self.latencies_ms, strict=True)]
