@@ -99,6 +99,7 @@ class LiveView:
         self._note = note
         self._cameras = cameras
         self._latest: dict[str, Result] = {}
+        self._power_w: float | None = None  # of a machine that tells it less often than it infers
         self._live = Live(
             console=console,
             get_renderable=self._render,
@@ -118,6 +119,9 @@ class LiveView:
         """Show a result at the next redraw."""
         kept = self._latest if result.source in self._cameras else {}
         self._latest = {**kept, result.source: result}
+        sensed = result.observation.sensed
+        if sensed.power_w is not None or sensed.fault is not None:
+            self._power_w = sensed.power_w
 
     def _render(self) -> Group | Text:
         latest = self._latest
@@ -153,7 +157,7 @@ class LiveView:
             (f"{result.frames} frames", "bold cyan"),
             "   ",
             (f"{result.latency_ms:.1f} ms{deadline}", "bold red" if result.missed else "green"),
-            "" if sensed.power_w is None else f"   {sensed.power_w:.2f} W{budget}",
+            "" if self._power_w is None else f"   {self._power_w:.2f} W{budget}",
             f"{heat}   {sensed.throttled or ''}",
         )
 

@@ -400,6 +400,7 @@ class Board:
 
     def work(self, index: int, until: float) -> None:
         """Run the engine of `points[index]` to a time."""
+        self._account.worked_s += until - self._now
         self._advance(self._rest_w + self._working_w[index] * self._own[index], until)
         self._last, self._worked_s = index, until
 

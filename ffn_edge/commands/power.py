@@ -126,7 +126,11 @@ def _fields(
         "missing": {
             name: {"message": error.message, "hint": error.hint} for name, error in missing.items()
         },
-        "health": {**dataclasses.asdict(health), "throttled": health.throttled},
+        "health": {
+            **dataclasses.asdict(health),
+            "headroom_c": health.headroom_c,
+            "throttled": health.throttled,
+        },
         "power_mode": mode,
     }
 
@@ -186,13 +190,19 @@ def _health_table(health: HealthReading, mode: str | None) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
     table.add_column("", no_wrap=True)
     table.add_column("", overflow="fold")
-    temperatures = [f"{name} {celsius:.1f} °C" for name, celsius in health.temperatures_c.items()]
+    temperatures = [
+        f"{name} {celsius:.1f} °C"
+        + (f" of {health.trips_c[name]:.1f}" if name in health.trips_c else "")
+        for name, celsius in health.temperatures_c.items()
+    ]
+    left_c = health.headroom_c
     gpu = _megahertz(health.gpu_hz)
     if health.gpu_hz is not None and health.gpu_max_hz is not None:
         gpu += f" of {_megahertz(health.gpu_max_hz)}"
     events = health.over_current_events
     for name, found in (
         ("temperatures", ", ".join(temperatures) or "unknown"),
+        ("until hot or critical", "unknown" if left_c is None else f"{left_c:.1f} °C"),
         ("throttled by", health.throttled or "nothing that is known"),
         (
             "over-current",

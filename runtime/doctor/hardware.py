@@ -12,6 +12,7 @@ from ffn_edge.device.jetson import fastest_power_mode
 from ffn_edge.runtime.doctor.host import Host, existing
 from ffn_edge.runtime.doctor.report import Failure, Line
 from ffn_edge.runtime.machine.health import Health
+from ffn_edge.runtime.machine.machine import MEMORY_CLOCK, clocks_now
 from ffn_edge.runtime.power.ina import find_rails
 from ffn_edge.runtime.power.rapl import find_packages
 
@@ -65,6 +66,7 @@ def board_lines(host: Host) -> Iterator[Line]:
     if jetpack is not None:
         yield Line("JetPack", jetpack)
     yield _power_mode_line(host)
+    yield _memory_clock_line(host)
 
 
 def _power_mode_line(host: Host) -> Line:
@@ -85,6 +87,22 @@ def _power_mode_line(host: Host) -> Line:
         f"{mode}, not {fastest[1]}; an engine is tuned for the mode it is built in",
         "note",
         switch,
+    )
+
+
+def _memory_clock_line(host: Host) -> Line:
+    clock = clocks_now(host.root).memory
+    if clock is not None:
+        return Line("memory clock", str(clock))
+    folder = host.root / MEMORY_CLOCK
+    files = " ".join(str(folder / name) for name in ("rate", "min_rate", "max_rate"))
+    return Line(
+        "memory clock",
+        "not known: a profile that was made at another one would be trusted",
+        "note",
+        f"sudo chmod a+x {host.root / 'sys/kernel/debug'} && sudo chmod a+r {files} "
+        f"{folder / 'mrq_rate_locked'}, after each start of the machine; sudo jetson_clocks fixes "
+        "it.",
     )
 
 

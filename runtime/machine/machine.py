@@ -18,6 +18,7 @@ from pathlib import Path
 from ffn_edge.device.cores import cpu_quota, usable_cores
 from ffn_edge.device.jetson import board_model
 from ffn_edge.device.sysfs import number_in, text_of
+from ffn_edge.files.schema import Above0
 
 # The GPU of a Jetson: "17000000.gpu", on earlier kernels "17000000.ga10b" (Orin) and the like; on a
 # Thor "gpu-gpc-0", the part that computes. "gpu-nvd-0" there is its video engines.
@@ -88,6 +89,48 @@ class Clocks:
     cpu: ClockRange | None = None
     gpu: ClockRange | None = None
     memory: ClockRange | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardSetting:
+    """How a graphics card is set; None where it does not tell.
+
+    Clocks that are locked (`nvidia-smi -lgc`) can be set through NVML, and not be asked for.
+
+    Attributes:
+        application_mhz: what its GPU runs at where nothing else limits it; and
+        highest_mhz: what it may rise to.
+        memory_application_mhz: the same of its memory.
+        memory_highest_mhz: the same of its memory.
+        power_limit_w: the one that its driver enforces.
+    """
+
+    application_mhz: Above0 | None = None
+    highest_mhz: Above0 | None = None
+    memory_application_mhz: Above0 | None = None
+    memory_highest_mhz: Above0 | None = None
+    power_limit_w: Above0 | None = None
+
+    def differences(self, other: CardSetting) -> dict[str, tuple[str, str]]:
+        """Return of what differs by more than 2 % both values in words, by name."""
+        pairs = (
+            (what, getattr(self, field), getattr(other, field), unit)
+            for what, (field, unit) in _CARD_FIELDS.items()
+        )
+        return {
+            what: (f"{mine:g} {unit}", f"{theirs:g} {unit}")
+            for what, mine, theirs, unit in pairs
+            if mine and theirs and not math.isclose(mine, theirs, rel_tol=_SAME_CLOCK)
+        }
+
+
+_CARD_FIELDS = {
+    "application clock": ("application_mhz", "MHz"),
+    "highest clock": ("highest_mhz", "MHz"),
+    "memory's application clock": ("memory_application_mhz", "MHz"),
+    "memory's highest clock": ("memory_highest_mhz", "MHz"),
+    "power limit": ("power_limit_w", "W"),
+}
 
 
 def clocks_now(root: Path = Path("/")) -> Clocks:

@@ -65,6 +65,7 @@ class Metrics(Output):
             "over_currents", "Over-currents that the device told of", **where
         )
         self._latest: Observation | None = None
+        self._power_w: float | None = None  # the latest: it is told less often than inferences end
         client.Info("build", "The release", **where).info({"version": ffn_edge.__version__})
         client.ProcessCollector(registry=self._registry)
         self._registry.register(self)
@@ -85,6 +86,8 @@ class Metrics(Output):
             series.missed.inc()
         self._latest = result.observation
         sensed = self._latest.sensed
+        if sensed.power_w is not None or sensed.fault is not None:
+            self._power_w = sensed.power_w
         if sensed.energy_j:
             self._energy.inc(sensed.energy_j)
         if sensed.over_current:
@@ -137,7 +140,7 @@ class Metrics(Output):
         sensed, limits = self._latest.sensed, self._latest.limits
         deadline_ms = self._latest.deadline_ms
         for name, text, value in (
-            ("power_watts", "What is drawn", sensed.power_w),
+            ("power_watts", "What is drawn", self._power_w),
             ("power_budget_watts", "What may be drawn", limits.power_w),
             ("deadline_seconds", "What an inference may take", deadline_ms and deadline_ms / 1000),
             ("throttled", "Whether the device slows itself down", sensed.throttled is not None),

@@ -1,7 +1,7 @@
 """Energy from readings of power, and what to think of them. No clock, no I/O, no thread.
 
     account = EnergyAccount()
-    account.add(reading)                                # many times a second
+    account.add(reading)                                # many times a second, or once
     power_w, energy_j, fault = account.take(now)        # after an inference
 
 Power is integrated by the trapezoid rule; a counter of energy needs no more than differences.
@@ -9,26 +9,31 @@ Power is integrated by the trapezoid rule; a counter of energy needs no more tha
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from ffn_edge.runtime.power.meter import PowerReading
 
-_PATIENCE_S = 1.0  # a good reading holds so long
+# A good reading holds so long: of a sensor that is read once a second one may be late, or missing.
+_PATIENCE_S = 2.5
 _MOST_W = 2000.0  # no machine that this runs on draws more
-# Sensors flicker in their last bit. But that is 40 mW at 5 V, and what they show is a mean: on an
-# idle board it repeats for seconds.
-_FROZEN_S, _FROZEN_READINGS = 30.0, 20
+# An idle board, a mean over a second and coarse steps repeat exactly, and rightly so. A sensor that
+# hangs repeats while the work changes: means over so many seconds by a fifth of a core, which is
+# some tenths of a watt. A GPU may work more without that, or all as evenly as ever: where there is
+# work at all, some minutes of exactly the same registers on all rails are enough, too.
+_WORK_S, _WORK_CHANGES, _IS_WORK = 5.0, 0.2, 0.05
+_FROZEN_S, _FROZEN_AT_LAST_S = 30.0, 300.0
 
 
 class Taken(NamedTuple):
     """What `EnergyAccount.take` gives.
 
     Attributes:
-        power_w: the mean since the last call, over the time that was measured; where no reading
-            fell into it, the latest power. None at a fault.
-        energy_j: what was drawn since the last call. None at a fault, and where no reading fell
-            into that time: the next one then covers both.
-        fault: why the power is not known.
+        power_w: the mean power over the time of `energy_j`; and
+        energy_j: what was drawn since the last call that told it. Both are None at a fault, and
+            where no reading fell into that time, which is no news and no fault: the next one then
+            covers both, so that the energies add up.
+        fault: why the power is not known; None is no fault.
     """
 
     power_w: float | None
@@ -39,11 +44,14 @@ class Taken(NamedTuple):
 class EnergyAccount:
     """The energy that was drawn, as far as one meter measured it: it always counts, or never.
 
-    A reading that cannot be true is ignored and counted. More than a second without good readings
-    is counted in `gap_s`, and no energy is made up for it. Everything mends itself when good
-    readings come.
+    A reading that cannot be true is ignored and counted. More than 2.5 seconds without good
+    readings are counted in `gap_s`, and no energy is made up for them. A sensor that repeats
+    exactly is not believed 30 s after the work has changed, or after 5 min of any work: never on
+    an idle machine. Everything mends itself when good readings come.
 
     Attributes:
+        worked_s: what this process has worked so far, in seconds of one core, for whoever adds a
+            reading to set before. Where nobody does, no sensor is called frozen.
         energy_j: in total; it never decreases.
         covered_s: the time that `energy_j` was drawn in.
         gap_s: the time between good readings that `energy_j` knows nothing of.
@@ -53,13 +61,14 @@ class EnergyAccount:
     """
 
     def __init__(self) -> None:
+        self.worked_s = 0.0
         self.energy_j = self.covered_s = self.gap_s = 0.0
         self.power_w: float | None = None
         self.ignored = self.failed = 0
         self._last: PowerReading | None = None  # what the next reading is compared with
         self._accepted_s = 0.0  # when the latest good reading came ...
         self._error: str | None = None  # ... and what came instead of one since
-        self._same, self._same_since_s = 1, 0.0
+        self._repeats: _Repeats | None = None
         self._marked_j = self._marked_s = 0.0
 
     def add(self, reading: PowerReading) -> None:
@@ -68,7 +77,7 @@ class EnergyAccount:
         if watts is not None and not 0 <= watts <= _MOST_W:
             self._ignore(f"it showed {watts:.4g} W, which cannot be")
         elif last is None:
-            self._same_since_s = reading.time_s
+            self._repeats = _Repeats(reading, self.worked_s)
             self._accept(reading, watts)
         elif reading.energy_j is not None:
             assert last.energy_j is not None
@@ -90,8 +99,8 @@ class EnergyAccount:
         silent_s = now - self._accepted_s
         if silent_s > _PATIENCE_S:
             return f"no reading for {silent_s:.1f} s: {self._error or 'the sensor does not answer'}"
-        if self._is_frozen(last.time_s):
-            for_s = last.time_s - self._same_since_s
+        if self._repeats is not None and self._repeats.is_frozen:
+            for_s = self._repeats.for_s
             return f"the sensor has shown exactly {last.total_w:.3f} W for {for_s:.0f} s"
         return None
 
@@ -106,16 +115,14 @@ class EnergyAccount:
         if fault is not None:
             return Taken(None, None, fault)
         if covered_s <= 0:
-            return Taken(self.power_w, None, None)
+            return Taken(None, None, None)
         return Taken(energy_j / covered_s, energy_j, None)
 
     def _integrate(self, reading: PowerReading, last: PowerReading, mean_w: float) -> None:
-        if _shown(reading) == _shown(last):
-            self._same += 1
-        else:
-            self._same, self._same_since_s = 1, reading.time_s
+        if self._repeats is None or not self._repeats.go_on(reading, self.worked_s):
+            self._repeats = _Repeats(reading, self.worked_s)
         elapsed_s = reading.time_s - last.time_s
-        if elapsed_s > _PATIENCE_S or self._is_frozen(reading.time_s):
+        if elapsed_s > _PATIENCE_S or self._repeats.is_frozen:
             self.gap_s += elapsed_s
         else:
             self.energy_j += mean_w * elapsed_s
@@ -146,8 +153,42 @@ class EnergyAccount:
         self.ignored += 1
         self._error = message
 
-    def _is_frozen(self, time_s: float) -> bool:
-        return self._same >= _FROZEN_READINGS and time_s - self._same_since_s >= _FROZEN_S
+
+class _Repeats:
+    """A reading that repeats exactly, and what was worked meanwhile.
+
+    Attributes:
+        for_s: how long.
+        is_frozen: whether the sensor hangs.
+    """
+
+    def __init__(self, reading: PowerReading, worked_s: float) -> None:
+        self._shown = _shown(reading)
+        self._since_s = self._block_s = reading.time_s
+        self._worked_s = self._block_worked_s = worked_s
+        self._least, self._most = math.inf, -math.inf  # cores that worked, each mean of a block
+        self._changed_s = math.inf  # when that was seen to change
+        self.for_s = 0.0
+        self.is_frozen = False
+
+    def go_on(self, reading: PowerReading, worked_s: float) -> bool:
+        """Count one more; return False if it is another, and nothing repeats."""
+        if _shown(reading) != self._shown:
+            return False
+        now = reading.time_s
+        block_s = now - self._block_s
+        if block_s >= _WORK_S:
+            cores = (worked_s - self._block_worked_s) / block_s
+            self._block_s, self._block_worked_s = now, worked_s
+            self._least, self._most = min(self._least, cores), max(self._most, cores)
+            if self._most - self._least >= _WORK_CHANGES:
+                self._changed_s = min(self._changed_s, now)
+        self.for_s = now - self._since_s
+        works = worked_s - self._worked_s >= _IS_WORK * self.for_s
+        self.is_frozen = now - self._changed_s >= _FROZEN_S or (
+            works and self.for_s >= _FROZEN_AT_LAST_S
+        )
+        return True
 
 
 def _shown(reading: PowerReading) -> tuple[object, ...]:

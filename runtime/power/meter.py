@@ -21,6 +21,7 @@ class PowerReading:
             where the sensor gives power alone.
         registers: what the sensor showed, before powers were made of it; empty where it gives
             nothing else.
+        clocks_mhz: of a card's GPU and memory, where the same device tells them.
     """
 
     time_s: float
@@ -28,6 +29,7 @@ class PowerReading:
     rails_w: Mapping[str, float]
     energy_j: float | None = None
     registers: tuple[int, ...] = ()
+    clocks_mhz: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The power of an NVIDIA graphics card, through NVML (`nvidia-ml-py`, imported only here)."""
+"""An NVIDIA graphics card's power and clocks, by NVML (`nvidia-ml-py`, imported only here)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from ffn_edge.errors import SensorError
+from ffn_edge.runtime.machine.machine import CardSetting
 from ffn_edge.runtime.power.meter import Averaging, PowerReading
 
 
@@ -72,7 +73,42 @@ class NvmlMeter:
         if power_mw is None and energy_j is None:
             raise SensorError("NVML tells neither power nor energy now", "was its driver reset?")
         total_w = None if power_mw is None else power_mw / 1e3
-        return PowerReading(time_s=now, total_w=total_w, rails_w={}, energy_j=energy_j)
+        return PowerReading(
+            time_s=now,
+            total_w=total_w,
+            rails_w={},
+            energy_j=energy_j,
+            clocks_mhz=self._clocks_mhz(),
+        )
+
+    def setting(self) -> CardSetting:
+        """Ask the card how it is set. What it does not tell is None; nothing is raised."""
+        nvml = self._nvml
+        gpu, memory = nvml.NVML_CLOCK_GRAPHICS, nvml.NVML_CLOCK_MEM
+        set_to = nvml.NVML_CLOCK_ID_APP_CLOCK_TARGET
+        limit_mw = self._told(nvml.nvmlDeviceGetEnforcedPowerLimit)
+        return CardSetting(
+            application_mhz=self._told(nvml.nvmlDeviceGetClock, gpu, set_to),
+            highest_mhz=self._told(nvml.nvmlDeviceGetMaxClockInfo, gpu),
+            memory_application_mhz=self._told(nvml.nvmlDeviceGetClock, memory, set_to),
+            memory_highest_mhz=self._told(nvml.nvmlDeviceGetMaxClockInfo, memory),
+            power_limit_w=None if limit_mw is None else limit_mw / 1e3,
+        )
+
+    def _clocks_mhz(self) -> tuple[float, ...]:
+        """Return the clocks of GPU and memory now, as far as they are told."""
+        nvml = self._nvml
+        gpu_mhz = self._told(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_GRAPHICS)
+        if gpu_mhz is None:
+            return ()
+        memory_mhz = self._told(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM)
+        return (gpu_mhz,) if memory_mhz is None else (gpu_mhz, memory_mhz)
+
+    def _told(self, call: Callable[..., int], *which: int) -> int | None:
+        """Ask the card one thing that is no matter of power; None if it is 0, or not told."""
+        with suppress(self._nvml.NVMLError):
+            return call(self._card, *which) or None
+        return None
 
     def _power_mw(self) -> int | None:
         return self._supported(self._nvml.nvmlDeviceGetPowerUsage)

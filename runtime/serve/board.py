@@ -292,6 +292,7 @@ class _Camera:
     why: str = ""
     still: bool = False
     result: Result | None = None
+    power_w: float | None = None  # the latest: it is told less often than answers come
     answered_at: float = 0.0
     verdicts: deque[bool] = field(default_factory=lambda: deque(maxlen=_JUDGED))
     judged: int = 0
@@ -302,6 +303,9 @@ class _Camera:
 
     def answered(self, result: Result, now: float) -> None:
         self.result, self.answered_at, self.still = result, now, False
+        sensed = result.observation.sensed
+        if sensed.power_w is not None or sensed.fault is not None:
+            self.power_w = sensed.power_w
         self.answered_s = time.monotonic()
         if self.judged == _JUDGED:
             self.late -= self.verdicts[0]
@@ -334,7 +338,7 @@ class _Camera:
             "late": self.late,
             "judged": self.judged,
             "miss_rate": observation.limits.miss_rate,
-            "power_w": _rounded(sensed.power_w),
+            "power_w": _rounded(self.power_w),
             "budget_w": _rounded(observation.limits.power_w),
             "temperature_c": _rounded(sensed.temperature_c),
             "throttled": sensed.throttled,

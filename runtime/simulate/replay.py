@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
 from ffn_edge.runtime.policy.adaptive import Adaptive
-from ffn_edge.runtime.policy.interface import Controller, Limits, Sensed
+from ffn_edge.runtime.policy.interface import Controller, Limits, Observation, Sensed
 from ffn_edge.runtime.simulate.drive import drive
 from ffn_edge.runtime.simulate.figures import Figures, Tally
 from ffn_edge.runtime.trace import Trace
@@ -36,8 +36,8 @@ class Replay:
     """A `SimulatedDevice` that is as slow, as hot and as power-hungry as the recorded one was.
 
     How much slower than its profile the engine was that ran holds for every engine at the same
-    time. The power holds likewise: measured over expected. Where it was not measured, the last
-    known factor holds; where the profile has no power, there is none here.
+    time. The power holds likewise: measured over expected, since it was told before. Where it was
+    not measured, the last known factor holds; where the profile has no power, there is none here.
 
     Attributes:
         length_s: from the start of the first inference to the end of the last.
@@ -73,6 +73,7 @@ class Replay:
         self._over_current = 0
         self._now = 0.0
         self._sensed_s = self._sensed_j = 0.0
+        self._told_s, self._busy_mj = first.now, 0.0  # when the power was, and the engines' since
         self._next()
 
     def begin(self, now: float) -> list[float]:
@@ -93,9 +94,10 @@ class Replay:
         """Return what the sensors said then, but for the power, which follows from the engine."""
         seen = self._observations[self._number].sensed
         energy_j, elapsed = self.energy_j - self._sensed_j, now - self._sensed_s
-        self._sensed_j, self._sensed_s = self.energy_j, now
-        over_current, self._over_current = self._over_current, 0
         known = self._has_power and seen.power_w is not None
+        if known or seen.fault is not None:  # else it is no news, and the next covers both
+            self._sensed_j, self._sensed_s = self.energy_j, now
+        over_current, self._over_current = self._over_current, 0
         return replace(
             seen,
             power_w=energy_j / elapsed if known else None,
@@ -116,13 +118,19 @@ class Replay:
         self._over_current += seen.sensed.over_current
         self.limits = self._shifted(seen.limits)
         self.source_frames = seen.source_frames
-        if self._has_power and seen.sensed.power_w is not None and self._number > 0:
-            elapsed_ms = (seen.now - self._observations[self._number - 1].now) * 1e3
-            engine_w = dict(zip(self._base_ms, self._engine_w, strict=True))
-            busy_mj = sum(engine_w[frames] * min(ms, elapsed_ms) for frames, ms in ran)
-            expected_w = self._idle_w + busy_mj / elapsed_ms
-            if expected_w > 0:
-                self._factor = seen.sensed.power_w / expected_w
+        if self._has_power and self._number > 0:
+            self._learn_power(seen, ran)
+
+    def _learn_power(self, seen: Observation, ran: Sequence[tuple[int, float]]) -> None:
+        engine_w = dict(zip(self._base_ms, self._engine_w, strict=True))
+        gap_ms = (seen.now - self._observations[self._number - 1].now) * 1e3
+        self._busy_mj += sum(engine_w[frames] * min(ms, gap_ms) for frames, ms in ran)
+        power_w = seen.sensed.power_w
+        expected_w = self._idle_w + self._busy_mj / 1e3 / (seen.now - self._told_s)
+        if power_w is not None and expected_w > 0:
+            self._factor = power_w / expected_w
+        if power_w is not None or seen.sensed.fault is not None:
+            self._told_s, self._busy_mj = seen.now, 0.0
 
     def _start_s(self, number: int) -> float:
         seen = self._observations[number]

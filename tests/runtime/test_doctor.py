@@ -363,6 +363,16 @@ def test_cameras_and_sensors_without_permission_come_with_the_command_that_opens
     assert report.works
 
 
+def test_a_memory_clock_that_only_root_may_read_is_told_with_the_remedy(jetson: Computer) -> None:
+    unknown = line(jetson.examine(), "Board", "memory clock")
+    assert unknown.status == "note"
+    assert "sys/kernel/debug/bpmp/debug/clk/emc/mrq_rate_locked" in unknown.remedy
+    for name in ("rate", "min_rate", "max_rate"):
+        jetson.write(f"sys/kernel/debug/bpmp/debug/clk/emc/{name}", "3199000000\n")
+    known = line(jetson.examine(), "Board", "memory clock")
+    assert (known.status, known.found) == ("ok", "fixed at 3199 MHz")
+
+
 def test_a_thermal_zone_that_is_switched_off_is_left_out(jetson: Computer) -> None:
     jetson.write("sys/class/thermal/thermal_zone0/temp", "")
     assert line(jetson.examine(), "Sensors", "temperatures").found == "gpu-thermal"

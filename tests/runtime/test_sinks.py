@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -155,6 +155,16 @@ def shown_by(results: list[Result]) -> str:
         for result in results:
             view.write(result)
     return text.getvalue()
+
+
+@pytest.mark.parametrize(("fault", "is_shown"), [(None, True), ("it is gone", False)])
+def test_the_live_view_keeps_a_power_that_is_told_seldom(
+    fault: str | None, is_shown: bool, new_result: NewResult
+) -> None:
+    told = new_result()
+    silent = replace(told.observation, sensed=Sensed(fault=fault))
+    shown = shown_by([told, new_result(observation=silent)])
+    assert ("7.25 W of 10 W" in shown) == is_shown
 
 
 def test_before_the_first_result_the_live_view_says_what_it_waits_for() -> None:

@@ -209,14 +209,16 @@ def test_the_account_finds_the_energy_that_the_board_drew() -> None:
 
 @pytest.mark.parametrize(("state", "said"), [("gone", "does not answer"), ("frozen", "exactly")])
 def test_a_sensor_that_fails_is_a_fault_and_comes_back(state: str, said: str) -> None:
-    bad = replace(CALM, duration_s=40.0, sensor=state)  # type: ignore[arg-type]
+    bad = replace(CALM, duration_s=60.0, sensor=state)  # type: ignore[arg-type]
     made = board(SYNTHETIC, replace(CALM, duration_s=10.0), bad)
     faults = {}
-    for hop in range(240):
+    for hop in range(320):
         now = hop * PERIOD_S
-        made.begin(now)
+        index = 0 if now < 20 else 2  # a sensor that repeats is frozen only where the work changes
+        ms = made.begin(now)
+        made.work(index, now + ms[index] / 1e3)
         made.rest(now + PERIOD_S)
         faults[now] = made.sense(now + PERIOD_S).fault
     assert faults[9.5] is None
-    assert said in (faults[49.5] or "")
-    assert faults[59.5] is None
+    assert said in (faults[69.5] or "")
+    assert faults[79.5] is None

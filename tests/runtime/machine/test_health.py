@@ -30,6 +30,11 @@ def zone(write: Write, number: int, kind: str, temp: object) -> None:
     write(f"sys/class/thermal/thermal_zone{number}/temp", temp)
 
 
+def trip(write: Write, number: int, point: int, kind: str, temp: object) -> None:
+    write(f"sys/class/thermal/thermal_zone{number}/trip_point_{point}_type", kind)
+    write(f"sys/class/thermal/thermal_zone{number}/trip_point_{point}_temp", temp)
+
+
 def cooling(write: Write, number: int, kind: str, state: object, highest: int) -> None:
     folder = f"sys/class/thermal/cooling_device{number}"
     write(f"{folder}/type", kind)
@@ -111,3 +116,56 @@ def test_a_zone_that_disappears_is_left_out_and_comes_back(write: Write, tmp_pat
     assert health.read().temperatures_c == {}
     path.write_text("51000\n")
     assert health.read().hottest_c == 51.0
+
+
+def test_headroom_is_to_the_lowest_hot_or_critical_trip_point_of_the_nearest_zone(
+    write: Write, tmp_path: Path
+) -> None:
+    zone(write, 0, "cpu-thermal", 80_000)
+    trip(write, 0, 0, "active", 50_000)
+    trip(write, 0, 1, "passive", 85_000)
+    trip(write, 0, 2, "critical", 104_500)
+    trip(write, 0, 3, "hot", 102_000)
+    zone(write, 1, "tj-thermal", 84_000)
+    trip(write, 1, 10, "critical", 99_000)
+    zone(write, 2, "soc-thermal", 98_000)
+    trip(write, 2, 0, "passive", 99_000)
+    reading = Health(tmp_path).read()
+    assert reading.trips_c == {"cpu-thermal": 102.0, "tj-thermal": 99.0}
+    assert (reading.headroom_c, reading.hottest_c) == (15.0, 98.0)
+    write("sys/class/thermal/thermal_zone1/temp", "-256000")
+    assert Health(tmp_path).read().headroom_c == 22.0
+
+
+@pytest.mark.parametrize("temp", [0, -274_000, -1, 200_001, 2**31 - 1, "garbage", ""])
+def test_a_trip_point_that_cannot_be_is_none(temp: object, write: Write, tmp_path: Path) -> None:
+    zone(write, 0, "cpu-thermal", 80_000)
+    trip(write, 0, 0, "critical", temp)
+    assert Health(tmp_path).read().headroom_c is None
+    trip(write, 0, 1, "critical", 200_000)
+    assert Health(tmp_path).read().headroom_c == 120.0
+
+
+def test_trip_points_are_read_once(write: Write, tmp_path: Path) -> None:
+    zone(write, 0, "cpu-thermal", 80_000)
+    trip(write, 0, 0, "critical", 100_000)
+    health = Health(tmp_path)
+    trip(write, 0, 0, "critical", 90_000)
+    write("sys/class/thermal/thermal_zone0/temp", 85_000)
+    assert health.read().headroom_c == 15.0
+
+
+@pytest.mark.parametrize("memory", [None, "", 0, -1])
+def test_a_user_is_told_the_clock_of_the_gpu_alone(
+    memory: object, write: Write, tmp_path: Path
+) -> None:
+    assert Health(tmp_path).clocks_mhz() == ()
+    clock = write("sys/class/devfreq/17000000.gpu/cur_freq", 918_000_000)
+    rate = "sys/kernel/debug/bpmp/debug/clk/emc/rate"
+    if memory is not None:
+        write(rate, memory)
+    assert Health(tmp_path).clocks_mhz() == (918.0,)
+    write(rate, 3_199_000_000)
+    assert Health(tmp_path).clocks_mhz() == (918.0, 3199.0)
+    clock.write_text("0\n")
+    assert Health(tmp_path).clocks_mhz() == ()

@@ -72,6 +72,14 @@ def test_sensors_are_in_base_units_and_what_was_not_measured_is_absent(new_resul
     assert found[key("throttled")] == 1
 
 
+def test_power_that_is_told_seldom_stays_until_it_is_told_again_or_fails(new_result: Any) -> None:
+    metrics, shown = Metrics(), []
+    for sensed in (Sensed(power_w=7.5), Sensed(), Sensed(fault="it is gone"), Sensed()):
+        metrics.result(new_result(sensed=sensed))
+        shown.append(scraped(metrics).get(key("power_watts")))
+    assert shown == [7.5, 7.5, None, None]
+
+
 def test_cameras_and_outputs_are_asked_at_each_scrape() -> None:
     cameras = [CameraState("door", up=True, received=100, dropped=3)]
     outputs = [Status(name="mqtt", sent=5, dropped=1, waiting=2, fault="away")]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ffn_edge.errors import SensorError
+from ffn_edge.runtime.machine.machine import CardSetting
 from ffn_edge.runtime.power import nvml
 from ffn_edge.runtime.power.nvml import NvmlMeter, visible_gpu
 
@@ -45,6 +46,7 @@ class DriverNotLoadedError(NVMLError):
 class Driver(ModuleType):
     """Two cards. What is an exception is raised."""
 
+    NVML_CLOCK_GRAPHICS, NVML_CLOCK_MEM, NVML_CLOCK_ID_APP_CLOCK_TARGET = 0, 2, 1
     NVMLError = NVMLError
     NVMLError_NotSupported = NotSupportedError
     NVMLError_LibraryNotFound = LibraryNotFoundError
@@ -55,6 +57,10 @@ class Driver(ModuleType):
         self.init: Exception | None = None
         self.power_mw: int | Exception = 62_345
         self.energy_mj: int | Exception = 5_000_000
+        self.clocks_mhz: dict[int, int | Exception] = {0: 1410, 2: 1215}
+        self.application_mhz: dict[int, int | Exception] = {0: 1095, 2: 1215}
+        self.highest_mhz: dict[int, int | Exception] = {0: 1410, 2: 1215}
+        self.limit_mw: int | Exception = 250_000
         self.asked: Any = None
         self.users = 0
 
@@ -87,6 +93,19 @@ class Driver(ModuleType):
 
     def nvmlDeviceGetTotalEnergyConsumption(self, card: str) -> Any:
         return answer(self.energy_mj)
+
+    def nvmlDeviceGetClockInfo(self, card: str, kind: int) -> Any:
+        return answer(self.clocks_mhz[kind])
+
+    def nvmlDeviceGetMaxClockInfo(self, card: str, kind: int) -> Any:
+        return answer(self.highest_mhz[kind])
+
+    def nvmlDeviceGetClock(self, card: str, kind: int, which: int) -> Any:
+        assert which == self.NVML_CLOCK_ID_APP_CLOCK_TARGET
+        return answer(self.application_mhz[kind])
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, card: str) -> Any:
+        return answer(self.limit_mw)
 
 
 def answer(given: Any) -> Any:
@@ -189,10 +208,34 @@ def test_a_card_that_is_lost_while_running_is_an_error_and_may_come_back(driver:
     assert meter.read(0.0).energy_j == 1.0
 
 
+def test_a_reading_holds_the_clocks_of_gpu_and_memory(driver: Driver) -> None:
+    meter = NvmlMeter()
+    assert meter.read(0.0).clocks_mhz == (1410, 1215)
+    driver.clocks_mhz[2] = NotSupportedError()
+    assert meter.read(0.0).clocks_mhz == (1410,)
+    driver.clocks_mhz[0] = NVMLError("Unknown Error")
+    reading = meter.read(0.0)
+    assert (reading.clocks_mhz, reading.total_w) == ((), 62.345)
+
+
+def test_a_card_tells_how_it_is_set_as_far_as_it_knows(driver: Driver) -> None:
+    meter = NvmlMeter()
+    assert meter.setting() == CardSetting(
+        application_mhz=1095,
+        highest_mhz=1410,
+        memory_application_mhz=1215,
+        memory_highest_mhz=1215,
+        power_limit_w=250.0,
+    )
+    driver.application_mhz = {0: NotSupportedError(), 2: NVMLError("Function Not Found")}
+    driver.limit_mw = 0
+    assert meter.setting() == CardSetting(highest_mhz=1410, memory_highest_mhz=1215)
+
+
 def test_the_real_library_has_every_name_that_is_used() -> None:
     pynvml = pytest.importorskip("pynvml")
     names = set(re.findall(r"nvml\.(\w+)", Path(nvml.__file__).read_text())) - {"py"}
-    used = {name for name in names if name.lower().startswith("nvml")}
+    used = {name for name in names if name.startswith(("nvml", "NVML"))}
     assert len(used) > 8
     assert {name for name in used if not hasattr(pynvml, name)} == set()
 
@@ -210,4 +253,6 @@ def test_a_real_card_draws_power() -> None:
     assert second.total_w is None or 1 < second.total_w < 2000
     if first.energy_j is not None and second.energy_j is not None:
         assert 1 < second.energy_j - first.energy_j < 2000
+    assert all(0 < mhz < 20_000 for mhz in second.clocks_mhz)
+    print(second.clocks_mhz, meter.setting())
     meter.close()

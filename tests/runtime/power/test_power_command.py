@@ -27,6 +27,8 @@ def invoke(*arguments: object) -> str:
 def test_the_table_shows_every_rail_with_what_it_covers(orin_nx: Any) -> None:
     orin_nx.write("sys/class/thermal/thermal_zone0/type", "gpu-thermal")
     orin_nx.write("sys/class/thermal/thermal_zone0/temp", 48250)
+    orin_nx.write("sys/class/thermal/thermal_zone0/trip_point_0_type", "critical")
+    orin_nx.write("sys/class/thermal/thermal_zone0/trip_point_0_temp", 104500)
     shown = invoke("--root", orin_nx.root, "--seconds", 0.2)
     for text in (
         "used: module input (VDD_IN)",
@@ -36,7 +38,8 @@ def test_the_table_shows_every_rail_with_what_it_covers(orin_nx: Any) -> None:
         "10.000 W",
         "no energy counter of an x86",
         "modprobe",
-        "gpu-thermal 48.2 °C",
+        "gpu-thermal 48.2 °C of 104.5",
+        "56.2 °C",
     ):
         assert text in shown
 
@@ -62,6 +65,7 @@ def test_json_is_one_object(orin_nx: Any) -> None:
     assert fields["latest_ms"] >= fields["late_ms"]
     assert "message" in fields["missing"]["RAPL"]
     assert fields["health"]["over_current_events"] is None
+    assert (fields["health"]["headroom_c"], fields["health"]["trips_c"]) == (None, {})
 
 
 def test_how_the_sensor_averages_is_told(orin_nx: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
@@ -56,6 +57,45 @@ def test_a_real_thread_integrates_a_real_tree(orin_nx: Any) -> None:
     assert (sensed.fault, sensed.temperature_c, sensed.over_current) == (None, 51.5, 0)
     assert sensed.energy_j is not None and sensed.energy_j > 0
     meter.close()
+
+
+def test_an_observation_holds_the_clocks_and_the_way_to_the_trip_point(orin_nx: Any) -> None:
+    zone, clock = "sys/class/thermal/thermal_zone0", "sys/class/devfreq/17000000.gpu/cur_freq"
+    for name, value in (
+        (f"{zone}/type", "cpu-thermal"),
+        (f"{zone}/temp", 51_500),
+        (f"{zone}/trip_point_0_type", "critical"),
+        (f"{zone}/trip_point_0_temp", 104_500),
+        (clock, 918_000_000),
+    ):
+        orin_nx.write(name, value)
+    meter = InaMeter(orin_nx.root)
+    with Sampler(meter, Health(orin_nx.root), rate_hz=200.0) as sampler:
+        until(lambda: sampler.schedule.rounds >= 5)
+        sensed = sampler.sense(time.monotonic())
+    assert (sensed.headroom_c, sensed.clocks_mhz) == (53.0, (918.0,))
+    meter.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_cards_clocks_come_with_its_power_and_nothing_holds_the_power_up(
+    fails: bool, board: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Card(Scripted):
+        def read(self, now: float) -> PowerReading:
+            """Show the clocks, too."""
+            clocks_mhz = () if fails else (1980.0, 2619.0)
+            return dataclasses.replace(super().read(now), clocks_mhz=clocks_mhz)
+
+    def fail(health: Health) -> tuple[float, ...]:
+        raise OSError
+
+    monkeypatch.setattr(Health, "clocks_mhz", fail)
+    with Sampler(Card(lambda n: 5.0 + n % 2), Health(board.root), rate_hz=200.0) as sampler:
+        until(lambda: sampler.schedule.rounds >= 5)
+        sensed = sampler.sense(time.monotonic())
+    assert sensed.clocks_mhz == (() if fails else (1980.0, 2619.0))
+    assert sensed.power_w is not None
 
 
 def test_a_sensor_that_fails_never_raises_and_comes_back(board: Any) -> None:

@@ -18,8 +18,9 @@ from ffn_edge.runtime.engines.engine import (
     cpu_backend,
     open_engines,
 )
-from ffn_edge.runtime.machine.machine import ClockRange, Clocks
+from ffn_edge.runtime.machine.machine import CardSetting, ClockRange, Clocks
 from ffn_edge.runtime.power.meter import Averaging, Meter, NullMeter, PowerReading
+from ffn_edge.runtime.profile import conditions as conditions_module
 from ffn_edge.runtime.profile import power as power_profile
 from ffn_edge.runtime.profile import profile as profile_module
 from ffn_edge.runtime.profile.power import PowerProfile
@@ -244,9 +245,25 @@ def with_clocks(conditions: Conditions, **clocks: ClockRange | None) -> Conditio
     return dataclasses.replace(conditions, clocks=dataclasses.replace(conditions.clocks, **clocks))
 
 
+CARD = CardSetting(
+    application_mhz=1095,
+    highest_mhz=1410,
+    memory_application_mhz=1215,
+    memory_highest_mhz=1215,
+    power_limit_w=250.0,
+)
+
+
+def with_card(conditions: Conditions, **changes: float) -> Conditions:
+    return dataclasses.replace(conditions, card=dataclasses.replace(conditions.card, **changes))
+
+
 def test_each_condition_that_moves_latency_is_compared(bundle: Bundle) -> None:
     now = dataclasses.replace(
-        conditions_now(bundle.identity, cpu_backend(1)), power_mode="MAXN", clocks=CLOCKS
+        conditions_now(bundle.identity, cpu_backend(1)),
+        power_mode="MAXN",
+        clocks=CLOCKS,
+        card=CARD,
     )
     assert now.differences(now) == []
     others = {
@@ -260,6 +277,11 @@ def test_each_condition_that_moves_latency_is_compared(bundle: Bundle) -> None:
         "CPU clock": with_clocks(now, cpu=ClockRange(low_hz=1.5e9, high_hz=1.5e9)),
         "GPU clock": with_clocks(now, gpu=ClockRange(low_hz=306e6, high_hz=624e6)),
         "memory clock": with_clocks(now, memory=ClockRange(low_hz=2133e6, high_hz=2133e6)),
+        "the card's application clock": with_card(now, application_mhz=765),
+        "the card's highest clock": with_card(now, highest_mhz=1215),
+        "the card's memory's application clock": with_card(now, memory_application_mhz=810),
+        "the card's memory's highest clock": with_card(now, memory_highest_mhz=1593),
+        "the card's power limit": with_card(now, power_limit_w=150.0),
     }
     for what, other in others.items():
         (difference,) = other.differences(now)
@@ -278,6 +300,43 @@ def test_clocks_within_two_percent_or_unknown_do_not_differ(bundle: Bundle) -> N
     assert now.differences(rounded) == []
     unknown = dataclasses.replace(now, clocks=Clocks(), power_mode=None)
     assert unknown.differences(dataclasses.replace(now, power_mode="15W")) == []
+
+
+def test_a_card_that_does_not_tell_or_nearly_the_same_does_not_differ(bundle: Bundle) -> None:
+    now = dataclasses.replace(conditions_now(bundle.identity, cpu_backend(1)), card=CARD)
+    assert now.differences(dataclasses.replace(now, card=CardSetting())) == []
+    assert now.differences(with_card(now, highest_mhz=1425)) == []
+    (said,) = now.differences(with_card(now, power_limit_w=150.0))
+    assert said == "the card's power limit 250 W, not 150 W"
+
+
+def test_only_what_runs_on_a_card_depends_on_how_it_is_set(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Card:
+        def __init__(self, gpu: str) -> None:
+            asked.append(gpu)
+
+        def setting(self) -> CardSetting:
+            return CARD
+
+        def close(self) -> None:
+            asked.append("closed")
+
+    asked: list[str] = []
+    monkeypatch.setattr(conditions_module, "NvmlMeter", Card)
+    on_card = dataclasses.replace(cpu_backend(1), device="NVIDIA A100")
+    assert conditions_now(bundle.identity, cpu_backend(1)).card == CardSetting()
+    assert conditions_now(bundle.identity, on_card, tmp_path).card == CardSetting()
+    assert asked == []
+    assert conditions_now(bundle.identity, on_card).card == CARD
+    assert asked == ["0", "closed"]
+
+    def refuse(gpu: str) -> Card:
+        raise SensorError("there is no NVIDIA driver")
+
+    monkeypatch.setattr(conditions_module, "NvmlMeter", refuse)
+    assert conditions_now(bundle.identity, on_card).card == CardSetting()
 
 
 class RisingMeter:

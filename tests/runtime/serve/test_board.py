@@ -45,6 +45,14 @@ def test_a_snapshot_tells_the_latest_answer_of_each_camera() -> None:
     assert yard == {"index": 1, "name": "yard", "state": "waiting"}
 
 
+def test_power_that_is_told_seldom_stays_until_it_is_told_again_or_fails() -> None:
+    board, shown = Board(["door"]), []
+    for sensed in (Sensed(power_w=9.0), Sensed(), Sensed(fault="it is gone"), Sensed()):
+        board.result(answer("door", sensed=sensed))
+        shown.append(board.snapshot()["cameras"][0]["power_w"])
+    assert shown == [9.0, 9.0, None, None]
+
+
 def test_changes_are_what_is_newer_than_a_revision() -> None:
     board = Board(["door", "yard"], lambda: [Status(name="mqtt")])
     before = board.snapshot()

@@ -239,6 +239,40 @@ def test_a_replay_draws_what_was_measured_over_what_was_expected(path: Path) -> 
     assert powers_w[5:15] == pytest.approx([2 * (5.0 + 10.0 * 0.16)] * 10)
 
 
+def test_power_that_is_told_seldom_is_replayed_so_and_its_energies_add_up(tmp_path: Path) -> None:
+    # 4 and 8 frames in turns: a mean over four inferences is of both.
+    seen = []
+    for hop in range(40):
+        ms, frames = (40.0, 8) if hop % 2 else (20.0, 4)
+        power_w = 2 * (5.0 + (10.0 * 40 + 8.0 * 20) / 500.0)
+        sensed = Sensed(power_w=power_w, energy_j=power_w) if hop % 4 == 0 else Sensed()
+        seen.append(
+            Observation(
+                frames=frames, latency_ms=ms, now=hop / 4 + 0.1, limits=LIMITS, sensed=sensed
+            )
+        )
+    with TraceWriter(tmp_path / "trace.jsonl") as writer:
+        writer.begin(SETTING, LIMITS, {})
+        for each in seen:
+            writer.write(each)
+    device = Replay(read_trace(tmp_path / "trace.jsonl"), {})
+    told, drawn_w = [], []
+    for hop in range(40):
+        before_j, now = device.energy_j, hop / 4
+        ms = device.begin(now)
+        device.work(1, now + ms[1] / 1e3)
+        device.rest(now + 0.25)
+        told.append(device.sense(now + 0.25))
+        drawn_w.append((device.energy_j - before_j) / 0.25)
+    news = [number for number, sensed in enumerate(told) if sensed.energy_j is not None]
+    assert news == list(range(0, 40, 4))
+    assert {sensed.fault for sensed in told} == {None}
+    assert sum(sensed.energy_j or 0.0 for sensed in told[:37]) == pytest.approx(
+        sum(drawn_w[:37]) * 0.25
+    )
+    assert drawn_w[10:30] == pytest.approx([2 * (5.0 + 10.0 * 40 / 250.0)] * 20)
+
+
 def test_a_replay_senses_what_was_sensed(path: Path) -> None:
     device = Replay(read_trace(path), {})
     told = []
