@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -39,7 +39,7 @@ from ffn_edge.runtime.policy.interface import NOTHING_SENSED, Sensed
 
 REST_S = 0.005  # before each inference, as a camera's run has it
 WARM_UP, PROFILED = 5, 100
-_OTHERS = 200 / 30  # ApproxDet's
+_LEVEL_S = 200 / 30
 _HUMP = (0.0, 0.2, 0.4, 0.6, 0.4, 0.2)
 
 Engines = Mapping[int, Callable[[], object]]
@@ -55,7 +55,7 @@ def bursts() -> Iterator[tuple[float, float]]:
 
 
 PATTERNS: Mapping[str, Callable[[], Levels]] = {
-    "approxdet": lambda: cycle((level, _OTHERS) for level in _HUMP),
+    "approxdet": lambda: cycle((level, _LEVEL_S) for level in _HUMP),
     "steps": lambda: cycle(((0.0, 15.0), (1.0, 15.0), (0.0, 15.0), (0.5, 15.0))),
     "bursts": bursts,
 }
@@ -86,7 +86,7 @@ def record(
     """
     draw = random.Random(0)
     schedule = iter(levels)
-    order, taken_ms = list(engines), dict.fromkeys(engines, 0.0)
+    order = list(engines)
     rounds: list[Round] = []
     level, until_s = 0.0, 0.0
     begin_s = due_s = clock()
@@ -96,34 +96,49 @@ def record(
             until_s += level_s
             set_level(level)
         draw.shuffle(order)
-        for frames in order:
-            sleep(REST_S)
-            start_s = clock()
-            engines[frames]()
-            taken_ms[frames] = (clock() - start_s) * 1e3
+        latency_ms = _run_each(engines, order, clock, sleep)
         sensed = sense()
         rounds.append(
             Round(
                 time_s=round(now_s if rounds else 0.0, 4),
                 level=level,
-                latency_ms=tuple(float(f"{ms:.4g}") for ms in taken_ms.values()),
+                latency_ms=latency_ms,
                 power_w=None if sensed.power_w is None else round(sensed.power_w, 2),
                 clocks_mhz=sensed.clocks_mhz,
             )
         )
         due_s = max(due_s + period_s, clock())
-        sleep(due_s - clock() if due_s > clock() else 0.0)
+        sleep(max(0.0, due_s - clock()))
     return rounds
 
 
 def profile(engines: Engines, period_s: float) -> dict[int, tuple[float, ...]]:
     """Return the latencies of each engine in ms: the load is what the machine has anyway."""
-    seconds = (WARM_UP + PROFILED) * period_s
-    rounds = record(
-        engines, cycle(((0.0, 60.0),)), lambda level: None, seconds=seconds, period_s=period_s
-    )
-    rows = [each.latency_ms for each in rounds[WARM_UP:]]
-    return dict(zip(engines, zip(*rows, strict=True), strict=True))
+    draw = random.Random(0)
+    order = list(engines)
+    rows = []
+    for _ in range(WARM_UP + PROFILED):
+        draw.shuffle(order)
+        begin_s = time.perf_counter()
+        rows.append(_run_each(engines, order, time.perf_counter, time.sleep))
+        time.sleep(max(0.0, period_s - (time.perf_counter() - begin_s)))
+    return dict(zip(engines, zip(*rows[WARM_UP:], strict=True), strict=True))
+
+
+def _run_each(
+    engines: Engines,
+    order: Sequence[int],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> tuple[float, ...]:
+    """Return what each engine took in ms, after a rest, to four digits."""
+    taken_ms = dict.fromkeys(engines, 0.0)
+    for frames in order:
+        sleep(REST_S)
+        start_s = clock()
+        engines[frames]()
+        taken_ms[frames] = float(f"{(clock() - start_s) * 1e3:.4g}")
+    return tuple(taken_ms.values())
 
 
 @click.command(help=__doc__)

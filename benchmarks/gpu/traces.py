@@ -169,6 +169,8 @@ class Competitor:
 
 def main(report: Report) -> None:
     """Record, and say what the load did."""
+    if report.dry_run:
+        torch.set_num_threads(1)  # on a busy machine, threads wait for each other
     plan = plan_for(report.dry_run)
     output = Path(os.environ.get("OUT", "on_gpu_results"))
     card = Card(report.dry_run)
