@@ -33,6 +33,7 @@ from ffn_edge.runtime.policy.interface import Limits, OperatingPoint, Sensed, Se
 from ffn_edge.runtime.profile.profile import Latency
 
 SCHEMA_VERSION = 1
+TRACES = Path(__file__).with_name("traces")  # that are stored
 _MOST_BYTES = 16 << 20  # packed; and of the text ...
 _MOST_TEXT = 256 << 20
 _HINT = "record it again with `python -m benchmarks.interference`."
@@ -292,10 +293,10 @@ class MeasuredDevice:
     def begin(self, now: float) -> list[float]:
         """Return how long each frame count would take, in ms, were it started now."""
         time_s = self._recorded.time_s
-        after = int(np.searchsorted(time_s, now))
-        nearest = min((max(after - 1, 0), min(after, len(time_s) - 1)), key=self._distance_to(now))
-        self._number = nearest
-        self.latencies_ms = self._recorded.latency_ms[nearest].tolist()
+        after = min(int(np.searchsorted(time_s, now)), len(time_s) - 1)
+        before = max(0, after - 1)
+        self._number = before if now - time_s[before] < time_s[after] - now else after
+        self.latencies_ms = self._recorded.latency_ms[self._number].tolist()
         return self.latencies_ms
 
     def sustained_w(self) -> list[float]:
@@ -324,9 +325,6 @@ class MeasuredDevice:
         if not self._has_power:
             return Sensed(clocks_mhz=clocks_mhz)
         return Sensed(power_w=energy_j / elapsed_s, energy_j=energy_j, clocks_mhz=clocks_mhz)
-
-    def _distance_to(self, now: float) -> Any:
-        return lambda number: abs(self._recorded.time_s[number] - now)
 
     def _draw(self, power_w: float, until: float) -> None:
         self.energy_j += power_w * (until - self._now)

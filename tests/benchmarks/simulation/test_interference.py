@@ -18,6 +18,7 @@ from benchmarks.interference import REST_S, bursts, record
 from benchmarks.simulation.baselines import named
 from benchmarks.simulation.board import SYNTHETIC
 from benchmarks.simulation.interference import (
+    TRACES,
     Conditions,
     Interference,
     Measured,
@@ -168,6 +169,22 @@ def test_accuracies_may_be_given_for_a_network_that_was_not_trained(tmp_path: Pa
     points = workload.device(SYNTHETIC, 0, 0.05).setting.points
     assert [point.accuracy for point in points] == [0.5, 0.9]
     assert points[0].base_ms == pytest.approx(10.2)  # the 10 % quantile
+
+
+@pytest.mark.parametrize("path", sorted(TRACES.glob("cpu-*.gz")), ids=lambda path: path.name)
+def test_what_is_stored_is_small_and_replays_the_same(path: Path) -> None:
+    assert path.stat().st_size < 100_000
+    workload = Measured(recorded=read_interference(path), deadline=1.5)
+    first, again = (simulate(workload, named("adaptive"), seed, 0.05) for seed in (0, 1))
+    assert first.timeline == again.timeline
+    assert workload.length_s > 170 and len(workload.steps_s()) > 10
+    best, fewest = (simulate(workload, policy, 0, 0.05) for policy in (None, named("static-2")))
+    assert best.figures.misses <= fewest.figures.misses
+
+
+def test_traces_of_all_sizes_are_stored() -> None:
+    names = {path.name for path in TRACES.glob("cpu-*.gz")}
+    assert {name.split("-")[1] for name in names} == {"tiny", "middle", "large"}
 
 
 @dataclass
