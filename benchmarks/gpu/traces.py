@@ -59,7 +59,6 @@ _STEP = ((0.0, 1.0), (1.0, 10.0), (0.0, 5.0))
 # As of the demo's load, a rhythm that does not fall in step.
 _SHORTEST_S, _LONGEST_S = 0.01, 0.03
 _STARTED_S = 60.0
-_INSTANT_W = 186  # NVML_FI_DEV_POWER_INSTANT: not the average that `nvmlDeviceGetPowerUsage` tells
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,9 @@ class Card:
         reading = self._meter.read(time.monotonic())
         instant_w = None
         if self._nvml is not None:
-            (found,) = self._nvml.nvmlDeviceGetFieldValues(self._card, [_INSTANT_W])
+            # Not the average that `nvmlDeviceGetPowerUsage` tells.
+            wanted = [self._nvml.NVML_FI_DEV_POWER_INSTANT]
+            (found,) = self._nvml.nvmlDeviceGetFieldValues(self._card, wanted)
             if found.nvmlReturn == self._nvml.NVML_SUCCESS:
                 instant_w = found.value.uiVal / 1e3
         return {"power_w": reading.total_w, "energy_j": reading.energy_j, "instant_w": instant_w}
