@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a day with a GPU is for: PyCUDA on the real driver, stream capture, the power meter, training
-# on CUDA, TensorRT-RTX. One NVIDIA GPU, at most 9 minutes in all; 3 on an H200.
+# on CUDA, TensorRT-RTX. One NVIDIA GPU, at most 11 minutes in all.
 #
 #   bash benchmarks/on_gpu.sh [--dry-run] [part ...]
 #
@@ -12,6 +12,7 @@
 #   train     float16 with an overflow, --resume, evaluation: CUDA against itself and the CPU
 #   step      a training step of TSM-ResNet-50 in bfloat16, by order, against three passes
 #   demo      `ffn-edge train demo` on a few rendered clips
+#   traces    records every engine's latency beside a competing process, and the meter after a step
 #   rtx       TensorRT-RTX: does it take the card; if so, all networks
 #   int8      engines of TSM-ResNet-50 in INT8, float16 and float32, where a TensorRT takes the card
 #
@@ -24,7 +25,7 @@
 # tensorboard, scikit-image, av, nvidia-ml-py, pytest, pip. ffn-edge itself need not be installed, and
 # there need be no network. Environment:
 #   PYTHON           the interpreter        (.venv/bin/python if it is there, else python3)
-#   OUT              logs, a file a part    (on_gpu_results)
+#   OUT              logs, a file a part, and traces (on_gpu_results)
 #   FFN_EDGE_WHEELS  what to install        (wheels); compiling PyCUDA needs g++ and CUDA's headers
 #   FFN_EDGE_SITE    where to install it    (a temporary folder); kept, and used as it is found
 #
@@ -42,10 +43,10 @@
 set -u
 cd "$(dirname "$0")/.."
 
-PARTS=(wheels driver capture power train step demo rtx int8)
+PARTS=(wheels driver capture power train step demo traces rtx int8)
 declare -A LIMIT_S=([wheels]=120 [driver]=90 [capture]=40 [power]=50 [train]=90 [step]=80
-    [demo]=90 [rtx]=200 [int8]=150)
-ALL_S=530 # of all parts together
+    [demo]=90 [traces]=100 [rtx]=200 [int8]=150)
+ALL_S=630 # of all parts together
 
 dry=()
 chosen=()

@@ -9,14 +9,16 @@ import pytest
 
 from benchmarks.gpu.report import SKIPPED, Report
 from benchmarks.gpu.wheels import joined
+from benchmarks.simulation.interference import read_interference
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_a_dry_run_says_what_became_of_each_part(tmp_path: Path) -> None:
     command = ["bash", str(ROOT / "benchmarks/on_gpu.sh"), "--dry-run"]
+    parts = ("capture", "power", "int8", "traces")
     process = subprocess.run(
-        [*command, "capture", "power", "int8"],
+        [*command, *parts],
         env={"PATH": "/usr/bin:/bin", "OUT": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -25,9 +27,12 @@ def test_a_dry_run_says_what_became_of_each_part(tmp_path: Path) -> None:
     assert process.returncode == 0, process.stdout + process.stderr
     summary = (tmp_path / "summary.md").read_text()
     assert "dry run" in summary
-    for part in ("capture", "power", "int8"):
+    for part in parts:
         assert f"| {part:<7} | pass " in summary
         assert "(dry run)" in (tmp_path / f"{part}.log").read_text()
+    recorded = read_interference(tmp_path / "gpu-demo-compute.jsonl.gz")
+    assert recorded.latency_ms.shape[1] == 3
+    assert recorded.power_w is not None and set(recorded.power_w) == {100.0}
 
 
 def test_a_part_that_does_not_exist_is_refused() -> None:

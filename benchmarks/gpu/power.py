@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from benchmarks.gpu.report import Report, run_part
-from ffn_edge.runtime.power.meter import Meter, PowerReading
+from ffn_edge.runtime.power.meter import Averaging, Meter, PowerReading
 from ffn_edge.runtime.power.nvml import NvmlMeter, visible_gpu
 
 _PERIOD_S = 0.1
@@ -74,7 +74,7 @@ def measure(meter: Meter, smi: Sequence[str], seconds: float) -> Means:
 def main(report: Report) -> None:
     """Measure under load, then idle."""
     if report.dry_run:
-        meter: Meter = _SteadyMeter()
+        meter: Meter = SteadyMeter()
         smi = [sys.executable, "-c", _STEADY]
         load: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         idle_s, load_s = 0.5, 0.5
@@ -122,22 +122,24 @@ def _matrix_products() -> Iterator[None]:
         thread.join()
 
 
-class _SteadyMeter:
+class SteadyMeter:
     """Always 100 W."""
 
     name = "steady"
     scope = "nothing: 100 W, made up"
+    averaging = Averaging()
 
     def __init__(self) -> None:
         self._start_s = time.monotonic()
 
     def read(self, now: float) -> PowerReading:
+        """See `Meter.read`."""
         return PowerReading(
             time_s=now, total_w=100.0, rails_w={}, energy_j=100 * (now - self._start_s)
         )
 
     def close(self) -> None:
-        pass
+        """Nothing is open."""
 
 
 if __name__ == "__main__":
