@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from benchmarks.simulation.board import SYNTHETIC, BoardSpec
-from benchmarks.simulation.oracle import KnownDevice, Oracle
+from benchmarks.simulation.oracle import KnownDevice, Oracle, Surprise, least_price, true_points
 from benchmarks.simulation.timeline import Timeline, settling_s
 from ffn_edge.runtime.policy.interface import Controller, Policy, Setting
-from ffn_edge.runtime.simulate.drive import drive
+from ffn_edge.runtime.simulate.drive import Chooser, drive
 from ffn_edge.runtime.simulate.figures import Figures, Tally
+
+# Runs of the oracle, until it foresees what spikes will draw.
+_TRIES = 2
 
 
 class Workload(Protocol):
@@ -78,9 +83,13 @@ def simulate(
         keep: keep every inference; without, memory does not grow with the length.
     """
     device = workload.device(spec, seed, miss_rate)
-    setting = device.setting
-    chooser = Oracle(device) if policy is None else Controller(policy, setting)
-    tally = Tally(setting.points)
+    setting, points = device.setting, true_points(device)
+    chooser: Chooser
+    if policy is None:
+        chooser = _oracle(workload, device, seed, miss_rate, spec)
+    else:
+        chooser = Controller(policy, setting)
+    tally = Tally(points)
     timeline = Timeline() if keep else None
     end_s = energy_j = 0.0
     for step in drive(device, chooser, workload.length_s):
@@ -92,6 +101,26 @@ def simulate(
         energy_j = step.energy_j
     settling = None
     if timeline is not None:
-        settling = settling_s(timeline, setting.points, [*workload.steps_s(), end_s])
+        settling = settling_s(timeline, points, [*workload.steps_s(), end_s])
     figures = RunFigures(**asdict(tally.figures()), settling_s=settling)
     return Run(setting=setting, figures=figures, timeline=timeline)
+
+
+def _oracle(
+    workload: Workload, device: KnownDevice, seed: int, miss_rate: float, spec: BoardSpec
+) -> Oracle:
+    """Return the oracle that knows a run, from having run it before; see `Oracle`."""
+
+    def tried(price: float = 0.0, foreseen: Sequence[Surprise] = ()) -> tuple[Oracle, float]:
+        tried_on = workload.device(spec, seed, miss_rate)
+        oracle = Oracle(tried_on, price, foreseen)
+        deque(drive(tried_on, oracle, workload.length_s), maxlen=0)
+        return oracle, tried_on.energy_j
+
+    price, foreseen = 0.0, tried()[0].surprises
+    for _ in range(_TRIES if foreseen else 0):
+        foreseen = tried(foreseen=foreseen)[0].surprises
+    battery_j = device.limits.battery_j
+    if battery_j is not None:
+        price = least_price(lambda price: tried(price, foreseen)[1] <= battery_j)
+    return Oracle(device, price, foreseen)
