@@ -12,7 +12,7 @@ from ffn_edge.runtime.policy.interface import Decision, Limits, Observation, Ope
 from ffn_edge.runtime.simulate.drive import SimulatedDevice
 from ffn_edge.runtime.simulate.figures import WINDOW_S
 
-NAME = "oracle"
+NAME, NAME_LATE = "oracle", "oracle-late"
 
 # A budget is kept to this share: less than an inference's energy in ten seconds.
 _ROUNDING = 0.001
@@ -41,6 +41,16 @@ class KnownDevice(SimulatedDevice, Protocol):
         """Return what each frame count draws on average, were these conditions to last."""
 
 
+def spent(gains: Sequence[tuple[float, float]], most: float) -> frozenset[float]:
+    """Return the times when being late gains the most.
+
+    Args:
+        gains: what accuracy being late would add to each inference, and when that begins.
+        most: the share of the inferences that may be late.
+    """
+    return frozenset(now for gain, now in sorted(gains)[len(gains) - int(most * len(gains)) :])
+
+
 def true_points(device: KnownDevice) -> Sequence[OperatingPoint]:
     """Return a device's engines as they are, which may differ from what a policy is told."""
     points: Sequence[OperatingPoint] = getattr(device, "points", device.setting.points)
@@ -59,6 +69,9 @@ class Oracle:
     A battery it empties exactly: a watt is worth the same accuracy at any time of the run, at a
     price that is found by running again and again (`least_price`).
 
+    For accuracy as such, late or not, there is a second one, `oracle-late`: it spends the misses
+    that are allowed where being late gains the most (`spent`).
+
     What it does not bound: heat, since it does not plan to stay cool, so that it heats a board
     until that throttles; what an engine that is cold, or an inference longer than the hop, costs
     the next ones; and whoever draws more than the budget. In a stream, where its own choices
@@ -66,7 +79,11 @@ class Oracle:
     """
 
     def __init__(
-        self, device: KnownDevice, price: float = 0.0, foreseen: Sequence[Surprise] = ()
+        self,
+        device: KnownDevice,
+        price: float = 0.0,
+        foreseen: Sequence[Surprise] = (),
+        late: frozenset[float] | None = None,
     ) -> None:
         """Be ready to run a device from its beginning.
 
@@ -74,8 +91,12 @@ class Oracle:
             device: what it knows.
             price: the accuracy that a watt is worth; see `least_price`.
             foreseen: the `surprises` of an earlier run of the same.
+            late: the times when it may be late, and is where it must; None is never, and where it
+                must be late it saves power.
         """
         self.surprises: list[Surprise] = []
+        self.gains: list[tuple[float, float]] = []
+        self._late = late
         self._device = device
         self._points = true_points(device)
         self._price = price
@@ -93,10 +114,11 @@ class Oracle:
         for point, ms in zip(self._points, self._device.latencies_ms, strict=True):
             deadline_ms = point.deadline_ms(limits)
             in_time.append(deadline_ms is None or ms <= deadline_ms)
-        values = [
-            (point.accuracy or 0.0) * kept
-            for point, kept in zip(self._points, in_time, strict=True)
-        ]
+        accuracies = [point.accuracy or 0.0 for point in self._points]
+        values = [each * kept for each, kept in zip(accuracies, in_time, strict=True)]
+        self.gains.append((max(accuracies) - max(values), now))
+        if self._late is not None and (now in self._late or not any(in_time)):
+            values = accuracies
         worthwhile = _worthwhile(drawn_w, values)
         if limits.power_w is None:
             self._window.clear()

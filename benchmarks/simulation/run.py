@@ -8,7 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from benchmarks.simulation.board import SYNTHETIC, BoardSpec
-from benchmarks.simulation.oracle import KnownDevice, Oracle, Surprise, least_price, true_points
+from benchmarks.simulation.oracle import (
+    KnownDevice,
+    Oracle,
+    Surprise,
+    least_price,
+    spent,
+    true_points,
+)
 from benchmarks.simulation.timeline import Timeline, settling_s
 from ffn_edge.runtime.policy.interface import Controller, Policy, Setting
 from ffn_edge.runtime.simulate.drive import Chooser, drive
@@ -71,6 +78,7 @@ def simulate(
     *,
     spec: BoardSpec = SYNTHETIC,
     keep: bool = True,
+    late: bool = False,
 ) -> Run:
     """Let a policy run a board.
 
@@ -81,12 +89,13 @@ def simulate(
         miss_rate: the share of inferences that may miss the deadline.
         spec: what the board is like.
         keep: keep every inference; without, memory does not grow with the length.
+        late: whether the oracle spends the misses that are allowed.
     """
     device = workload.device(spec, seed, miss_rate)
     setting, points = device.setting, true_points(device)
     chooser: Chooser
     if policy is None:
-        chooser = _oracle(workload, device, seed, miss_rate, spec)
+        chooser = _oracle(workload, device, seed, miss_rate, spec, late)
     else:
         chooser = Controller(policy, setting)
     tally = Tally(points)
@@ -107,20 +116,38 @@ def simulate(
 
 
 def _oracle(
-    workload: Workload, device: KnownDevice, seed: int, miss_rate: float, spec: BoardSpec
+    workload: Workload,
+    device: KnownDevice,
+    seed: int,
+    miss_rate: float,
+    spec: BoardSpec,
+    late: bool,
 ) -> Oracle:
     """Return the oracle that knows a run, from having run it before; see `Oracle`."""
+    price = 0.0
+    foreseen: Sequence[Surprise] = ()
+    late_at: frozenset[float] | None = None
 
-    def tried(price: float = 0.0, foreseen: Sequence[Surprise] = ()) -> tuple[Oracle, float]:
+    def tried(price: float) -> tuple[Oracle, float]:
         tried_on = workload.device(spec, seed, miss_rate)
-        oracle = Oracle(tried_on, price, foreseen)
+        oracle = Oracle(tried_on, price, foreseen, late_at)
         deque(drive(tried_on, oracle, workload.length_s), maxlen=0)
         return oracle, tried_on.energy_j
 
-    price, foreseen = 0.0, tried()[0].surprises
-    for _ in range(_TRIES if foreseen else 0):
-        foreseen = tried(foreseen=foreseen)[0].surprises
-    battery_j = device.limits.battery_j
-    if battery_j is not None:
-        price = least_price(lambda price: tried(price, foreseen)[1] <= battery_j)
-    return Oracle(device, price, foreseen)
+    def prepare() -> Oracle:
+        nonlocal foreseen, price
+        battery_j = device.limits.battery_j
+        if battery_j is not None:
+            price = least_price(lambda price: tried(price)[1] <= battery_j)
+        oracle, _ = tried(price)
+        for _ in range(_TRIES if oracle.surprises else 0):
+            foreseen = oracle.surprises
+            oracle, _ = tried(price)
+        foreseen = oracle.surprises
+        return oracle
+
+    ready = prepare()
+    if late:
+        late_at = spent(ready.gains, miss_rate)
+        prepare()
+    return Oracle(device, price, foreseen, late_at)

@@ -91,3 +91,13 @@ def test_the_least_price_is_found_whatever_its_size() -> None:
         assert least_price(lambda tried, price=price: tried >= price) == pytest.approx(  # type: ignore[misc]
             price, rel=1e-4, abs=1e-8
         )
+
+
+def test_for_accuracy_alone_the_allowed_misses_are_spent_where_they_gain() -> None:
+    # All but the fewest frames are late, and that they may be in one of twenty.
+    scenario = of_one_phase(replace(CALM, deadline=0.35))
+    found = simulate(scenario, None, 1, 0.05, late=True).figures
+    few, most = SYNTHETIC.points[0].accuracy or 0.0, SYNTHETIC.points[-1].accuracy or 0.0
+    assert found.misses == int(0.05 * found.inferences)
+    assert found.accuracy == pytest.approx(0.95 * few + 0.05 * most, abs=1e-4)
+    assert found.in_time == pytest.approx(0.95 * few, abs=1e-4)
