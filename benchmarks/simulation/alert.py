@@ -6,8 +6,10 @@ second one for the idle power, and a Gaussian for the chance to keep the deadlin
 also sets a power cap of the processor; here the frame count is all that can be set. The filters'
 constants are the paper's as far as we know them, and were not compared with the authors' code.
 
-The floor of the process noise makes ξ vary by a third at least, which is cautious where latencies
-are steady. `Alert(fitted=True)` takes the spread of the profile instead, as a careful user would.
+The process noise has a floor of 0.1, which can be read in two ways. As a variance it makes ξ vary
+by a third at least, which is cautious where latencies are steady: `alert`. As a standard deviation
+it makes ξ vary by a tenth, a variance of 0.01: `alert-deviation`. `alert-fitted` takes the variance
+of the profile instead, as a careful user would.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import dataclasses
 import math
 import statistics
 from dataclasses import dataclass
+from typing import Literal
 
 from ffn_edge.runtime.policy.interface import (
     Decision,
@@ -69,19 +72,23 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """See the module."""
+    """See the module.
 
-    fitted: bool = False
+    Attributes:
+        noise: what the floor of the process noise is.
+    """
+
+    noise: Literal["variance", "deviation", "fitted"] = "variance"
 
     @property
     def name(self) -> str:
         """What people call it."""
-        return "alert-fitted" if self.fitted else "alert"
+        return "alert" if self.noise == "variance" else f"alert-{self.noise}"
 
     def start(self, setting: Setting) -> Filters:
         """Return the state before the first inference."""
-        floor = _PROCESS_NOISE
-        if self.fitted and len(setting.ratios) > 1:
+        floor = _PROCESS_NOISE**2 if self.noise == "deviation" else _PROCESS_NOISE
+        if self.noise == "fitted" and len(setting.ratios) > 1:
             floor = max(statistics.variance(setting.ratios), 1e-6)
         return Filters(
             ranked=tuple(by_accuracy(setting.points)),
@@ -94,8 +101,13 @@ class Alert:
 
     def observe(self, state: Filters, observation: Observation) -> Filters:
         """Return the state after an inference: one step of each filter."""
-        point = next(p for p in state.ranked if p.frames == observation.frames)
-        innovation = observation.latency_ms / point.base_ms - state.slowdown
+        by_frames = {point.frames: point for point in state.ranked}
+        ran = [
+            (by_frames[frames], ms)
+            for frames, ms in observation.ran or ((observation.frames, observation.latency_ms),)
+        ]
+        expected_ms = sum(point.base_ms for point, _ in ran)
+        innovation = observation.latency_ms / expected_ms - state.slowdown
         noise = max(
             state.floor,
             _FORGETTING * state.noise + (1 - _FORGETTING) * (state.gain * innovation) ** 2,
@@ -104,9 +116,9 @@ class Alert:
         gain = variance / (variance + _MEASUREMENT_NOISE)
         idle_w, idle_variance = state.idle_w, state.idle_variance
         power_w = observation.sensed.power_w
-        if power_w is not None and point.power_w is not None:
-            # What is not the engine's share of the period is the machine's.
-            seen_w = power_w - point.power_w * _busy(state, point, observation.latency_ms)
+        if power_w is not None and all(point.power_w is not None for point, _ in ran):
+            # What is not the engines' share of the period is the machine's.
+            seen_w = power_w - sum((p.power_w or 0.0) * _busy(state, p, ms) for p, ms in ran)
             weight = idle_variance + _IDLE_PROCESS_NOISE
             weight /= weight + _IDLE_MEASUREMENT_NOISE
             idle_w += weight * (seen_w - idle_w)

@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.simulation.baselines import named
 from benchmarks.simulation.board import BoardSpec
 from benchmarks.simulation.oracle import NAME as ORACLE
+from benchmarks.simulation.oracle import NAME_LATE
 from benchmarks.simulation.run import RunFigures, Workload, simulate
 from ffn_edge.device.cores import usable_processors
 from ffn_edge.errors import FfnEdgeError
@@ -125,13 +126,19 @@ def _run(job: _Job) -> _Part:
     for policy in sweep.policies:
         if policy.startswith("static-") and policy not in served:
             continue
-        chooser = None if policy == ORACLE else named(policy)
+        chooser = None if policy in (NAME_LATE, ORACLE) else named(policy)
         aims = policy != ORACLE and not policy.startswith("static-")
         figures = None
         for miss_rate in sweep.miss_rates:
             if figures is None or aims:  # the others do the same for every target
                 figures = simulate(
-                    workload, chooser, seed, miss_rate, spec=sweep.spec, keep=sweep.keep
+                    workload,
+                    chooser,
+                    seed,
+                    miss_rate,
+                    spec=sweep.spec,
+                    keep=sweep.keep,
+                    late=policy == NAME_LATE,
                 ).figures
             part[miss_rate, policy] = figures
     return workload.name, seed, part
@@ -171,7 +178,7 @@ class Row:
 
 
 def rows(results: Results, sweep: Sweep, workload: str, miss_rate: float) -> list[Row]:
-    """Return a row for each policy, the best static one in hindsight, and the oracle, last."""
+    """Return a row for each policy, the best static one in hindsight, and the oracles, last."""
     by_seed = {
         policy: results[workload, miss_rate, policy]
         for policy in (*sweep.policies, ORACLE)

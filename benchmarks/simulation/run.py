@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from benchmarks.simulation.board import SYNTHETIC, BoardSpec
-from benchmarks.simulation.oracle import KnownDevice, Oracle
+from benchmarks.simulation.oracle import (
+    KnownDevice,
+    Oracle,
+    Surprise,
+    least_price,
+    spent,
+    true_points,
+)
 from benchmarks.simulation.timeline import Timeline, settling_s
 from ffn_edge.runtime.policy.interface import Controller, Policy, Setting
-from ffn_edge.runtime.simulate.drive import drive
+from ffn_edge.runtime.simulate.drive import Chooser, drive
 from ffn_edge.runtime.simulate.figures import Figures, Tally
+
+# Runs of the oracle, until it foresees what spikes will draw.
+_TRIES = 2
 
 
 class Workload(Protocol):
@@ -66,6 +78,7 @@ def simulate(
     *,
     spec: BoardSpec = SYNTHETIC,
     keep: bool = True,
+    late: bool = False,
 ) -> Run:
     """Let a policy run a board.
 
@@ -76,11 +89,16 @@ def simulate(
         miss_rate: the share of inferences that may miss the deadline.
         spec: what the board is like.
         keep: keep every inference; without, memory does not grow with the length.
+        late: whether the oracle spends the misses that are allowed.
     """
     device = workload.device(spec, seed, miss_rate)
-    setting = device.setting
-    chooser = Oracle(device) if policy is None else Controller(policy, setting)
-    tally = Tally(setting.points)
+    setting, points = device.setting, true_points(device)
+    chooser: Chooser
+    if policy is None:
+        chooser = _oracle(workload, device, seed, miss_rate, spec, late)
+    else:
+        chooser = Controller(policy, setting)
+    tally = Tally(points)
     timeline = Timeline() if keep else None
     end_s = energy_j = 0.0
     for step in drive(device, chooser, workload.length_s):
@@ -92,6 +110,44 @@ def simulate(
         energy_j = step.energy_j
     settling = None
     if timeline is not None:
-        settling = settling_s(timeline, setting.points, [*workload.steps_s(), end_s])
+        settling = settling_s(timeline, points, [*workload.steps_s(), end_s])
     figures = RunFigures(**asdict(tally.figures()), settling_s=settling)
     return Run(setting=setting, figures=figures, timeline=timeline)
+
+
+def _oracle(
+    workload: Workload,
+    device: KnownDevice,
+    seed: int,
+    miss_rate: float,
+    spec: BoardSpec,
+    late: bool,
+) -> Oracle:
+    """Return the oracle that knows a run, from having run it before; see `Oracle`."""
+    price = 0.0
+    foreseen: Sequence[Surprise] = ()
+    late_at: frozenset[float] | None = None
+
+    def tried(price: float) -> tuple[Oracle, float]:
+        tried_on = workload.device(spec, seed, miss_rate)
+        oracle = Oracle(tried_on, price, foreseen, late_at)
+        deque(drive(tried_on, oracle, workload.length_s), maxlen=0)
+        return oracle, tried_on.energy_j
+
+    def prepare() -> Oracle:
+        nonlocal foreseen, price
+        battery_j = device.limits.battery_j
+        if battery_j is not None:
+            price = least_price(lambda price: tried(price)[1] <= battery_j)
+        oracle, _ = tried(price)
+        for _ in range(_TRIES if oracle.surprises else 0):
+            foreseen = oracle.surprises
+            oracle, _ = tried(price)
+        foreseen = oracle.surprises
+        return oracle
+
+    ready = prepare()
+    if late:
+        late_at = spent(ready.gains, miss_rate)
+        prepare()
+    return Oracle(device, price, foreseen, late_at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -65,3 +66,26 @@ def test_where_nothing_keeps_the_limits_the_safest_runs(setting: Callable[..., S
     decision = policy.decide(policy.start(setting()), Limits(latency_ms=5), 0.0)
     assert decision.frames == 4
     assert decision.warning
+
+
+def test_the_published_noise_has_two_readings_and_the_profile_gives_a_third(
+    setting: Callable[..., Setting],
+) -> None:
+    made = replace(setting(), ratios=(0.9, 1.0, 1.1))
+    assert Alert("variance").start(made).variance == pytest.approx(0.1)
+    assert Alert("deviation").start(made).variance == pytest.approx(0.01)
+    assert Alert("fitted").start(made).variance == pytest.approx(0.01)
+    assert Alert("fitted").start(replace(made, ratios=(0.98, 1.02))).variance < 0.001
+
+
+def test_several_engines_in_one_inference_are_compared_with_their_sum(
+    setting: Callable[..., Setting],
+) -> None:
+    policy = Alert()
+    state = policy.observe(
+        policy.start(setting()),
+        Observation(
+            frames=8, latency_ms=60.0, now=0.06, limits=Limits(), ran=((4, 20.0), (8, 40.0))
+        ),
+    )
+    assert state.slowdown == pytest.approx(1.0)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from benchmarks.simulation import scenarios
 from benchmarks.simulation.baselines import NAMES, Hysteresis, Pid, Static, named
+from benchmarks.simulation.board import SYNTHETIC
+from benchmarks.simulation.compare import Sweep, compare
+from benchmarks.simulation.tuning import score
 from ffn_edge.errors import FfnEdgeError, FrameCountError
-from ffn_edge.runtime.policy.interface import Limits, Setting
+from ffn_edge.runtime.policy.interface import Limits, Observation, Sensed, Setting
 
 Play = Callable[..., "object"]
 
@@ -60,3 +65,31 @@ def test_every_policy_has_its_name_and_explains_every_frame_count(
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(FfnEdgeError, match="no policy 'magic'"):
         named("magic")
+
+
+@pytest.mark.parametrize("policy", [Hysteresis(), Pid()], ids=lambda each: each.name)
+def test_the_idle_machine_is_no_load(
+    policy: Hysteresis | Pid, setting: Callable[..., Setting]
+) -> None:
+    # The tests' machine draws 4 W at rest: of the watt that is left, half a watt is a half.
+    limits = Limits(power_w=5.0)
+    state = policy.start(setting())
+    seen = Observation(
+        frames=16, latency_ms=80.0, now=1.0, limits=limits, sensed=Sensed(power_w=4.5)
+    )
+    assert policy.observe(state, seen).load == pytest.approx(0.5)
+
+
+def test_constants_are_ranked_by_what_is_in_time_where_the_limits_are_kept() -> None:
+    sweep = Sweep(
+        workloads=[replace(scenarios.named("deadline"), length_s=130.0)],
+        policies=["static-4"],
+        seeds=[0],
+        miss_rates=[0.01],
+        spec=SYNTHETIC,
+    )
+    # One that never comes down misses half of its deadlines, one that never goes up a few.
+    stays, falls = Hysteresis(high=9.0, low=0.1), Hysteresis(high=0.9, low=0.1)
+    known = compare(sweep, lambda *_: None)
+    assert score(stays, sweep, known) == known["deadline", 0.01, "static-4"][0].in_time
+    assert score(falls, sweep, known) > score(stays, sweep, known)

@@ -139,9 +139,8 @@ def test_the_oracle_never_misses_where_some_frame_count_could_keep_the_deadline(
         (Limits(), 16),
         (Limits(latency_ms=80.0), 16),
         (Limits(latency_ms=60.0), 8),
-        (Limits(latency_ms=60.0, power_w=6.0), 4),
+        (Limits(latency_ms=60.0, power_w=5.5), 4),
         (Limits(latency_ms=10.0), 4),
-        (Limits(battery_j=700.0, until_s=100.0), 8),
     ],
 )
 def test_the_oracle_takes_the_most_accurate_that_keeps_all_limits(
