@@ -136,9 +136,10 @@ class Hysteresis:
     """Down when an inference takes more than `high` of a limit, up after `wait` below `low`."""
 
     name: str = field(default="hysteresis", init=False)
-    high: float = 0.9
-    low: float = 0.45
-    wait: int = 8
+    # The best of high at 0.7 to 1.0, low at 30 to 60 % of it, and waits of 2 to 32 inferences.
+    high: float = 0.95
+    low: float = 0.38
+    wait: int = 4
 
     def start(self, setting: Setting) -> Ladder:
         """Return the state before the first inference."""
@@ -168,9 +169,11 @@ class Pid:
     """A PID controller that holds the load at `setpoint` by a rung that need not be whole."""
 
     name: str = field(default="pid", init=False)
-    setpoint: float = 0.75
+    # The best of the setpoints 0.35 to 0.75, the proportional gains 0.25, 0.5 and 1, and the
+    # integral gains 0.01 to 0.2.
+    setpoint: float = 0.55
     proportional: float = 0.5
-    integral: float = 0.1
+    integral: float = 0.05
     derivative: float = 0.05
 
     def start(self, setting: Setting) -> Ladder:

@@ -21,7 +21,6 @@ _ROUNDING = 0.001
 _DITHER, _GOLDEN = 0.05, 0.618034
 _HALVINGS = 14
 
-
 # When an inference began, and what it drew beyond what is drawn on average.
 Surprise = tuple[float, float]
 
@@ -99,6 +98,10 @@ class Oracle:
         self._late = late
         self._device = device
         self._points = true_points(device)
+        known = [point.accuracy for point in self._points if point.accuracy is not None]
+        if len(known) < len(self._points):  # more frames are taken to be better
+            known = [float(point.frames) for point in self._points]
+        self._accuracies = known
         self._price = price
         self._count = 0
         # Time, energy, and what was allowed, at the begin of each inference of the last window.
@@ -114,7 +117,7 @@ class Oracle:
         for point, ms in zip(self._points, self._device.latencies_ms, strict=True):
             deadline_ms = point.deadline_ms(limits)
             in_time.append(deadline_ms is None or ms <= deadline_ms)
-        accuracies = [point.accuracy or 0.0 for point in self._points]
+        accuracies = self._accuracies
         values = [each * kept for each, kept in zip(accuracies, in_time, strict=True)]
         self.gains.append((max(accuracies) - max(values), now))
         if self._late is not None and (now in self._late or not any(in_time)):

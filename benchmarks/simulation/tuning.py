@@ -24,12 +24,12 @@ Tunable = Hysteresis | Pid
 
 HYSTERESES: list[Tunable] = [
     Hysteresis(high=high, low=share * high, wait=wait)
-    for high, share, wait in product((0.7, 0.8, 0.9), (0.3, 0.4, 0.5, 0.6), (4, 8, 16, 32))
+    for high, share, wait in product((0.8, 0.9, 0.95, 1.0), (0.3, 0.4, 0.5, 0.6), (2, 4, 8, 16))
 ]
 PIDS: list[Tunable] = [
     Pid(setpoint=setpoint, proportional=proportional, integral=integral, derivative=derivative)
     for setpoint, proportional, integral, derivative in product(
-        (0.55, 0.65, 0.75), (0.25, 0.5, 1.0), (0.05, 0.1, 0.2), (0.05,)
+        (0.45, 0.55, 0.65, 0.75), (0.25, 0.5, 1.0), (0.02, 0.05, 0.1, 0.2), (0.05,)
     )
 ]
 

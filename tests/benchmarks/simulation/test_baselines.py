@@ -30,7 +30,10 @@ def test_a_static_policy_needs_its_engine(setting: Callable[..., Setting]) -> No
 
 def test_hysteresis_goes_down_at_once_and_up_after_a_while(play: Callable[..., object]) -> None:
     played = play(
-        Hysteresis(), Limits(latency_ms=100), 60, lambda _, now: 2.4 if 10 <= now < 30 else 1.0
+        Hysteresis(high=0.9, low=0.45, wait=8),
+        Limits(latency_ms=100),
+        60,
+        lambda _, now: 2.4 if 10 <= now < 30 else 1.0,
     )
     frames = played.frames  # type: ignore[attr-defined]
     assert frames[39] == 16

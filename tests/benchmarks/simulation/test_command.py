@@ -21,7 +21,9 @@ from benchmarks.simulation.__main__ import simulate
 from benchmarks.simulation.board import SYNTHETIC
 from ffn_edge.bundle.bundle import Accuracy, Bundle
 from ffn_edge.errors import FfnEdgeError
+from ffn_edge.runtime.policy.interface import Limits, Observation, OperatingPoint, Setting
 from ffn_edge.runtime.profile.profile import Latency
+from ffn_edge.runtime.trace import TraceWriter
 
 SHORT = ("--seeds", "1", "--hours", "0.01")
 
@@ -99,6 +101,20 @@ def test_what_cannot_be_simulated_is_refused(arguments: tuple[str, str], message
 def test_a_trace_keeps_its_own_length(tmp_path: Path) -> None:
     found = CliRunner().invoke(simulate, ["--trace", str(tmp_path / "x"), "--hours", "1"])
     assert found.exit_code == 2
+
+
+def test_a_trace_is_replayed_with_every_rival_and_both_oracles(tmp_path: Path) -> None:
+    path = tmp_path / "walk.jsonl"
+    points = [OperatingPoint(frames=frames, base_ms=5.0 * frames) for frames in (4, 8, 16)]
+    limits = Limits(latency_ms=60.0)
+    with TraceWriter(path) as writer:
+        writer.begin(Setting(points=points, period_s=0.25), limits, {})
+        for hop in range(40):
+            writer.write(Observation(frames=8, latency_ms=40.0, now=hop / 4 + 0.04, limits=limits))
+    found = json.loads(call("--trace", str(path), "--json").stdout)["scenarios"]["walk"]["0.05"]
+    assert set(found) > {"static-16", "alert-deviation", "oracle-late", "oracle"}
+    assert found["oracle"]["share"] == {"4": 0.0, "8": 1.0, "16": 0.0}
+    assert found["oracle-late"]["mean"]["miss_rate"] == pytest.approx(0.05)
 
 
 def test_a_bundle_that_was_not_profiled_is_refused(bundle: Bundle) -> None:
