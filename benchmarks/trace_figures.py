@@ -6,7 +6,8 @@ Of what `benchmarks/interference.py` and `benchmarks/gpu/traces.py` recorded: ho
 engine is by the level of the load; whether its mean latency rises by a factor of its own, the same
 for all engines, or by a wait, the same milliseconds for all (each fitted to every level by least
 squares in ms: which share of the squared rises it explains); how the engines go together; how often
-the fewest frames were the fastest; clocks and power. Of `gpu-power-step.jsonl.gz`: how the card's
+the fewest frames were the fastest; clocks, and the power that the card shows, so much later as it
+goes with the load best. Of `gpu-power-step.jsonl.gz`: how the card's
 power follows a load.
 """
 
@@ -38,7 +39,7 @@ _HEADINGS = (
     "explained by a factor / a wait %",
     "correlation, all / within a level",
     "fewest fastest %",
-    "load %: W, SM MHz at least",
+    "card, load %: W, SM MHz at least",
 )
 
 
@@ -169,11 +170,26 @@ def _correlation(logarithms: Values) -> str:
 def _sensed(recorded: Interference, levels: Values) -> Iterator[str]:
     if recorded.power_w is None:
         return
+    late = _late(recorded.level, recorded.power_w)
     for level in levels:
         chosen = recorded.level == level
         clocks_mhz = recorded.clocks_mhz[chosen, :1]
         shown = f", {clocks_mhz.min():.0f}" if clocks_mhz.size else ""
-        yield f"{100 * level:.0f}: {recorded.power_w[chosen].mean():.0f}{shown}"
+        watts = recorded.power_w[late:][chosen[: len(chosen) - late]]
+        yield f"{100 * level:.0f}: {watts.mean():.0f}{shown}"
+    yield f"W {late * recorded.conditions.period_s:.2f} s late"
+    yield f"W {_cadence(recorded.time_s, recorded.power_w)}"
+
+
+def _late(level: Values, watts: Values) -> int:
+    """Return by how many rounds the power that is shown follows the load."""
+    if level.std() == 0 or watts.std() == 0:
+        return 0
+    count = len(level)
+    together = [
+        np.corrcoef(level[: count - late], watts[late:])[0, 1] for late in range(count // 8)
+    ]
+    return int(np.argmax(together))
 
 
 def is_step(path: Path) -> bool:

@@ -8,8 +8,21 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.simulation.interference import TRACES, write_lines
-from benchmarks.trace_figures import MeterRow, explained, main, read_step, step_figures
+from benchmarks.simulation.interference import (
+    TRACES,
+    Conditions,
+    Interference,
+    RecordedEngine,
+    write_lines,
+)
+from benchmarks.trace_figures import (
+    MeterRow,
+    explained,
+    main,
+    read_step,
+    step_figures,
+    trace_row,
+)
 from ffn_edge.errors import FfnEdgeError
 
 BASE_MS = np.array([10.0, 20.0, 40.0])
@@ -20,6 +33,32 @@ def test_a_factor_is_told_from_a_wait() -> None:
     assert by_factor == pytest.approx(1.0) and by_wait < 0.8
     by_factor, by_wait = explained(BASE_MS + np.array([[0.0], [5.0], [30.0]]))
     assert by_wait == pytest.approx(1.0) and by_factor < 0.8
+
+
+def test_a_trace_says_how_engines_and_card_follow_the_load() -> None:
+    level = np.tile(np.repeat([0.0, 0.5], 20), 5)
+    recorded = Interference(
+        name="made-up",
+        conditions=Conditions(
+            machine="none",
+            load="made up",
+            period_s=0.1,
+            engines=(
+                RecordedEngine(frames=4, profiled_ms=(10.0,)),
+                RecordedEngine(frames=8, profiled_ms=(20.0,)),
+            ),
+        ),
+        time_s=np.arange(200.0) / 10,
+        level=level,
+        latency_ms=np.outer(1 + level, [10.0, 20.0]),
+        power_w=100 + 40 * np.roll(level, 3),
+        clocks_mhz=np.outer(1900 - 100 * level, [1.0, 1.0]),
+    )
+    name, base, slower, explanation, _, fewest, card = trace_row(recorded)
+    assert (name, base, fewest) == ("made-up", "4/8: 10/20", "100")
+    assert slower == "50: 1.50/1.50 (1.5/1.5)"
+    assert explanation == "100 / 90"
+    assert card == "0: 100, 1900; 50: 120, 1850; W 0.30 s late; W news each 2000 ms"
 
 
 def average_of_a_second() -> list[MeterRow]:
