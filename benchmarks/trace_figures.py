@@ -164,7 +164,8 @@ def _slashed(values: Values, digits: int) -> str:
 def _correlation(logarithms: Values) -> str:
     """Return the least and the greatest between two engines."""
     pairs = np.asarray(np.corrcoef(logarithms.T))[np.triu_indices(logarithms.shape[1], 1)]
-    return f"{pairs.min():.2f} to {pairs.max():.2f}"
+    least, most = (round(float(each), 2) + 0.0 for each in (pairs.min(), pairs.max()))  # no -0
+    return f"{least:.2f} to {most:.2f}"
 
 
 def _sensed(recorded: Interference, levels: Values) -> Iterator[str]:
