@@ -10,6 +10,7 @@ import pytest
 from benchmarks.gpu.report import SKIPPED, Report
 from benchmarks.gpu.wheels import joined
 from benchmarks.simulation.interference import read_interference
+from benchmarks.trace_figures import read_step
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +34,9 @@ def test_a_dry_run_says_what_became_of_each_part(tmp_path: Path) -> None:
     recorded = read_interference(tmp_path / "gpu-demo-compute.jsonl.gz")
     assert recorded.latency_ms.shape[1] == 3
     assert recorded.power_w is not None and set(recorded.power_w) == {100.0}
+    step = read_step(tmp_path / "gpu-power-step.jsonl.gz")
+    assert sorted({row.level for row in step}) == [0.0, 1.0]
+    assert "Traceback" not in process.stderr  # a competitor that is let go of while it starts
 
 
 def test_a_part_that_does_not_exist_is_refused() -> None:

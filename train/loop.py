@@ -516,9 +516,9 @@ def _order(recipe: Recipe, processes: Processes, dtype: torch.dtype) -> Order:
     """Choose the order of the frame counts' passes; all are equal to rounding.
 
     One after the other, backward pass included, is fastest and takes least memory: on a CPU in
-    float32 (benchmarks/training_step.py) and on an H200 in bfloat16 (benchmarks/gpu/step.py). In
-    half precision on a CPU each forward pass casts the weights anew, and one backward pass is
-    faster; several processes exchange gradients once.
+    float32 (benchmarks/training_step.py) and on an H200 and an H100 in bfloat16
+    (benchmarks/gpu/step.py). In half precision on a CPU each forward pass casts the weights anew,
+    and one backward pass is faster; several processes exchange gradients once.
     """
     if recipe.together:
         return "together"

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.simulation.compare import OURS, Results, Sweep
+from benchmarks.simulation.interference import TRACES
 from benchmarks.simulation.run import RunFigures, Workload
 from ffn_edge.errors import FfnEdgeError, reason_of
 from ffn_edge.files import schema
@@ -21,6 +22,7 @@ _MOST_BYTES = 256 << 20
 # What the figures follow from, besides the workload itself.
 _SOURCES = (
     *sorted(Path(__file__).parent.glob("*.py")),
+    *sorted(TRACES.glob("*.gz")),
     *(Path(module.__file__) for module in (interface, drive, figures)),
 )
 

@@ -158,7 +158,7 @@ def read_interference(path: Path) -> Interference:
         FfnEdgeError: it cannot be read, is damaged, or holds no round; a broken line is not
             passed over.
     """
-    head, *lines = _lines(path)
+    head, *lines = read_lines(path)
     conditions = _FORMAT.from_text(head, str(path))
     rounds: list[Round] = []
     for number, line in enumerate(lines, start=2):
@@ -187,7 +187,8 @@ def read_interference(path: Path) -> Interference:
     )
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """Return what `write_lines` wrote, at least one line. Raises an `FfnEdgeError`."""
     try:
         decompressor = zlib.decompressobj(wbits=31)  # of gzip
         data = decompressor.decompress(read_bytes(path, _MOST_BYTES), _MOST_TEXT)
@@ -274,6 +275,7 @@ class MeasuredDevice:
     """
 
     source_frames = None
+    next_s = None  # at the setting's pace
     temperature_c = None
 
     def __init__(self, recorded: Interference, setting: Setting, limits: Limits) -> None:

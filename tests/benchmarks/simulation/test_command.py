@@ -63,6 +63,14 @@ def test_a_policy_that_misses_too_often_is_marked() -> None:
     assert policies["best static (4)"]["mean"] == policies["static-4"]["mean"]
 
 
+def test_recordings_run_once_and_are_as_long_as_they_are() -> None:
+    found = call("--scenario", "recorded", "--policy", "static-4", "--hours", "9", "--json")
+    fields = json.loads(found.stdout)
+    assert fields["seeds"] == 1
+    assert len(fields["scenarios"]) == 6
+    assert fields["scenarios"]["gpu-demo-compute"]["0.01"]["static-4"]["share"]["4"] == 1.0
+
+
 def test_the_table_shows_each_target() -> None:
     found = call("--scenario", "steady", "--policy", "static-8", *SHORT)
     assert "target 0.01" in found.stdout and "target 0.05" in found.stdout

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from benchmarks import interference
 from benchmarks.interference import REST_S, bursts, record
+from benchmarks.simulation import scenarios
 from benchmarks.simulation.baselines import named
 from benchmarks.simulation.board import SYNTHETIC
 from benchmarks.simulation.interference import (
@@ -185,6 +186,23 @@ def test_what_is_stored_is_small_and_replays_the_same(path: Path) -> None:
 def test_traces_of_all_sizes_are_stored() -> None:
     names = {path.name for path in TRACES.glob("cpu-*.gz")}
     assert {name.split("-")[1] for name in names} == {"tiny", "middle", "large"}
+
+
+@pytest.mark.parametrize("workload", scenarios.RECORDED, ids=lambda each: each.name)
+def test_a_recorded_deadline_can_be_kept_and_leaves_a_choice(workload: Measured) -> None:
+    frames = [engine.frames for engine in workload.recorded.conditions.engines]
+    fixed = [simulate(workload, named(f"static-{each}"), 0, 0.01).figures for each in frames]
+    best = simulate(workload, None, 0, 0.01).figures
+    assert min(each.miss_rate for each in fixed) <= 0.01
+    assert best.miss_rate <= 0.01
+    assert best.in_time > max(each.in_time for each in fixed) + 0.005
+
+
+def test_every_stored_trace_is_a_scenario() -> None:
+    assert {each.name for each in scenarios.RECORDED} == {
+        path.name.partition(".")[0] for path in TRACES.glob("*.gz")
+    }
+    assert all(scenarios.named(each.name) is each for each in scenarios.RECORDED)
 
 
 @dataclass
