@@ -274,6 +274,7 @@ class MeasuredDevice:
     """
 
     source_frames = None
+    next_s = None  # at the setting's pace
     temperature_c = None
 
     def __init__(self, recorded: Interference, setting: Setting, limits: Limits) -> None:
