@@ -14,10 +14,12 @@ from benchmarks.simulation.against import read_figures, write_figures
 from benchmarks.simulation.board import SYNTHETIC, BoardSpec
 from benchmarks.simulation.compare import OURS, Sweep, compare, frames_of, rows
 from benchmarks.simulation.goals import judge
+from benchmarks.simulation.interference import Measured
 from benchmarks.simulation.oracle import NAME_LATE
 from benchmarks.simulation.profiled import board_from_bundle
 from benchmarks.simulation.recorded import Recording
 from benchmarks.simulation.run import Workload
+from benchmarks.simulation.scenario import Scenario
 from benchmarks.simulation.tables import (
     goal_fields,
     goal_table,
@@ -42,7 +44,7 @@ _TABLE_WIDTH = 185
     default="all",
     show_default=True,
     help="Names with commas between: " + ", ".join(each.name for each in scenarios.ALL) + "; or "
-    "audit, those that no policy was tuned on.",
+    "audit or held-out: those that no policy was tuned on, and those that none may be.",
 )
 @click.option(
     "--policy",
@@ -184,11 +186,19 @@ def simulate(
 
 
 def _workloads(names: str, hours: float | None) -> list[Workload]:
-    sets = {"all": scenarios.ALL, "audit": getattr(scenarios, "AUDIT", ())}
+    sets: dict[str, Sequence[Scenario | Measured]] = {
+        "all": scenarios.ALL,
+        "audit": scenarios.AUDIT,
+        "held-out": scenarios.HELD_OUT,
+    }
     chosen = sets.get(names) or [scenarios.named(name) for name in dict.fromkeys(names.split(","))]
     if hours is None:
         return list(chosen)
-    return [replace(scenario, length_s=hours * 3600) for scenario in chosen]
+    return [
+        # A recording is as long as it is.
+        replace(each, length_s=hours * 3600) if isinstance(each, Scenario) else each
+        for each in chosen
+    ]
 
 
 def _policies(names: str, workloads: Sequence[Workload], spec: BoardSpec) -> list[str]:

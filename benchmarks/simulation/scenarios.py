@@ -7,10 +7,12 @@ from dataclasses import replace
 
 from benchmarks.simulation.audit import AUDIT
 from benchmarks.simulation.board import Phase
+from benchmarks.simulation.held_out import HELD_OUT
+from benchmarks.simulation.interference import Measured
 from benchmarks.simulation.scenario import Scenario
 from ffn_edge.errors import FfnEdgeError
 
-__all__ = ["ALL", "AUDIT", "Scenario", "named"]
+__all__ = ["ALL", "AUDIT", "HELD_OUT", "Scenario", "named"]
 
 # Of the power scenarios: nothing to save, the most frames too many, all but the fewest too many.
 _AMPLE, _BETWEEN_UPPER, _BETWEEN_LOWER = 1.1, 0.75, 0.25
@@ -121,16 +123,17 @@ ALL = (
 )
 
 
-def named(name: str) -> Scenario:
-    """Return the scenario that people call `name`.
+def named(name: str) -> Scenario | Measured:
+    """Return the scenario, or the recording, that people call `name`.
 
     Raises:
         FfnEdgeError: there is none.
     """
-    for scenario in (*ALL, *AUDIT):
+    for scenario in (*ALL, *AUDIT, *HELD_OUT):
         if scenario.name == name:
             return scenario
+    known = ", ".join(scenario.name for scenario in (*ALL, *AUDIT))
     raise FfnEdgeError(
         f"there is no scenario {name!r}",
-        f"choose one of {', '.join(scenario.name for scenario in (*ALL, *AUDIT))}, or all.",
+        f"choose one of {known}, all, audit or held-out.",
     )
