@@ -462,7 +462,7 @@ _LIMITS = (
         "to the next.",
         phases=(
             replace(_CALM, deadline=1.6, deadline_jitter=0.4),
-            replace(_CALM, deadline=1.1, deadline_jitter=0.4),
+            replace(_CALM, deadline=0.8, deadline_jitter=0.3),
         ),
         length_s=200.0,
         board=replace(_LARGE, period_s=0.1),
@@ -530,7 +530,7 @@ _BATTERIES = (
             replace(_CALM, duration_s=60.0, contention=share) for share in (0.0, 0.15, 0.0, 0.3)
         ),
         length_s=360.0,
-        battery=0.75,
+        battery=0.8,
         board=_LAPTOP,
     ),
     Scenario(

@@ -10,7 +10,9 @@ from click.testing import CliRunner
 
 from benchmarks.simulation import scenarios
 from benchmarks.simulation.__main__ import simulate as command
+from benchmarks.simulation.baselines import named
 from benchmarks.simulation.board import SYNTHETIC
+from benchmarks.simulation.compare import EXCESS_ALLOWED, MISSES_ALLOWED, frames_of
 from benchmarks.simulation.interference import Measured
 from benchmarks.simulation.run import simulate
 from benchmarks.simulation.scenario import Scenario
@@ -41,6 +43,20 @@ def test_all_are_found_together_and_a_recording_is_as_long_as_it_is() -> None:
         catch_exceptions=False,
     )
     assert set(json.loads(called.stdout)["scenarios"]) == {each.name for each in HELD_OUT}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", HELD_OUT, ids=lambda each: each.name)
+def test_no_frame_count_that_keeps_the_limits_is_ahead_of_the_oracle(
+    workload: Scenario | Measured,
+) -> None:
+    oracle = simulate(workload, None, 1, 0.01).figures
+    for frames in frames_of(workload, SYNTHETIC):
+        figures = simulate(workload, named(f"static-{frames}"), 1, 0.01).figures
+        kept = figures.miss_rate <= MISSES_ALLOWED * 0.01 and (
+            (figures.excess or 0.0) <= EXCESS_ALLOWED
+        )
+        assert not kept or figures.in_time <= oracle.in_time + 0.002
 
 
 @pytest.mark.slow
