@@ -44,7 +44,8 @@ _TABLE_WIDTH = 185
     default="all",
     show_default=True,
     help="Names with commas between: " + ", ".join(each.name for each in scenarios.ALL) + "; or "
-    "audit, those that no policy was tuned on; or recorded, what was measured beside a load.",
+    "audit, that today's policy was developed on; held-out, that it never saw; or recorded, what was "
+    "measured beside a load.",
 )
 @click.option(
     "--policy",
@@ -192,6 +193,7 @@ def _workloads(names: str, hours: float | None) -> list[Workload]:
         "all": scenarios.ALL,
         "audit": scenarios.AUDIT,
         "recorded": scenarios.RECORDED,
+        "held-out": scenarios.HELD_OUT,
     }
     chosen = sets.get(names) or [scenarios.named(name) for name in dict.fromkeys(names.split(","))]
     if hours is None:

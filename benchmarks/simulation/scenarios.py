@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from benchmarks.simulation.audit import AUDIT
 from benchmarks.simulation.board import Phase
+from benchmarks.simulation.held_out import HELD_OUT
 from benchmarks.simulation.interference import TRACES, Measured, read_interference
 from benchmarks.simulation.scenario import Scenario
 from ffn_edge.errors import FfnEdgeError
 
-__all__ = ["ALL", "AUDIT", "RECORDED", "Scenario", "named"]
+__all__ = ["ALL", "AUDIT", "HELD_OUT", "RECORDED", "Scenario", "named"]
 
 # Of the power scenarios: nothing to save, the most frames too many, all but the fewest too many.
 _AMPLE, _BETWEEN_UPPER, _BETWEEN_LOWER = 1.1, 0.75, 0.25
@@ -153,11 +154,11 @@ def named(name: str) -> Scenario | Measured:
     Raises:
         FfnEdgeError: there is none.
     """
-    known: tuple[Scenario | Measured, ...] = (*ALL, *AUDIT, *RECORDED)
-    for scenario in known:
+    for scenario in (*ALL, *AUDIT, *HELD_OUT, *RECORDED):
         if scenario.name == name:
             return scenario
+    known = ", ".join(scenario.name for scenario in (*ALL, *AUDIT))
     raise FfnEdgeError(
         f"there is no scenario {name!r}",
-        f"choose one of {', '.join(each.name for each in known)}, all, audit or recorded.",
+        f"choose one of {known}, all, audit, held-out or recorded.",
     )
