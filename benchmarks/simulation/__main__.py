@@ -44,7 +44,7 @@ _TABLE_WIDTH = 185
     default="all",
     show_default=True,
     help="Names with commas between: " + ", ".join(each.name for each in scenarios.ALL) + "; or "
-    "audit, that today's policy was developed on; held-out, that it never saw; or recorded, what was "
+    "audit, that the policy was developed on; held-out, that it never saw; or recorded, what was "
     "measured beside a load.",
 )
 @click.option(
