@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 
 from ffn_edge.runtime.camera_settings import CameraSettings
 from ffn_edge.runtime.classifier import Result
-from ffn_edge.runtime.policy.adaptive import SILENCE_S
 from ffn_edge.runtime.policy.interface import Limits, Setting
 from ffn_edge.runtime.policy.power_model import PowerModel
 from ffn_edge.runtime.policy.sharing import Claim, allot
@@ -79,7 +78,6 @@ class SharedBudget:
             observation.sensed.power_w,
             engine_j / elapsed_s if elapsed_s else 0.0,
             limits.budget_w(self._power.spent_j, now),
-            saving_s=limits.saving_s(now),
             switched=now - elapsed_s < self._changed <= now,
         )
 
@@ -88,7 +86,9 @@ class SharedBudget:
         points, spare_w, self._of_what = self._points, math.inf, "the processor's time"
         if budget_w is not None:
             self._of_what += f" and of {budget_w:.3g} W"
-            spare_w = self._power.allowed_w(budget_w) - self._power.predicted_w(0.0)
+            spare_w = self._power.allowed_w(
+                budget_w, of_battery=limits.power_w is None
+            ) - self._power.predicted_w(0.0)
             if not self._is_power_known:
                 points = {min(points): points[min(points)]}
                 self._warn("the power is not known, so the fewest frames for all cameras", now)
@@ -114,7 +114,5 @@ class SharedBudget:
     @property
     def _is_power_known(self) -> bool:
         """Whether it was at the last result; where nothing moves, it is not asked for."""
-        heard, observed = self._power.heard, self._power.observed
         profiled = all(point.power_w is not None for point in self._points.values())
-        is_silent = heard is not None and observed is not None and observed - heard > SILENCE_S
-        return profiled and not is_silent
+        return profiled and self._power.silent_s is None

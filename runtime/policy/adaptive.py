@@ -1,32 +1,32 @@
-"""Our policy: the most accurate frame count that keeps the deadline and the budget.
+"""Our policy: the frame count that is worth most, where a miss has a price.
 
-    latency = base · residual of the engine · slowdown · tail
+    worth of a frame count = accuracy · (1 - chance to be late) - price · chance to be late
 
-- The *slowdown* is one number for all engines, so that one observation updates every one (ALERT,
-  USENIX ATC 2020). Here it is a median of the last few, which a lone spike does not move. What
-  is particular to an engine, its *residual*, is learned where a step up showed it.
-- The *tail* comes from the data: one-step errors of the last minutes, with a generalised Pareto
-  distribution beyond the rarest. Misses come in bursts, and a policy can only dodge what follows
-  the first: so the tail is that of inferences which follow a usual one, and a *cooldown* answers
-  the others. It drops at once to what would have kept the deadline with room to spare, and lets
-  a frame count return when several inferences in a row would have kept it there.
-- The share of misses is held by *feedback*: each miss lowers alpha, the chance of a miss that the
-  next decisions take, and each hit raises it again (adaptive conformal inference, Gibbs and Candès,
-  NeurIPS 2021). In a backlog of misses, the tail includes what came in bursts, too.
-- Power is the profile plus what the machine draws beyond it, and a bucket of joules: see
-  `power_model`. Where the power is not known, a power budget is kept by the fewest frames.
+- The *chance* comes from what was seen: see `latency_model`.
+- The *price* holds the share of misses. Each inference earns the share that is allowed, each miss
+  costs one; the less of that credit is left, the dearer is a miss. The credit is bounded, so over
+  many inferences no more are missed than earned, if some engine is in time at all: a queue of
+  debts and a penalty on what makes them, as in Lyapunov optimisation with conformal risk control
+  (Zecchin and others, arXiv 2503.00486), and like it right whether or not the chances are. With
+  credit left a miss costs just what it is: a wrong answer.
+- In a *burst* the chance of the next miss is that of inferences after a slow one; and the engine that
+  missed waits, longer each time that it misses as soon as it is back.
+- Whether an engine became faster is seen by *trying* it alone. It is tried where it would be in
+  time if it took a fifth less than expected, while the credit is full, or where nothing else is in
+  time: so a profile that is wrong is found out, at the price of a miss that is allowed.
+- A *power budget* is kept by the mean: see `power_model`. Where the power is not known, by the
+  fewest frames.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from ffn_edge.bundle.bundle import Precision
-from ffn_edge.runtime.policy.heat_model import HeatModel
+import numpy as np
+from numpy.typing import NDArray
+
 from ffn_edge.runtime.policy.interface import (
     Decision,
     Limits,
@@ -34,98 +34,97 @@ from ffn_edge.runtime.policy.interface import (
     OperatingPoint,
     Setting,
     by_accuracy,
+    fitted_accuracies,
     fixed,
     why_not_as_good,
 )
 from ffn_edge.runtime.policy.latency_model import LatencyModel
-from ffn_edge.runtime.policy.power_model import PowerModel
+from ffn_edge.runtime.policy.power_model import PowerModel, in_turns
 
-# In a burst, a frame count must have room for an inference that is so much slower still.
-_HEADROOM = 1.5
-# The feedback's step; the range of alpha, which is below zero in a backlog of misses (0.2 / 0.05:
-# of four); and the least that decisions take for it.
-_FEEDBACK, _LARGEST_ALPHA, _DEEPEST_BACKLOG, _LEAST_ALPHA = 0.05, 0.25, -0.2, 0.002
-# Inferences in a row that must have kept the limits before a step up: where there is room to
-# spare, and at most. A step up that is undone within some inferences was a mistake: the next one
-# with as little room waits twice as long.
-_PATIENCE, _MOST_PATIENCE = 3, 256
-_ROOM, _PROBATION = 0.8, 30
-# A step up takes this share of the chance of a miss, and keeps this margin below the limits.
-_STEP_UP, _MARGIN = 0.5, 0.02
-# After a step up, so many inferences tell of the engine rather than of the machine.
-_UPDATES = 4
-# A power that was not heard of for so long is not known; until then the model answers.
-SILENCE_S = 3.0
+# Misses that may be saved for later, or owed.
+_CREDIT = 3.0
+# Without credit, a miss costs this share of what the most frames gain while it is earned again.
+_PRICE = 0.15
+# Another engine must be better by this share of what the most frames gain.
+_STAY = 0.02
+# An engine that missed waits so long, so many times longer each time that it misses at once again,
+# and at most so long.
+_WAIT_S, _LONGER, _LONGEST_S = 0.2, 4.0, 20.0
+# An engine is tried for so long, so long after it last ran, and if it were in time in so much less.
+_TRIAL_S, _LESS = 5.0, 0.2
+# So near to a trip point that slows the machine hard or turns it off, it is kept cool.
+_HOT_C = 3.0
 # A stream's rate may be so many times what its source gives: cameras do not keep theirs exactly.
 _SOURCE_TOLERANCE = 1.1
+# What is told of an engine's pace: the second fastest of the last intervals, so that a camera that
+# became faster counts soon, and one long inference does not.
+_PACES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Engines:
-    """What is known of the engines before the first inference.
+class AdaptiveState:
+    """What is known before an inference. The tuples follow `points`.
 
     Attributes:
-        points: by ascending frame count.
-        ranked: their indices, the most accurate first.
+        points: the engines, by ascending frame count.
+        worth: how accurate each is, or is taken to be.
         periods_s: from one inference with each to the next; 0 is back to back.
         switch_ms: how much longer the first inference after a switch takes.
+        latency: how long each would take.
+        power: what the machine would draw.
+        credit: misses that may be made, or are owed.
+        current: the index of the last inference's engine; None before the first.
+        last_ran: when each last did.
+        waits_until: when each may run again; and
+        waits_s: for how long it had to wait.
+        trial_until: how long the current one is tried; in the past if it is not.
+        paces: the latest intervals between inferences, as shares of what was told.
+        alarm: why the fewest frames must run now; empty if they need not.
+        fault: why the power is not known.
     """
 
     points: tuple[OperatingPoint, ...]
-    ranked: tuple[int, ...]
+    worth: tuple[float, ...]
     periods_s: tuple[float, ...]
     switch_ms: float
+    latency: LatencyModel
+    power: PowerModel
+    credit: float
+    current: int | None = None
+    last_ran: tuple[float, ...]
+    waits_until: tuple[float, ...]
+    waits_s: tuple[float, ...]
+    trial_until: float = -math.inf
+    paces: tuple[float, ...] = ()
+    alarm: str = ""
+    fault: str | None = None
+
+    @property
+    def most_gain(self) -> float:
+        """What the most accurate engine is worth above the least."""
+        return max(self.worth) - min(self.worth)
 
     def index_of(self, frames: int) -> int:
         """Return where the engine of a frame count stands."""
         return [point.frames for point in self.points].index(frames)
 
-    def is_better(self, index: int, other: int) -> bool:
-        """Whether an engine is more accurate than another."""
-        return self.ranked.index(index) < self.ranked.index(other)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdaptiveState:
-    """What is known before an inference. The tuples follow `engines.points`.
-
-    Attributes:
-        engines: what never changes.
-        latency: how long each engine would take now.
-        streaks: how many inferences in a row would have kept the deadline, at each frame count; 0
-            is a cooldown.
-        alpha: the chance of a miss that decisions take now, below zero for a backlog of misses;
-            None before the first inference.
-        current: the index of the last inference's engine; None before the first.
-        since: how many inferences it has run without a break.
-        stepped_up: it was reached from a less accurate one, of its own accord.
-        patience: how long a streak a step up needs now.
-        power: what the machine would draw.
-        heat: how hot it is.
-        fault: why the power is not known.
-        alarm: why the last cooldown began.
-    """
-
-    engines: Engines
-    latency: LatencyModel
-    streaks: tuple[int, ...]
-    alpha: float | None = None
-    current: int | None = None
-    since: int = 0
-    stepped_up: bool = False
-    patience: int = _PATIENCE
-    power: PowerModel
-    heat: HeatModel
-    fault: str | None = None
-    alarm: str = ""
-
     def power_w(self, index: int) -> float | None:
         """Return the mean power with an engine, from one inference to the next; None unknown."""
-        engine_w, period_s = self.engines.points[index].power_w, self.engines.periods_s[index]
+        engine_w = self.points[index].power_w
         if engine_w is None:
             return None
+        period_s = self.periods_s[index]
+        if period_s and self.paces:
+            period_s *= sorted(self.paces)[min(1, len(self.paces) - 1)]
         busy = min(1.0, self.latency.expected_ms(index) / 1e3 / period_s) if period_s else 1.0
-        return self.power.predicted_w(engine_w * busy)
+        return self.power.predicted_w(engine_w * busy, index)
+
+    def rooms_ms(self, limits: Limits) -> NDArray[np.float64] | None:
+        """Return what an inference with each engine may take; None is no deadline for any."""
+        rooms = [point.deadline_ms(limits) for point in self.points]
+        if all(room is None for room in rooms):
+            return None
+        return np.array([math.inf if room is None else room for room in rooms])
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,303 +135,302 @@ class Adaptive:
 
     def start(self, setting: Setting) -> AdaptiveState:
         """Return the state before the first inference."""
-        # Fewer frames are no more work in the same precision: where they were measured to be
-        # slower, something interfered.
-        fastest_ms: dict[Precision, float] = {}
-        points = []
-        for point in sorted(setting.points, key=lambda point: -point.frames):
-            base_ms = min(fastest_ms.get(point.precision, math.inf), point.base_ms)
-            fastest_ms[point.precision] = base_ms
-            points.append(dataclasses.replace(point, base_ms=base_ms))
-        points.reverse()
-        frames = [point.frames for point in points]
+        points = tuple(sorted(setting.points, key=lambda point: point.frames))
+        never = (-math.inf,) * len(points)
         return AdaptiveState(
-            engines=Engines(
-                points=tuple(points),
-                ranked=tuple(frames.index(point.frames) for point in by_accuracy(points)),
-                periods_s=tuple(setting.period_of(point) for point in points),
-                switch_ms=setting.switch_ms,
-            ),
+            points=points,
+            worth=_worth(points),
+            periods_s=tuple(setting.period_of(point) for point in points),
+            switch_ms=setting.switch_ms,
             latency=LatencyModel.start([point.base_ms for point in points], setting.ratios),
-            streaks=(_MOST_PATIENCE,) * len(points),
-            power=PowerModel(setting.idle_w or 0.0),
-            heat=HeatModel(),
+            power=PowerModel(setting.idle_w or 0.0, (0.0,) * len(points)),
+            credit=1.0,
+            last_ran=never,
+            waits_until=never,
+            waits_s=(_WAIT_S,) * len(points),
         )
 
     def observe(self, state: AdaptiveState, observation: Observation) -> AdaptiveState:
         """Return the state after an inference."""
-        engines, limits, sensed = state.engines, observation.limits, observation.sensed
-        index = engines.index_of(observation.frames)
-        before = state.current
+        limits, sensed, now = observation.limits, observation.sensed, observation.now
+        index, before = state.index_of(observation.frames), state.current
         switched = before is not None and index != before
-        stepped_up, since, patience = state.stepped_up, state.since + 1, state.patience
-        if switched or before is None:
-            undone = stepped_up and since <= _PROBATION
-            stepped_up = before is not None and engines.is_better(index, before)
-            if undone and not stepped_up:
-                patience = min(2 * patience, _MOST_PATIENCE)
-            since = 1
-        elif stepped_up and since == _PROBATION:
-            patience = max(patience // 2, _PATIENCE)
-
-        usual_ms, engine_j = _usual(state, observation)
+        ran = observation.ran or ((observation.frames, observation.latency_ms),)
+        parts = [(state.index_of(frames), each_ms) for frames, each_ms in ran]
+        usual_ms = sum(state.latency.usual_ms(part) for part, _ in parts)
         latency_ms = observation.latency_ms
         if switched:  # what the switch itself cost says nothing of the engine
-            latency_ms = max(latency_ms - engines.switch_ms, usual_ms)
-        updates_engine = stepped_up and since <= _UPDATES and not observation.ran
-        alpha = limits.miss_rate if state.alpha is None else state.alpha
+            latency_ms = max(latency_ms - state.switch_ms, min(latency_ms, usual_ms))
         latency = state.latency.observe(
+            now,
             usual_ms,
             latency_ms,
-            missed=observation.missed,
-            updates_engine=index if updates_engine else None,
-            has_backlog=alpha < 0,
+            index=index if len(parts) == 1 else None,
+            miss_rate=limits.miss_rate,
+            clocks_mhz=sensed.clocks_mhz,
         )
-        if observation.deadline_ms is not None:
-            # What the fewest frames alone missed, no other choice would have kept.
-            had_choice = index > 0 or len(observation.ran) > 1
-            alpha += _FEEDBACK * (limits.miss_rate - (observation.missed and had_choice))
-        heat = state.heat.observe(observation.now, sensed.temperature_c)
-        alarm = "the board reported over-current" if sensed.over_current else heat.alarm
-        streaks = _streaks(state, observation, latency, alarm)
-        return dataclasses.replace(
+        credit, missed, wait_s = state.credit, observation.missed, state.waits_s[index]
+        waits_until, trial_until = state.waits_until[index], state.trial_until
+        if switched:
+            is_up = before is not None and state.worth[index] > state.worth[before]
+            trial_until = now + _TRIAL_S if is_up else -math.inf
+        rooms_ms = state.rooms_ms(limits)
+        if rooms_ms is not None:
+            # What no engine would have kept is nobody's mistake.
+            had_choice = bool(np.any(latency.base + latency.expected <= np.log(rooms_ms)))
+            credit += limits.miss_rate - (missed and had_choice)
+        if missed:
+            wait_s = min(_LONGER * wait_s, _LONGEST_S) if switched else _WAIT_S
+            waits_until, trial_until = now + wait_s, -math.inf
+        elif not switched:
+            wait_s = _WAIT_S
+        observed = state.power.observed
+        interval_s = 0.0 if observed is None else max(0.0, now - observed)
+        period_s = state.periods_s[index]
+        engine_j = (
+            sum((state.points[part].power_w or 0.0) * each_ms for part, each_ms in parts) / 1e3
+        )
+        power = state.power.observe(
+            now,
+            sensed.power_w,
+            engine_j / (interval_s or max(period_s, latency_ms / 1e3)),
+            limits.budget_w(state.power.spent_j, now),
+            index=index if len(parts) == 1 else None,
+            switched=switched,
+        )
+        paces = state.paces
+        if interval_s and period_s:
+            paces = (*paces, interval_s / period_s)[-_PACES:]
+        return replace(
             state,
             latency=latency,
-            streaks=streaks,
-            alpha=min(max(alpha, _DEEPEST_BACKLOG), _LARGEST_ALPHA),
+            power=power,
+            credit=min(max(credit, -_CREDIT), _CREDIT),
             current=index,
-            since=since,
-            stepped_up=stepped_up,
-            patience=patience,
-            power=state.power.observe(
-                observation.now,
-                sensed.power_w,
-                engine_j / max(engines.periods_s[index], latency_ms / 1e3),
-                limits.budget_w(state.power.spent_j, observation.now),
-                saving_s=limits.saving_s(observation.now),
-                switched=switched,
-            ),
-            heat=heat,
+            last_ran=_with(state.last_ran, index, now),
+            waits_until=_with(state.waits_until, index, waits_until),
+            waits_s=_with(state.waits_s, index, wait_s),
+            trial_until=trial_until,
+            paces=paces,
+            alarm=_alarm(observation),
             fault=sensed.fault,
-            alarm=alarm or _why_cooling(state, observation, streaks),
         )
 
     def decide(
         self, state: AdaptiveState, limits: Limits, now: float, source_frames: float | None = None
     ) -> Decision:
-        """Choose the frame count of the next inference.
-
-        A step down is immediate. A step up waits for several inferences in a row that would
-        have kept the deadline, and needs a margin. See `Policy.decide`.
+        """Choose the frame count of the next inference. See `Policy.decide`.
 
         Raises:
             FrameCountError: `limits.frames` is none of the engines'.
         """
-        engines = state.engines
-        points = engines.points
+        points = state.points
         if limits.frames is not None:
             decision = fixed(points, limits.frames)
-            why_not = _why_behind(state, limits.frames, source_frames)
-            return dataclasses.replace(decision, warning=why_not)
+            return replace(decision, warning=_why_behind(state, limits.frames, source_frames))
         budget_w = limits.budget_w(state.power.spent_j, now)
+        if state.alarm:
+            return _fewest(state, state.alarm)
         if budget_w is not None and (why := _unknown_power(state)):
             return _fewest(state, f"the power is not known, so the fewest frames: {why}")
-        alpha = limits.miss_rate if state.alpha is None else max(state.alpha, _LEAST_ALPHA)
-        stay = (alpha, state.latency.tail(alpha))
-        # Errors of a time that is over would keep it down for as long as it lasted.
-        up = stay
-        if state.current not in (None, engines.ranked[0]):
-            up = (_STEP_UP * alpha, state.latency.tail_lately(_STEP_UP * alpha))
-        rejected: dict[int, str] = {}
-        chosen = why_chosen = None
-        for index in engines.ranked:
-            frames = points[index].frames
-            if chosen is not None:
-                rejected[frames] = why_not_as_good(points, frames, chosen)
-                continue
-            step_up = state.current is not None and engines.is_better(index, state.current)
-            alpha_here, tail_here = up if step_up else stay
-            demands = list(_demands(state, index, limits, alpha_here, tail_here, source_frames))
-            if budget_w is not None:
-                saving_j = budget_w * limits.saving_s(now) if step_up else 0.0
-                demands.append(_power_demand(state, index, budget_w, saving_j))
-            fits, words = _judge(state, index, demands, step_up)
-            if fits:
-                chosen, why_chosen = frames, words
-            else:
-                rejected[frames] = words
-        if chosen is None or why_chosen is None:
-            why = rejected[points[0].frames]
-            asked = limits.latency_ms is not None or budget_w is not None
-            what = "nothing keeps every limit" if asked else "no rate can be kept"
-            return _fewest(state, f"{what}, so the fewest frames: {why}", rejected)
+        reasons: dict[int, str] = {}
+        for index, point in enumerate(points[1:], start=1):
+            if limits.most_frames is not None and point.frames > limits.most_frames:
+                reasons[index] = f"more than {limits.most_frames}, its share"
+            elif source_frames is not None and point.frames > _SOURCE_TOLERANCE * source_frames:
+                reasons[index] = f"more than the {source_frames:.3g} that the source gives"
+        allowed_w = None
+        if budget_w is not None:
+            allowed_w = state.power.allowed_w(budget_w, of_battery=limits.power_w is None)
+            _rule_out_power(state, reasons, allowed_w, now)
+        barred = [index for index, until in enumerate(state.waits_until) if now < until]
+        if any(index not in reasons and index not in barred for index in range(len(points))):
+            reasons |= {
+                index: f"late {now - state.last_ran[index]:.2g} s ago"
+                for index in barred
+                if index not in reasons
+            }
+        chances = [0.0] * len(points)
+        rooms_ms = state.rooms_ms(limits)
+        if rooms_ms is not None:
+            if state.current is not None:
+                rooms_ms = rooms_ms - state.switch_ms
+                rooms_ms[state.current] += state.switch_ms
+            chances = state.latency.chances(rooms_ms).tolist()
+        able = [index for index in range(len(points)) if index not in reasons]
+        value = _values(state, limits, chances)
+        best = max(able, key=lambda index: value[index])
+        tried = None
+        if rooms_ms is not None:
+            tried = _to_try(state, limits, rooms_ms, able, best, value, chances, now)
+        chosen = best if tried is None else tried
+        for index in able:
+            if points[index].frames != points[chosen].frames:
+                better = state.worth[index] > state.worth[chosen]
+                reasons[index] = (
+                    f"late in {100 * chances[index]:.2g} %"
+                    if better and chances[index] > 0
+                    else why_not_as_good(points, points[index].frames, points[chosen].frames)
+                )
+        reason = _reason(state, limits, chosen, chances[chosen], rooms_ms, budget_w)
+        if tried is not None:
+            reason = f"tried: {reason}"
+        hopeless = rooms_ms is not None and chances[chosen] > 0.5 and tried is None
+        over = allowed_w is not None and (state.power_w(chosen) or 0.0) > 1.1 * allowed_w
         return Decision(
-            frames=chosen,
-            reason=why_chosen,
-            rejected=rejected,
-            barred=frozenset(
-                point.frames
-                for index, point in enumerate(points)
-                if index and state.streaks[index] == 0
-            ),
-            latencies_ms={
-                point.frames: state.latency.expected_ms(index) * stay[1]
-                for index, point in enumerate(points)
+            frames=points[chosen].frames,
+            reason=reason,
+            rejected={
+                points[index].frames: why for index, why in reasons.items() if index != chosen
             },
-            engine_w=None
-            if budget_w is None
-            else state.power.allowed_w(budget_w) - state.power.predicted_w(0.0),
+            warning=f"nothing keeps every limit: {reason}" if hopeless or over else None,
+            barred=frozenset(points[index].frames for index in barred if index),
+            latencies_ms={
+                point.frames: state.latency.at_most_ms(index) for index, point in enumerate(points)
+            },
+            engine_w=None if allowed_w is None else allowed_w - state.power.predicted_w(0.0),
         )
 
 
-def _fewest(state: AdaptiveState, why: str, rejected: dict[int, str] | None = None) -> Decision:
-    others = {p.frames: (rejected or {}).get(p.frames, why) for p in state.engines.points[1:]}
-    return Decision(
-        frames=state.engines.points[0].frames,
-        reason=why,
-        rejected=others,
-        warning=why,
-        barred=frozenset(others),
-    )
+def _worth(points: Sequence[OperatingPoint]) -> tuple[float, ...]:
+    """Return how accurate the engines are, in `by_accuracy`'s order where they are as good.
 
-
-class _Demand(NamedTuple):
-    """What an engine would take of a limit: the share, and both in words."""
-
-    share: float
-    words: str
-    limit: str
-
-
-def _demands(
-    state: AdaptiveState,
-    index: int,
-    limits: Limits,
-    alpha: float,
-    tail: float,
-    source_frames: float | None,
-) -> Iterator[_Demand]:
-    """Yield what an engine would take of the deadline: its tail has the chance alpha of more.
-
-    In a stream also what its rate would take of the source, and of several cameras the frames
-    that this one may have.
+    Where it was not measured, more frames are taken to be better.
     """
-    point = state.engines.points[index]
-    limit_ms = point.deadline_ms(limits)
-    if limit_ms is not None:
-        predicted_ms = state.latency.expected_ms(index) * tail
-        if state.current is not None and index != state.current:
-            predicted_ms += state.engines.switch_ms
-        words = f"{100 * (1 - alpha):.4g} % latency {predicted_ms:.3g} ms"
-        of_what = "" if limit_ms == limits.latency_ms else " between frames"
-        yield _Demand(predicted_ms / limit_ms, words, f"{limit_ms:.4g} ms{of_what}")
-    if index and limits.most_frames is not None and point.frames > limits.most_frames:
-        yield _Demand(math.inf, f"{point.frames} frames", f"{limits.most_frames}, its share")
-    if source_frames is not None and point.frames > _SOURCE_TOLERANCE * source_frames:
-        given = f"{source_frames:.3g} that the source gives"
-        yield _Demand(math.inf, f"{point.frames} frames a window", given)
+    accuracies = fitted_accuracies(points)
+    if accuracies is None:
+        doublings = [math.log2(point.frames / points[0].frames) for point in points]
+        return tuple(0.5 + 0.1 * each / (doublings[-1] or 1.0) for each in doublings)
+    place = {point.frames: number for number, point in enumerate(by_accuracy(points))}
+    return tuple(accuracies[point.frames] - 1e-4 * place[point.frames] for point in points)
 
 
-def _why_behind(state: AdaptiveState, frames: int, source_frames: float | None) -> str | None:
-    """Say why a stream cannot be followed at a rate that was asked for; None if it can."""
-    index = state.engines.index_of(frames)
-    # Whatever the user's limits are: the rate was asked for above them.
-    demands = _demands(state, index, Limits(), 0.5, 1.0, source_frames)
-    behind = [f"{words} > {limit}" for share, words, limit in demands if share > 1]
-    if not behind:
-        return None
-    return f"the rate that was asked for cannot be kept: {', '.join(behind)}"
+def _with(values: tuple[float, ...], index: int, value: float) -> tuple[float, ...]:
+    return (*values[:index], value, *values[index + 1 :])
 
 
-def _power_demand(state: AdaptiveState, index: int, budget_w: float, saving_j: float) -> _Demand:
-    """Return what an engine would take of the budget.
-
-    The first one beyond it may run as long as there are saved joules, once so many are saved: of
-    two frame counts on either side of a battery's budget, both are used.
-    """
-    power_w = state.power_w(index)
-    limit = f"{budget_w:.3g} W"
-    if power_w is None:
-        return _Demand(math.inf, "a power that was not profiled", limit)
-    words, balance_j = f"{power_w:.3g} W", state.power.balance_j
-    allowed_w = state.power.allowed_w(budget_w)
-    if power_w > allowed_w and index and balance_j > 0 and balance_j >= saving_j:
-        fewer_w = state.power_w(index - 1)
-        if fewer_w is not None and fewer_w <= allowed_w:
-            return _Demand(0.0, words, f"{limit} and {balance_j:.2g} J saved")
-    if allowed_w < 0.99 * budget_w:
-        limit = f"{allowed_w:.3g} W: {limit}, and {-balance_j:.2g} J overdrawn"
-    return _Demand(power_w / allowed_w if allowed_w > 0 else math.inf, words, limit)
-
-
-def _judge(
-    state: AdaptiveState, index: int, demands: list[_Demand], step_up: bool
-) -> tuple[bool, str]:
-    """Say whether an engine may run now, and why or why not."""
-    for share, words, limit in demands:
-        if share > 1:
-            return False, f"{words} > {limit}"
-        if step_up and share > 1 - _MARGIN:
-            return False, f"{words} is too close to {limit} for a step up"
-    streak = state.streaks[index]
-    if index and streak == 0:
-        return False, f"cooldown: {state.alarm}"
-    if step_up:
-        has_room = all(demand.share <= _ROOM for demand in demands)
-        wait = (_PATIENCE if has_room else state.patience) - min(streak, state.since)
-        if wait > 0:
-            return False, f"fits; a step up waits {wait} inferences more"
-    kept = ", ".join(f"{words} <= {limit}" for _, words, limit in demands)
-    return True, kept or "the most accurate that is not ruled out"
+def _alarm(observation: Observation) -> str:
+    """Say why the machine must be spared; empty if it need not."""
+    sensed = observation.sensed
+    if sensed.over_current:
+        return "the board reported over-current"
+    if sensed.headroom_c is not None and sensed.headroom_c < _HOT_C:
+        return f"{sensed.headroom_c:.1f} °C below the temperature that turns the machine off"
+    return ""
 
 
 def _unknown_power(state: AdaptiveState) -> str | None:
     """Say why the power is not known; None if it is, or cannot be yet."""
-    heard, observed = state.power.heard, state.power.observed
-    if heard is None or observed is None or observed - heard <= SILENCE_S:
+    silent_s = state.power.silent_s
+    if silent_s is None:
         return None
-    return state.fault or f"not measured for {observed - heard:.1f} s"
+    return state.fault or f"not measured for {silent_s:.1f} s"
 
 
-def _usual(state: AdaptiveState, observation: Observation) -> tuple[float, float]:
-    """Return how long what ran usually takes, in ms, and the joules that its engines drew."""
-    usual_ms = engine_j = 0.0
-    for frames, latency_ms in observation.ran or ((observation.frames, observation.latency_ms),):
-        index = state.engines.index_of(frames)
-        usual_ms += state.latency.usual_ms(index)
-        engine_j += (state.engines.points[index].power_w or 0.0) * latency_ms / 1e3
-    return usual_ms, engine_j
+def _rule_out_power(
+    state: AdaptiveState, reasons: dict[int, str], allowed_w: float, now: float
+) -> None:
+    """Add what draws too much for now."""
+    known_w = [state.power_w(index) for index in range(len(state.points))]
+    power_w = [
+        math.inf if each_w is None or index in reasons else each_w
+        for index, each_w in enumerate(known_w)
+    ]
+    may_run = in_turns(power_w, state.worth, allowed_w, now, state.current)
+    for index, each_w in enumerate(known_w):
+        if index not in reasons and not may_run[index]:
+            drawn = "a power that was not profiled" if each_w is None else f"{each_w:.3g} W"
+            reasons[index] = f"{drawn} > {allowed_w:.3g} W"
 
 
-def _why_cooling(state: AdaptiveState, observation: Observation, streaks: tuple[int, ...]) -> str:
-    """Say what the latest cooldown answers, where there is one."""
-    seen = f"{observation.latency_ms:.3g} ms with {observation.frames} frames"
-    if observation.missed:
-        return f"a miss of {seen}"
-    if any(now == 0 < before for now, before in zip(streaks, state.streaks, strict=True)):
-        return f"after {seen}, more would have been late"
-    return state.alarm
+def _values(state: AdaptiveState, limits: Limits, chances: Sequence[float]) -> list[float]:
+    """Return what each engine is worth, by its chance to be late."""
+    owed = max(0.0, 1 - state.credit / _CREDIT)
+    price = _PRICE * owed * state.most_gain / limits.miss_rate
+    values = [
+        worth * (1 - chance) - price * chance
+        for worth, chance in zip(state.worth, chances, strict=True)
+    ]
+    if state.current is not None:
+        values[state.current] += _STAY * state.most_gain
+    return values
 
 
-def _streaks(
-    state: AdaptiveState, observation: Observation, latency: LatencyModel, alarm: str
-) -> tuple[int, ...]:
-    """Count on, for each engine, the inferences in a row that would have kept the deadline.
+def _to_try(
+    state: AdaptiveState,
+    limits: Limits,
+    rooms_ms: NDArray[np.float64],
+    able: Sequence[int],
+    best: int,
+    value: Sequence[float],
+    chances: Sequence[float],
+    now: float,
+) -> int | None:
+    """Return the engine to run though it is not expected to be best; None is none."""
+    hopeless = chances[best] > 0.5
+    may_miss = state.credit > _CREDIT - limits.miss_rate / 2 or hopeless
+    candidates = [
+        index
+        for index in able
+        if index != best
+        and (
+            now <= state.trial_until
+            if index == state.current
+            else may_miss and now - state.last_ran[index] > _TRIAL_S
+        )
+        and (hopeless or state.worth[index] > state.worth[best])
+    ]
+    if not candidates:
+        return None
+    hoped = _values(state, limits, state.latency.chances(rooms_ms * math.exp(_LESS)).tolist())
+    least = value[best] + _STAY * state.most_gain
+    candidates = [index for index in candidates if hoped[index] > least]
+    return min(candidates, key=lambda index: state.worth[index], default=None)
 
-    After an alarm none has. After a miss that is one of a burst, or likely begins one, only those
-    that had room for a slower one still. A lone miss, of the share that is allowed, counts for
-    nothing.
-    """
-    if alarm:
-        return (0,) * len(state.streaks)
-    headroom = 1.0
-    if observation.missed:
-        if not (state.latency.in_trouble or latency.bursts_are_likely):
-            return state.streaks
-        headroom = _HEADROOM
-    slower = latency.ratios[-1] * headroom
-    limits_ms = [point.deadline_ms(observation.limits) for point in state.engines.points]
-    return tuple(
-        count + 1 if limit_ms is None or latency.usual_ms(index) * slower <= limit_ms else 0
-        for index, (count, limit_ms) in enumerate(zip(state.streaks, limits_ms, strict=True))
+
+def _reason(
+    state: AdaptiveState,
+    limits: Limits,
+    index: int,
+    chance: float,
+    rooms_ms: NDArray[np.float64] | None,
+    budget_w: float | None,
+) -> str:
+    """Say what an engine is expected to take of the limits."""
+    kept = []
+    room_ms = state.points[index].deadline_ms(limits)
+    if room_ms is not None:
+        expected_ms = state.latency.expected_ms(index)
+        kept.append(f"{expected_ms:.3g} of {room_ms:.4g} ms, late in {100 * chance:.2g} %")
+    if budget_w is not None and (power_w := state.power_w(index)) is not None:
+        kept.append(f"{power_w:.3g} of {budget_w:.3g} W")
+    return "; ".join(kept) or "the most accurate that is not ruled out"
+
+
+def _fewest(state: AdaptiveState, why: str) -> Decision:
+    others = [point.frames for point in state.points[1:]]
+    return Decision(
+        frames=state.points[0].frames,
+        reason=why,
+        rejected=dict.fromkeys(others, why),
+        warning=why,
+        barred=frozenset(others),
+        latencies_ms={
+            point.frames: state.latency.at_most_ms(index)
+            for index, point in enumerate(state.points)
+        },
     )
+
+
+def _why_behind(state: AdaptiveState, frames: int, source_frames: float | None) -> str | None:
+    """Say why a stream cannot be followed at a rate that was asked for; None if it can."""
+    index = state.index_of(frames)
+    point, behind = state.points[index], []
+    expected_ms = state.latency.expected_ms(index)
+    if point.pace_s and expected_ms > point.pace_s * 1e3:
+        behind.append(
+            f"a frame takes {expected_ms:.3g} ms and comes every {point.pace_s * 1e3:.3g}"
+        )
+    if source_frames is not None and frames > _SOURCE_TOLERANCE * source_frames:
+        behind.append(f"the source gives {source_frames:.3g} frames a window")
+    return f"the rate that was asked for cannot be kept: {', '.join(behind)}" if behind else None

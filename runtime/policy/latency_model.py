@@ -1,163 +1,208 @@
-"""How long each engine would take now: profiled, and corrected by what is seen.
+"""How likely each engine is late now: from what was seen, not from a bell curve.
 
-    latency = base · residual of the engine · slowdown · error
+    latency = base of the engine · slowdown · error
 
-The tuples follow the engines, by ascending frame count.
+One slowdown for all engines, so that one inference tells of every one (ALERT, USENIX ATC 2020). It
+is the median since it last changed for good, or the latest alone where that is another: a burst, or
+the first of a new level. Errors are kept as they were, apart for the two cases, and those of an
+engine's own inferences count more for it: what slows one engine alone is in its errors.
+
+What is measured in milliseconds is kept as logarithms.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ffn_edge.runtime.policy.tail import quantile
+import numpy as np
+from numpy.typing import NDArray
 
-# How many errors speak for the tail: two minutes at four inferences a second.
-_ERRORS_KEPT = 512
-# Of a quantile the latest tell enough that hold, on average, so many beyond it.
-_TELLING = 8
-# The slowdown is the median of so many ratios: a level that changes shows after three.
-_RATIOS_KEPT = 5
-# An error beyond this quantile by this factor begins a burst, or goes on with one.
-_USUAL_QUANTILE, _UNUSUAL = 0.9, 1.1
-# Whether trouble is likely to be followed by more is learned, by this share each time, from a
-# cautious start.
-_BURST_UPDATE, _FIRST_BURST_CHANCE, _LIKELY = 0.2, 0.5, 0.3
-# An engine's residual is learned by this share of an error that counts at most so much, since it
-# may be a spike; and only where the slowdown was steady, or the engine would be blamed for the
-# machine. What was learned fades, or nothing would ever try this engine again.
-_UPDATE, _LARGEST_UPDATE, _STEADY, _FADING = 0.5, 1.3, 1.25, 0.01
-_LARGEST_RESIDUAL = 1.8
+Floats = NDArray[np.float64]
+
+# Inferences that are remembered, and in how many seconds one counts for 1/e: minutes of a clip's
+# hop, since conditions change within that.
+_KEPT, _MEMORY_S = 512, 90.0
+# The slowdown is a median over so many seconds; it has changed for good after three in a row
+# beyond the usual errors, which are so many times the median one.
+_LEVEL_S, _CHANGED, _USUAL = 20.0, 3, 4.5
+# How fast the median error is learned, each inference, and what no clock resolves better than.
+_LEARNED, _LEAST = 0.03, 0.005
+# For an engine, an inference of its own counts as many times one of another.
+_OWN = 30.0
+# How many inferences stand for the profile.
+_PROFILED = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyModel:
-    """What is known of the latencies.
+    """What is known of the latencies. The arrays are oldest first, of length 512.
 
     Attributes:
-        base_ms: profiled, when nothing interferes.
-        residuals: how much slower than profiled each engine is, apart from the slowdown.
-        slowdown: how much slower than profiled this machine is now.
-        ratios: the latest slowdowns seen, oldest first.
-        errors: of the predicted slowdown, seen over predicted, oldest first; of inferences that
-            followed a usual one, since the others can be foreseen.
-        ordered: the same, ascending.
-        in_trouble: the last inference missed, or its error was unusual; and
-        burst_chance: how likely the same is then true of the next.
+        base: of each engine, as it was profiled.
+        slowdowns: what was seen, over the base.
+        errors: of the slowdown that was expected then.
+        kinds: of the inference before each: 0 a usual one, 1 a slow and -1 a fast one.
+        ran: the engine's index; -1 for the profile and where several ran.
+        weights: what each counts now, ascending; 0 is none yet.
+        level: the median slowdown since it last changed; and
+        count: of how many inferences.
+        odd: how many in a row were beyond it, negative below it.
+        spread: the median of the errors' sizes.
+        expected: the slowdown that is expected next.
+        kind: of the latest inference.
+        tail: the error that the share of misses that was asked for exceeds.
+        observed: when the latest ended.
+        clocks_mhz: of the GPU and the memory then.
     """
 
-    base_ms: tuple[float, ...]
-    residuals: tuple[float, ...]
-    slowdown: float
-    ratios: tuple[float, ...]
-    errors: tuple[float, ...]
-    ordered: tuple[float, ...]
-    in_trouble: bool = False
-    burst_chance: float = _FIRST_BURST_CHANCE
+    base: Floats
+    slowdowns: Floats
+    errors: Floats
+    kinds: NDArray[np.int64]
+    ran: NDArray[np.int64]
+    weights: Floats
+    level: float
+    count: int = 0
+    odd: int = 0
+    spread: float
+    expected: float
+    kind: int = 0
+    tail: float
+    observed: float | None = None
+    clocks_mhz: tuple[float, ...] = ()
 
     @classmethod
     def start(cls, base_ms: Sequence[float], ratios: Sequence[float]) -> LatencyModel:
         """Return what a profile tells: base latencies, and samples over their base."""
-        ordered = sorted(ratios) or [1.0]
-        slowdown = statistics.median(ordered)
-        # Evenly spaced order statistics keep the distribution when there are too many.
-        kept = min(len(ordered), _ERRORS_KEPT)
-        errors = tuple(
-            ordered[int((i + 0.5) * len(ordered) / kept)] / slowdown for i in range(kept)
-        )
+        ordered = np.log(np.sort(np.asarray(ratios or [1.0], dtype=np.float64)))
+        level = float(np.median(ordered))
+        # Evenly spaced order statistics keep the distribution.
+        steps = (np.arange(_PROFILED) + 0.5) / _PROFILED * len(ordered)
+        slowdowns, weights = np.zeros(_KEPT), np.zeros(_KEPT)
+        slowdowns[-_PROFILED:] = ordered[steps.astype(np.intp)]
+        weights[-_PROFILED:] = 1.0
+        errors = slowdowns - level
         return cls(
-            base_ms=tuple(base_ms),
-            residuals=(1.0,) * len(base_ms),
-            slowdown=slowdown,
-            ratios=(slowdown,),
+            base=np.log(np.asarray(base_ms, dtype=np.float64)),
+            slowdowns=slowdowns,
             errors=errors,
-            ordered=errors,
+            kinds=np.zeros(_KEPT, dtype=np.int64),
+            ran=np.full(_KEPT, -1),
+            weights=weights,
+            level=level,
+            spread=max(_LEAST, float(np.median(np.abs(errors[-_PROFILED:])))),
+            expected=level,
+            tail=float(errors[-1]),
         )
-
-    @property
-    def bursts_are_likely(self) -> bool:
-        """Whether trouble is likely to be followed by more."""
-        return self.burst_chance > _LIKELY
 
     def usual_ms(self, index: int) -> float:
-        """Return what an engine takes when nothing interferes."""
-        return self.base_ms[index] * self.residuals[index]
+        """Return what an engine takes as profiled."""
+        return math.exp(self.base[index])
 
     def expected_ms(self, index: int) -> float:
-        """Return the latency that would be usual now."""
-        return self.usual_ms(index) * self.slowdown
+        """Return what an engine usually takes now."""
+        return math.exp(self.base[index] + self.level)
 
-    def tail(self, chance: float) -> float:
-        """Return the error that the next inference exceeds with a chance."""
-        return quantile(self.ordered, 1 - chance)
+    def at_most_ms(self, index: int) -> float:
+        """Return what the next takes, but for the share of misses that was asked for."""
+        return math.exp(self.base[index] + self.expected + self.tail)
 
-    def tail_lately(self, chance: float) -> float:
-        """Return the same of the latest errors alone, where they are another time's."""
-        tail = self.tail(chance)
-        latest = quantile(sorted(self.errors[-math.ceil(_TELLING / chance) :]), 1 - chance)
-        return latest if _UNUSUAL * latest < tail else tail
+    def chances(self, room_ms: Floats) -> Floats:
+        """Return the chance that each engine takes longer than its room.
+
+        The mean of two answers: as errors were where the inference before was of the same kind;
+        and as slowdowns were at any time, which knows levels that come and go.
+        """
+        room = np.log(np.maximum(room_ms, 1e-3)) - self.base
+        own = self.ran == np.arange(len(room))[:, None]
+        weights = np.where(own, _OWN, 1.0) * self.weights
+        alike = weights * (self.kinds == self.kind)
+        here = room - self.expected
+        # Of a kind that was never seen before, one stands for all: it stays as it is.
+        late = ((self.errors > here[:, None]) * alike).sum(axis=1) + (here < 0)
+        ever = ((self.slowdowns > room[:, None]) * weights).sum(axis=1)
+        found: Floats = (late / (alike.sum(axis=1) + 1) + ever / weights.sum(axis=1)) / 2
+        return found
 
     def observe(
         self,
+        now: float,
         usual_ms: float,
         latency_ms: float,
         *,
-        missed: bool,
-        updates_engine: int | None,
-        has_backlog: bool = False,
+        index: int | None,
+        miss_rate: float,
+        clocks_mhz: tuple[float, ...] = (),
     ) -> LatencyModel:
         """Return the model after an inference.
 
         Args:
-            usual_ms: what ran takes when nothing interferes.
+            now: when it ended.
+            usual_ms: what ran takes as profiled.
             latency_ms: what it took.
-            missed: whether that was more than the deadline.
-            updates_engine: the engine whose residual this tells of; None is none.
-            has_backlog: too many were missed: what comes in bursts counts for the tail, too.
+            index: the engine that ran; None where it was several.
+            miss_rate: the share of misses that is asked for.
+            clocks_mhz: of the GPU and the memory; empty is not known.
         """
-        ratio = latency_ms / usual_ms
-        error = ratio / self.slowdown
-        unusual = error > _UNUSUAL * quantile(self.ordered, _USUAL_QUANTILE)
-        in_trouble = unusual or missed
-        errors, ordered, burst_chance = self.errors, self.ordered, self.burst_chance
-        if self.in_trouble:
-            burst_chance += _BURST_UPDATE * (in_trouble - burst_chance)
-        if has_backlog or not self.in_trouble:
-            errors, ordered = _with_error(errors, ordered, error)
-        residuals = self.residuals
-        if updates_engine is not None and max(self.ratios) <= _STEADY * min(self.ratios):
-            residuals = _with_update(residuals, updates_engine, error)
-            ratio *= self.residuals[updates_engine] / residuals[updates_engine]
-        ratios = (*self.ratios, ratio)[-_RATIOS_KEPT:]
-        return LatencyModel(
-            base_ms=self.base_ms,
-            residuals=tuple([value + _FADING * (1 - value) for value in residuals]),
-            slowdown=statistics.median(ratios),
-            ratios=ratios,
-            errors=errors,
-            ordered=ordered,
-            in_trouble=in_trouble,
-            burst_chance=burst_chance,
+        seconds = 0.0 if self.observed is None else max(0.0, now - self.observed)
+        slowdown = math.log(latency_ms / usual_ms)
+        error = slowdown - self.expected
+        slowdowns = _shifted(self.slowdowns, slowdown)
+        weights = _shifted(self.weights, 1.0)
+        weights[:-1] *= math.exp(-seconds / _MEMORY_S)
+        off = slowdown - self.level
+        spread = self.spread * (1 + math.copysign(_LEARNED, abs(off) - self.spread))
+        spread = max(spread, _LEAST)
+        side = _side(off, _USUAL * spread)
+        odd = self.odd + side if self.odd * side > 0 else side
+        count = self.count + 1
+        if clocks_mhz and self.clocks_mhz and not _are_alike(clocks_mhz, self.clocks_mhz):
+            count, odd = 1, 0
+        elif abs(odd) >= _CHANGED:
+            count, odd = _CHANGED, 0
+        lately = _KEPT - int(np.searchsorted(weights, math.exp(-_LEVEL_S / _MEMORY_S)))
+        count = min(count, max(lately, _CHANGED))
+        level = float(np.partition(slowdowns[-count:], count // 2)[count // 2])
+        kind = _side(slowdown - level, _USUAL * spread)
+        return replace(
+            self,
+            slowdowns=slowdowns,
+            errors=_shifted(self.errors, error),
+            kinds=_shifted(self.kinds, self.kind),
+            ran=_shifted(self.ran, -1 if index is None else index),
+            weights=weights,
+            level=level,
+            count=count,
+            odd=odd,
+            spread=spread,
+            expected=slowdown if kind else level,
+            kind=kind,
+            # A step up for each beyond it, a smaller one down for each below, so that the share
+            # beyond it is held (Gibbs and Candès, "Adaptive Conformal Inference Under
+            # Distribution Shift", NeurIPS 2021).
+            tail=self.tail + spread * ((error > self.tail) - miss_rate),
+            observed=now,
+            clocks_mhz=clocks_mhz or self.clocks_mhz,
         )
 
 
-def _with_error(
-    errors: tuple[float, ...], ordered: tuple[float, ...], error: float
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return both tuples with an error more, and without the oldest where they are full."""
-    ascending = list(ordered)
-    if len(errors) == _ERRORS_KEPT:
-        del ascending[bisect_left(ascending, errors[0])]
-        errors = errors[1:]
-    insort(ascending, error)
-    return (*errors, error), tuple(ascending)
+def _side(value: float, limit: float) -> int:
+    """Return 0 within a limit, 1 above it and -1 below its negative."""
+    return 0 if abs(value) <= limit else 1 if value > 0 else -1
 
 
-def _with_update(residuals: tuple[float, ...], index: int, error: float) -> tuple[float, ...]:
-    """Return the residuals after an error that tells of one engine."""
-    update = 1 + _UPDATE * (min(max(error, 1 / _LARGEST_UPDATE), _LARGEST_UPDATE) - 1)
-    learned = min(max(residuals[index] * update, 1 / _LARGEST_RESIDUAL), _LARGEST_RESIDUAL)
-    return (*residuals[:index], learned, *residuals[index + 1 :])
+def _shifted(values: NDArray, latest: float) -> NDArray:  # type: ignore[type-arg]
+    """Return the values without the oldest, and with one more."""
+    after = np.empty_like(values)
+    after[:-1] = values[1:]
+    after[-1] = latest
+    return after
+
+
+def _are_alike(clocks: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether clocks are the same up to 5 %, as `Sensed` tells them."""
+    return len(clocks) == len(others) and all(
+        math.isclose(one, other, rel_tol=0.05) for one, other in zip(clocks, others, strict=True)
+    )

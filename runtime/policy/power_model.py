@@ -1,42 +1,58 @@
-"""What the machine would draw at each frame count: profiled, and corrected by what it does draw."""
+"""What the machine would draw with each engine: profiled, and corrected by what it does draw.
+
+    power = idle + beyond it + engine · share of the time that it works + its own error
+
+A budget holds for averages over ten seconds. Between two engines it is kept by both, in turns of
+five seconds, so that any ten seconds hold two whole turns. What was drawn beyond what was allowed
+is paid back over ten seconds: so the mean is right even where the model is not.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-# Two means of what is drawn beyond the profile, over so many seconds, of which the larger counts:
-# a rise shows soon, since a budget is kept in time or not at all, and a fall later.
-_FAST_S, _SLOW_S = 0.5, 4.0
-# Sensors lag by some tenths of a second, and the filters in drivers by more: what is measured
-# just after a switch belongs to both frame counts.
-_SETTLE_S = 1.5
-# A budget holds for averages over ten seconds: overdrawn joules are paid back over half of that.
-_PAY_BACK_S = 5.0
+WINDOW_S, _TURN_S = 10.0, 5.0
+# Of a power budget this much is not used: a turn that is cut by a step of the budget, and sensors.
+_RESERVE = 0.025
+# What is saved for later, in seconds of the budget: more would be drawn at once.
+_SAVED_S = 0.1
+# What is drawn beyond the profile is learned in so many seconds, about a turn, in which what a
+# sensor shows too late cancels out. What one engine draws is learned slower, and only so long after
+# a switch, or some readings after it where they are rare.
+_BEYOND_S, _OWN_S, _SETTLED_S, _READINGS = 5.0, 8.0, 1.5, 2.5
+# A power that was not heard of for so long, or for three of its usual intervals, is not known.
+_SILENCE_S, _INTERVALS = 3.0, 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class PowerModel:
-    """The machine's power beyond the profile, and the account of joules against a budget.
+    """The machine's power, and the account of joules against a budget.
 
     Attributes:
         idle_w: what the machine draws when no engine works.
-        fast_w: what it draws beyond idle and engine, by other programs, heat or a wrong profile:
-            the mean of late; and
-        slow_w: the same over longer.
-        balance_j: joules that the budget allowed and that were not drawn; negative is overdrawn.
+        own_w: what each engine draws beyond the profile, on average from one inference to the next.
+        beyond_w: what everything else does: other programs, heat.
+        balance_j: joules that were allowed and not drawn; negative is overdrawn.
         spent_j: joules since the start.
-        switched: when the frame count last changed.
-        heard: when the power was last known, or the first observation was; None before it.
+        unheard_j: joules that were expected since the power was last heard of; and
+        unheard_s: for how long.
+        interval_s: from one reading to the next, usually.
+        switched: when the engine last changed.
+        heard: when the power was last heard of, or the first observation was; None before it.
         observed: the time of the last observation; None before the first.
     """
 
     idle_w: float
-    fast_w: float = 0.0
-    slow_w: float = 0.0
+    own_w: tuple[float, ...] = ()
+    beyond_w: float = 0.0
     balance_j: float = 0.0
     spent_j: float = 0.0
-    switched: float = float("-inf")
+    unheard_j: float = 0.0
+    unheard_s: float = 0.0
+    interval_s: float = 0.0
+    switched: float = -math.inf
     heard: float | None = None
     observed: float | None = None
 
@@ -47,47 +63,103 @@ class PowerModel:
         engine_w: float,
         budget_w: float | None,
         *,
-        saving_s: float,
-        switched: bool,
+        index: int | None = None,
+        switched: bool = False,
     ) -> PowerModel:
         """Return the model after the time since the last observation.
 
         Args:
             now: its end.
-            power_w: the mean power over it; None is not known.
-            engine_w: what the engines drew of it, on average.
+            power_w: the mean power since it was last heard of; None is no news.
+            engine_w: what the engines drew of it since the last observation, on average, by the
+                profile.
             budget_w: what was allowed; None is no limit.
-            saving_s: how many seconds' worth of it may be saved; more is forfeited.
-            switched: whether the frame count changed with it.
+            index: of the engine; None is several.
+            switched: whether the engine changed with it.
         """
         seconds = 0.0 if self.observed is None else max(0.0, now - self.observed)
         since = now if switched else self.switched
-        # Unknown joules are taken as expected: neither a debt nor a saving is invented.
-        drawn_w = self.predicted_w(engine_w) if power_w is None else power_w
-        balance_j = self.balance_j
+        expected_w = self.predicted_w(engine_w, index)
+        unheard_j, unheard_s = self.unheard_j + expected_w * seconds, self.unheard_s + seconds
+        spent_j, beyond_w, own_w = self.spent_j + expected_w * seconds, self.beyond_w, self.own_w
+        balance_j = 0.0 if budget_w is None else self.balance_j + (budget_w - expected_w) * seconds
+        heard, interval_s = self.heard, self.interval_s
+        if power_w is not None and unheard_s:
+            error_w = power_w - unheard_j / unheard_s
+            spent_j += error_w * unheard_s
+            balance_j -= error_w * unheard_s
+            beyond_w += error_w * unheard_s / (unheard_s + _BEYOND_S)
+            settled_s = max(_SETTLED_S, _READINGS * interval_s)
+            if index is not None and now - since >= settled_s:
+                learned = error_w * unheard_s / (unheard_s + _OWN_S)
+                own_w = (*own_w[:index], own_w[index] + learned, *own_w[index + 1 :])
+            interval_s += (min(unheard_s, WINDOW_S) - interval_s) / 4
+            unheard_j = unheard_s = 0.0
+        if power_w is not None or heard is None:
+            heard = now
         if budget_w is not None:
-            balance_j += (budget_w - drawn_w) * seconds
-            balance_j = min(balance_j, budget_w * saving_s)
-        fast_w, slow_w = self.fast_w, self.slow_w
-        if power_w is not None and seconds and now - since >= _SETTLE_S:
-            seen_w = power_w - self.idle_w - engine_w
-            fast_w += (seen_w - fast_w) * seconds / (seconds + _FAST_S)
-            slow_w += (seen_w - slow_w) * seconds / (seconds + _SLOW_S)
-        return dataclasses.replace(
+            balance_j = min(balance_j, budget_w * _SAVED_S)
+        return replace(
             self,
-            fast_w=fast_w,
-            slow_w=slow_w,
+            own_w=own_w,
+            beyond_w=beyond_w,
             balance_j=balance_j,
-            spent_j=self.spent_j + drawn_w * seconds,
+            spent_j=spent_j,
+            unheard_j=unheard_j,
+            unheard_s=unheard_s,
+            interval_s=interval_s,
             switched=since,
-            heard=now if power_w is not None or self.heard is None else self.heard,
+            heard=heard,
             observed=now,
         )
 
-    def predicted_w(self, engine_w: float) -> float:
-        """Return the mean power where the engines draw `engine_w` on average."""
-        return self.idle_w + max(self.fast_w, self.slow_w) + engine_w
+    @property
+    def silent_s(self) -> float | None:
+        """For how long it was not heard of, where that is too long to be known; else None."""
+        if self.heard is None or self.observed is None:
+            return None
+        silent_s = self.observed - self.heard
+        return silent_s if silent_s > max(_SILENCE_S, _INTERVALS * self.interval_s) else None
 
-    def allowed_w(self, budget_w: float) -> float:
+    def predicted_w(self, engine_w: float, index: int | None = None) -> float:
+        """Return the mean power where an engine draws `engine_w` on average."""
+        own_w = 0.0 if index is None else self.own_w[index]
+        return self.idle_w + self.beyond_w + engine_w + own_w
+
+    def allowed_w(self, budget_w: float, *, of_battery: bool) -> float:
         """Return the power that keeps the budget and pays overdrawn joules back."""
-        return budget_w + min(0.0, self.balance_j) / _PAY_BACK_S
+        return budget_w * (1.0 if of_battery else 1 - _RESERVE) + self.balance_j / WINDOW_S
+
+
+def in_turns(
+    power_w: Sequence[float],
+    worth: Sequence[float],
+    allowed_w: float,
+    now: float,
+    current: int | None,
+) -> list[bool]:
+    """Say which engines may run now: those within what is allowed, and a better one in its turn.
+
+    Args:
+        power_w: of each engine; infinite is not known.
+        worth: how accurate it is.
+        allowed_w: on average.
+        now: on any clock.
+        current: the engine that ran last.
+    """
+    fits = [each_w <= allowed_w for each_w in power_w]
+    every = range(len(power_w))
+    if not any(fits):
+        return [each_w == min(power_w) for each_w in power_w]
+    fewer = max((each for each in every if fits[each]), key=lambda each: worth[each])
+    better = [each for each in every if worth[each] > worth[fewer] and math.isfinite(power_w[each])]
+    if better:
+        more = max(
+            better,
+            key=lambda each: (worth[each] - worth[fewer]) / (power_w[each] - power_w[fewer]),
+        )
+        share = (allowed_w - power_w[fewer]) / (power_w[more] - power_w[fewer])
+        # Last in its turn, after what it needs was saved; and it is not cut short by a small error.
+        left = 1 - now / _TURN_S % 1.0
+        fits[more] = left < share + (0.1 if current == more else 0.0)
+    return fits

@@ -16,6 +16,9 @@ from ffn_edge.runtime.power.meter import PowerReading
 
 # A good reading holds so long: of a sensor that is read once a second one may be late, or missing.
 _PATIENCE_S = 2.5
+# ... or through so many of its usual intervals, where it speaks more rarely: every ten seconds at
+# most.
+_INTERVALS, _RAREST_S = 2.5, 10.0
 _MOST_W = 2000.0  # no machine that this runs on draws more
 # An idle board, a mean over a second and coarse steps repeat exactly, and rightly so. A sensor that
 # hangs repeats while the work changes: means over so many seconds by a fifth of a core, which is
@@ -68,6 +71,7 @@ class EnergyAccount:
         self._last: PowerReading | None = None  # what the next reading is compared with
         self._accepted_s = 0.0  # when the latest good reading came ...
         self._error: str | None = None  # ... and what came instead of one since
+        self._usual_s = 0.0  # from one good reading to the next
         self._repeats: _Repeats | None = None
         self._marked_j = self._marked_s = 0.0
 
@@ -97,7 +101,7 @@ class EnergyAccount:
         if last is None:
             return self._error or "no reading yet"
         silent_s = now - self._accepted_s
-        if silent_s > _PATIENCE_S:
+        if silent_s > self._patience_s:
             return f"no reading for {silent_s:.1f} s: {self._error or 'the sensor does not answer'}"
         if self._repeats is not None and self._repeats.is_frozen:
             for_s = self._repeats.for_s
@@ -122,7 +126,7 @@ class EnergyAccount:
         if self._repeats is None or not self._repeats.go_on(reading, self.worked_s):
             self._repeats = _Repeats(reading, self.worked_s)
         elapsed_s = reading.time_s - last.time_s
-        if elapsed_s > _PATIENCE_S or self._repeats.is_frozen:
+        if elapsed_s > self._patience_s or self._repeats.is_frozen:
             self.gap_s += elapsed_s
         else:
             self.energy_j += mean_w * elapsed_s
@@ -143,7 +147,14 @@ class EnergyAccount:
             mean_w = used_j / elapsed_s
             self._accept(reading, mean_w if reading.total_w is None else reading.total_w)
 
+    @property
+    def _patience_s(self) -> float:
+        return max(_PATIENCE_S, _INTERVALS * self._usual_s)
+
     def _accept(self, reading: PowerReading, power_w: float | None) -> None:
+        if self._last is not None:
+            elapsed_s = min(reading.time_s - self._last.time_s, _RAREST_S)
+            self._usual_s += (elapsed_s - self._usual_s) / 4
         self._last = reading
         self._accepted_s = reading.time_s
         self.power_w = power_w
