@@ -9,8 +9,8 @@
   debts and a penalty on what makes them, as in Lyapunov optimisation with conformal risk control
   (Zecchin and others, arXiv 2503.00486), and like it right whether or not the chances are. With
   credit left a miss costs just what it is: a wrong answer.
-- In a *burst* the chance of the next miss is that of inferences after a slow one; and the engine that
-  missed waits, longer each time that it misses as soon as it is back.
+- In a *burst* the chance of the next miss is that of inferences after a slow one; and the engine
+  that missed waits, longer each time that it misses as soon as it is back.
 - Whether an engine became faster is seen by *trying* it alone. It is tried where it would be in
   time if it took a fifth less than expected, while the credit is full, or where nothing else is in
   time: so a profile that is wrong is found out, at the price of a miss that is allowed.
