@@ -45,6 +45,9 @@ from ffn_edge.runtime.policy.power_model import PowerModel, in_turns
 _CREDIT = 3.0
 # Without credit, a miss costs this share of what the most frames gain while it is earned again.
 _PRICE = 0.15
+# Of engines that are as accurate as validation can tell, the one that `by_accuracy` prefers likely
+# is so much better.
+_LIKELY = 0.005
 # Another engine must be better by this share of what the most frames gain.
 _STAY = 0.02
 # An engine that missed waits so long, so many times longer each time that it misses at once again,
@@ -302,7 +305,12 @@ def _worth(points: Sequence[OperatingPoint]) -> tuple[float, ...]:
         doublings = [math.log2(point.frames / points[0].frames) for point in points]
         return tuple(0.5 + 0.1 * each / (doublings[-1] or 1.0) for each in doublings)
     place = {point.frames: number for number, point in enumerate(by_accuracy(points))}
-    return tuple(accuracies[point.frames] - 1e-4 * place[point.frames] for point in points)
+    return tuple(
+        accuracy
+        + _LIKELY
+        * sum(accuracies[other] == accuracy and place[other] > place[frames] for other in place)
+        for frames, accuracy in accuracies.items()
+    )
 
 
 def _with(values: tuple[float, ...], index: int, value: float) -> tuple[float, ...]:
