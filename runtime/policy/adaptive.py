@@ -347,13 +347,12 @@ def _values(state: AdaptiveState, limits: Limits, chances: Sequence[float]) -> l
     """Return what each engine is worth, by its chance to be late."""
     owed = max(0.0, 1 - state.credit / _CREDIT)
     price = _PRICE * owed * state.most_gain / limits.miss_rate
-    values = [
-        worth * (1 - chance) - price * chance
-        for worth, chance in zip(state.worth, chances, strict=True)
+    worth = list(state.worth)
+    if state.current is not None:  # no reason to stay where it is surely late
+        worth[state.current] += _STAY * state.most_gain
+    return [
+        each * (1 - chance) - price * chance for each, chance in zip(worth, chances, strict=True)
     ]
-    if state.current is not None:
-        values[state.current] += _STAY * state.most_gain
-    return values
 
 
 def _to_try(
