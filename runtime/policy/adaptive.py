@@ -157,6 +157,7 @@ class Adaptive:
         switched = before is not None and index != before
         ran = observation.ran or ((observation.frames, observation.latency_ms),)
         parts = [(state.index_of(frames), each_ms) for frames, each_ms in ran]
+        alone = parts[0][0] if len(parts) == 1 else None
         usual_ms = sum(state.latency.usual_ms(part) for part, _ in parts)
         latency_ms = observation.latency_ms
         if switched:  # what the switch itself cost says nothing of the engine
@@ -165,7 +166,7 @@ class Adaptive:
             now,
             usual_ms,
             latency_ms,
-            index=index if len(parts) == 1 else None,
+            index=alone,
             miss_rate=limits.miss_rate,
             clocks_mhz=sensed.clocks_mhz,
         )
@@ -195,7 +196,7 @@ class Adaptive:
             sensed.power_w,
             engine_j / (interval_s or max(period_s, latency_ms / 1e3)),
             limits.budget_w(state.power.spent_j, now),
-            index=index if len(parts) == 1 else None,
+            index=alone,
             switched=switched,
         )
         paces = state.paces
