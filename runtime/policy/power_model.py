@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 WINDOW_S, _TURN_S = 10.0, 5.0
 # Of a power budget this much is not used: a turn that is cut by a step of the budget, and sensors.
 _RESERVE = 0.025
-# What is saved for later, in seconds of the budget: more would be drawn at once.
-_SAVED_S = 0.1
+# What is saved for later, in seconds of the budget: more would be drawn at once. And what is owed
+# at most, so that what nothing could keep is not paid back for long.
+_SAVED_S, _OWED_S = 0.1, 5.0
 # What is drawn beyond the profile is learned in so many seconds, about a turn, in which what a
 # sensor shows too late cancels out. What one engine draws is learned slower, and only so long after
 # a switch, or some readings after it where they are rare.
@@ -98,7 +99,7 @@ class PowerModel:
         if power_w is not None or heard is None:
             heard = now
         if budget_w is not None:
-            balance_j = min(balance_j, budget_w * _SAVED_S)
+            balance_j = min(max(balance_j, -budget_w * _OWED_S), budget_w * _SAVED_S)
         return replace(
             self,
             own_w=own_w,
