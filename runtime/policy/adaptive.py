@@ -240,10 +240,12 @@ class Adaptive:
                 reasons[index] = f"more than {limits.most_frames}, its share"
             elif source_frames is not None and point.frames > _SOURCE_TOLERANCE * source_frames:
                 reasons[index] = f"more than the {source_frames:.3g} that the source gives"
-        allowed_w = None
+        allowed_w, is_over = None, False
         if budget_w is not None:
             allowed_w = state.power.allowed_w(budget_w, of_battery=limits.power_w is None)
-            _rule_out_power(state, reasons, allowed_w, now)
+            powers_w = [state.power_w(index) for index in range(len(points))]
+            _rule_out_power(state, powers_w, reasons, allowed_w, now)
+            is_over = all(each_w is None or each_w > budget_w for each_w in powers_w)
         barred = [index for index, until in enumerate(state.waits_until) if now < until]
         if any(index not in reasons and index not in barred for index in range(len(points))):
             reasons |= {
@@ -277,14 +279,13 @@ class Adaptive:
         if tried is not None:
             reason = f"tried: {reason}"
         hopeless = rooms_ms is not None and chances[chosen] > 0.5 and tried is None
-        over = allowed_w is not None and (state.power_w(chosen) or 0.0) > 1.1 * allowed_w
         return Decision(
             frames=points[chosen].frames,
             reason=reason,
             rejected={
                 points[index].frames: why for index, why in reasons.items() if index != chosen
             },
-            warning=f"nothing keeps every limit: {reason}" if hopeless or over else None,
+            warning=f"nothing keeps every limit: {reason}" if hopeless or is_over else None,
             barred=frozenset(points[index].frames for index in barred if index),
             latencies_ms={
                 point.frames: state.latency.at_most_ms(index) for index, point in enumerate(points)
@@ -329,16 +330,19 @@ def _unknown_power(state: AdaptiveState) -> str | None:
 
 
 def _rule_out_power(
-    state: AdaptiveState, reasons: dict[int, str], allowed_w: float, now: float
+    state: AdaptiveState,
+    powers_w: Sequence[float | None],
+    reasons: dict[int, str],
+    allowed_w: float,
+    now: float,
 ) -> None:
     """Add what draws too much for now."""
-    known_w = [state.power_w(index) for index in range(len(state.points))]
-    power_w = [
+    able_w = [
         math.inf if each_w is None or index in reasons else each_w
-        for index, each_w in enumerate(known_w)
+        for index, each_w in enumerate(powers_w)
     ]
-    may_run = in_turns(power_w, state.worth, allowed_w, now, state.current)
-    for index, each_w in enumerate(known_w):
+    may_run = in_turns(able_w, state.worth, allowed_w, now, state.current)
+    for index, each_w in enumerate(powers_w):
         if index not in reasons and not may_run[index]:
             drawn = "a power that was not profiled" if each_w is None else f"{each_w:.3g} W"
             reasons[index] = f"{drawn} > {allowed_w:.3g} W"
@@ -402,8 +406,10 @@ def _reason(
     if room_ms is not None:
         expected_ms = state.latency.expected_ms(index)
         kept.append(f"{expected_ms:.3g} of {room_ms:.4g} ms, late in {100 * chance:.2g} %")
-    if budget_w is not None and (power_w := state.power_w(index)) is not None:
-        kept.append(f"{power_w:.3g} of {budget_w:.3g} W")
+    if budget_w is not None:
+        power_w = state.power_w(index)
+        drawn = "a power that was not profiled" if power_w is None else f"{power_w:.3g}"
+        kept.append(f"{drawn} of {budget_w:.3g} W")
     return "; ".join(kept) or "the most accurate that is not ruled out"
 
 

@@ -141,6 +141,8 @@ def in_turns(
 ) -> list[bool]:
     """Say which engines may run now: those within what is allowed, and a better one in its turn.
 
+    Where none is, the one that draws least: the first, where no power is known.
+
     Args:
         power_w: of each engine; infinite is not known.
         worth: how accurate it is.
@@ -151,7 +153,8 @@ def in_turns(
     fits = [each_w <= allowed_w for each_w in power_w]
     every = range(len(power_w))
     if not any(fits):
-        return [each_w == min(power_w) for each_w in power_w]
+        least = min(every, key=lambda each: power_w[each])
+        return [each == least for each in every]
     fewer = max((each for each in every if fits[each]), key=lambda each: worth[each])
     better = [each for each in every if worth[each] > worth[fewer] and math.isfinite(power_w[each])]
     if better:
