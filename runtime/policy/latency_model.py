@@ -92,6 +92,7 @@ class LatencyModel:
             ran=np.full(_KEPT, -1),
             weights=weights,
             level=level,
+            count=_PROFILED,
             spread=max(_LEAST, float(np.median(np.abs(errors[-_PROFILED:])))),
             expected=level,
             tail=float(errors[-1]),
