@@ -175,11 +175,13 @@ class Adaptive:
         if switched:
             is_up = before is not None and state.worth[index] > state.worth[before]
             trial_until = now + _TRIAL_S if is_up else -math.inf
-        rooms_ms = state.rooms_ms(limits)
-        if rooms_ms is not None:
+        if observation.deadline_ms is not None:
             # What no engine would have kept is nobody's mistake.
-            had_choice = bool(np.any(latency.base + latency.expected <= np.log(rooms_ms)))
-            credit += limits.miss_rate - (missed and had_choice)
+            missed &= any(
+                latency.next_ms(each) <= (point.deadline_ms(limits) or math.inf)
+                for each, point in enumerate(state.points)
+            )
+            credit += limits.miss_rate - missed
         if missed:
             wait_s = min(_LONGER * wait_s, _LONGEST_S) if switched else _WAIT_S
             waits_until, trial_until = now + wait_s, -math.inf

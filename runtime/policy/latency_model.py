@@ -106,6 +106,10 @@ class LatencyModel:
         """Return what an engine usually takes now."""
         return math.exp(self.base[index] + self.level)
 
+    def next_ms(self, index: int) -> float:
+        """Return what the next is expected to take."""
+        return math.exp(self.base[index] + self.expected)
+
     def at_most_ms(self, index: int) -> float:
         """Return what the next takes, but for the share of misses that was asked for."""
         return math.exp(self.base[index] + self.expected + self.tail)
