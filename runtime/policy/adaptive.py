@@ -388,6 +388,8 @@ def _to_try(
     ]
     if not candidates:
         return None
+    # What the switch takes longer is a miss that is allowed, too.
+    rooms_ms = rooms_ms + state.switch_ms
     hoped = _values(state, limits, state.latency.chances(rooms_ms * math.exp(_LESS)).tolist())
     least = value[best] + _STAY * state.most_gain
     candidates = [index for index in candidates if hoped[index] > least]
