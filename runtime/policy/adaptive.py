@@ -158,7 +158,7 @@ class Adaptive:
         ran = observation.ran or ((observation.frames, observation.latency_ms),)
         parts = [(state.index_of(frames), each_ms) for frames, each_ms in ran]
         alone = parts[0][0] if len(parts) == 1 else None
-        usual_ms = sum(state.latency.usual_ms(part) for part, _ in parts)
+        usual_ms = sum(state.points[part].base_ms for part, _ in parts)
         latency_ms = observation.latency_ms
         if switched:  # what the switch itself cost says nothing of the engine
             latency_ms = max(latency_ms - state.switch_ms, min(latency_ms, usual_ms))
