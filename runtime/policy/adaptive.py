@@ -9,8 +9,8 @@
   debts and a penalty on what makes them, as in Lyapunov optimisation with conformal risk control
   (Zecchin and others, arXiv 2503.00486), and like it right whether or not the chances are. With
   credit left a miss costs just what it is: a wrong answer.
-- In a *burst* the chance of the next miss is that of inferences after a slow one; and the engine that
-  missed waits, longer each time that it misses as soon as it is back.
+- In a *burst* the chance of the next miss is that of inferences after a slow one; and the engine
+  that missed waits, longer each time that it misses as soon as it is back.
 - Whether an engine became faster is seen by *trying* it alone. It is tried where it would be in
   time if it took a fifth less than expected, while the credit is full, or where nothing else is in
   time: so a profile that is wrong is found out, at the price of a miss that is allowed.
@@ -104,6 +104,12 @@ class AdaptiveState:
         """What the most accurate engine is worth above the least."""
         return max(self.worth) - min(self.worth)
 
+    @property
+    def latencies_ms(self) -> dict[int, float]:
+        """What each frame count takes at most; see `Decision`."""
+        longer = math.exp(self.latency.expected + self.latency.tail)
+        return {point.frames: point.base_ms * longer for point in self.points}
+
     def index_of(self, frames: int) -> int:
         """Return where the engine of a frame count stands."""
         return [point.frames for point in self.points].index(frames)
@@ -156,8 +162,9 @@ class Adaptive:
         index, before = state.index_of(observation.frames), state.current
         switched = before is not None and index != before
         ran = observation.ran or ((observation.frames, observation.latency_ms),)
-        parts = [(state.index_of(frames), each_ms) for frames, each_ms in ran]
-        alone = parts[0][0] if len(parts) == 1 else None
+        parts = [(state.index_of(frames), ms) for frames, ms in ran]
+        last = parts[-1][0]
+        alone = last if len(parts) == 1 else None
         usual_ms = sum(state.points[part].base_ms for part, _ in parts)
         latency_ms = observation.latency_ms
         if switched:  # what the switch itself cost says nothing of the engine
@@ -170,8 +177,8 @@ class Adaptive:
             miss_rate=limits.miss_rate,
             clocks_mhz=sensed.clocks_mhz,
         )
-        credit, missed, wait_s = state.credit, observation.missed, state.waits_s[index]
-        waits_until, trial_until = state.waits_until[index], state.trial_until
+        credit, missed, wait_s = state.credit, observation.missed, state.waits_s[last]
+        waits_until, trial_until = state.waits_until[last], state.trial_until
         if switched:
             is_up = before is not None and state.worth[index] > state.worth[before]
             trial_until = now + _TRIAL_S if is_up else -math.inf
@@ -190,9 +197,7 @@ class Adaptive:
         observed = state.power.observed
         interval_s = 0.0 if observed is None else max(0.0, now - observed)
         period_s = state.periods_s[index]
-        engine_j = (
-            sum((state.points[part].power_w or 0.0) * each_ms for part, each_ms in parts) / 1e3
-        )
+        engine_j = 1e-3 * sum((state.points[part].power_w or 0.0) * ms for part, ms in parts)
         power = state.power.observe(
             now,
             sensed.power_w,
@@ -210,9 +215,9 @@ class Adaptive:
             power=power,
             credit=min(max(credit, -_CREDIT), _CREDIT),
             current=index,
-            last_ran=_with(state.last_ran, index, now),
-            waits_until=_with(state.waits_until, index, waits_until),
-            waits_s=_with(state.waits_s, index, wait_s),
+            last_ran=_with(state.last_ran, last, now),
+            waits_until=_with(state.waits_until, last, waits_until),
+            waits_s=_with(state.waits_s, last, wait_s),
             trial_until=trial_until,
             paces=paces,
             alarm=_alarm(observation),
@@ -231,9 +236,9 @@ class Adaptive:
         if limits.frames is not None:
             decision = fixed(points, limits.frames)
             return replace(decision, warning=_why_behind(state, limits.frames, source_frames))
-        budget_w = limits.budget_w(state.power.spent_j, now)
         if state.alarm:
             return _fewest(state, state.alarm)
+        budget_w = limits.budget_w(state.power.spent_j, now)
         if budget_w is not None and (why := _unknown_power(state)):
             return _fewest(state, f"the power is not known, so the fewest frames: {why}")
         reasons: dict[int, str] = {}
@@ -242,57 +247,46 @@ class Adaptive:
                 reasons[index] = f"more than {limits.most_frames}, its share"
             elif source_frames is not None and point.frames > _SOURCE_TOLERANCE * source_frames:
                 reasons[index] = f"more than the {source_frames:.3g} that the source gives"
-        allowed_w, is_over = None, False
+        engine_w, is_over = None, False
+        powers_w: Sequence[float | None] = ()
         if budget_w is not None:
             allowed_w = state.power.allowed_w(budget_w, of_battery=limits.power_w is None)
+            engine_w = allowed_w - state.power.predicted_w(0.0)
             powers_w = [state.power_w(index) for index in range(len(points))]
-            _rule_out_power(state, powers_w, reasons, allowed_w, now)
             is_over = all(each_w is None or each_w > budget_w for each_w in powers_w)
+            _rule_out_power(state, powers_w, reasons, allowed_w, now)
         barred = [index for index, until in enumerate(state.waits_until) if now < until]
-        if any(index not in reasons and index not in barred for index in range(len(points))):
-            reasons |= {
-                index: f"late {now - state.last_ran[index]:.2g} s ago"
-                for index in barred
-                if index not in reasons
-            }
-        chances = [0.0] * len(points)
-        rooms_ms = state.rooms_ms(limits)
+        able = [index for index in range(len(points)) if index not in reasons]
+        if rested := [index for index in able if index not in barred]:
+            for index in able:
+                if index in barred:
+                    reasons[index] = f"late {now - state.last_ran[index]:.2g} s ago"
+            able = rested
+        rooms_ms, chances = state.rooms_ms(limits), [0.0] * len(points)
         if rooms_ms is not None:
             if state.current is not None:
                 rooms_ms = rooms_ms - state.switch_ms
                 rooms_ms[state.current] += state.switch_ms
             chances = state.latency.chances(rooms_ms).tolist()
-        able = [index for index in range(len(points)) if index not in reasons]
         value = _values(state, limits, chances)
-        best = max(able, key=lambda index: value[index])
-        tried = None
+        chosen = best = max(able, key=value.__getitem__)
+        hopeless, words = chances[best] > 0.5, ""
         if rooms_ms is not None:
-            tried = _to_try(state, limits, rooms_ms, able, best, value, chances, now)
-        chosen = best if tried is None else tried
+            tried = _to_try(state, limits, rooms_ms, able, best, value, hopeless, now)
+            if tried is not None:
+                chosen, hopeless, words = tried, False, "tried: "
         for index in able:
-            if points[index].frames != points[chosen].frames:
-                better = state.worth[index] > state.worth[chosen]
-                reasons[index] = (
-                    f"late in {100 * chances[index]:.2g} %"
-                    if better and chances[index] > 0
-                    else why_not_as_good(points, points[index].frames, points[chosen].frames)
-                )
-        reason = _reason(state, limits, chosen, chances[chosen], rooms_ms, budget_w)
-        if tried is not None:
-            reason = f"tried: {reason}"
-        hopeless = rooms_ms is not None and chances[chosen] > 0.5 and tried is None
+            reasons[index] = _why_not(state, index, chosen, chances[index])
+        del reasons[chosen]
+        words += _reason(state, limits, chosen, chances[chosen], budget_w, powers_w)
         return Decision(
             frames=points[chosen].frames,
-            reason=reason,
-            rejected={
-                points[index].frames: why for index, why in reasons.items() if index != chosen
-            },
-            warning=f"nothing keeps every limit: {reason}" if hopeless or is_over else None,
+            reason=words,
+            rejected={points[index].frames: why for index, why in reasons.items()},
+            warning=f"nothing keeps every limit: {words}" if hopeless or is_over else None,
             barred=frozenset(points[index].frames for index in barred if index),
-            latencies_ms={
-                point.frames: state.latency.at_most_ms(index) for index, point in enumerate(points)
-            },
-            engine_w=None if allowed_w is None else allowed_w - state.power.predicted_w(0.0),
+            latencies_ms=state.latencies_ms,
+            engine_w=engine_w,
         )
 
 
@@ -369,11 +363,10 @@ def _to_try(
     able: Sequence[int],
     best: int,
     value: Sequence[float],
-    chances: Sequence[float],
+    hopeless: bool,
     now: float,
 ) -> int | None:
     """Return the engine to run though it is not expected to be best; None is none."""
-    hopeless = chances[best] > 0.5
     may_miss = state.credit > _CREDIT - limits.miss_rate / 2 or hopeless
     candidates = [
         index
@@ -396,13 +389,21 @@ def _to_try(
     return min(candidates, key=lambda index: state.worth[index], default=None)
 
 
+def _why_not(state: AdaptiveState, index: int, chosen: int, chance: float) -> str:
+    """Say why an engine that is not ruled out does not run."""
+    frames = state.points[chosen].frames
+    if state.worth[index] <= state.worth[chosen]:
+        return why_not_as_good(state.points, state.points[index].frames, frames)
+    return f"late in {100 * chance:.2g} %" if chance else f"hardly better than {frames}"
+
+
 def _reason(
     state: AdaptiveState,
     limits: Limits,
     index: int,
     chance: float,
-    rooms_ms: NDArray[np.float64] | None,
     budget_w: float | None,
+    powers_w: Sequence[float | None],
 ) -> str:
     """Say what an engine is expected to take of the limits."""
     kept = []
@@ -411,7 +412,7 @@ def _reason(
         expected_ms = state.latency.expected_ms(index)
         kept.append(f"{expected_ms:.3g} of {room_ms:.4g} ms, late in {100 * chance:.2g} %")
     if budget_w is not None:
-        power_w = state.power_w(index)
+        power_w = powers_w[index]
         drawn = "a power that was not profiled" if power_w is None else f"{power_w:.3g}"
         kept.append(f"{drawn} of {budget_w:.3g} W")
     return "; ".join(kept) or "the most accurate that is not ruled out"
@@ -425,10 +426,7 @@ def _fewest(state: AdaptiveState, why: str) -> Decision:
         rejected=dict.fromkeys(others, why),
         warning=why,
         barred=frozenset(others),
-        latencies_ms={
-            point.frames: state.latency.at_most_ms(index)
-            for index, point in enumerate(state.points)
-        },
+        latencies_ms=state.latencies_ms,
     )
 
 

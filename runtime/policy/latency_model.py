@@ -100,10 +100,6 @@ class LatencyModel:
         """Return what the next is expected to take."""
         return self.base_ms[index] * math.exp(self.expected)
 
-    def at_most_ms(self, index: int) -> float:
-        """Return what the next takes, but for the share of misses that was asked for."""
-        return self.base_ms[index] * math.exp(self.expected + self.tail)
-
     def chances(self, room_ms: Floats) -> Floats:
         """Return the chance that each engine takes longer than its room.
 
