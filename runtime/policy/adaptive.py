@@ -247,21 +247,6 @@ class Adaptive:
                 reasons[index] = f"more than {limits.most_frames}, its share"
             elif source_frames is not None and point.frames > _SOURCE_TOLERANCE * source_frames:
                 reasons[index] = f"more than the {source_frames:.3g} that the source gives"
-        engine_w, is_over = None, False
-        powers_w: Sequence[float | None] = ()
-        if budget_w is not None:
-            allowed_w = state.power.allowed_w(budget_w, of_battery=limits.power_w is None)
-            engine_w = allowed_w - state.power.predicted_w(0.0)
-            powers_w = [state.power_w(index) for index in range(len(points))]
-            is_over = all(each_w is None or each_w > budget_w for each_w in powers_w)
-            _rule_out_power(state, powers_w, reasons, allowed_w, now)
-        barred = [index for index, until in enumerate(state.waits_until) if now < until]
-        able = [index for index in range(len(points)) if index not in reasons]
-        if rested := [index for index in able if index not in barred]:
-            for index in able:
-                if index in barred:
-                    reasons[index] = f"late {now - state.last_ran[index]:.2g} s ago"
-            able = rested
         rooms_ms, chances = state.rooms_ms(limits), [0.0] * len(points)
         if rooms_ms is not None:
             if state.current is not None:
@@ -269,6 +254,21 @@ class Adaptive:
                 rooms_ms[state.current] += state.switch_ms
             chances = state.latency.chances(rooms_ms).tolist()
         value = _values(state, limits, chances)
+        engine_w, is_over = None, False
+        powers_w: Sequence[float | None] = ()
+        if budget_w is not None:
+            allowed_w = state.power.allowed_w(budget_w, of_battery=limits.power_w is None)
+            engine_w = allowed_w - state.power.predicted_w(0.0)
+            powers_w = [state.power_w(index) for index in range(len(points))]
+            is_over = all(each_w is None or each_w > budget_w for each_w in powers_w)
+            _rule_out_power(state, powers_w, value, reasons, allowed_w, now)
+        barred = [index for index, until in enumerate(state.waits_until) if now < until]
+        able = [index for index in range(len(points)) if index not in reasons]
+        if rested := [index for index in able if index not in barred]:
+            for index in able:
+                if index in barred:
+                    reasons[index] = f"late {now - state.last_ran[index]:.2g} s ago"
+            able = rested
         chosen = best = max(able, key=value.__getitem__)
         hopeless, words = chances[best] > 0.5, ""
         if rooms_ms is not None:
@@ -328,6 +328,7 @@ def _unknown_power(state: AdaptiveState) -> str | None:
 def _rule_out_power(
     state: AdaptiveState,
     powers_w: Sequence[float | None],
+    value: Sequence[float],
     reasons: dict[int, str],
     allowed_w: float,
     now: float,
@@ -337,7 +338,7 @@ def _rule_out_power(
         math.inf if each_w is None or index in reasons else each_w
         for index, each_w in enumerate(powers_w)
     ]
-    may_run = in_turns(able_w, state.worth, allowed_w, now, state.current)
+    may_run = in_turns(able_w, value, allowed_w, now, state.current)
     for index, each_w in enumerate(powers_w):
         if index not in reasons and not may_run[index]:
             drawn = "a power that was not profiled" if each_w is None else f"{each_w:.3g} W"

@@ -145,7 +145,7 @@ def in_turns(
 
     Args:
         power_w: of each engine; infinite is not known.
-        worth: how accurate it is.
+        worth: of each engine.
         allowed_w: on average.
         now: on any clock.
         current: the engine that ran last.
