@@ -45,8 +45,6 @@ from ffn_edge.runtime.policy.power_model import PowerModel, in_turns
 _CREDIT = 3.0
 # Without credit, a miss costs this share of what the most frames gain while it is earned again.
 _PRICE = 0.15
-# Another engine must be better by this share of what the most frames gain.
-_STAY = 0.02
 # An engine that missed waits so long, so many times longer each time that it misses at once again,
 # and at most so long.
 _WAIT_S, _LONGER, _LONGEST_S = 0.2, 4.0, 20.0
@@ -349,11 +347,9 @@ def _values(state: AdaptiveState, limits: Limits, chances: Sequence[float]) -> l
     """Return what each engine is worth, by its chance to be late."""
     owed = max(0.0, 1 - state.credit / _CREDIT)
     price = _PRICE * owed * state.most_gain / limits.miss_rate
-    worth = list(state.worth)
-    if state.current is not None:  # no reason to stay where it is surely late
-        worth[state.current] += _STAY * state.most_gain
     return [
-        each * (1 - chance) - price * chance for each, chance in zip(worth, chances, strict=True)
+        worth * (1 - chance) - price * chance
+        for worth, chance in zip(state.worth, chances, strict=True)
     ]
 
 
@@ -385,8 +381,7 @@ def _to_try(
     # What the switch takes longer is a miss that is allowed, too.
     rooms_ms = rooms_ms + state.switch_ms
     hoped = _values(state, limits, state.latency.chances(rooms_ms * math.exp(_LESS)).tolist())
-    least = value[best] + _STAY * state.most_gain
-    candidates = [index for index in candidates if hoped[index] > least]
+    candidates = [index for index in candidates if hoped[index] > value[best]]
     return min(candidates, key=lambda index: state.worth[index], default=None)
 
 
@@ -395,7 +390,7 @@ def _why_not(state: AdaptiveState, index: int, chosen: int, chance: float) -> st
     frames = state.points[chosen].frames
     if state.worth[index] <= state.worth[chosen]:
         return why_not_as_good(state.points, state.points[index].frames, frames)
-    return f"late in {100 * chance:.2g} %" if chance else f"hardly better than {frames}"
+    return f"late in {100 * chance:.2g} %"
 
 
 def _reason(
