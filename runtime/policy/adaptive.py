@@ -45,11 +45,12 @@ from ffn_edge.runtime.policy.power_model import PowerModel, in_turns
 _CREDIT = 3.0
 # Without credit, a miss costs this share of what the most frames gain while it is earned again.
 _PRICE = 0.15
-# An engine that missed waits so long, so many times longer each time that it misses at once again,
-# and at most so long.
-_WAIT_S, _LONGER, _LONGEST_S = 0.2, 4.0, 20.0
-# An engine is tried for so long, so long after it last ran, and if it were in time in so much less.
-_TRIAL_S, _LESS = 5.0, 0.2
+# An engine that missed waits so long, and so many times longer each time that it misses at once
+# again.
+_WAIT_S, _LONGER = 0.2, 4.0
+# It waits at most so long, and is tried for so long, so long after it last ran, if it were in time
+# in so much less.
+_TRIAL_S, _LESS = 20.0, 0.2
 # So near to a trip point that slows the machine hard or turns it off, it is kept cool.
 _HOT_C = 3.0
 # A stream's rate may be so many times what its source gives: cameras do not keep theirs exactly.
@@ -188,7 +189,7 @@ class Adaptive:
             )
             credit += limits.miss_rate - missed
         if missed:
-            wait_s = min(_LONGER * wait_s, _LONGEST_S) if switched else _WAIT_S
+            wait_s = min(_LONGER * wait_s, _TRIAL_S) if switched else _WAIT_S
             waits_until, trial_until = now + wait_s, -math.inf
         elif not switched:
             wait_s = _WAIT_S

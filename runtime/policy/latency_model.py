@@ -24,9 +24,9 @@ Floats = NDArray[np.float64]
 # Inferences that are remembered, and in how many seconds one counts for 1/e: minutes of a clip's
 # hop, since conditions change within that.
 _KEPT, _MEMORY_S = 512, 90.0
-# The slowdown is a median over so many seconds; it has changed for good after three in a row
-# beyond the usual errors, which are so many times the median one.
-_LEVEL_S, _CHANGED, _USUAL = 20.0, 3, 4.5
+# The slowdown is a median over that time; it has changed for good after three in a row beyond the
+# usual errors, which are so many times the median one.
+_CHANGED, _USUAL = 3, 4.5
 # How fast the median error is learned, each inference, and what no clock resolves better than.
 _LEARNED, _LEAST = 0.03, 0.005
 # For an engine, an inference of its own counts as many times one of another.
@@ -157,7 +157,7 @@ class LatencyModel:
             count, odd = 1, 0
         elif abs(odd) >= _CHANGED:
             count, odd = _CHANGED, 0
-        lately = _KEPT - int(weights[-1].searchsorted(math.exp(-_LEVEL_S / _MEMORY_S)))
+        lately = _KEPT - int(weights[-1].searchsorted(math.exp(-1)))
         count = min(count, max(lately, _CHANGED))
         level = float(np.partition(seen[1, -count:], count // 2)[count // 2])
         kind = _side(slowdown - level, _USUAL * spread)
