@@ -21,7 +21,7 @@ _WINDOW_S, _TURN_S = 10.0, 5.0
 _RESERVE = 0.015
 # What one engine draws is learned only so long after a switch, and power that was not heard of for
 # so long is not known; or for so many usual intervals between readings.
-_SETTLED_S, _SILENCE_S, _READINGS = 1.5, 3.0, 3.0
+_SILENCE_S, _READINGS = 3.0, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class PowerModel:
             balance_j -= error_w * unheard_s
             learned_w = error_w * unheard_s / (unheard_s + _TURN_S)
             beyond_w += learned_w
-            settled_s = max(_SETTLED_S, _READINGS * interval_s)
+            settled_s = max(_SILENCE_S, _READINGS * interval_s)
             if index is not None and now - since >= settled_s:
                 own_w = (*own_w[:index], own_w[index] + learned_w, *own_w[index + 1 :])
             interval_s += (min(unheard_s, _WINDOW_S) - interval_s) / 4
