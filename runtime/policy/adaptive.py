@@ -10,7 +10,7 @@
   (Zecchin and others, arXiv 2503.00486), and like it right whether or not the chances are. With
   credit left a miss costs just what it is: a wrong answer.
 - In a *burst* the chance of the next miss is that of inferences after a slow one; and the engine
-  that missed waits, longer each time that it misses as soon as it is back.
+  that missed waits, for longer if it missed as soon as it was back.
 - Whether an engine became faster is seen by *trying* it alone. It is tried where it would be in
   time if it took a fifth less than expected, while the credit is full, or where nothing else is in
   time: so a profile that is wrong is found out, at the price of a miss that is allowed.
@@ -45,11 +45,10 @@ from ffn_edge.runtime.policy.power_model import PowerModel, in_turns
 _CREDIT = 3.0
 # Without credit, a miss costs this share of what the most frames gain while it is earned again.
 _PRICE = 0.15
-# An engine that missed waits so long, and so many times longer each time that it misses at once
-# again.
-_WAIT_S, _LONGER = 0.2, 4.0
-# It waits at most so long, and is tried for so long, so long after it last ran, if it were in time
-# in so much less.
+# An engine that missed waits so long.
+_WAIT_S = 0.2
+# One that missed as soon as it was back waits so long; and one is tried for so long, so long after
+# it last ran, if it were in time in so much less.
 _TRIAL_S, _LESS = 20.0, 0.2
 # So near to a trip point that slows the machine hard or turns it off, it is kept cool.
 _HOT_C = 3.0
@@ -74,8 +73,7 @@ class AdaptiveState:
         credit: misses that may be made, or are owed.
         current: the index of the last inference's engine; None before the first.
         last_ran: when each last did.
-        waits_until: when each may run again; and
-        waits_s: for how long it had to wait.
+        waits_until: when each may run again.
         trial_until: how long the current one is tried; in the past if it is not.
         paces: the latest intervals between inferences, as shares of what was told.
         alarm: why the fewest frames must run now; empty if they need not.
@@ -92,7 +90,6 @@ class AdaptiveState:
     current: int | None = None
     last_ran: tuple[float, ...]
     waits_until: tuple[float, ...]
-    waits_s: tuple[float, ...]
     trial_until: float = -math.inf
     paces: tuple[float, ...] = ()
     alarm: str = ""
@@ -152,7 +149,6 @@ class Adaptive:
             credit=1.0,
             last_ran=never,
             waits_until=never,
-            waits_s=(_WAIT_S,) * len(points),
         )
 
     def observe(self, state: AdaptiveState, observation: Observation) -> AdaptiveState:
@@ -176,23 +172,21 @@ class Adaptive:
             miss_rate=limits.miss_rate,
             clocks_mhz=sensed.clocks_mhz,
         )
-        credit, missed, wait_s = state.credit, observation.missed, state.waits_s[last]
+        credit, missed, deadline_ms = state.credit, observation.missed, observation.deadline_ms
         waits_until, trial_until = state.waits_until[last], state.trial_until
         if switched:
             is_up = before is not None and state.worth[index] > state.worth[before]
             trial_until = now + _TRIAL_S if is_up else -math.inf
-        if observation.deadline_ms is not None:
+        if deadline_ms is not None:
             # What no engine would have kept is nobody's mistake.
             missed &= any(
                 latency.next_ms(each) <= (point.deadline_ms(limits) or math.inf)
                 for each, point in enumerate(state.points)
             )
             credit += limits.miss_rate - missed
-        if missed:
-            wait_s = min(_LONGER * wait_s, _TRIAL_S) if switched else _WAIT_S
-            waits_until, trial_until = now + wait_s, -math.inf
-        elif not switched:
-            wait_s = _WAIT_S
+            if missed and latency_ms > deadline_ms:  # not by the switch alone
+                waits_until = now + (_TRIAL_S if switched else _WAIT_S)
+                trial_until = -math.inf
         observed = state.power.observed
         interval_s = 0.0 if observed is None else max(0.0, now - observed)
         period_s = state.periods_s[index]
@@ -216,7 +210,6 @@ class Adaptive:
             current=index,
             last_ran=_with(state.last_ran, last, now),
             waits_until=_with(state.waits_until, last, waits_until),
-            waits_s=_with(state.waits_s, last, wait_s),
             trial_until=trial_until,
             paces=paces,
             alarm=_alarm(observation),
