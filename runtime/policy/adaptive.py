@@ -271,7 +271,7 @@ class Adaptive:
             if points[index].frames != points[chosen].frames:
                 better = state.worth[index] > state.worth[chosen]
                 reasons[index] = (
-                    f"late in {100 * chances[index]:.2g} %"
+                    f"late in {100 * chances[index]:.3g} %"
                     if better and chances[index] > 0
                     else why_not_as_good(points, points[index].frames, points[chosen].frames)
                 )
@@ -279,7 +279,9 @@ class Adaptive:
         if tried is not None:
             reason = f"tried: {reason}"
         hopeless = rooms_ms is not None and chances[chosen] > 0.5 and tried is None
-        over = allowed_w is not None and (state.power_w(chosen) or 0.0) > 1.1 * allowed_w
+        drawn_w = [state.power_w(index) for index in range(len(points))]
+        least_w = min((each_w for each_w in drawn_w if each_w is not None), default=0.0)
+        over = budget_w is not None and least_w > budget_w
         return Decision(
             frames=points[chosen].frames,
             reason=reason,
@@ -409,7 +411,7 @@ def _reason(
     room_ms = state.points[index].deadline_ms(limits)
     if room_ms is not None:
         expected_ms = state.latency.expected_ms(index)
-        kept.append(f"{expected_ms:.3g} of {room_ms:.4g} ms, late in {100 * chance:.2g} %")
+        kept.append(f"{expected_ms:.3g} of {room_ms:.4g} ms, late in {100 * chance:.3g} %")
     if budget_w is not None and (power_w := state.power_w(index)) is not None:
         kept.append(f"{power_w:.3g} of {budget_w:.3g} W")
     return "; ".join(kept) or "the most accurate that is not ruled out"

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 WINDOW_S, _TURN_S = 10.0, 5.0
 # Of a power budget this much is not used: a turn that is cut by a step of the budget, and sensors.
 _RESERVE = 0.025
-# What is saved for later, in seconds of the budget: more would be drawn at once.
-_SAVED_S = 0.1
+# What is saved for later, in seconds of the budget: more would be drawn at once. And what is owed:
+# older debts are none, since they lie outside any ten seconds.
+_SAVED_S, _OWED_S = 0.1, 5.0
 # What is drawn beyond the profile is learned in so many seconds, about a turn, in which what a
 # sensor shows too late cancels out. What one engine draws is learned slower, and only so long after
 # a switch, or some readings after it where they are rare.
@@ -82,7 +83,8 @@ class PowerModel:
         expected_w = self.predicted_w(engine_w, index)
         unheard_j, unheard_s = self.unheard_j + expected_w * seconds, self.unheard_s + seconds
         spent_j, beyond_w, own_w = self.spent_j + expected_w * seconds, self.beyond_w, self.own_w
-        balance_j = 0.0 if budget_w is None else self.balance_j + (budget_w - expected_w) * seconds
+        allowed_w = budget_w or 0.0
+        balance_j = self.balance_j + (allowed_w - expected_w) * seconds
         heard, interval_s = self.heard, self.interval_s
         if power_w is not None and unheard_s:
             error_w = power_w - unheard_j / unheard_s
@@ -97,8 +99,7 @@ class PowerModel:
             unheard_j = unheard_s = 0.0
         if power_w is not None or heard is None:
             heard = now
-        if budget_w is not None:
-            balance_j = min(balance_j, budget_w * _SAVED_S)
+        balance_j = min(max(balance_j, -_OWED_S * allowed_w), _SAVED_S * allowed_w)
         return replace(
             self,
             own_w=own_w,
@@ -140,6 +141,8 @@ def in_turns(
 ) -> list[bool]:
     """Say which engines may run now: those within what is allowed, and a better one in its turn.
 
+    Where none is within it, the one that draws least; the first, where that is not known.
+
     Args:
         power_w: of each engine; infinite is not known.
         worth: how accurate it is.
@@ -150,7 +153,8 @@ def in_turns(
     fits = [each_w <= allowed_w for each_w in power_w]
     every = range(len(power_w))
     if not any(fits):
-        return [each_w == min(power_w) for each_w in power_w]
+        least = min(every, key=lambda each: power_w[each])
+        return [each == least for each in every]
     fewer = max((each for each in every if fits[each]), key=lambda each: worth[each])
     better = [each for each in every if worth[each] > worth[fewer] and math.isfinite(power_w[each])]
     if better:
