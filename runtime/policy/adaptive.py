@@ -236,11 +236,12 @@ class Adaptive:
             return _fewest(state, state.alarm)
         if budget_w is not None and (why := _unknown_power(state)):
             return _fewest(state, f"the power is not known, so the fewest frames: {why}")
+        most_given = math.inf if source_frames is None else _SOURCE_TOLERANCE * source_frames
         reasons: dict[int, str] = {}
         for index, point in enumerate(points[1:], start=1):
             if limits.most_frames is not None and point.frames > limits.most_frames:
                 reasons[index] = f"more than {limits.most_frames}, its share"
-            elif source_frames is not None and point.frames > _SOURCE_TOLERANCE * source_frames:
+            elif point.frames > most_given:
                 reasons[index] = f"more than the {source_frames:.3g} that the source gives"
         allowed_w = None
         if budget_w is not None:
@@ -278,17 +279,22 @@ class Adaptive:
         reason = _reason(state, limits, chosen, chances[chosen], rooms_ms, budget_w)
         if tried is not None:
             reason = f"tried: {reason}"
+        starved = points[chosen].frames > most_given
+        if starved:
+            reason += f"; the source gives {source_frames:.3g} frames a window"
         hopeless = rooms_ms is not None and chances[chosen] > 0.5 and tried is None
         drawn_w = [state.power_w(index) for index in range(len(points))]
         least_w = min((each_w for each_w in drawn_w if each_w is not None), default=0.0)
         over = budget_w is not None and least_w > budget_w
+        asked = limits.latency_ms is not None or budget_w is not None
+        broken = "nothing keeps every limit" if asked else "no rate can be kept"
         return Decision(
             frames=points[chosen].frames,
             reason=reason,
             rejected={
                 points[index].frames: why for index, why in reasons.items() if index != chosen
             },
-            warning=f"nothing keeps every limit: {reason}" if hopeless or over else None,
+            warning=f"{broken}: {reason}" if hopeless or over or starved else None,
             barred=frozenset(points[index].frames for index in barred if index),
             latencies_ms={
                 point.frames: state.latency.at_most_ms(index) for index, point in enumerate(points)
