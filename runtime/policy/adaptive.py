@@ -50,6 +50,8 @@ _PRICE = 0.15
 _LIKELY = 0.005
 # Another engine must be better by this share of what the most frames gain.
 _STAY = 0.02
+# Where every engine is late with more than this chance, none waits, and none is stayed with.
+_LIKELY_LATE = 0.5
 # An engine that missed waits so long, so many times longer each time that it misses at once again,
 # and at most so long.
 _WAIT_S, _LONGER, _LONGEST_S = 0.2, 4.0, 20.0
@@ -247,13 +249,6 @@ class Adaptive:
         if budget_w is not None:
             allowed_w = state.power.allowed_w(budget_w, of_battery=limits.power_w is None)
             _rule_out_power(state, reasons, allowed_w, now)
-        barred = [index for index, until in enumerate(state.waits_until) if now < until]
-        if any(index not in reasons and index not in barred for index in range(len(points))):
-            reasons |= {
-                index: f"late {now - state.last_ran[index]:.2g} s ago"
-                for index in barred
-                if index not in reasons
-            }
         chances = [0.0] * len(points)
         rooms_ms = state.rooms_ms(limits)
         if rooms_ms is not None:
@@ -261,6 +256,16 @@ class Adaptive:
                 rooms_ms = rooms_ms - state.switch_ms
                 rooms_ms[state.current] += state.switch_ms
             chances = state.latency.chances(rooms_ms).tolist()
+        barred = [index for index, until in enumerate(state.waits_until) if now < until]
+        free = [
+            index for index in range(len(points)) if index not in reasons and index not in barred
+        ]
+        if any(chances[index] <= _LIKELY_LATE for index in free):
+            reasons |= {
+                index: f"late {now - state.last_ran[index]:.2g} s ago"
+                for index in barred
+                if index not in reasons
+            }
         able = [index for index in range(len(points)) if index not in reasons]
         value = _values(state, limits, chances)
         best = max(able, key=lambda index: value[index])
@@ -276,18 +281,16 @@ class Adaptive:
                     if better and chances[index] > 0
                     else why_not_as_good(points, points[index].frames, points[chosen].frames)
                 )
-        reason = _reason(state, limits, chosen, chances[chosen], rooms_ms, budget_w)
+        reason = _reason(state, limits, chosen, chances[chosen], budget_w, source_frames)
         if tried is not None:
             reason = f"tried: {reason}"
-        starved = points[chosen].frames > most_given
-        if starved:
-            reason += f"; the source gives {source_frames:.3g} frames a window"
-        hopeless = rooms_ms is not None and chances[chosen] > 0.5 and tried is None
+        hopeless = chances[chosen] > _LIKELY_LATE and tried is None
         drawn_w = [state.power_w(index) for index in range(len(points))]
         least_w = min((each_w for each_w in drawn_w if each_w is not None), default=0.0)
         over = budget_w is not None and least_w > budget_w
         asked = limits.latency_ms is not None or budget_w is not None
         broken = "nothing keeps every limit" if asked else "no rate can be kept"
+        starved = points[chosen].frames > most_given
         return Decision(
             frames=points[chosen].frames,
             reason=reason,
@@ -367,7 +370,7 @@ def _values(state: AdaptiveState, limits: Limits, chances: Sequence[float]) -> l
         worth * (1 - chance) - price * chance
         for worth, chance in zip(state.worth, chances, strict=True)
     ]
-    if state.current is not None:
+    if state.current is not None and chances[state.current] <= _LIKELY_LATE:
         values[state.current] += _STAY * state.most_gain
     return values
 
@@ -383,7 +386,7 @@ def _to_try(
     now: float,
 ) -> int | None:
     """Return the engine to run though it is not expected to be best; None is none."""
-    hopeless = chances[best] > 0.5
+    hopeless = chances[best] > _LIKELY_LATE
     may_miss = state.credit > _CREDIT - limits.miss_rate / 2 or hopeless
     candidates = [
         index
@@ -409,8 +412,8 @@ def _reason(
     limits: Limits,
     index: int,
     chance: float,
-    rooms_ms: NDArray[np.float64] | None,
     budget_w: float | None,
+    source_frames: float | None,
 ) -> str:
     """Say what an engine is expected to take of the limits."""
     kept = []
@@ -420,6 +423,9 @@ def _reason(
         kept.append(f"{expected_ms:.3g} of {room_ms:.4g} ms, late in {100 * chance:.3g} %")
     if budget_w is not None and (power_w := state.power_w(index)) is not None:
         kept.append(f"{power_w:.3g} of {budget_w:.3g} W")
+    frames = state.points[index].frames
+    if source_frames is not None and frames > _SOURCE_TOLERANCE * source_frames:
+        kept.append(f"{frames} frames a window of {source_frames:.3g} that the source gives")
     return "; ".join(kept) or "the most accurate that is not ruled out"
 
 
