@@ -401,7 +401,7 @@ def _why_not(state: AdaptiveState, index: int, chosen: int, chance: float) -> st
     frames = state.points[chosen].frames
     if state.worth[index] <= state.worth[chosen]:
         return why_not_as_good(state.points, state.points[index].frames, frames)
-    return f"late in {100 * chance:.2g} %"
+    return f"late in {100 * chance:.3g} %"
 
 
 def _reason(
@@ -417,7 +417,7 @@ def _reason(
     room_ms = state.points[index].deadline_ms(limits)
     if room_ms is not None:
         expected_ms = state.latency.expected_ms(index)
-        kept.append(f"{expected_ms:.3g} of {room_ms:.4g} ms, late in {100 * chance:.2g} %")
+        kept.append(f"{expected_ms:.3g} of {room_ms:.4g} ms, late in {100 * chance:.3g} %")
     if budget_w is not None:
         power_w = powers_w[index]
         drawn = "a power that was not profiled" if power_w is None else f"{power_w:.3g}"

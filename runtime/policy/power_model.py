@@ -80,7 +80,8 @@ class PowerModel:
         expected_w = self.predicted_w(engine_w, index)
         unheard_j, unheard_s = self.unheard_j + expected_w * seconds, self.unheard_s + seconds
         spent_j, beyond_w, own_w = self.spent_j + expected_w * seconds, self.beyond_w, self.own_w
-        balance_j = 0.0 if budget_w is None else self.balance_j + (budget_w - expected_w) * seconds
+        allowed_w = budget_w or 0.0
+        balance_j = self.balance_j + (allowed_w - expected_w) * seconds
         heard, interval_s = self.heard, self.interval_s
         if power_w is not None and unheard_s:
             error_w = power_w - unheard_j / unheard_s
@@ -95,8 +96,7 @@ class PowerModel:
             unheard_j = unheard_s = 0.0
         if power_w is not None or heard is None:
             heard = now
-        if budget_w is not None:
-            balance_j = min(max(balance_j, -budget_w * _TURN_S), 0.0)
+        balance_j = min(max(balance_j, -allowed_w * _TURN_S), 0.0)
         return replace(
             self,
             own_w=own_w,
