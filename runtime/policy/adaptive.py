@@ -9,8 +9,8 @@
   debts and a penalty on what makes them, as in Lyapunov optimisation with conformal risk control
   (Zecchin and others, arXiv 2503.00486), and like it right whether or not the chances are. With
   credit left a miss costs just what it is: a wrong answer.
-- In a *burst* the chance of the next miss is that of inferences after a slow one; and the engine that
-  missed waits, longer each time that it misses as soon as it is back.
+- In a *burst* the chance of the next miss is that of inferences after a slow one; and the engine
+  that missed waits, for longer if it missed as soon as it was back.
 - Whether an engine became faster is seen by *trying* it alone. It is tried where it would be in
   time if it took a fifth less than expected, while the credit is full, or where nothing else is in
   time: so a profile that is wrong is found out, at the price of a miss that is allowed.
@@ -45,13 +45,14 @@ from ffn_edge.runtime.policy.power_model import PowerModel, in_turns
 _CREDIT = 3.0
 # Without credit, a miss costs this share of what the most frames gain while it is earned again.
 _PRICE = 0.15
-# Another engine must be better by this share of what the most frames gain.
-_STAY = 0.02
-# An engine that missed waits so long, so many times longer each time that it misses at once again,
-# and at most so long.
-_WAIT_S, _LONGER, _LONGEST_S = 0.2, 4.0, 20.0
-# An engine is tried for so long, so long after it last ran, and if it were in time in so much less.
-_TRIAL_S, _LESS = 5.0, 0.2
+# Of engines that are as accurate as validation can tell, the one that `by_accuracy` prefers likely
+# is so much better.
+_LIKELY = 0.005
+# An engine that missed waits so long.
+_WAIT_S = 0.2
+# One that missed as soon as it was back waits so long; and one is tried for so long, so long after
+# it last ran, if it were in time in so much less.
+_TRIAL_S, _LESS = 20.0, 0.2
 # So near to a trip point that slows the machine hard or turns it off, it is kept cool.
 _HOT_C = 3.0
 # A stream's rate may be so many times what its source gives: cameras do not keep theirs exactly.
@@ -75,8 +76,7 @@ class AdaptiveState:
         credit: misses that may be made, or are owed.
         current: the index of the last inference's engine; None before the first.
         last_ran: when each last did.
-        waits_until: when each may run again; and
-        waits_s: for how long it had to wait.
+        waits_until: when each may run again.
         trial_until: how long the current one is tried; in the past if it is not.
         paces: the latest intervals between inferences, as shares of what was told.
         alarm: why the fewest frames must run now; empty if they need not.
@@ -93,7 +93,6 @@ class AdaptiveState:
     current: int | None = None
     last_ran: tuple[float, ...]
     waits_until: tuple[float, ...]
-    waits_s: tuple[float, ...]
     trial_until: float = -math.inf
     paces: tuple[float, ...] = ()
     alarm: str = ""
@@ -103,6 +102,12 @@ class AdaptiveState:
     def most_gain(self) -> float:
         """What the most accurate engine is worth above the least."""
         return max(self.worth) - min(self.worth)
+
+    @property
+    def latencies_ms(self) -> dict[int, float]:
+        """What each frame count takes at most; see `Decision`."""
+        longer = math.exp(self.latency.expected + self.latency.tail)
+        return {point.frames: point.base_ms * longer for point in self.points}
 
     def index_of(self, frames: int) -> int:
         """Return where the engine of a frame count stands."""
@@ -147,7 +152,6 @@ class Adaptive:
             credit=1.0,
             last_ran=never,
             waits_until=never,
-            waits_s=(_WAIT_S,) * len(points),
         )
 
     def observe(self, state: AdaptiveState, observation: Observation) -> AdaptiveState:
@@ -156,8 +160,10 @@ class Adaptive:
         index, before = state.index_of(observation.frames), state.current
         switched = before is not None and index != before
         ran = observation.ran or ((observation.frames, observation.latency_ms),)
-        parts = [(state.index_of(frames), each_ms) for frames, each_ms in ran]
-        usual_ms = sum(state.latency.usual_ms(part) for part, _ in parts)
+        parts = [(state.index_of(frames), ms) for frames, ms in ran]
+        last = parts[-1][0]
+        alone = last if len(parts) == 1 else None
+        usual_ms = sum(state.points[part].base_ms for part, _ in parts)
         latency_ms = observation.latency_ms
         if switched:  # what the switch itself cost says nothing of the engine
             latency_ms = max(latency_ms - state.switch_ms, min(latency_ms, usual_ms))
@@ -165,37 +171,35 @@ class Adaptive:
             now,
             usual_ms,
             latency_ms,
-            index=index if len(parts) == 1 else None,
+            index=alone,
             miss_rate=limits.miss_rate,
             clocks_mhz=sensed.clocks_mhz,
         )
-        credit, missed, wait_s = state.credit, observation.missed, state.waits_s[index]
-        waits_until, trial_until = state.waits_until[index], state.trial_until
+        credit, missed, deadline_ms = state.credit, observation.missed, observation.deadline_ms
+        waits_until, trial_until = state.waits_until[last], state.trial_until
         if switched:
             is_up = before is not None and state.worth[index] > state.worth[before]
             trial_until = now + _TRIAL_S if is_up else -math.inf
-        rooms_ms = state.rooms_ms(limits)
-        if rooms_ms is not None:
+        if deadline_ms is not None:
             # What no engine would have kept is nobody's mistake.
-            had_choice = bool(np.any(latency.base + latency.expected <= np.log(rooms_ms)))
-            credit += limits.miss_rate - (missed and had_choice)
-        if missed:
-            wait_s = min(_LONGER * wait_s, _LONGEST_S) if switched else _WAIT_S
-            waits_until, trial_until = now + wait_s, -math.inf
-        elif not switched:
-            wait_s = _WAIT_S
+            missed &= any(
+                latency.next_ms(each) <= (point.deadline_ms(limits) or math.inf)
+                for each, point in enumerate(state.points)
+            )
+            credit += limits.miss_rate - missed
+            if missed and latency_ms > deadline_ms:  # not by the switch alone
+                waits_until = now + (_TRIAL_S if switched else _WAIT_S)
+                trial_until = -math.inf
         observed = state.power.observed
         interval_s = 0.0 if observed is None else max(0.0, now - observed)
         period_s = state.periods_s[index]
-        engine_j = (
-            sum((state.points[part].power_w or 0.0) * each_ms for part, each_ms in parts) / 1e3
-        )
+        engine_j = 1e-3 * sum((state.points[part].power_w or 0.0) * ms for part, ms in parts)
         power = state.power.observe(
             now,
             sensed.power_w,
             engine_j / (interval_s or max(period_s, latency_ms / 1e3)),
             limits.budget_w(state.power.spent_j, now),
-            index=index if len(parts) == 1 else None,
+            index=alone,
             switched=switched,
         )
         paces = state.paces
@@ -207,9 +211,8 @@ class Adaptive:
             power=power,
             credit=min(max(credit, -_CREDIT), _CREDIT),
             current=index,
-            last_ran=_with(state.last_ran, index, now),
-            waits_until=_with(state.waits_until, index, waits_until),
-            waits_s=_with(state.waits_s, index, wait_s),
+            last_ran=_with(state.last_ran, last, now),
+            waits_until=_with(state.waits_until, last, waits_until),
             trial_until=trial_until,
             paces=paces,
             alarm=_alarm(observation),
@@ -228,9 +231,9 @@ class Adaptive:
         if limits.frames is not None:
             decision = fixed(points, limits.frames)
             return replace(decision, warning=_why_behind(state, limits.frames, source_frames))
-        budget_w = limits.budget_w(state.power.spent_j, now)
         if state.alarm:
             return _fewest(state, state.alarm)
+        budget_w = limits.budget_w(state.power.spent_j, now)
         if budget_w is not None and (why := _unknown_power(state)):
             return _fewest(state, f"the power is not known, so the fewest frames: {why}")
         reasons: dict[int, str] = {}
@@ -239,56 +242,46 @@ class Adaptive:
                 reasons[index] = f"more than {limits.most_frames}, its share"
             elif source_frames is not None and point.frames > _SOURCE_TOLERANCE * source_frames:
                 reasons[index] = f"more than the {source_frames:.3g} that the source gives"
-        allowed_w = None
-        if budget_w is not None:
-            allowed_w = state.power.allowed_w(budget_w, of_battery=limits.power_w is None)
-            _rule_out_power(state, reasons, allowed_w, now)
-        barred = [index for index, until in enumerate(state.waits_until) if now < until]
-        if any(index not in reasons and index not in barred for index in range(len(points))):
-            reasons |= {
-                index: f"late {now - state.last_ran[index]:.2g} s ago"
-                for index in barred
-                if index not in reasons
-            }
-        chances = [0.0] * len(points)
-        rooms_ms = state.rooms_ms(limits)
+        rooms_ms, chances = state.rooms_ms(limits), [0.0] * len(points)
         if rooms_ms is not None:
             if state.current is not None:
                 rooms_ms = rooms_ms - state.switch_ms
                 rooms_ms[state.current] += state.switch_ms
             chances = state.latency.chances(rooms_ms).tolist()
-        able = [index for index in range(len(points)) if index not in reasons]
         value = _values(state, limits, chances)
-        best = max(able, key=lambda index: value[index])
-        tried = None
+        engine_w, is_over = None, False
+        powers_w: Sequence[float | None] = ()
+        if budget_w is not None:
+            allowed_w = state.power.allowed_w(budget_w, of_battery=limits.power_w is None)
+            engine_w = allowed_w - state.power.predicted_w(0.0)
+            powers_w = [state.power_w(index) for index in range(len(points))]
+            is_over = all(each_w is None or each_w > budget_w for each_w in powers_w)
+            _rule_out_power(state, powers_w, value, reasons, allowed_w, now)
+        barred = [index for index, until in enumerate(state.waits_until) if now < until]
+        able = [index for index in range(len(points)) if index not in reasons]
+        if rested := [index for index in able if index not in barred]:
+            for index in able:
+                if index in barred:
+                    reasons[index] = f"late {now - state.last_ran[index]:.2g} s ago"
+            able = rested
+        chosen = best = max(able, key=value.__getitem__)
+        hopeless, words = chances[best] > 0.5, ""
         if rooms_ms is not None:
-            tried = _to_try(state, limits, rooms_ms, able, best, value, chances, now)
-        chosen = best if tried is None else tried
+            tried = _to_try(state, limits, rooms_ms, able, best, value, hopeless, now)
+            if tried is not None:
+                chosen, hopeless, words = tried, False, "tried: "
         for index in able:
-            if points[index].frames != points[chosen].frames:
-                better = state.worth[index] > state.worth[chosen]
-                reasons[index] = (
-                    f"late in {100 * chances[index]:.2g} %"
-                    if better and chances[index] > 0
-                    else why_not_as_good(points, points[index].frames, points[chosen].frames)
-                )
-        reason = _reason(state, limits, chosen, chances[chosen], rooms_ms, budget_w)
-        if tried is not None:
-            reason = f"tried: {reason}"
-        hopeless = rooms_ms is not None and chances[chosen] > 0.5 and tried is None
-        over = allowed_w is not None and (state.power_w(chosen) or 0.0) > 1.1 * allowed_w
+            reasons[index] = _why_not(state, index, chosen, chances[index])
+        del reasons[chosen]
+        words += _reason(state, limits, chosen, chances[chosen], budget_w, powers_w)
         return Decision(
             frames=points[chosen].frames,
-            reason=reason,
-            rejected={
-                points[index].frames: why for index, why in reasons.items() if index != chosen
-            },
-            warning=f"nothing keeps every limit: {reason}" if hopeless or over else None,
+            reason=words,
+            rejected={points[index].frames: why for index, why in reasons.items()},
+            warning=f"nothing keeps every limit: {words}" if hopeless or is_over else None,
             barred=frozenset(points[index].frames for index in barred if index),
-            latencies_ms={
-                point.frames: state.latency.at_most_ms(index) for index, point in enumerate(points)
-            },
-            engine_w=None if allowed_w is None else allowed_w - state.power.predicted_w(0.0),
+            latencies_ms=state.latencies_ms,
+            engine_w=engine_w,
         )
 
 
@@ -302,7 +295,12 @@ def _worth(points: Sequence[OperatingPoint]) -> tuple[float, ...]:
         doublings = [math.log2(point.frames / points[0].frames) for point in points]
         return tuple(0.5 + 0.1 * each / (doublings[-1] or 1.0) for each in doublings)
     place = {point.frames: number for number, point in enumerate(by_accuracy(points))}
-    return tuple(accuracies[point.frames] - 1e-4 * place[point.frames] for point in points)
+    return tuple(
+        accuracy
+        + _LIKELY
+        * sum(accuracies[other] == accuracy and place[other] > place[frames] for other in place)
+        for frames, accuracy in accuracies.items()
+    )
 
 
 def _with(values: tuple[float, ...], index: int, value: float) -> tuple[float, ...]:
@@ -328,16 +326,20 @@ def _unknown_power(state: AdaptiveState) -> str | None:
 
 
 def _rule_out_power(
-    state: AdaptiveState, reasons: dict[int, str], allowed_w: float, now: float
+    state: AdaptiveState,
+    powers_w: Sequence[float | None],
+    value: Sequence[float],
+    reasons: dict[int, str],
+    allowed_w: float,
+    now: float,
 ) -> None:
     """Add what draws too much for now."""
-    known_w = [state.power_w(index) for index in range(len(state.points))]
-    power_w = [
+    able_w = [
         math.inf if each_w is None or index in reasons else each_w
-        for index, each_w in enumerate(known_w)
+        for index, each_w in enumerate(powers_w)
     ]
-    may_run = in_turns(power_w, state.worth, allowed_w, now, state.current)
-    for index, each_w in enumerate(known_w):
+    may_run = in_turns(able_w, value, allowed_w, now, state.current)
+    for index, each_w in enumerate(powers_w):
         if index not in reasons and not may_run[index]:
             drawn = "a power that was not profiled" if each_w is None else f"{each_w:.3g} W"
             reasons[index] = f"{drawn} > {allowed_w:.3g} W"
@@ -347,13 +349,10 @@ def _values(state: AdaptiveState, limits: Limits, chances: Sequence[float]) -> l
     """Return what each engine is worth, by its chance to be late."""
     owed = max(0.0, 1 - state.credit / _CREDIT)
     price = _PRICE * owed * state.most_gain / limits.miss_rate
-    values = [
+    return [
         worth * (1 - chance) - price * chance
         for worth, chance in zip(state.worth, chances, strict=True)
     ]
-    if state.current is not None:
-        values[state.current] += _STAY * state.most_gain
-    return values
 
 
 def _to_try(
@@ -363,11 +362,10 @@ def _to_try(
     able: Sequence[int],
     best: int,
     value: Sequence[float],
-    chances: Sequence[float],
+    hopeless: bool,
     now: float,
 ) -> int | None:
     """Return the engine to run though it is not expected to be best; None is none."""
-    hopeless = chances[best] > 0.5
     may_miss = state.credit > _CREDIT - limits.miss_rate / 2 or hopeless
     candidates = [
         index
@@ -382,10 +380,19 @@ def _to_try(
     ]
     if not candidates:
         return None
+    # What the switch takes longer is a miss that is allowed, too.
+    rooms_ms = rooms_ms + state.switch_ms
     hoped = _values(state, limits, state.latency.chances(rooms_ms * math.exp(_LESS)).tolist())
-    least = value[best] + _STAY * state.most_gain
-    candidates = [index for index in candidates if hoped[index] > least]
+    candidates = [index for index in candidates if hoped[index] > value[best]]
     return min(candidates, key=lambda index: state.worth[index], default=None)
+
+
+def _why_not(state: AdaptiveState, index: int, chosen: int, chance: float) -> str:
+    """Say why an engine that is not ruled out does not run."""
+    frames = state.points[chosen].frames
+    if state.worth[index] <= state.worth[chosen]:
+        return why_not_as_good(state.points, state.points[index].frames, frames)
+    return f"late in {100 * chance:.2g} %"
 
 
 def _reason(
@@ -393,8 +400,8 @@ def _reason(
     limits: Limits,
     index: int,
     chance: float,
-    rooms_ms: NDArray[np.float64] | None,
     budget_w: float | None,
+    powers_w: Sequence[float | None],
 ) -> str:
     """Say what an engine is expected to take of the limits."""
     kept = []
@@ -402,8 +409,10 @@ def _reason(
     if room_ms is not None:
         expected_ms = state.latency.expected_ms(index)
         kept.append(f"{expected_ms:.3g} of {room_ms:.4g} ms, late in {100 * chance:.2g} %")
-    if budget_w is not None and (power_w := state.power_w(index)) is not None:
-        kept.append(f"{power_w:.3g} of {budget_w:.3g} W")
+    if budget_w is not None:
+        power_w = powers_w[index]
+        drawn = "a power that was not profiled" if power_w is None else f"{power_w:.3g}"
+        kept.append(f"{drawn} of {budget_w:.3g} W")
     return "; ".join(kept) or "the most accurate that is not ruled out"
 
 
@@ -415,10 +424,7 @@ def _fewest(state: AdaptiveState, why: str) -> Decision:
         rejected=dict.fromkeys(others, why),
         warning=why,
         barred=frozenset(others),
-        latencies_ms={
-            point.frames: state.latency.at_most_ms(index)
-            for index, point in enumerate(state.points)
-        },
+        latencies_ms=state.latencies_ms,
     )
 
 

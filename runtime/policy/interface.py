@@ -344,90 +344,75 @@ class Controller:
 
 def why_not_as_good(points: Iterable[OperatingPoint], frames: int, chosen: int) -> str:
     """Say why `frames`, which comes after `chosen` in `by_accuracy`, is not as good."""
-    by_frames = {point.frames: point for point in points}
-    if any(point.accuracy is None for point in by_frames.values()):
+    measured = {point.frames: (point.accuracy, point.clips) for point in points}
+    (this, clips), (best, best_clips) = measured[frames], measured[chosen]
+    if this is None or best is None or any(each is None for each, _ in measured.values()):
         return f"taken to be less accurate than {chosen}: not all accuracies were measured"
-    this, best = by_frames[frames], by_frames[chosen]
-    if this.accuracy == best.accuracy:
+    if this == best:
         return f"no more accurate than {chosen}"
-    if _may_be_as_good(this, best):
-        return f"no more accurate than {chosen} within the validation's error"
+    if clips and best_clips:
+        mean = (this * clips + best * best_clips) / (clips + best_clips)
+        if best - this <= math.hypot(standard_error(mean, clips), standard_error(mean, best_clips)):
+            return f"no more accurate than {chosen} within the validation's error"
     return f"less accurate than {chosen}"
 
 
-def _may_be_as_good(this: OperatingPoint, best: OperatingPoint) -> bool:
-    """Whether an accuracy is below another by no more than the error of their difference."""
-    if not (this.accuracy and best.accuracy and this.clips and best.clips):
-        return False
-    clips = this.clips + best.clips
-    mean = (this.accuracy * this.clips + best.accuracy * best.clips) / clips
-    error = math.hypot(standard_error(mean, this.clips), standard_error(mean, best.clips))
-    return best.accuracy - this.accuracy <= error
-
-
 def by_accuracy(points: Iterable[OperatingPoint]) -> list[OperatingPoint]:
-    """Sort, best first; by frames, if any accuracy is unknown.
+    """Sort by `fitted_accuracies`, best first; by frames, if any accuracy is unknown.
 
-    Validation has an error, and more frames show more of an action: so more are taken to be at
-    least as accurate, unless they were measured to be worse by more than the error. Compared are
-    the accuracies of an isotonic regression over the frame counts, weighted by clips; ties go to
-    more frames. A frame count that was measured more than a standard error below its fitted
-    accuracy is left out of the fit, and ranks as it was measured.
-
-    The error is that of independent clips. On the same clips, which is usual, differences are known
-    better than that, and it takes more to rank a frame count below fewer.
-
-    Where the clips are not known every difference counts, and ties go to fewer frames.
+    Ties go to more frames; where the clips are not known, to fewer.
     """
     listed = sorted(points, key=lambda point: point.frames)
     fitted = fitted_accuracies(listed)
-    if fitted is None:
-        return listed[::-1]
-    if not all(point.clips for point in listed):
-        return sorted(listed, key=lambda point: -fitted[point.frames])
-    return sorted(listed, key=lambda point: (-fitted[point.frames], -point.frames))
+    if fitted is None or all(point.clips for point in listed):
+        listed.reverse()
+    return listed if fitted is None else sorted(listed, key=lambda point: -fitted[point.frames])
 
 
 def fitted_accuracies(points: Iterable[OperatingPoint]) -> dict[int, float] | None:
-    """Return the accuracies that `by_accuracy` compares, by frame count; None if one is unknown.
+    """Return the accuracies to compare, by ascending frame count; None if one is unknown.
 
-    Those that were measured, where it is not known on how many clips.
+    Validation has an error, and more frames show more of an action: so more are taken to be at
+    least as accurate, unless they were measured to be worse by more than the error. Compared are
+    the accuracies of an isotonic regression over the frame counts, weighted by clips. A frame count
+    that was measured more than a standard error below its fitted accuracy is left out of the fit,
+    and counts as it was measured; so do all where the clips are not known.
+
+    The error is that of independent clips. On the same clips, which is usual, differences are known
+    better than that, and it takes more to rank a frame count below fewer.
     """
     listed = sorted(points, key=lambda point: point.frames)
     accuracy = {point.frames: point.accuracy for point in listed if point.accuracy is not None}
+    clips = {point.frames: point.clips for point in listed if point.clips}
     if len(accuracy) < len(listed):
         return None
-    clips = {point.frames: point.clips for point in listed if point.clips}
-    return accuracy if len(clips) < len(listed) else _fitted(accuracy, clips)
-
-
-def _fitted(accuracy: dict[int, float], clips: dict[int, int]) -> dict[int, float]:
-    """Return the accuracies that are compared, by frame count; see `by_accuracy`."""
+    if len(clips) < len(listed):
+        return accuracy
     rising = list(accuracy)
     while True:
-        fitted = _isotonic([(frames, accuracy[frames], clips[frames]) for frames in rising])
+        fit = _isotonic([(accuracy[frames], clips[frames]) for frames in rising])
+        fitted = dict(zip(rising, fit, strict=True))
         excess = {
-            frames: (fit - accuracy[frames]) / standard_error(fit, clips[frames])
-            for frames, fit in fitted.items()
-            if fit > accuracy[frames]
+            frames: (fitted[frames] - accuracy[frames])
+            / standard_error(fitted[frames], clips[frames])
+            for frames in rising
+            if fitted[frames] > accuracy[frames]
         }
-        worst = max(excess, key=lambda frames: excess[frames], default=None)
+        worst = max(excess, key=excess.__getitem__, default=None)
         if worst is None or excess[worst] <= 1:
             return accuracy | fitted
         rising.remove(worst)
 
 
-def _isotonic(measured: Iterable[tuple[int, float, int]]) -> dict[int, float]:
-    """Fit accuracies that do not fall: pool adjacent violators.
+def _isotonic(measured: Sequence[tuple[float, int]]) -> list[float]:
+    """Fit accuracies that do not fall to accuracies and clips, by the max-min formula."""
 
-    Args:
-        measured: frames, accuracy and clips, by ascending frames.
-    """
-    pools: list[tuple[list[int], float, int]] = []  # frame counts, right answers, clips
-    for frames, accuracy, clips in measured:
-        pool, right = [frames], accuracy * clips
-        while pools and pools[-1][1] / pools[-1][2] > right / clips:
-            before = pools.pop()
-            pool, right, clips = [*before[0], *pool], before[1] + right, before[2] + clips
-        pools.append((pool, right, clips))
-    return {frames: right / clips for pool, right, clips in pools for frames in pool}
+    def mean(first: int, last: int) -> float:
+        pool = measured[first : last + 1]
+        return sum(accuracy * clips for accuracy, clips in pool) / sum(clips for _, clips in pool)
+
+    every = range(len(measured))
+    return [
+        max(min(mean(first, last) for last in every[at:]) for first in every[: at + 1])
+        for at in every
+    ]

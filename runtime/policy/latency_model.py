@@ -7,7 +7,7 @@ is the median since it last changed for good, or the latest alone where that is 
 the first of a new level. Errors are kept as they were, apart for the two cases, and those of an
 engine's own inferences count more for it: what slows one engine alone is in its errors.
 
-What is measured in milliseconds is kept as logarithms.
+Slowdowns and errors are kept as logarithms.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Floats = NDArray[np.float64]
 # Inferences that are remembered, and in how many seconds one counts for 1/e: minutes of a clip's
 # hop, since conditions change within that.
 _KEPT, _MEMORY_S = 512, 90.0
-# The slowdown is a median over so many seconds; it has changed for good after three in a row
-# beyond the usual errors, which are so many times the median one.
-_LEVEL_S, _CHANGED, _USUAL = 20.0, 3, 4.5
+# The slowdown is a median over that time; it has changed for good after three in a row beyond the
+# usual errors, which are so many times the median one.
+_CHANGED, _USUAL = 3, 4.5
 # How fast the median error is learned, each inference, and what no clock resolves better than.
 _LEARNED, _LEAST = 0.03, 0.005
 # For an engine, an inference of its own counts as many times one of another.
@@ -37,15 +37,15 @@ _PROFILED = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyModel:
-    """What is known of the latencies. The arrays are oldest first, of length 512.
+    """What is known of the latencies.
 
     Attributes:
-        base: of each engine, as it was profiled.
-        slowdowns: what was seen, over the base.
-        errors: of the slowdown that was expected then.
-        kinds: of the inference before each: 0 a usual one, 1 a slow and -1 a fast one.
-        ran: the engine's index; -1 for the profile and where several ran.
-        weights: what each counts now, ascending; 0 is none yet.
+        base_ms: of each engine, as it was profiled.
+        seen: of the last inferences, oldest first, (3, 512): the error of the slowdown that was
+            expected, the slowdown over the base, and the kind of the inference before: 0 is a
+            usual one, 1 a slow and -1 a fast one.
+        weights: what each counts now for each engine, and for one that never ran, (engines + 1,
+            512); 0 is none yet.
         level: the median slowdown since it last changed; and
         count: of how many inferences.
         odd: how many in a row were beyond it, negative below it.
@@ -57,11 +57,8 @@ class LatencyModel:
         clocks_mhz: of the GPU and the memory then.
     """
 
-    base: Floats
-    slowdowns: Floats
-    errors: Floats
-    kinds: NDArray[np.int64]
-    ran: NDArray[np.int64]
+    base_ms: tuple[float, ...]
+    seen: Floats
     weights: Floats
     level: float
     count: int = 0
@@ -80,34 +77,28 @@ class LatencyModel:
         level = float(np.median(ordered))
         # Evenly spaced order statistics keep the distribution.
         steps = (np.arange(_PROFILED) + 0.5) / _PROFILED * len(ordered)
-        slowdowns, weights = np.zeros(_KEPT), np.zeros(_KEPT)
-        slowdowns[-_PROFILED:] = ordered[steps.astype(np.intp)]
-        weights[-_PROFILED:] = 1.0
-        errors = slowdowns - level
+        profiled = ordered[steps.astype(np.intp)]
+        seen, weights = np.zeros((3, _KEPT)), np.zeros((len(base_ms) + 1, _KEPT))
+        seen[0, -_PROFILED:], seen[1, -_PROFILED:] = profiled - level, profiled
+        weights[:, -_PROFILED:] = 1.0
         return cls(
-            base=np.log(np.asarray(base_ms, dtype=np.float64)),
-            slowdowns=slowdowns,
-            errors=errors,
-            kinds=np.zeros(_KEPT, dtype=np.int64),
-            ran=np.full(_KEPT, -1),
+            base_ms=tuple(base_ms),
+            seen=seen,
             weights=weights,
             level=level,
-            spread=max(_LEAST, float(np.median(np.abs(errors[-_PROFILED:])))),
+            count=_PROFILED,
+            spread=max(_LEAST, float(np.median(np.abs(profiled - level)))),
             expected=level,
-            tail=float(errors[-1]),
+            tail=float(profiled[-1]) - level,
         )
-
-    def usual_ms(self, index: int) -> float:
-        """Return what an engine takes as profiled."""
-        return math.exp(self.base[index])
 
     def expected_ms(self, index: int) -> float:
         """Return what an engine usually takes now."""
-        return math.exp(self.base[index] + self.level)
+        return self.base_ms[index] * math.exp(self.level)
 
-    def at_most_ms(self, index: int) -> float:
-        """Return what the next takes, but for the share of misses that was asked for."""
-        return math.exp(self.base[index] + self.expected + self.tail)
+    def next_ms(self, index: int) -> float:
+        """Return what the next is expected to take."""
+        return self.base_ms[index] * math.exp(self.expected)
 
     def chances(self, room_ms: Floats) -> Floats:
         """Return the chance that each engine takes longer than its room.
@@ -115,15 +106,17 @@ class LatencyModel:
         The mean of two answers: as errors were where the inference before was of the same kind;
         and as slowdowns were at any time, which knows levels that come and go.
         """
-        room = np.log(np.maximum(room_ms, 1e-3)) - self.base
-        own = self.ran == np.arange(len(room))[:, None]
-        weights = np.where(own, _OWN, 1.0) * self.weights
-        alike = weights * (self.kinds == self.kind)
+        room = np.log(np.maximum(room_ms, 1e-3) / self.base_ms)
         here = room - self.expected
+        kinds, weights = self.seen[2], self.weights[:-1]
+        # Both answers at once, (2, engines, 512).
+        beyond = self.seen[:2, None] > np.array([here, room])[..., None]
+        counted = np.array([weights * (kinds == self.kind), weights])
+        late, every = (beyond * counted).sum(axis=2), counted.sum(axis=2)
         # Of a kind that was never seen before, one stands for all: it stays as it is.
-        late = ((self.errors > here[:, None]) * alike).sum(axis=1) + (here < 0)
-        ever = ((self.slowdowns > room[:, None]) * weights).sum(axis=1)
-        found: Floats = (late / (alike.sum(axis=1) + 1) + ever / weights.sum(axis=1)) / 2
+        late[0] += here < 0
+        every[0] += 1
+        found: Floats = (late / every).mean(axis=0)
         return found
 
     def observe(
@@ -149,9 +142,11 @@ class LatencyModel:
         seconds = 0.0 if self.observed is None else max(0.0, now - self.observed)
         slowdown = math.log(latency_ms / usual_ms)
         error = slowdown - self.expected
-        slowdowns = _shifted(self.slowdowns, slowdown)
+        seen = _shifted(self.seen, (error, slowdown, self.kind))
         weights = _shifted(self.weights, 1.0)
-        weights[:-1] *= math.exp(-seconds / _MEMORY_S)
+        weights[:, :-1] *= math.exp(-seconds / _MEMORY_S)
+        if index is not None:
+            weights[index, -1] = _OWN
         off = slowdown - self.level
         spread = self.spread * (1 + math.copysign(_LEARNED, abs(off) - self.spread))
         spread = max(spread, _LEAST)
@@ -162,16 +157,13 @@ class LatencyModel:
             count, odd = 1, 0
         elif abs(odd) >= _CHANGED:
             count, odd = _CHANGED, 0
-        lately = _KEPT - int(np.searchsorted(weights, math.exp(-_LEVEL_S / _MEMORY_S)))
+        lately = _KEPT - int(weights[-1].searchsorted(math.exp(-1)))
         count = min(count, max(lately, _CHANGED))
-        level = float(np.partition(slowdowns[-count:], count // 2)[count // 2])
+        level = float(np.partition(seen[1, -count:], count // 2)[count // 2])
         kind = _side(slowdown - level, _USUAL * spread)
         return replace(
             self,
-            slowdowns=slowdowns,
-            errors=_shifted(self.errors, error),
-            kinds=_shifted(self.kinds, self.kind),
-            ran=_shifted(self.ran, -1 if index is None else index),
+            seen=seen,
             weights=weights,
             level=level,
             count=count,
@@ -193,11 +185,11 @@ def _side(value: float, limit: float) -> int:
     return 0 if abs(value) <= limit else 1 if value > 0 else -1
 
 
-def _shifted(values: NDArray, latest: float) -> NDArray:  # type: ignore[type-arg]
-    """Return the values without the oldest, and with one more."""
+def _shifted(values: Floats, latest: float | tuple[float, ...]) -> Floats:
+    """Return the columns without the oldest, and with one more."""
     after = np.empty_like(values)
-    after[:-1] = values[1:]
-    after[-1] = latest
+    after[:, :-1] = values[:, 1:]
+    after[:, -1] = latest
     return after
 
 

@@ -13,17 +13,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-WINDOW_S, _TURN_S = 10.0, 5.0
+# A budget holds for averages over so long. Turns are half of it; in about a turn, what a sensor
+# shows too late cancels out, so that what the profile does not know is learned over one, too; and
+# no more than a turn's budget is ever owed, so that what nothing could keep is not paid for long.
+_WINDOW_S, _TURN_S = 10.0, 5.0
 # Of a power budget this much is not used: a turn that is cut by a step of the budget, and sensors.
-_RESERVE = 0.025
-# What is saved for later, in seconds of the budget: more would be drawn at once.
-_SAVED_S = 0.1
-# What is drawn beyond the profile is learned in so many seconds, about a turn, in which what a
-# sensor shows too late cancels out. What one engine draws is learned slower, and only so long after
-# a switch, or some readings after it where they are rare.
-_BEYOND_S, _OWN_S, _SETTLED_S, _READINGS = 5.0, 8.0, 1.5, 2.5
-# A power that was not heard of for so long, or for three of its usual intervals, is not known.
-_SILENCE_S, _INTERVALS = 3.0, 3.0
+_RESERVE = 0.015
+# What one engine draws is learned only so long after a switch, and power that was not heard of for
+# so long is not known; or for so many usual intervals between readings.
+_SILENCE_S, _READINGS = 3.0, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class PowerModel:
         idle_w: what the machine draws when no engine works.
         own_w: what each engine draws beyond the profile, on average from one inference to the next.
         beyond_w: what everything else does: other programs, heat.
-        balance_j: joules that were allowed and not drawn; negative is overdrawn.
+        balance_j: joules that were overdrawn and are owed, as a negative number.
         spent_j: joules since the start.
         unheard_j: joules that were expected since the power was last heard of; and
         unheard_s: for how long.
@@ -88,17 +86,17 @@ class PowerModel:
             error_w = power_w - unheard_j / unheard_s
             spent_j += error_w * unheard_s
             balance_j -= error_w * unheard_s
-            beyond_w += error_w * unheard_s / (unheard_s + _BEYOND_S)
-            settled_s = max(_SETTLED_S, _READINGS * interval_s)
+            learned_w = error_w * unheard_s / (unheard_s + _TURN_S)
+            beyond_w += learned_w
+            settled_s = max(_SILENCE_S, _READINGS * interval_s)
             if index is not None and now - since >= settled_s:
-                learned = error_w * unheard_s / (unheard_s + _OWN_S)
-                own_w = (*own_w[:index], own_w[index] + learned, *own_w[index + 1 :])
-            interval_s += (min(unheard_s, WINDOW_S) - interval_s) / 4
+                own_w = (*own_w[:index], own_w[index] + learned_w, *own_w[index + 1 :])
+            interval_s += (min(unheard_s, _WINDOW_S) - interval_s) / 4
             unheard_j = unheard_s = 0.0
         if power_w is not None or heard is None:
             heard = now
         if budget_w is not None:
-            balance_j = min(balance_j, budget_w * _SAVED_S)
+            balance_j = min(max(balance_j, -budget_w * _TURN_S), 0.0)
         return replace(
             self,
             own_w=own_w,
@@ -119,7 +117,7 @@ class PowerModel:
         if self.heard is None or self.observed is None:
             return None
         silent_s = self.observed - self.heard
-        return silent_s if silent_s > max(_SILENCE_S, _INTERVALS * self.interval_s) else None
+        return silent_s if silent_s > max(_SILENCE_S, _READINGS * self.interval_s) else None
 
     def predicted_w(self, engine_w: float, index: int | None = None) -> float:
         """Return the mean power where an engine draws `engine_w` on average."""
@@ -128,7 +126,7 @@ class PowerModel:
 
     def allowed_w(self, budget_w: float, *, of_battery: bool) -> float:
         """Return the power that keeps the budget and pays overdrawn joules back."""
-        return budget_w * (1.0 if of_battery else 1 - _RESERVE) + self.balance_j / WINDOW_S
+        return budget_w * (1.0 if of_battery else 1 - _RESERVE) + self.balance_j / _WINDOW_S
 
 
 def in_turns(
@@ -140,9 +138,11 @@ def in_turns(
 ) -> list[bool]:
     """Say which engines may run now: those within what is allowed, and a better one in its turn.
 
+    Where none is, the one that draws least: the first, where no power is known.
+
     Args:
         power_w: of each engine; infinite is not known.
-        worth: how accurate it is.
+        worth: of each engine.
         allowed_w: on average.
         now: on any clock.
         current: the engine that ran last.
@@ -150,7 +150,8 @@ def in_turns(
     fits = [each_w <= allowed_w for each_w in power_w]
     every = range(len(power_w))
     if not any(fits):
-        return [each_w == min(power_w) for each_w in power_w]
+        least = min(every, key=lambda each: power_w[each])
+        return [each == least for each in every]
     fewer = max((each for each in every if fits[each]), key=lambda each: worth[each])
     better = [each for each in every if worth[each] > worth[fewer] and math.isfinite(power_w[each])]
     if better:
