@@ -74,7 +74,8 @@ class Oracle:
     What it does not bound: heat, since it does not plan to stay cool, so that it heats a board
     until that throttles; what an engine that is cold, or an inference longer than the hop, costs
     the next ones; and whoever draws more than the budget. In a stream, where its own choices
-    decide when it chooses again, single windows exceed the budget by up to a hundredth.
+    decide when it chooses again, single windows exceed the budget by up to a hundredth, and a
+    policy that takes turns may have some tenths of a point more.
     """
 
     def __init__(

@@ -53,6 +53,8 @@ _WAIT_S = 0.2
 # One that missed as soon as it was back waits so long; and one is tried for so long, so long after
 # it last ran, if it were in time in so much less.
 _TRIAL_S, _LESS = 20.0, 0.2
+# Where every engine is late with more than this chance, none waits and any may be tried.
+_LIKELY_LATE = 0.5
 # So near to a trip point that slows the machine hard or turns it off, it is kept cool.
 _HOT_C = 3.0
 # A stream's rate may be so many times what its source gives: cameras do not keep theirs exactly.
@@ -236,11 +238,12 @@ class Adaptive:
         budget_w = limits.budget_w(state.power.spent_j, now)
         if budget_w is not None and (why := _unknown_power(state)):
             return _fewest(state, f"the power is not known, so the fewest frames: {why}")
+        most_given = math.inf if source_frames is None else _SOURCE_TOLERANCE * source_frames
         reasons: dict[int, str] = {}
         for index, point in enumerate(points[1:], start=1):
             if limits.most_frames is not None and point.frames > limits.most_frames:
                 reasons[index] = f"more than {limits.most_frames}, its share"
-            elif source_frames is not None and point.frames > _SOURCE_TOLERANCE * source_frames:
+            elif point.frames > most_given:
                 reasons[index] = f"more than the {source_frames:.3g} that the source gives"
         rooms_ms, chances = state.rooms_ms(limits), [0.0] * len(points)
         if rooms_ms is not None:
@@ -259,13 +262,14 @@ class Adaptive:
             _rule_out_power(state, powers_w, value, reasons, allowed_w, now)
         barred = [index for index, until in enumerate(state.waits_until) if now < until]
         able = [index for index in range(len(points)) if index not in reasons]
-        if rested := [index for index in able if index not in barred]:
+        rested = [index for index in able if index not in barred]
+        if any(chances[index] <= _LIKELY_LATE for index in rested):
             for index in able:
                 if index in barred:
                     reasons[index] = f"late {now - state.last_ran[index]:.2g} s ago"
             able = rested
         chosen = best = max(able, key=value.__getitem__)
-        hopeless, words = chances[best] > 0.5, ""
+        hopeless, words = chances[best] > _LIKELY_LATE, ""
         if rooms_ms is not None:
             tried = _to_try(state, limits, rooms_ms, able, best, value, hopeless, now)
             if tried is not None:
@@ -274,11 +278,16 @@ class Adaptive:
             reasons[index] = _why_not(state, index, chosen, chances[index])
         del reasons[chosen]
         words += _reason(state, limits, chosen, chances[chosen], budget_w, powers_w)
+        asked = limits.latency_ms is not None or budget_w is not None
+        broken = "nothing keeps every limit" if asked else "no rate can be kept"
+        is_starved = points[chosen].frames > most_given
+        if is_starved:
+            words += f"; more frames than the {source_frames:.3g} that the source gives"
         return Decision(
             frames=points[chosen].frames,
             reason=words,
             rejected={points[index].frames: why for index, why in reasons.items()},
-            warning=f"nothing keeps every limit: {words}" if hopeless or is_over else None,
+            warning=f"{broken}: {words}" if hopeless or is_over or is_starved else None,
             barred=frozenset(points[index].frames for index in barred if index),
             latencies_ms=state.latencies_ms,
             engine_w=engine_w,

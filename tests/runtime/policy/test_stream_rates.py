@@ -80,25 +80,26 @@ def test_the_next_step_is_a_spacing_of_the_chosen_rate_later() -> None:
         assert begun == pytest.approx([spacing_s * k for k in range(frames)])
 
 
-def test_a_rate_whose_step_is_longer_than_its_spacing_is_left_and_not_taken_again() -> None:
+def test_a_rate_whose_step_is_longer_than_its_spacing_is_left_and_seldom_tried() -> None:
     played = ran(Device(lambda now: 2.8 * STEP_MS if now > 5 else STEP_MS), 60.0)
     assert {frames for begin, frames, _ in played if begin < 5} == {16}
     later = [frames for begin, frames, _ in played if begin > 7]
-    assert set(later) == {8}  # 140 ms fit into 250, and not into 125
+    # 140 ms fit into 250, and not into 125; but it may become faster, and is tried.
+    assert later.count(16) <= 0.05 * len(later)
 
 
-def test_the_reason_names_the_time_between_frames() -> None:
+def test_the_time_between_frames_is_a_deadline() -> None:
     decision = Controller(Adaptive(), setting(step_ms=150.0)).decide(Limits(), 0.0)
     assert decision.frames == 8
-    assert decision.rejected[16].endswith("> 125 ms between frames")
-    assert decision.reason.endswith("<= 250 ms between frames")
+    assert decision.rejected[16] == "late in 100 %"
+    assert "150 of 250 ms" in decision.reason
 
 
 def test_of_deadline_and_spacing_the_shorter_holds() -> None:
     decision = Controller(Adaptive(), setting(step_ms=150.0)).decide(Limits(latency_ms=200.0), 0.0)
-    assert decision.reason.endswith("<= 200 ms")
+    assert "150 of 200 ms" in decision.reason
     decision = Controller(Adaptive(), setting()).decide(Limits(latency_ms=200.0), 0.0)
-    assert decision.reason.endswith("<= 125 ms between frames")
+    assert "50 of 125 ms" in decision.reason
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_a_rates_power_is_idle_and_its_engines_for_a_share_of_the_spacing() -> N
     state = Adaptive().start(setting())
     expected = [IDLE_W + ENGINE_W * 0.05 / spacing_s for spacing_s in (0.5, 0.25, 0.125)]
     assert [state.power_w(index) for index in range(3)] == pytest.approx(expected)
-    for budget_w, frames in ((8.1, 16), (7.9, 8), (5.9, 4)):
+    for budget_w, frames in ((8.3, 16), (7.0, 8), (5.5, 4)):
         decision = Controller(Adaptive(), setting()).decide(Limits(power_w=budget_w), 0.0)
         assert decision.frames == frames
 
@@ -140,7 +141,7 @@ def test_a_file_in_its_own_time_has_no_spacing_to_keep() -> None:
 def test_a_rate_that_the_source_does_not_give_is_not_used() -> None:
     decision = decided(10)
     assert decision.frames == 8
-    assert decision.rejected[16] == "16 frames a window > 10 that the source gives"
+    assert "10 that the source gives" in decision.rejected[16]
     assert decision.warning is None
     assert decided(15).frames == 16  # a camera's rate is not exact
 
@@ -167,8 +168,8 @@ def test_of_a_source_that_gives_less_than_the_fewest_one_is_warned() -> None:
         (STEP_MS, None, ""),
         (STEP_MS, 60, ""),
         (STEP_MS, 15, ""),
-        (STEP_MS, 10, "16 frames a window > 10 that the source gives"),
-        (130.0, 60, "130 ms > 125 ms between frames"),
+        (STEP_MS, 10, "source"),
+        (130.0, 60, "130 ms"),
         (120.0, 60, ""),
     ],
 )
@@ -178,7 +179,7 @@ def test_a_rate_that_was_asked_for_and_cannot_be_kept_is_warned_of(
     chooser = Controller(Adaptive(), setting(step_ms=step_ms))
     decision = chooser.decide(Limits(frames=16, latency_ms=60.0), 0.0, source_frames)
     assert (decision.frames, decision.reason) == (16, "asked for")
-    assert (decision.warning or "").endswith(said) and (decision.warning is not None) is bool(said)
+    assert said in (decision.warning or "") and (decision.warning is not None) is bool(said)
 
 
 def test_a_fixed_rate_that_falls_behind_is_warned_of_when_it_does() -> None:
@@ -195,7 +196,7 @@ def test_a_fixed_rate_that_falls_behind_is_warned_of_when_it_does() -> None:
             Observation(frames=16, latency_ms=150.0, now=number / 4, limits=limits, pace_s=0.125)
         )
     warning = chooser.decide(limits, 5.0).warning
-    assert warning is not None and "between frames" in warning
+    assert warning is not None and "150 ms" in warning
 
 
 def test_a_fixed_count_of_clips_is_not_warned_of() -> None:
@@ -222,5 +223,6 @@ def test_a_slower_precision_of_fewer_frames_is_believed() -> None:
         OperatingPoint(frames=8, base_ms=55.0, precision="int8"),
         OperatingPoint(frames=16, base_ms=50.0, precision="int8"),
     ]
-    state = Adaptive().start(Setting(points=points))
-    assert [point.base_ms for point in state.engines.points] == [80.0, 50.0, 50.0]
+    decision = Controller(Adaptive(), Setting(points=points)).decide(Limits(latency_ms=70.0), 0.0)
+    assert decision.frames == 16
+    assert decision.latencies_ms == pytest.approx({4: 80.0, 8: 55.0, 16: 50.0})
