@@ -43,7 +43,7 @@ from ffn_edge.runtime.power.ina import InaMeter
 from ffn_edge.runtime.power.sampler import Sampler
 
 MISS_RATE = 0.05
-# A deadline that moves, a budget that is kept, misses that a cooldown answers.
+# A deadline that moves, a budget that is kept, misses in bursts.
 COURSES = ("contention", "power", "spikes")
 HOP_S = 0.1
 
