@@ -326,6 +326,22 @@ def test_in_bursts_at_most_two_in_a_row_are_late(play: Play, miss_rate: float, s
     assert sum(played.misses) <= 1.3 * bursts
 
 
+def test_what_no_engine_could_keep_is_nobodys_mistake(setting: NewSetting) -> None:
+    start = ADAPTIVE.start(setting())
+    impossible = after(start, *[(4, 20.0)] * 50, limits=Limits(latency_ms=10))
+    assert impossible.credit >= start.credit
+    mistaken = after(start, *[(16, 80.0)] * 5, limits=Limits(latency_ms=50))
+    assert mistaken.credit < start.credit
+
+
+def test_it_is_not_switched_for_hardly_any_gain(setting: NewSetting) -> None:
+    start = ADAPTIVE.start(setting({4: 0.3, 8: 0.8, 16: 0.805}))
+    limits = Limits(latency_ms=100)
+    for frames in (8, 16):
+        state = after(start, *[(frames, BASE_MS[frames])] * 5, limits=limits)
+        assert ADAPTIVE.decide(state, limits, 1.2).frames == frames
+
+
 # What is said.
 
 
