@@ -176,3 +176,12 @@ def test_a_turn_goes_to_the_engine_that_gains_most_for_its_power() -> None:
 
 def test_a_power_that_is_not_known_gets_no_turn() -> None:
     assert set(turns([5.0, 6.0, math.inf], [0.5, 0.6, 0.7], 6.9)) == {1}
+
+
+def test_a_turn_is_not_cut_short_by_a_small_error() -> None:
+    # It has run two of its three seconds when the power is a little more than was known.
+    power_w, worth = [5.0, 7.0, math.inf], [0.5, 0.6, 0.7]
+    begun = [in_turns(power_w, worth, 6.2, now, None)[1] for now in (1.9, 2.1, 4.0)]
+    assert begun == [False, True, True]
+    for current, goes_on in ((1, True), (0, False)):
+        assert in_turns(power_w, worth, 6.1 - 0.1, 2.2, current)[1] is goes_on
