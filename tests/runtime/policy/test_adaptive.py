@@ -334,14 +334,6 @@ def test_what_no_engine_could_keep_is_nobodys_mistake(setting: NewSetting) -> No
     assert mistaken.credit < start.credit
 
 
-def test_it_is_not_switched_for_hardly_any_gain(setting: NewSetting) -> None:
-    start = ADAPTIVE.start(setting({4: 0.3, 8: 0.8, 16: 0.805}))
-    limits = Limits(latency_ms=100)
-    for frames in (8, 16):
-        state = after(start, *[(frames, BASE_MS[frames])] * 5, limits=limits)
-        assert ADAPTIVE.decide(state, limits, 1.2).frames == frames
-
-
 # What is said.
 
 
