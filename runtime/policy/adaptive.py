@@ -12,7 +12,7 @@
 - In a *burst* the chance of the next miss is that of inferences after a slow one; and the engine
   that missed waits, for longer if it missed as soon as it was back.
 - Whether an engine became faster is seen by *trying* it alone. It is tried where it would be in
-  time if it took a third less than expected, while the credit is full, or where nothing else is in
+  time if it took a fifth less than expected, while the credit is full, or where nothing else is in
   time: so a profile that is wrong is found out, at the price of a miss that is allowed.
 - A *power budget* is kept by the mean: see `power_model`. Where the power is not known, by the
   fewest frames.
@@ -41,10 +41,10 @@ from ffn_edge.runtime.policy.interface import (
 from ffn_edge.runtime.policy.latency_model import LatencyModel
 from ffn_edge.runtime.policy.power_model import PowerModel, in_turns
 
-# Misses that may be saved for later, or owed.
-_CREDIT = 3.0
+# Misses that may be saved for later; and that may be owed.
+_CREDIT, _DEBT = 3.0, 10.0
 # Without credit, a miss costs this share of what the most frames gain while it is earned again.
-_PRICE = 0.03
+_PRICE = 0.08
 # Of engines that are as accurate as validation can tell, the one that `by_accuracy` prefers likely
 # is so much better.
 _LIKELY = 0.005
@@ -52,7 +52,7 @@ _LIKELY = 0.005
 _WAIT_S = 0.2
 # One that missed as soon as it was back waits so long; and one is tried for so long, so long after
 # it last ran, if it were in time in so much less.
-_TRIAL_S, _LESS = 20.0, 0.3
+_TRIAL_S, _LESS = 20.0, 0.2
 # Where every engine is late with more than this chance, none waits and any may be tried.
 _LIKELY_LATE = 0.5
 # So near to a trip point that slows the machine hard or turns it off, it is kept cool.
@@ -211,7 +211,7 @@ class Adaptive:
             state,
             latency=latency,
             power=power,
-            credit=min(max(credit, -_CREDIT), _CREDIT),
+            credit=min(max(credit, -_DEBT), _CREDIT),
             current=index,
             last_ran=_with(state.last_ran, last, now),
             waits_until=_with(state.waits_until, last, waits_until),
