@@ -160,16 +160,6 @@ class Limits:
             return self
         return replace(self, latency_ms=max(self.latency_ms - waited_ms, _LEAST_MS))
 
-    def saving_s(self, now: float) -> float:
-        """Return how many seconds' worth of the budget may be saved and spent later.
-
-        None of a power budget, which holds for averages over ten seconds. Of a battery up to ten,
-        but no more than a hundredth of what is left.
-        """
-        if self.power_w is not None or self.until_s is None:
-            return 0.0
-        return min(10.0, 0.01 * max(0.0, self.until_s - now))
-
     def budget_w(self, spent_j: float, now: float) -> float | None:
         """Return the mean power that may be drawn from now on; None is no limit.
 
