@@ -4,11 +4,11 @@
 
 - The *chance* comes from what was seen: see `latency_model`.
 - The *price* holds the share of misses. Each inference earns the share that is allowed, each miss
-  costs one; the less of that credit is left, the dearer is a miss. The credit is bounded, so over
-  many inferences no more are missed than earned, if some engine is in time at all: a queue of
-  debts and a penalty on what makes them, as in Lyapunov optimisation with conformal risk control
-  (Zecchin and others, arXiv 2503.00486), and like it right whether or not the chances are. With
-  credit left a miss costs just what it is: a wrong answer.
+  costs one; the less of that credit is left, the dearer is a miss: a queue of debts and a penalty
+  on what makes them, as in conformal Lyapunov optimisation (Binucci, Simeone and Banelli, arXiv
+  2503.00486). While the debt stays above its end, no more are missed than earned and a constant,
+  whether or not the chances are right (docs/adaptive.md says where it does not). With credit left a
+  miss costs just what it is: a wrong answer.
 - In a *burst* the chance of the next miss is that of inferences after a slow one; and the engine
   that missed waits, for longer if it missed as soon as it was back.
 - Whether an engine became faster is seen by *trying* it alone. It is tried where it would be in
